@@ -1,0 +1,102 @@
+"""Symmetric factorizations that report what they did."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_factor, cho_solve, eigh
+from jaxtyping import Float
+
+from ntk_jax.compat import is_concrete
+
+# TF32 and bfloat16 products make kernels indefinite: full precision unless the caller says otherwise.
+matmul = partial(jnp.matmul, precision="highest")
+
+
+class SolveReport(NamedTuple):
+    """What a linear solve did: numerical rank, the eigenvalue range it met, and their ratio."""
+
+    rank: Array
+    smallest_eigenvalue: Array
+    largest_eigenvalue: Array
+    condition_number: Array
+
+
+def default_rcond(size: int, dtype: jnp.dtype) -> float:
+    """n · eps: eigenvalues below this fraction of the largest are rounding."""
+    return size * float(jnp.finfo(dtype).eps)
+
+
+def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ."""
+    values, vectors = eigh(k)
+    return values[::-1], vectors[:, ::-1]
+
+
+def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
+    """Raise if the smallest eigenvalue (the last) is negative beyond rounding: below -10 n eps times the largest."""
+    if not is_concrete(eigenvalues):
+        return
+    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
+    rounding = 10 * default_rcond(eigenvalues.size, eigenvalues.dtype) * max(abs(largest), abs(smallest))
+    if not smallest >= -rounding:
+        negative = int(jnp.sum(eigenvalues < -rounding))
+        raise ValueError(
+            f"{name}: expected a positive semi-definite kernel; got {negative} of {eigenvalues.size} eigenvalues "
+            f"below -{rounding:.3g} (smallest {smallest:.6g}, largest {largest:.6g}). "
+            "Compute it in float64 or with full-precision matrix products, or check that it is a kernel at all."
+        )
+
+
+def eigh_report(eigenvalues: Float[Array, " n"], rcond: float) -> SolveReport:
+    """The report of a pseudo-inverse that drops eigenvalues up to `rcond` times the largest."""
+    rank = jnp.sum(eigenvalues > rcond * eigenvalues[0])
+    smallest = eigenvalues[jnp.maximum(rank - 1, 0)]
+    return SolveReport(rank, smallest, eigenvalues[0], eigenvalues[0] / smallest)
+
+
+def pseudo_solve(
+    k: Float[Array, "n n"], b: Float[Array, "n m"], *, rcond: float
+) -> tuple[Float[Array, "n m"], SolveReport]:
+    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as zero."""
+    values, vectors = symmetric_eigh(k)
+    check_psd("k_train_train", values)
+    keep = values > rcond * values[0]
+    inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
+    return matmul(vectors, inverse[:, None] * matmul(vectors.T, b)), eigh_report(values, rcond)
+
+
+def ridge_solve(
+    k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: float
+) -> tuple[Float[Array, "n m"], SolveReport]:
+    """(K + diag_reg I)⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized matrix.
+
+    They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per cent).
+    """
+    regularized = k + diag_reg * jnp.eye(k.shape[0], dtype=k.dtype)
+    factor = cho_factor(regularized, lower=True)
+    largest = _power_iteration(lambda v: matmul(regularized, v), k.shape[0], k.dtype)
+    smallest = 1 / _power_iteration(lambda v: cho_solve(factor, v), k.shape[0], k.dtype)
+    if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
+        raise ValueError(
+            f"k_train_train + diag_reg I: expected a positive definite matrix; the Cholesky factorization failed "
+            f"(n = {k.shape[0]}, {k.dtype}, diag_reg = {float(diag_reg):.3g}, largest eigenvalue {float(largest):.3g}). "
+            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, float64, or diag_reg=0 "
+            "for the pseudo-inverse."
+        )
+    rank = jnp.asarray(k.shape[0])
+    return cho_solve(factor, b), SolveReport(rank, smallest, largest, largest / smallest)
+
+
+def _power_iteration(multiply, size: int, dtype, num_steps: int = 30) -> Array:
+    """The largest eigenvalue of a symmetric operator, by a fixed number of steps from a fixed random start."""
+
+    def step(_, v):
+        w = multiply(v)
+        return w / jnp.linalg.norm(w)
+
+    start = jax.random.normal(jax.random.key(0), (size,), dtype)
+    v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
+    return jnp.vdot(v, multiply(v))

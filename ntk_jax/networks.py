@@ -1,0 +1,185 @@
+"""Flax networks in the two parameterizations of the theory, and wrappers that turn any network into a function.
+
+| parameterization | layer | initialization |
+| --- | --- | --- |
+| "ntk" | z = W_std / sqrt(fan_in) x W + b_std b | W, b ~ N(0, 1) |
+| "standard" | z = x W + b | W ~ N(0, W_std² / fan_in), b ~ N(0, b_std²) |
+
+Both draw the same functions at initialization; they differ in how gradient descent moves them. (Jacot et al. 2018;
+Sohl-Dickstein et al. 2020.)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ntk_jax.checks import check_integer, check_number, check_option
+from ntk_jax.types import ApplyFn, Params
+
+PARAMETERIZATIONS = ("ntk", "standard")
+
+Activation = str | Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "elu": jax.nn.elu,
+    "erf": jax.scipy.special.erf,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "identity": lambda x: x,
+    "leaky_relu": jax.nn.leaky_relu,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "sin": jnp.sin,
+    "softplus": jax.nn.softplus,
+    "swish": jax.nn.swish,
+    "tanh": jnp.tanh,
+}
+
+
+def activation_function(activation: Activation) -> Callable[[Array], Array]:
+    """The function of a name; functions pass through.
+
+    Raises:
+        ValueError: the name is not in `ACTIVATIONS`.
+    """
+    if callable(activation):
+        return activation
+    check_option("activation", activation, ACTIVATIONS)
+    return ACTIVATIONS[activation]
+
+
+def per_layer(name: str, value: Any, num_layers: int) -> tuple[Any, ...]:
+    """`value` for each of the `num_layers` Dense layers: a scalar (or None) is repeated, a sequence must fit."""
+    if not isinstance(value, Sequence):
+        return (value,) * num_layers
+    if len(value) != num_layers:
+        raise ValueError(
+            f"{name}: expected a number or one per Dense layer ({num_layers}: hidden layers, then readout); "
+            f"got {len(value)}."
+        )
+    return tuple(value)
+
+
+def check_scales(W_std: Any, b_std: Any, parameterization: str) -> None:
+    """Raise unless the standard deviations are numbers in range and the parameterization is known."""
+    check_option("parameterization", parameterization, PARAMETERIZATIONS)
+    check_number("W_std", W_std, strict=True)
+    if b_std is not None:
+        check_number("b_std", b_std)
+
+
+class Dense(nn.Module):
+    """A fully connected layer, x (..., fan_in) -> z (..., features); the formulas are in this file's heading.
+
+    Attributes:
+        features: number of outputs.
+        W_std: standard deviation of the weights times sqrt(fan_in), above 0.
+        b_std: standard deviation of the biases; None means no bias parameters.
+        parameterization: "ntk" or "standard".
+    """
+
+    features: int
+    W_std: float = 1.0
+    b_std: float | None = 0.0
+    parameterization: str = "ntk"
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        """Raises ValueError for unknown options or standard deviations out of range."""
+        check_integer("features", self.features, minimum=1)
+        check_scales(self.W_std, self.b_std, self.parameterization)
+        x = jnp.asarray(x)
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
+        x = x.astype(dtype)
+        W_scale, b_scale = self.W_std / x.shape[-1] ** 0.5, self.b_std
+        W_init, b_init = 1.0, 1.0
+        if self.parameterization == "standard":
+            W_init, W_scale = W_scale, W_init
+            b_init, b_scale = b_scale, b_init
+        W = self.param("kernel", nn.initializers.normal(W_init), (x.shape[-1], self.features), dtype)
+        z = W_scale * (x @ W)
+        if self.b_std is None:
+            return z
+        b = self.param("bias", nn.initializers.normal(b_init), (self.features,), dtype)
+        return z + jnp.broadcast_to(b_scale * b, z.shape)
+
+
+class MLP(nn.Module):
+    """A multi-layer perceptron: len(widths) hidden layers, then a Dense readout; x (n, d) -> (n, num_outputs).
+
+    Attributes:
+        widths: units of each hidden layer; () is a linear model.
+        num_outputs: output coordinates.
+        activation: a name of `ACTIVATIONS` or a scalar JAX function.
+        W_std: weight scale, one number or one per Dense layer (hidden layers, then readout).
+        b_std: bias scale, likewise; None means no bias parameters.
+        parameterization: "ntk" or "standard".
+    """
+
+    widths: Sequence[int]
+    num_outputs: int = 1
+    activation: Activation = "relu"
+    W_std: float | Sequence[float] = 1.0
+    b_std: float | None | Sequence[float | None] = 0.0
+    parameterization: str = "ntk"
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        """Raises ValueError for inputs with more than one feature axis, and what `Dense` raises."""
+        if jnp.ndim(x) > 2:
+            raise ValueError(f"x: expected shape (n, d); got {jnp.shape(x)}. Flatten it: x.reshape(len(x), -1).")
+        phi = activation_function(self.activation)
+        features = (*self.widths, self.num_outputs)
+        W_std, b_std = (per_layer(name, getattr(self, name), len(features)) for name in ("W_std", "b_std"))
+        for i, layer in enumerate(zip(features, W_std, b_std, strict=True)):
+            x = Dense(*layer, self.parameterization)(x)
+            if i < len(self.widths):
+                x = phi(x)
+        return jnp.asarray(x)
+
+
+def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
+    """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
+
+    Further arguments go to the model's call after x: `from_linen(model, variables, train=False)` turns dropout off
+    and makes batch normalization use its running averages.
+
+    Raises:
+        ValueError: `variables` has no "params" collection.
+    """
+    if "params" not in variables:
+        raise ValueError(
+            f"variables: expected the result of model.init, with a 'params' collection; got {sorted(variables)}. "
+            "If these are the parameters themselves, pass {'params': params}."
+        )
+    fixed = {name: value for name, value in variables.items() if name != "params"}
+
+    def apply_fn(params: Params, x: ArrayLike) -> Array:
+        return model.apply({"params": params, **fixed}, x, *args, **kwargs)
+
+    return apply_fn, variables["params"]
+
+
+def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
+    """The network minus itself at `params_0`: f(params, x) - f(params_0, x), exactly 0 at initialization.
+
+    The tangent kernel is unchanged. (Chizat, Oyallon, Bach 2019, section 1.2.)
+    """
+
+    def apply_zero(params: Params, x: ArrayLike) -> Array:
+        return apply_fn(params, x) - apply_fn(params_0, x)
+
+    return apply_zero
+
+
+def scale_output(apply_fn: ApplyFn, alpha: float) -> ApplyFn:
+    """The network times `alpha`: its tangent kernel is multiplied by alpha². (Chizat, Oyallon, Bach 2019, eq. 1.)"""
+
+    def apply_scaled(params: Params, x: ArrayLike) -> Array:
+        return alpha * apply_fn(params, x)
+
+    return apply_scaled

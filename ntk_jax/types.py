@@ -1,0 +1,35 @@
+"""The types that cross file borders, and the legend of dimension letters.
+
+| letter | meaning |
+| --- | --- |
+| n, n1, n2, n_train, n_test | examples (rows) |
+| d | input features of one example, flattened |
+| O | output coordinates of the network |
+| P | parameters |
+| m | width: units of a hidden layer |
+| T | times, or recorded steps |
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+Params: TypeAlias = Any
+"""Any pytree of floating-point arrays."""
+
+ApplyFn: TypeAlias = Callable[[Params, ArrayLike], Array]
+"""`apply_fn(params, x) -> outputs (n, ...)`: row i of the result depends on row i of x alone."""
+
+
+class Kernels(NamedTuple):
+    """The two kernels of a network: covariance of its outputs at initialization, and its tangent kernel."""
+
+    nngp: Float[Array, "n1 n2"]
+    ntk: Float[Array, "n1 n2"]
+
+
+KernelFn: TypeAlias = Callable[..., Kernels | Array]
+"""`kernel_fn(x1, x2=None)` -> one kernel or `Kernels`; x2=None means x1 again."""

@@ -1,0 +1,26 @@
+"""One place for strictness: float64 available, no implicit promotion of ranks or dtypes, shapes checked by jaxtyping."""
+
+import jax
+import jaxtyping
+import matplotlib
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """What users have: no run-time shape annotations, so that the library's own errors are what is tested."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a new random key at each call, the same ones in every run."""
+    count = iter(range(10**6))
+    return lambda: jax.random.key(next(count))
