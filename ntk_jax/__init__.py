@@ -13,11 +13,16 @@ from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.linearize import linearize as linearize
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
+from ntk_jax.laziness import RelativeChange as RelativeChange
+from ntk_jax.laziness import kernel_change as kernel_change
+from ntk_jax.laziness import relative_change as relative_change
 from ntk_jax.networks import MLP as MLP
 from ntk_jax.networks import Dense as Dense
 from ntk_jax.networks import from_linen as from_linen
 from ntk_jax.networks import scale_output as scale_output
 from ntk_jax.networks import zero_output as zero_output
+from ntk_jax.training import History as History
+from ntk_jax.training import train as train
 from ntk_jax.types import ApplyFn as ApplyFn
 from ntk_jax.types import KernelFn as KernelFn
 from ntk_jax.types import Kernels as Kernels

@@ -55,10 +55,13 @@ def check_finite(name: str, x: Array) -> None:
     """Raise if `x` holds NaN or infinity."""
     if not is_concrete(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    if bool(jnp.all(jnp.isfinite(x))):  # counting costs n^2 temporaries: only when there is something to count
-        return
-    bad = int(jnp.sum(~jnp.isfinite(x)))
-    raise ValueError(f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop those rows first.")
+    with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
+        if bool(jnp.all(jnp.isfinite(x))):
+            return
+        bad = int(jnp.sum(~jnp.isfinite(x)))
+    raise ValueError(
+        f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop those rows first."
+    )
 
 
 def as_examples(name: str, x: Any) -> Array:
@@ -110,7 +113,8 @@ def check_symmetric(name: str, k: Array) -> None:
         raise ValueError(f"{name}: expected a square kernel (n, n); got shape {k.shape}. Is it k_test_train?")
     if not is_concrete(k):
         return
-    gap, scale = float(jnp.max(jnp.abs(k - k.T))), float(jnp.max(jnp.abs(k)))
+    with jax.ensure_compile_time_eval():
+        gap, scale = float(jnp.max(jnp.abs(k - k.T))), float(jnp.max(jnp.abs(k)))
     if gap > float(jnp.finfo(k.dtype).eps) ** 0.5 * scale:
         raise ValueError(
             f"{name}: expected a symmetric kernel; got max |K - K.T| = {gap:.3g} with max |K| = {scale:.3g}. "

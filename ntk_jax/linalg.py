@@ -1,5 +1,6 @@
 """Symmetric factorizations that report what they did."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class SolveReport(NamedTuple):
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
-    """n · eps: eigenvalues below this fraction of the largest are rounding."""
+    """N · eps: eigenvalues below this fraction of the largest are rounding."""
     return size * float(jnp.finfo(dtype).eps)
 
 
@@ -77,26 +78,32 @@ def ridge_solve(
     """
     regularized = k + diag_reg * jnp.eye(k.shape[0], dtype=k.dtype)
     factor = cho_factor(regularized, lower=True)
-    largest = _power_iteration(lambda v: matmul(regularized, v), k.shape[0], k.dtype)
-    smallest = 1 / _power_iteration(lambda v: cho_solve(factor, v), k.shape[0], k.dtype)
+    largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
+    smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
-            f"k_train_train + diag_reg I: expected a positive definite matrix; the Cholesky factorization failed "
-            f"(n = {k.shape[0]}, {k.dtype}, diag_reg = {float(diag_reg):.3g}, largest eigenvalue {float(largest):.3g}). "
-            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, float64, or diag_reg=0 "
-            "for the pseudo-inverse."
+            "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky factorization failed "
+            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(diag_reg):.3g}, largest eigenvalue {float(largest):.3g}). "
+            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or float64, "
+            "or diag_reg=0 for the pseudo-inverse."
         )
     rank = jnp.asarray(k.shape[0])
     return cho_solve(factor, b), SolveReport(rank, smallest, largest, largest / smallest)
 
 
-def _power_iteration(multiply, size: int, dtype, num_steps: int = 30) -> Array:
-    """The largest eigenvalue of a symmetric operator, by a fixed number of steps from a fixed random start."""
+def largest_eigenvalue(
+    multiply: Callable[[Array], Array], shape: tuple[int, ...], dtype: jnp.dtype, num_steps: int = 30
+) -> Float[Array, ""]:
+    """The largest eigenvalue of a PSD operator on arrays of `shape`, by power iteration from a fixed random start.
+
+    A lower bound, good to a few per cent after 30 steps whatever the gap below it.
+    """
 
     def step(_, v):
         w = multiply(v)
-        return w / jnp.linalg.norm(w)
+        norm = jnp.linalg.norm(w)
+        return jnp.where(norm == 0, w, w / jnp.where(norm == 0, 1, norm))
 
-    start = jax.random.normal(jax.random.key(0), (size,), dtype)
+    start = jax.random.normal(jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))

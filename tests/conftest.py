@@ -1,5 +1,6 @@
-"""One place for strictness: float64 available, no implicit promotion of ranks or dtypes, shapes checked by jaxtyping."""
+"""One place for strictness: float64 available, no implicit promotion of ranks or dtypes, annotated shapes checked."""
 
+import hypothesis
 import jax
 import jaxtyping
 import matplotlib
@@ -24,3 +25,7 @@ def getkey():
     """A function that returns a new random key at each call, the same ones in every run."""
     count = iter(range(10**6))
     return lambda: jax.random.key(next(count))
+
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("ci")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
@@ -208,7 +209,9 @@ class _Problem(NamedTuple):
         values, vectors = modes
         size, dtype = values.shape[0], values.dtype
         if vectors.shape != (size, size):
-            raise ValueError(f"modes: expected diagonalize(k_train_train); got shapes {values.shape} and {vectors.shape}.")
+            raise ValueError(
+                f"modes: expected diagonalize(k_train_train); got shapes {values.shape} and {vectors.shape}."
+            )
         num_rows = jnp.shape(y_train)[0] if jnp.ndim(y_train) else 0
         full = jnp.size(y_train) == size != num_rows  # modes of a full kernel: one per example and output
         y = as_targets("y_train", y_train, num_rows if full else size, dtype)
@@ -259,7 +262,7 @@ def _check_momentum(momentum: Any) -> None:
 
 
 def _descent_coefficients(s: Float[Array, " n"], steps: Int[Array, " T"], step_size: Any, momentum: Any) -> Array:
-    """alpha of every mode after each number of steps (T, n), for a unit residual.
+    """Alpha of every mode after each number of steps (T, n), for a unit residual.
 
     The state (alpha, v, 1) moves by I + D, with D below; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the
     digits of slow modes that powers of I + D would round away. Bits of the step count say which squarings to apply.
@@ -276,5 +279,5 @@ def _descent_coefficients(s: Float[Array, " n"], steps: Int[Array, " T"], step_s
         moved = state + jnp.einsum("nij,tnj->tni", increment, state, precision="highest")
         return jnp.where(chosen, moved, state), 2 * increment + matmul(increment, increment)
 
-    num_bits = int(steps.max()).bit_length() if is_concrete(steps) else jnp.iinfo(steps.dtype).bits - 1
+    num_bits = int(np.max(steps)).bit_length() if is_concrete(steps) else jnp.iinfo(steps.dtype).bits - 1
     return jax.lax.fori_loop(0, num_bits, apply_bit, (state, increment))[0][:, :, 0]

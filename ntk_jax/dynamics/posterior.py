@@ -34,8 +34,8 @@ def kernel_regression(
 ) -> Regression:
     """Kernel (ridge) regression, f = f_0 + K_test α with α = (K + diag_reg I)⁻¹ (y - f_0).
 
-    With diag_reg = 0 the inverse is the pseudo-inverse: eigenvalues up to `rcond` times the largest count as zero, and α
-    is the least-squares solution of smallest norm. This is the limit of training a network under its kernel.
+    With diag_reg = 0 the inverse is the pseudo-inverse: eigenvalues up to `rcond` times the largest count as zero, and
+    α is the least-squares solution of smallest norm. This is the limit of training a network under its kernel.
 
     Args:
         k_train_train: symmetric PSD, (n, n) or full (n, n, O, O).
@@ -64,8 +64,8 @@ def kernel_regression(
     k_test = as_matrix(as_kernel("k_test_train", k_test_train)).astype(k.dtype)
     if k_test.shape[1] != matrix.shape[0] or (k.ndim == 4 and y.size != matrix.shape[0]):
         raise ValueError(
-            f"k_test_train: expected test rows and training columns, (n_test, {', '.join(map(str, k.shape[1:]))}), with "
-            f"y_train of as many outputs; got {jnp.shape(k_test_train)} and y_train {y.shape}."
+            f"k_test_train: expected test rows and training columns, (n_test, *{k.shape[1:]}), "
+            f"with y_train of as many outputs; got {jnp.shape(k_test_train)} and y_train {y.shape}."
         )
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
     f_test_0 = as_outputs("fx_test_0", fx_test_0, (num_test, *y.shape[1:]), k.dtype)
@@ -76,7 +76,7 @@ def kernel_regression(
         alpha, report = pseudo_solve(matrix, residual, rcond=rcond)
     else:
         if rcond is not None:
-            raise ValueError("rcond: expected None with diag_reg above 0, whose inverse needs no cut-off; drop one of the two.")
+            raise ValueError("rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two.")
         alpha, report = ridge_solve(matrix, residual, diag_reg=diag_reg)
     train = f_0 + matmul(matrix, alpha).reshape(y.shape)
     test = f_test_0 + matmul(k_test, alpha).reshape(f_test_0.shape)

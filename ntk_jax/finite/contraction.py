@@ -42,13 +42,12 @@ def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
 
 def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
     """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
-    n, outputs = k.shape[0], k.shape[2:]
-    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
-    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
-        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0])[:, None]
-        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1])[None, :]
-        return jnp.where(row <= column, k, swap_sides(k))
-    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
+    if k.ndim == 4:  # as the matrix of all (example, output) pairs
+        n, num_outputs = k.shape[0], k.shape[2]
+        matrix = mirror_upper(k.transpose(0, 2, 1, 3).reshape(n * num_outputs, -1))
+        return matrix.reshape(n, num_outputs, n, num_outputs).transpose(0, 2, 1, 3)
+    n = k.shape[0]
+    upper = (jnp.arange(n)[:, None] <= jnp.arange(n)[None, :]).reshape(n, n, *(1,) * (k.ndim - 2))
     return jnp.where(upper, k, swap_sides(k))
 
 

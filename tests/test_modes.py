@@ -1,0 +1,191 @@
+"""Closed-form training against brute force: an ODE solver, the explicit recursion, and Optax on the linearized network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.integrate import solve_ivp
+
+import ntk_jax
+
+N, N_TEST, O = 6, 4, 2
+
+
+def features(rank=9, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(N, rank)), rng.normal(size=(N_TEST, rank)), rng
+
+
+def problem(rank=9):
+    phi, phi_test, rng = features(rank)
+    y, f_0, f_test_0 = (rng.normal(size=(n, O)) for n in (N, N, N_TEST))
+    return phi @ phi.T, phi_test @ phi.T, y, f_0, f_test_0
+
+
+def flow_by_ode(k, k_test, y, f_0, f_test_0, t, diag_reg=0.0):
+    """The flow of train and test outputs together; with a pull r, of the coefficients alpha."""
+
+    def rhs(_, alpha):
+        f = f_0 + k @ alpha.reshape(y.shape)
+        return ((y - f) / y.size - diag_reg * alpha.reshape(y.shape) / y.size).ravel()
+
+    solution = solve_ivp(rhs, (0, max(t)), np.zeros(y.size), t_eval=t, method="DOP853", rtol=1e-12, atol=1e-13)
+    alpha = [a.reshape(y.shape) for a in solution.y.T]
+    return np.stack([f_0 + k @ a for a in alpha]), np.stack([f_test_0 + k_test @ a for a in alpha])
+
+
+@pytest.mark.parametrize("rank", [9, 3])
+@pytest.mark.parametrize("diag_reg", [0.0, 0.7])
+def test_flow_equals_ode(rank, diag_reg):
+    k, k_test, y, f_0, f_test_0 = problem(rank)
+    t = [0.0, 0.1, 1.0, 10.0, 40.0]
+    options = {"fx_train_0": f_0, "k_test_train": k_test, "fx_test_0": f_test_0, "diag_reg": diag_reg}
+    out = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, t, **options)
+    train, test = flow_by_ode(k, k_test, y, f_0, f_test_0, t, diag_reg)
+    np.testing.assert_allclose(out.train, train, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(out.test, test, rtol=1e-8, atol=1e-8)
+    one = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, t[2], **options)
+    np.testing.assert_allclose(one.test, test[2], rtol=1e-8, atol=1e-8)
+
+
+def test_flow_at_infinity_is_regression_and_huge_times_reach_it():
+    k, k_test, y, f_0, f_test_0 = problem()
+    modes = ntk_jax.diagonalize(k)
+    options = {"fx_train_0": f_0, "k_test_train": k_test, "fx_test_0": f_test_0}
+    for diag_reg in (0.0, 0.5):
+        limit = ntk_jax.gradient_flow_mse(modes, y, np.inf, **options, diag_reg=diag_reg)
+        alpha = np.linalg.solve(k + diag_reg * np.eye(N), y - f_0)
+        np.testing.assert_allclose(limit.train, f_0 + k @ alpha, rtol=1e-10)
+        np.testing.assert_allclose(limit.test, f_test_0 + k_test @ alpha, rtol=1e-9)
+        late = ntk_jax.gradient_flow_mse(modes, y, [1e12, 1e300], **options, diag_reg=diag_reg)
+        np.testing.assert_allclose(late.test, np.stack([limit.test] * 2), rtol=1e-12)
+
+
+def test_singular_kernel_leaves_its_null_space_alone():
+    k, k_test, y, f_0, f_test_0 = problem(rank=3)
+    modes = ntk_jax.diagonalize(k)
+    assert (modes.eigenvalues[3:] == 0).all() and (modes.eigenvalues[:3] > 0).all()
+    out = ntk_jax.gradient_flow_mse(modes, y, np.inf, fx_train_0=f_0, k_test_train=k_test, fx_test_0=f_test_0)
+    pinv = np.linalg.pinv(k, rcond=1e-10)
+    np.testing.assert_allclose(out.train, f_0 + k @ pinv @ (y - f_0), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(out.test, f_test_0 + k_test @ pinv @ (y - f_0), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("diag_reg", [0.0, 0.3])
+def test_descent_equals_recursion(momentum, diag_reg):
+    k, k_test, y, f_0, f_test_0 = problem()
+    modes = ntk_jax.diagonalize(k)
+    rate = 0.6 * float(ntk_jax.max_learning_rate(modes, O, momentum))
+    alpha, v = np.zeros_like(y), np.zeros_like(y)
+    steps = [0, 1, 2, 37, 1000, 10_000]
+    train, test = [], []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            train.append(f_0 + k @ alpha)
+            test.append(f_test_0 + k_test @ alpha)
+        v = momentum * v + (y - f_0 - k @ alpha - diag_reg * alpha) / y.size
+        alpha = alpha + rate * v
+    options = {"momentum": momentum, "diag_reg": diag_reg, "fx_train_0": f_0, "k_test_train": k_test}
+    out = ntk_jax.gradient_descent_mse(modes, y, steps, rate, fx_test_0=f_test_0, **options)
+    np.testing.assert_allclose(out.train, np.stack(train), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(out.test, np.stack(test), rtol=1e-10, atol=1e-10)
+    traced = jax.jit(lambda s: ntk_jax.gradient_descent_mse(modes, y, s, rate, fx_test_0=f_test_0, **options).test)
+    np.testing.assert_allclose(traced(jnp.asarray(steps)), out.test, rtol=1e-10, atol=1e-10)
+
+
+def test_descent_in_float32_keeps_slow_modes():
+    k = np.diag([1.0, 1e-3, 1e-6])
+    y = np.ones(3)
+    exact = ntk_jax.gradient_descent_mse(ntk_jax.diagonalize(k), y, 300_000, 3.0)
+    single = ntk_jax.gradient_descent_mse(ntk_jax.diagonalize(k.astype(np.float32)), y, 300_000, 3.0)
+    assert single.train.dtype == jnp.float32
+    # each of the 19 squarings rounds once: some tens of ulps of float32
+    np.testing.assert_allclose(single.train, exact.train, rtol=30 * 2**-23)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_descent_equals_optax_on_the_linearized_network(momentum, getkey):
+    x, x_test = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N_TEST, 3))
+    y = jax.random.normal(getkey(), (N, O))
+    model = ntk_jax.MLP((16,), O, W_std=1.5, b_std=0.1)
+    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    linear = ntk_jax.linearize(apply_fn, params)
+    modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
+    k_test = ntk_jax.empirical_ntk(apply_fn, params, x_test, x, outputs="full")
+    rate = 0.5 * float(ntk_jax.max_learning_rate(modes, momentum=momentum))
+    history = ntk_jax.train(
+        linear,
+        params,
+        x,
+        y,
+        optimizer=optax.sgd(rate, momentum=momentum),
+        num_steps=500,
+        x_test=x_test,
+        record_every=50,
+        record_outputs=True,
+        progress=False,
+    )
+    out = ntk_jax.gradient_descent_mse(
+        modes,
+        y,
+        history.steps,
+        rate,
+        momentum=momentum,
+        fx_train_0=apply_fn(params, x),
+        k_test_train=k_test,
+        fx_test_0=apply_fn(params, x_test),
+    )
+    np.testing.assert_allclose(history.fx_train, out.train, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(history.fx_test, out.test, rtol=1e-8, atol=1e-8)
+
+
+def test_small_steps_are_the_flow():
+    k, _, y, f_0, _ = problem()
+    modes = ntk_jax.diagonalize(k)
+    flow = ntk_jax.gradient_flow_mse(modes, y, 5.0, fx_train_0=f_0).train
+    gaps = [
+        np.abs(ntk_jax.gradient_descent_mse(modes, y, steps, 5.0 / steps, fx_train_0=f_0).train - flow).max()
+        for steps in (1000, 10_000)
+    ]
+    assert gaps[1] < 1e-4 and 8 < gaps[0] / gaps[1] < 12  # first order in the step
+
+
+def test_full_kernel_of_independent_outputs_is_the_shared_one():
+    k, k_test, y, f_0, f_test_0 = problem()
+    eye = np.eye(O)
+    full, full_test = (m[:, :, None, None] * eye for m in (k, k_test))
+    options = {"fx_train_0": f_0, "fx_test_0": f_test_0}
+    shared = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, [1.0, 7.0], k_test_train=k_test, **options)
+    joint = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **options)
+    np.testing.assert_allclose(joint.train, shared.train, rtol=1e-10)
+    np.testing.assert_allclose(joint.test, shared.test, rtol=1e-10)
+    limits = [ntk_jax.max_learning_rate(ntk_jax.diagonalize(full)), ntk_jax.max_learning_rate(ntk_jax.diagonalize(k), O)]
+    np.testing.assert_allclose(*limits, rtol=1e-12)
+
+
+def test_targets_without_output_axis_give_results_without_it():
+    k, k_test, y, _, _ = problem()
+    column = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y[:, :1], [1.0, 2.0], k_test_train=k_test)
+    flat = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y[:, 0], [1.0, 2.0], k_test_train=k_test)
+    assert flat.train.shape == (2, N) and flat.test.shape == (2, N_TEST)
+    np.testing.assert_array_equal(flat.test, column.test[:, :, 0])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_max_learning_rate_separates_stable_from_unstable(momentum):
+    k, _, y, _, _ = problem()
+    modes = ntk_jax.diagonalize(k)
+    limit = float(ntk_jax.max_learning_rate(modes, O, momentum))
+    stable = ntk_jax.gradient_descent_mse(modes, y, 20_000, 0.99 * limit, momentum=momentum)
+    assert np.abs(stable.train - y).max() < 1e-3
+    unstable = ntk_jax.gradient_descent_mse(modes, y, 2000, 1.01 * limit, momentum=momentum)
+    assert np.abs(unstable.train - y).max() > 1e3
+
+
+def test_modes_rebuild_the_kernel():
+    k, *_ = problem()
+    modes = ntk_jax.diagonalize(k)
+    assert (np.diff(modes.eigenvalues) <= 0).all()
+    np.testing.assert_allclose((modes.eigenvectors * modes.eigenvalues[None]) @ modes.eigenvectors.T, k, rtol=1e-11)

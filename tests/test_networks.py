@@ -1,0 +1,97 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_jax
+from ntk_jax.networks import ACTIVATIONS
+
+
+def test_dense_is_its_formula(getkey):
+    x = jax.random.normal(getkey(), (5, 3))
+    for parameterization, W_scale, b_scale in [("ntk", 1.5 / 3**0.5, 0.3), ("standard", 1.0, 1.0)]:
+        layer = ntk_jax.Dense(4, W_std=1.5, b_std=0.3, parameterization=parameterization)
+        params = layer.init(getkey(), x)["params"]
+        expected = np.asarray(x) @ params["kernel"] * W_scale + b_scale * np.asarray(params["bias"])[None]
+        np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+def test_initial_scales_are_those_of_the_table(parameterization, getkey):
+    layer = ntk_jax.Dense(2000, W_std=1.5, b_std=0.3, parameterization=parameterization)
+    params = layer.init(getkey(), jnp.ones((1, 50)))["params"]
+    W_std, b_std = (1.0, 1.0) if parameterization == "ntk" else (1.5 / 50**0.5, 0.3)
+    # the standard deviation of N normal draws has relative error 1 / sqrt(2 N)
+    assert abs(params["kernel"].std() / W_std - 1) < 5 / (2 * 100_000) ** 0.5
+    assert abs(params["bias"].std() / b_std - 1) < 5 / (2 * 2000) ** 0.5
+
+
+def test_mlp_has_the_layers_asked_for(getkey):
+    model = ntk_jax.MLP((7, 5), 2, activation=jnp.tanh, W_std=(1.0, 2.0, 3.0), b_std=(0.1, None, 0.0))
+    x = jax.random.normal(getkey(), (4, 3))
+    params = model.init(getkey(), x)["params"]
+    assert {name: layer["kernel"].shape for name, layer in params.items()} == {
+        "Dense_0": (3, 7),
+        "Dense_1": (7, 5),
+        "Dense_2": (5, 2),
+    }
+    assert [name for name, layer in params.items() if "bias" in layer] == ["Dense_0", "Dense_2"]
+    h = np.tanh(x @ params["Dense_0"]["kernel"] / 3**0.5 + 0.1 * params["Dense_0"]["bias"][None])
+    h = np.tanh(2 * h @ params["Dense_1"]["kernel"] / 7**0.5)
+    np.testing.assert_allclose(
+        model.apply({"params": params}, x), 3 * h @ params["Dense_2"]["kernel"] / 5**0.5, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_follows_the_input(dtype, getkey):
+    model = ntk_jax.MLP((3,))
+    variables = model.init(getkey(), jnp.ones((2, 4), dtype))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {dtype}
+    assert model.apply(variables, jnp.ones((2, 4), dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_names_are_functions_of_scalars(name, getkey):
+    x = jax.random.normal(getkey(), (3, 2))
+    assert np.isfinite(ntk_jax.MLP((4,), activation=name).init_with_output(getkey(), x)[0]).all()
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
+        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def test_from_linen_holds_everything_but_params(getkey):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        x = jax.random.normal(getkey(), (6, 3))
+        variables = Normalized().init(getkey(), x, train=False)
+        apply_fn, params = ntk_jax.from_linen(Normalized(), variables, train=False)
+        assert set(params) == {"Dense_0", "BatchNorm_0", "Dense_1"}
+        np.testing.assert_array_equal(apply_fn(params, x), Normalized().apply(variables, x, train=False))
+        k = ntk_jax.empirical_ntk(apply_fn, params, x)
+        assert k.shape == (6, 6)
+
+
+def test_zero_output_is_zero_and_keeps_the_kernel(getkey):
+    x = jax.random.normal(getkey(), (4, 3))
+    model = ntk_jax.MLP((8,), 2)
+    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    centered = ntk_jax.zero_output(apply_fn, params)
+    assert (centered(params, x) == 0).all()
+    np.testing.assert_allclose(
+        ntk_jax.empirical_ntk(centered, params, x), ntk_jax.empirical_ntk(apply_fn, params, x), rtol=1e-13
+    )
+
+
+def test_scale_output_squares_in_the_kernel(getkey):
+    x = jax.random.normal(getkey(), (4, 3))
+    model = ntk_jax.MLP((8,), 2)
+    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    scaled = ntk_jax.scale_output(apply_fn, 3.0)
+    np.testing.assert_allclose(
+        ntk_jax.empirical_ntk(scaled, params, x), 9 * ntk_jax.empirical_ntk(apply_fn, params, x), rtol=1e-13
+    )
