@@ -18,7 +18,7 @@ _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
-def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """Heat maps of two kernels on one color scale, and of their difference on its own, centered at 0.
 
     The percentage is the relative Frobenius norm of the difference.
@@ -54,7 +54,7 @@ def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes]
         ax.figure.colorbar(
             image, ax=ax, shrink=0.8, label="$\\Theta_{ij}$" if k is not gap else "$\\Delta\\Theta_{ij}$"
         )
-    return axes
+    return list(axes)
 
 
 def plot_curves(

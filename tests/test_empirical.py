@@ -11,6 +11,7 @@ import ntk_jax
 
 METHODS = ["jacobian", "vector_products"]
 
+
 def mlp(key, num_outputs=3):
     model = ntk_jax.MLP((6, 5), num_outputs, activation="tanh", b_std=0.2)
     return ntk_jax.from_linen(model, model.init(key, jnp.ones((1, 4))))
@@ -34,7 +35,9 @@ def image(key):
     params = jax.random.normal(key, (2, 2, 1, 2))
 
     def apply_fn(params, x):
-        return jax.nn.softplus(jax.lax.conv_general_dilated(x, params, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+        return jax.nn.softplus(
+            jax.lax.conv_general_dilated(x, params, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
 
     return apply_fn, params
 
@@ -43,7 +46,10 @@ CASES = {
     "mlp": (mlp, (4,)),
     "one output": (lambda key: mlp(key, 1), (4,)),
     "pytree": (pytree, (4,)),
-    "no output axis": (lambda key: (lambda p, x: jnp.sum(jnp.cos(x @ p), axis=1), jax.random.normal(key, (4, 2))), (4,)),
+    "no output axis": (
+        lambda key: (lambda p, x: jnp.sum(jnp.cos(x @ p), axis=1), jax.random.normal(key, (4, 2))),
+        (4,),
+    ),
     "image": (image, (3, 3, 1)),
 }
 

@@ -161,7 +161,10 @@ def test_full_kernel_of_independent_outputs_is_the_shared_one():
     joint = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **options)
     np.testing.assert_allclose(joint.train, shared.train, rtol=1e-10)
     np.testing.assert_allclose(joint.test, shared.test, rtol=1e-10)
-    limits = [ntk_jax.max_learning_rate(ntk_jax.diagonalize(full)), ntk_jax.max_learning_rate(ntk_jax.diagonalize(k), O)]
+    limits = [
+        ntk_jax.max_learning_rate(ntk_jax.diagonalize(full)),
+        ntk_jax.max_learning_rate(ntk_jax.diagonalize(k), O),
+    ]
     np.testing.assert_allclose(*limits, rtol=1e-12)
 
 

@@ -1,0 +1,1 @@
+"""The kernel of a network as its widths go to infinity."""

@@ -1,0 +1,55 @@
+"""The command line as a user runs it, at sizes that take seconds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ntk_jax.__main__ import main
+
+
+def run_demo(tmp_path, *arguments):
+    assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 0
+    return json.loads((tmp_path / "out" / "demo.json").read_text())
+
+
+def test_demo_on_both_inputs(tmp_path, capsys):
+    report = run_demo(tmp_path, "--width", "256", "--depth", "1")
+    out = capsys.readouterr().out
+    assert set(report) == {"linear", "digits"}
+    linear = report["linear"]["numbers"]
+    assert linear["test MSE between network and empirical kernel"] < 0.02
+    assert linear["kernel error, empirical vs analytic"] < 0.3
+    assert report["digits"]["numbers"]["test accuracy, network"] > 0.8
+    assert "test accuracy, network" in out
+    figures = [f"{name}_{kind}.png" for name in report for kind in ("kernels", "training")]
+    for name in figures:
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+        assert name in out.splitlines()[-1]
+    curves = report["linear"]["curves"]
+    assert len(curves["t"]) == len(curves["training loss"]["network"]) == len(curves["training loss"]["empirical"])
+
+
+def test_demo_on_a_table(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    rows = [f"{a},{b},{c},{a * b + c}" for a, b, c in x]
+    (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,y", *rows]))
+    report = run_demo(tmp_path, "--data", str(tmp_path / "mine.csv"), "--target", "y", "--width", "64", "--seed", "3")
+    assert report["mine"]["settings"]["depth"] == 2 and report["mine"]["settings"]["seed"] == 3
+    assert report["mine"]["numbers"]["final training loss"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "missing.csv", "--target", "y"], "missing.csv"),
+        (["--data", "missing.csv"], "--target COLUMN"),
+        (["--target", "y"], "--data FILE.csv"),
+        (["--width", "0"], "--width: expected at least 1"),
+    ],
+)
+def test_bad_arguments_are_one_line_on_stderr(arguments, message, capsys):
+    assert main(["demo", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
