@@ -8,8 +8,12 @@ from ntk_jax.dynamics.modes import gradient_flow_mse as gradient_flow_mse
 from ntk_jax.dynamics.modes import max_learning_rate as max_learning_rate
 from ntk_jax.dynamics.posterior import Regression as Regression
 from ntk_jax.dynamics.posterior import kernel_regression as kernel_regression
+from ntk_jax.finite.blocks import TangentFeatures as TangentFeatures
+from ntk_jax.finite.empirical import contract as contract
 from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
+from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
+from ntk_jax.finite.empirical import tangent_features as tangent_features
 from ntk_jax.finite.linearize import linearize as linearize
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels

@@ -3,8 +3,41 @@
 from typing import Any
 
 import jax
+from jax.extend import core as jex_core
+
+Literal = jex_core.Literal
+
+# Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX 0.7.
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+
+REMATS = ("checkpoint", "remat", "remat2")
 
 
 def is_concrete(x: Any) -> bool:
     """Whether the values of `x` can be looked at now: False inside jit, vmap and grad."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """`(jaxpr, consts)` of a jaxpr, closed or not."""
+    return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
+
+
+def bind(eqn: Any, args: list[Any]) -> list[Any]:
+    """Evaluate one equation as it stands: custom differentiation rules and inner jits are kept."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple | list) else ((), found)  # a pair before JAX 0.10
+    out = eqn.primitive.bind(*functions, *args, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def free_bytes() -> int | None:
+    """Bytes that the default device can still give; None where the platform does not tell."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None

@@ -1,38 +1,129 @@
-"""Features x features -> kernel block, and the assembly of a kernel from blocks under a byte budget."""
+"""Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit gradients."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import working_dtype
-from ntk_jax.linalg import matmul
+from ntk_jax.finite.blocks import Block, FactoredBlock, TangentFeatures
 
 OUTPUTS = ("mean", "diagonal", "full")
+PRECISIONS = ("highest", "high", "default")
 
 
-def contract_leaf(j1: Float[Array, "n1 O p"], j2: Float[Array, "n2 O p"], outputs: str) -> Float[Array, "n1 n2 ..."]:
-    """The part of the kernel that one parameter leaf contributes, sum_p J1 J2; see `OUTPUTS`."""
-    dtype = working_dtype(j1.dtype, j2.dtype)
-    j1, j2 = j1.astype(dtype), j2.astype(dtype)
-    (n1, num_outputs, _), n2 = j1.shape, j2.shape[0]
-    if outputs == "mean":  # outputs folded into the contracted axis: one flat product
-        return matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T) / num_outputs
+def contract_features(
+    f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str
+) -> Float[Array, "n1 n2 ..."]:
+    """The kernel block of all pairs: the sum over the blocks of both features."""
+    if not f1.blocks:
+        return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
+    parts = [
+        part
+        for b1, b2 in zip(f1.blocks, f2.blocks, strict=True)
+        for part in _parts(b1, b2, outputs, precision, f1.dtype)
+    ]
+    return _sum(parts)
+
+
+def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:
+    """The kernel of each parameter leaf alone; they add up to the kernel."""
+    kernels = {}
+    for b1, b2 in zip(f1.blocks, f2.blocks, strict=True):
+        parts = _parts(b1, b2, outputs, precision, f1.dtype, split=True)
+        kernels |= dict(zip(b1.leaves, parts, strict=True))
+    return kernels
+
+
+def output_axes(outputs: str) -> int:
+    """How many output axes the kernel has."""
+    return OUTPUTS.index(outputs)
+
+
+def _sum(parts: list[Array]) -> Array:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False) -> list[Array]:
+    """The kernel of a block, or with `split` one per leaf."""
+    if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
+        return _factored(b1, b2, outputs, precision, dtype, split)
+    g1, g2 = b1.gradients(precision), b2.gradients(precision)
+    return [
+        _explicit(j1.astype(dtype), j2.astype(dtype), outputs, precision)
+        for j1, j2 in zip(g1.jacobians, g2.jacobians, strict=True)
+    ]
+
+
+def _explicit(j1: Float[Array, "n1 O p"], j2: Float[Array, "n2 O p"], outputs: str, precision: str) -> Array:
+    """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
+    (n1, O, _), n2 = j1.shape, j2.shape[0]
+    if outputs == "mean":
+        return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / O
     if outputs == "diagonal":
-        per_output = matmul(j1.transpose(1, 0, 2), j2.transpose(1, 2, 0))
-        return per_output.transpose(1, 2, 0)
-    full = matmul(j1.reshape(n1 * num_outputs, -1), j2.reshape(n2 * num_outputs, -1).T)
-    return full.reshape(n1, num_outputs, n2, num_outputs).transpose(0, 2, 1, 3)
+        per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)  # noqa: E731
+        return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
+    full = jnp.matmul(j1.reshape(n1 * O, -1), j2.reshape(n2 * O, -1).T, precision=precision)
+    return full.reshape(n1, O, n2, O).transpose(0, 2, 1, 3)
 
 
-def contract_jacobians(f1: tuple[Array, ...], f2: tuple[Array, ...], outputs: str) -> Float[Array, "n1 n2 ..."]:
-    """The sum of `contract_leaf` over all leaves."""
-    parts = [contract_leaf(j1, j2, outputs) for j1, j2 in zip(f1, f2, strict=True)]
-    dtype = working_dtype(*(part.dtype for part in parts))
-    return functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
+def _gram(u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str) -> Float[Array, "B r s"]:
+    """Products of rows, per block; a single block is a flat product."""
+    if u.shape[0] == 1:
+        return jnp.matmul(u[0], v[0].T, precision=precision)[None]
+    return jnp.einsum("brk,bsk->brs", u, v, precision=precision)
+
+
+def _factored(b1: Any, b2: Any, outputs: str, precision: str, dtype: Any, split: bool) -> list[Array]:
+    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): two Gram matrices and a Hadamard product."""
+    rows = lambda a: a.astype(dtype).swapaxes(0, 1).reshape(a.shape[1], -1, a.shape[3])  # noqa: E731
+    grams = [_gram(rows(a1), rows(a2), precision) for a1, a2 in zip(b1.inputs, b2.inputs, strict=True)]
+    grams = grams if split else [_sum(grams)]
+    d1, d2 = b1.cotangents.astype(dtype), b2.cotangents.astype(dtype)
+    combine = {"mean": _mean, "diagonal": _diagonal, "full": _full}[outputs]
+    return combine(grams, d1, d2, precision)
+
+
+def _positions_summed(product: Array, n1: int, n2: int) -> Float[Array, "n1 n2"]:
+    """The sum over blocks and position pairs of (B, n1 T1, n2 T2)."""
+    B, r, s = product.shape
+    if (B, r, s) == (1, n1, n2):
+        return product[0]
+    return jnp.sum(product.reshape(B, n1, r // n1, n2, s // n2), axis=(0, 2, 4))
+
+
+def _mean(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """Outputs folded into the contracted axis: one flat product per block."""
+    fold = lambda d: d.transpose(2, 0, 3, 1, 4).reshape(d.shape[2], d.shape[0] * d.shape[3], -1)  # noqa: E731
+    d_gram = _gram(fold(d1), fold(d2), precision) / d1.shape[1]
+    return [_positions_summed(a_gram * d_gram, d1.shape[0], d2.shape[0]) for a_gram in grams]
+
+
+def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """One output after the other: a batched product over outputs is several times slower than flat ones."""
+
+    def one(pair: tuple[Array, Array]) -> list[Array]:
+        e1, e2 = (e[:, None] for e in pair)
+        return _mean(grams, e1, e2, precision)
+
+    return [jnp.moveaxis(k, 0, 2) for k in jax.lax.map(one, (d1.swapaxes(0, 1), d2.swapaxes(0, 1)))]
+
+
+def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """Outputs folded into the rows and columns."""
+    (n1, O, B, T1, D), (n2, _, _, T2, _) = d1.shape, d2.shape
+    rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)  # noqa: E731
+    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, O, T1, n2, O, T2)
+    kernels = []
+    for a_gram in grams:
+        product = a_gram.reshape(B, n1, 1, T1, n2, 1, T2) * d_gram
+        kernels.append(jnp.sum(product, axis=(0, 3, 6)).transpose(0, 2, 1, 3))
+    return kernels
 
 
 def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
@@ -42,54 +133,17 @@ def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
 
 def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
     """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
-    if k.ndim == 4:  # as the matrix of all (example, output) pairs
-        n, num_outputs = k.shape[0], k.shape[2]
-        matrix = mirror_upper(k.transpose(0, 2, 1, 3).reshape(n * num_outputs, -1))
-        return matrix.reshape(n, num_outputs, n, num_outputs).transpose(0, 2, 1, 3)
-    n = k.shape[0]
-    upper = (jnp.arange(n)[:, None] <= jnp.arange(n)[None, :]).reshape(n, n, *(1,) * (k.ndim - 2))
+    n, outputs = k.shape[0], k.shape[2:]
+    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
+    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
+        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0]).reshape(1, 1, -1, 1)
+        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1]).reshape(1, 1, 1, -1)
+        return jnp.where(row <= column, k, swap_sides(k))
+    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
     return jnp.where(upper, k, swap_sides(k))
 
 
-def row_blocks(num_rows: int, block: int) -> list[slice]:
-    """Slices that cut `num_rows` into nearly equal blocks of at most `block` rows: at most two shapes to compile."""
-    num_blocks = -(-num_rows // max(block, 1))
-    cuts = [num_rows * i // num_blocks for i in range(num_blocks + 1)]
-    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-
-
-def assemble(
-    prepare: Callable[[Array], Any],
-    combine: Callable[[Any, Any], Array],
-    x1: Array,
-    x2: Array | None,
-    block: int,
-) -> Float[Array, "n1 n2 ..."]:
-    """The kernel from blocks `combine(prepare(x1 rows), prepare(x2 rows))`, holding two prepared blocks at a time.
-
-    With `x2=None` only blocks on and above the diagonal are computed. Preparing a block again for every row of blocks
-    costs b examples' work, combining it b² pairs' work: for blocks of some tens of rows the repetition is small.
-    """
-    if x2 is not None:
-        return _assemble_rectangle(prepare, combine, x1, x2, block)
-    cuts = row_blocks(x1.shape[0], block)
-    tiles: dict[tuple[int, int], Array] = {}
-    for i, rows in enumerate(cuts):
-        left = prepare(x1[rows])
-        tiles[i, i] = mirror_upper(combine(left, left))
-        for j in range(i + 1, len(cuts)):
-            tiles[i, j] = combine(left, prepare(x1[cuts[j]]))
-            tiles[j, i] = swap_sides(tiles[i, j])
-    lines = [jnp.concatenate([tiles[i, j] for j in range(len(cuts))], axis=1) for i in range(len(cuts))]
-    return jnp.concatenate(lines)
-
-
-def _assemble_rectangle(prepare, combine, x1: Array, x2: Array, block: int) -> Array:
-    columns = row_blocks(x2.shape[0], block)
-    only = prepare(x2) if len(columns) == 1 else None
-    lines = []
-    for rows in row_blocks(x1.shape[0], block):
-        left = prepare(x1[rows])
-        tiles = [combine(left, prepare(x2[c]) if only is None else only) for c in columns]
-        lines.append(jnp.concatenate(tiles, axis=1))
-    return jnp.concatenate(lines)
+def nngp_block(f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str) -> Float[Array, "n1 n2 ..."]:
+    """Products of network outputs, as if each output were a feature of its own."""
+    dtype = working_dtype(f1.dtype, f2.dtype)
+    return _explicit(f1.astype(dtype)[..., None], f2.astype(dtype)[..., None], outputs, "highest")

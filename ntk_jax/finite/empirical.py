@@ -1,6 +1,5 @@
 """The tangent kernel and output covariance of a network with given parameters: the front door."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -10,13 +9,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
-from ntk_jax.finite.contraction import OUTPUTS, assemble, contract_jacobians, contract_leaf, mirror_upper
-from ntk_jax.finite.features import count_outputs, jacobian_features, row_bytes
-from ntk_jax.finite.vector_products import vector_product_block
+from ntk_jax.checks import as_example_pair, as_examples, check_integer, check_option, check_params
+from ntk_jax.finite.blocks import TangentFeatures
+from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
+from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
+from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
+from ntk_jax.finite.per_example import check_per_example
 from ntk_jax.types import ApplyFn, Params
-
-METHODS = ("auto", "jacobian", "vector_products")
 
 
 def empirical_ntk(
@@ -27,7 +26,9 @@ def empirical_ntk(
     *,
     outputs: str = "mean",
     method: str = "auto",
-    memory_limit: int = 2**30,
+    memory_limit: int | None = None,
+    precision: str = "highest",
+    progress: bool = False,
 ) -> Float[Array, "n1 n2 ..."]:
     """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p.
 
@@ -38,29 +39,28 @@ def empirical_ntk(
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs half.
         outputs: "mean", the average over o of the diagonal blocks, which the infinite-width kernel is the limit of;
             "diagonal", o = o'; "full", all pairs.
-        method: "jacobian" contracts per-example gradients; "vector_products" needs no gradients of x1, which pays where
-            many parameters are read from few activations; "auto" chooses "jacobian". All are exact.
-        memory_limit: bytes that per-example gradients may take; examples are cut into blocks accordingly.
+        method: all are exact. "layerwise" contracts layer inputs and output cotangents, which is fastest for weights in
+            matrix products and convolutions, and never slower than "jacobian", which contracts per-example gradients;
+            "vector_products" needs no gradients of x1, which pays where many parameters are read by few operations;
+            "auto" takes the fewest operations, see `explain_ntk`.
+        memory_limit: bytes for everything but the result; None is a quarter of the free memory.
+        precision: of matrix products where the device offers several: "highest", "high" or "default".
+        progress: show a bar, if tqdm is installed.
 
     Returns:
         (n1, n2) for "mean", (n1, n2, O) for "diagonal", (n1, n2, O, O) for "full", in at least float32.
 
     Raises:
         ValueError: mismatched, empty or non-finite examples; parameters that are not floating-point; unknown options;
-            a network that does not return one row per example.
+            a network that does not return one row per example, or whose rows depend on each other; a result that
+            does not fit in the free memory.
 
-    Reference: Jacot, Gabriel, Hongler 2018, eq. 2; both methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
+    Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
     """
-    check_option("outputs", outputs, OUTPUTS)
     check_option("method", method, METHODS)
-    check_integer("memory_limit", memory_limit, minimum=1)
-    num_outputs, a1, a2 = _check(apply_fn, params, x1, x2)
-    row = row_bytes(params, num_outputs)
-    if method == "vector_products":  # the activations of every pair are held: quadratic in the block
-        combine = partial(_vector_products, apply_fn, params, outputs=outputs)
-        return assemble(lambda x: x, combine, a1, a2, math.isqrt(memory_limit // row))
-    prepare, combine = partial(_features, apply_fn, params), partial(_contract, outputs=outputs)
-    return assemble(prepare, combine, a1, a2, memory_limit // (2 * row))
+    a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
+    strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
+    return run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
 
 
 def empirical_nngp(
@@ -90,35 +90,142 @@ def empirical_nngp(
 
     Reference: Lee et al. 2018, eq. 3, before the average over parameters.
     """
-    check_option("outputs", outputs, OUTPUTS)
-    _, a1, a2 = _check(apply_fn, params, x1, x2)
+    a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs)
     return _nngp(apply_fn, params, a1, a2, outputs)
 
 
-def _check(apply_fn: ApplyFn, params: Params, x1: Any, x2: Any) -> tuple[int, Array, Array | None]:
+def empirical_ntk_by_layer(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Float[ArrayLike, "n1 *d"],
+    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    *,
+    outputs: str = "mean",
+    precision: str = "highest",
+) -> dict[str, Float[Array, "n1 n2 ..."]]:
+    """The tangent kernel of each parameter leaf alone, Theta_l = sum over the parameters of leaf l.
+
+    Args:
+        apply_fn: see `empirical_ntk`, as are the further arguments.
+        params: parameters.
+        x1: examples in rows; all at once, so keep them to what fits in memory.
+        x2: more examples, or None for x1 again.
+        outputs: "mean", "diagonal" or "full".
+        precision: "highest", "high" or "default".
+
+    Returns:
+        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in the order of the leaves; the
+        kernels add up to `empirical_ntk`.
+
+    Raises:
+        ValueError: as `empirical_ntk`.
+    """
+    a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision)
+    plan = plan_features(apply_fn, params, a1)
+    f1 = features_jit(apply_fn, params, a1, precision=precision)
+    f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
+    kernels = _by_leaf(f1, f2, outputs, precision)
+    missing = [name for name in plan.names if name not in kernels]
+    if missing:  # never read by the network
+        n2 = a1.shape[0] if a2 is None else a2.shape[0]
+        shape = (a1.shape[0], n2, *(plan.num_outputs,) * OUTPUTS.index(outputs))
+        zero = jnp.zeros(shape, kernel_dtype(params, plan.out_dtype))
+        kernels |= dict.fromkeys(missing, zero)
+    return {name: kernels[name] for name in plan.names}
+
+
+def tangent_features(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Float[ArrayLike, "n *d"],
+    *,
+    precision: str = "highest",
+) -> TangentFeatures:
+    """One half of `empirical_ntk`: what each parameter contributes to each output, per example.
+
+    For a weight used as z = a W the gradient is kept as layer inputs a and output cotangents delta = df_o/dz, never as
+    their outer product. Compute the features of training rows once and `contract` them with many blocks.
+
+    Args:
+        apply_fn: see `empirical_ntk`.
+        params: parameters.
+        x: examples in rows; all at once.
+        precision: "highest", "high" or "default".
+
+    Returns:
+        A pytree of arrays with n in front; pass it to `contract`.
+
+    Raises:
+        ValueError: as `empirical_ntk`.
+    """
+    a, _ = check_inputs(apply_fn, params, x, None, "mean", precision)
+    return features_jit(apply_fn, params, a, precision=precision)
+
+
+def contract(
+    features1: TangentFeatures,
+    features2: TangentFeatures | None = None,
+    *,
+    outputs: str = "mean",
+    precision: str = "highest",
+) -> Float[Array, "n1 n2 ..."]:
+    """The other half of `empirical_ntk`: the kernel of every pair of rows of two batches of features.
+
+    Args:
+        features1: from `tangent_features`.
+        features2: of the same network and parameters; None means `features1` again.
+        outputs: "mean", "diagonal" or "full".
+        precision: "highest", "high" or "default".
+
+    Returns:
+        (n1, n2), (n1, n2, O) or (n1, n2, O, O).
+
+    Raises:
+        ValueError: unknown options, or features of different networks.
+    """
+    check_option("outputs", outputs, OUTPUTS)
+    check_option("precision", precision, PRECISIONS)
+    if features2 is not None and _leaves(features1) != _leaves(features2):
+        raise ValueError(
+            f"features2: expected features of the same network, leaves {_leaves(features1)}; got {_leaves(features2)}. "
+            "Compute both with the same apply_fn, params and projection."
+        )
+    return contract_jit(features1, features2, outputs=outputs, precision=precision)
+
+
+def check_inputs(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Any,
+    x2: Any,
+    outputs: str = "mean",
+    precision: str = "highest",
+    memory_limit: int | None = None,
+) -> tuple[Array, Array | None]:
+    """Both sets of examples as arrays, after every check that the finite-width functions share."""
+    check_option("outputs", outputs, OUTPUTS)
+    check_option("precision", precision, PRECISIONS)
+    if memory_limit is not None:
+        check_integer("memory_limit", memory_limit, minimum=1)
     check_params(params)
-    a1, a2 = as_example_pair(x1, x2)
-    return count_outputs(apply_fn, params, a1), a1, a2
+    a1, a2 = as_example_pair(as_examples("x1", x1), x2)
+    count_outputs(apply_fn, params, a1)
+    check_per_example(apply_fn, params, a1)
+    return a1, a2
 
 
-@partial(jax.jit, static_argnums=0)
-def _features(apply_fn: ApplyFn, params: Params, x: Array) -> tuple[Array, ...]:
-    return jacobian_features(apply_fn, params, x)
+def _leaves(features: TangentFeatures) -> tuple[Any, ...]:
+    return tuple(name for block in features.blocks for name in block.leaves)
 
 
-@partial(jax.jit, static_argnames="outputs")
-def _contract(f1: tuple[Array, ...], f2: tuple[Array, ...], *, outputs: str) -> Array:
-    return contract_jacobians(f1, f2, outputs)
-
-
-@partial(jax.jit, static_argnums=0, static_argnames="outputs")
-def _vector_products(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *, outputs: str) -> Array:
-    return vector_product_block(apply_fn, params, x1, x2, outputs)
+@partial(jax.jit, static_argnums=(2, 3))
+def _by_leaf(f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str) -> dict[str, Array]:
+    kernels = contract_by_leaf(f1, f1 if f2 is None else f2, outputs, precision)
+    return {name: mirror_upper(k) for name, k in kernels.items()} if f2 is None else kernels
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, outputs: str) -> Array:
-    f1 = apply_fn(params, x1).reshape(x1.shape[0], -1, 1)
-    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1, 1)
-    k = contract_leaf(f1, f2, outputs)
+    f1 = apply_fn(params, x1).reshape(x1.shape[0], -1)
+    k = nngp_block(f1, f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1), outputs)
     return mirror_upper(k) if x2 is None else k

@@ -1,5 +1,6 @@
-"""Tangent features of a batch: what each parameter contributes to each output, per example."""
+"""Tangent features of a batch by zero taps and one vector-Jacobian product per output."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,12 +9,25 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.checks import working_dtype
+from ntk_jax.finite.blocks import Block, FactoredBlock, GradientBlock, TangentFeatures
+from ntk_jax.finite.plan import BlockPlan, Plan, make_plan, outputs_of_one, trace_one, walk_one
+from ntk_jax.finite.sites import canonical
+from ntk_jax.finite.trace import Walk
 from ntk_jax.types import ApplyFn, Params
 
 
-def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Float[Array, " O"]:
-    """The outputs of a single example x (...), flattened."""
-    return apply_fn(params, x[None])[0].reshape(-1)
+@functools.lru_cache(maxsize=256)
+def _cached_plan(apply_fn: ApplyFn, structure: Any, shapes: tuple[Any, ...], x: tuple[Any, ...]) -> Plan:
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    return make_plan(apply_fn, params, jax.ShapeDtypeStruct(*x))
+
+
+def plan_features(apply_fn: ApplyFn, params: Params, x: Array) -> Plan:
+    """The plan for a batch x (n, ...), remembered by network and shapes."""
+    leaves, structure = jax.tree.flatten(params)
+    shapes = tuple((tuple(leaf.shape), jnp.dtype(leaf.dtype)) for leaf in leaves)
+    return _cached_plan(apply_fn, structure, shapes, (tuple(x.shape[1:]), jnp.dtype(x.dtype)))
 
 
 def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
@@ -30,20 +44,73 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
             "Wrap it: lambda params, x: apply_fn(params, x)[0] picks one of several results."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not classes.")
+        raise ValueError(
+            f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not classes."
+        )
     return math.prod(out.shape[1:])
 
 
-def jacobian_features(apply_fn: ApplyFn, params: Params, x: Array) -> tuple[Float[Array, "n O p"], ...]:
-    """One block d f_o(x_i) / d theta_l of shape (n, O, p_l) per parameter leaf l, by reverse mode."""
+def factored_features(apply_fn: ApplyFn, params: Params, x: Float[Array, "n ..."], plan: Plan) -> TangentFeatures:
+    """Features with factored gradients wherever the plan found them."""
+    params = jax.tree.map(jnp.asarray, params)
+    closed = trace_one(apply_fn, params, x[0])
+    blocks = jax.vmap(lambda x_one: _features_of_one(closed, jax.tree.leaves(params), plan, x_one))(x)
+    return TangentFeatures(blocks, x.shape[0], plan.num_outputs, kernel_dtype(params, plan.out_dtype))
+
+
+def kernel_dtype(params: Params, out_dtype: Any) -> Any:
+    """float64 if the network or a parameter is, else float32."""
+    return working_dtype(out_dtype, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
+
+
+def _features_of_one(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> tuple[Block, ...]:
+    def network(taps: list[Array], explicit: list[Array]) -> tuple[Array, Any]:
+        values = list(leaves)
+        for i, leaf in zip(plan.explicit, explicit, strict=True):
+            values[i] = leaf
+        walk = Walk(taps)
+        return walk_one(walk, closed, values, plan.tracked, x), walk.inputs
+
+    taps = [jnp.zeros(tap.shape, tap.dtype) for tap in plan.taps]
+    out, vjp, inputs = jax.vjp(network, taps, [leaves[i] for i in plan.explicit], has_aux=True)
+    cotangents, jacobians = jax.vmap(vjp)(jnp.eye(out.shape[0], dtype=out.dtype))
+    blocks = [_factored(plan, block, inputs, cotangents) for block in plan.blocks]
+    if plan.explicit:
+        flat = tuple(j.reshape(j.shape[0], -1) for j in jacobians)
+        blocks.append(GradientBlock(flat, tuple(plan.names[i] for i in plan.explicit)))
+    return tuple(blocks)
+
+
+def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Block:
+    """All uses of a block's leaves in canonical form, joined along the positions."""
+
+    def joined_inputs(uses: Any) -> Array:
+        parts = []
+        for use in uses:
+            record = plan.record(use)
+            out_shape = plan.taps[use.tap].shape[len(record.scans) :]
+            arrange = functools.partial(record.use.arrange, out_shape=out_shape)
+            parts.append(canonical(arrange, record.scans, inputs[use.tap][use.position]))
+        return jnp.concatenate(parts, axis=1)
+
+    def arrange_cotangents(use: Any, d: Array) -> Array:
+        record = plan.record(use)
+        return jax.vmap(lambda one: canonical(record.use.layout.arrange, record.scans, one))(d)
+
+    d = [arrange_cotangents(use, cotangents[use.tap]) for use in block.uses[0]]
+    names = tuple(plan.names[i] for i in block.leaves)
+    return FactoredBlock(tuple(joined_inputs(uses) for uses in block.uses), jnp.concatenate(d, axis=2), names)
+
+
+def jacobian_features(apply_fn: ApplyFn, params: Params, x: Float[Array, "n ..."]) -> TangentFeatures:
+    """One explicit block d f_o(x_i) / d theta_l (n, O, p_l) per parameter leaf l, by reverse mode."""
 
     def jacobian(x_one: Array) -> Any:
         return jax.jacrev(lambda p: outputs_of_one(apply_fn, p, x_one))(params)
 
-    leaves = jax.tree.leaves(jax.vmap(jacobian)(x))
-    return tuple(leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
-
-
-def row_bytes(params: Params, num_outputs: int) -> int:
-    """Bytes of the Jacobian rows of one example: O · P numbers."""
-    return num_outputs * sum(jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(params))
+    found = jax.tree_util.tree_leaves_with_path(jax.vmap(jacobian)(x))
+    blocks = tuple(
+        GradientBlock((leaf.reshape(*leaf.shape[:2], -1),), (jax.tree_util.keystr(path),)) for path, leaf in found
+    )
+    num_outputs, out_dtype = blocks[0].num_outputs, blocks[0].jacobians[0].dtype
+    return TangentFeatures(blocks, x.shape[0], num_outputs, kernel_dtype(params, out_dtype))

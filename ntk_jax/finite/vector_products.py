@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import working_dtype
-from ntk_jax.finite.features import outputs_of_one
+from ntk_jax.finite.plan import outputs_of_one
 from ntk_jax.types import ApplyFn, Params
 
 

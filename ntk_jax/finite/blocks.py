@@ -1,0 +1,99 @@
+"""Tangent features: what each parameter contributes to each output, per example, as factors or as gradients."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ntk_jax.checks import working_dtype
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["inputs", "cotangents"], meta_fields=["leaves"])
+@dataclass(frozen=True, eq=False)
+class FactoredBlock:
+    """Leaves whose gradient is sum_t a[b, t, i] delta[o, b, t, d], all with the same cotangents.
+
+    Attributes:
+        inputs: one array (n, B, T, I) per leaf.
+        cotangents: (n, O, B, T, D).
+        leaves: names of the leaves.
+    """
+
+    inputs: Any
+    cotangents: Any
+    leaves: tuple[str, ...] = field(default=())
+
+    @property
+    def num_outputs(self) -> int:
+        """O."""
+        return int(self.cotangents.shape[1])
+
+    def gradients(self, precision: str) -> "GradientBlock":
+        """The same block with the sum over positions carried out."""
+        return GradientBlock(tuple(_outer(a, self.cotangents, precision) for a in self.inputs), self.leaves)
+
+    def squared_norms(self, precision: str) -> Float[Array, "n O"]:
+        """|d f_o(x_i) / d leaves|², without the gradients."""
+        dtype = working_dtype(self.cotangents.dtype)
+        d = self.cotangents.astype(dtype)
+        a_gram = sum(
+            jnp.einsum("nbsi,nbti->nbst", a, a, precision=precision) for a in (a.astype(dtype) for a in self.inputs)
+        )
+        return jnp.einsum("nbst,nobsd,nobtd->no", a_gram, d, d, precision=precision)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["jacobians"], meta_fields=["leaves"])
+@dataclass(frozen=True, eq=False)
+class GradientBlock:
+    """Explicit gradients: one array (n, O, p) per leaf."""
+
+    jacobians: Any
+    leaves: tuple[str, ...] = field(default=())
+
+    @property
+    def num_outputs(self) -> int:
+        """O."""
+        return int(self.jacobians[0].shape[1])
+
+    def gradients(self, precision: str) -> "GradientBlock":
+        """The block itself."""
+        return self
+
+    def squared_norms(self, precision: str) -> Float[Array, "n O"]:
+        """|d f_o(x_i) / d leaves|²."""
+        dtype = working_dtype(*(j.dtype for j in self.jacobians))
+        return sum(jnp.sum(j.astype(dtype) ** 2, axis=2) for j in self.jacobians)
+
+
+Block = FactoredBlock | GradientBlock
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["blocks"], meta_fields=["num_rows", "num_outputs", "dtype"])
+@dataclass(frozen=True, eq=False)
+class TangentFeatures:
+    """The tangent features of a batch: contract two of them to get the kernel of every pair.
+
+    Attributes:
+        blocks: `FactoredBlock`s and `GradientBlock`s; each parameter is in one of them.
+        num_rows: n.
+        num_outputs: O.
+        dtype: of the kernel.
+    """
+
+    blocks: Any
+    num_rows: int
+    num_outputs: int
+    dtype: Any
+
+
+def _outer(a: Float[Array, "n B T I"], d: Float[Array, "n O B T D"], precision: str) -> Float[Array, "n O p"]:
+    """sum_t a delta for every example and output, one product (I, T) x (T, O D) per example and block."""
+    dtype = working_dtype(a.dtype, d.dtype)
+    (n, B, T, I), (O, D) = a.shape, (d.shape[1], d.shape[4])  # noqa: E741
+    flat = d.astype(dtype).transpose(0, 2, 3, 1, 4).reshape(n, B, T, O * D)
+    g = jnp.einsum("nbti,nbtk->nbik", a.astype(dtype), flat, precision=precision)
+    return g.reshape(n, B, I, O, D).transpose(0, 3, 1, 2, 4).reshape(n, O, B * I * D)

@@ -1,0 +1,177 @@
+"""The strategy for one kernel (method, form of every layer, tiles) and its execution."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from ntk_jax.finite import cost
+from ntk_jax.finite.blocks import Block, TangentFeatures
+from ntk_jax.finite.contraction import contract_features, mirror_upper, output_axes
+from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features
+from ntk_jax.finite.plan import Plan
+from ntk_jax.finite.tiles import (
+    Assembly,
+    Footprint,
+    Tiling,
+    check_result_fits,
+    choose_tiling,
+    count_tiles,
+    default_memory_limit,
+    progress_bar,
+)
+from ntk_jax.finite.vector_products import vector_product_block
+from ntk_jax.types import ApplyFn, Params
+
+METHODS = ("auto", "layerwise", "jacobian", "vector_products")
+
+
+class Strategy(NamedTuple):
+    """Everything decided before anything is computed.
+
+    Attributes:
+        method: "layerwise", "jacobian" or "vector_products".
+        forms: "factors" or "gradients" for every block.
+        blocks: the blocks of one row, as shapes.
+        plan: how features are found.
+        problem: the sizes.
+        operations: of every method.
+        footprint: bytes per row and pair.
+        tiling: blocks and tiles.
+        precision: of the matrix products.
+        shape: of the result.
+        dtype: of the result.
+    """
+
+    method: str
+    forms: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    plan: Plan
+    problem: cost.Problem
+    operations: dict[str, float]
+    footprint: Footprint
+    tiling: Tiling
+    precision: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def make_strategy(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+    outputs: str,
+    method: str,
+    memory_limit: int | None,
+    precision: str,
+) -> Strategy:
+    """Plan, costs, method, forms and tiles, from shapes alone.
+
+    Raises:
+        ValueError: the result does not fit in the free memory.
+    """
+    plan = plan_features(apply_fn, params, x1)
+    n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
+    shape, dtype = (n1, n2, *(plan.num_outputs,) * output_axes(outputs)), kernel_dtype(params, plan.out_dtype)
+    check_result_fits(shape, dtype)
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
+    factored, explicit = (_abstract(apply_fn, params, x1, m, precision) for m in ("layerwise", "jacobian"))
+    forms = cost.choose_forms(factored, problem)
+    forward = cost.forward_ops(plan, [tuple(leaf.shape) for leaf in jax.tree.leaves(params)])
+    operations = {
+        "layerwise": cost.features_and_pairs(plan, forward, factored, forms, problem),
+        "jacobian": cost.features_and_pairs(plan, 2 * forward, explicit, ("gradients",) * len(explicit), problem),
+        "vector_products": cost.vector_product_ops(plan, forward, problem),
+    }
+    if method == "auto":
+        method = min(("layerwise", "vector_products"), key=operations.__getitem__)
+    blocks = explicit if method == "jacobian" else factored
+    forms = ("gradients",) * len(explicit) if method == "jacobian" else forms
+    if method == "vector_products":
+        footprint = cost.vector_product_footprint(plan, params, outputs)
+    else:
+        footprint = cost.footprint(blocks, forms, plan, outputs)
+    tiling = choose_tiling(n1, n2, footprint, limit)
+    return Strategy(method, forms, blocks, plan, problem, operations, footprint, tiling, precision, shape, dtype)
+
+
+def run_strategy(
+    strategy: Strategy, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, progress: bool = False
+) -> Array:
+    """The kernel."""
+    s = strategy
+    if s.method == "vector_products":
+        prepare: Any = lambda x: x  # noqa: E731
+        combine: Any = partial(_vector_products, apply_fn, params, outputs=s.problem.outputs, precision=s.precision)
+    else:
+        prepare = partial(features_jit, apply_fn, params, forms=s.forms, method=s.method, precision=s.precision)
+        combine = partial(_contract_pair, outputs=s.problem.outputs, precision=s.precision)
+    if x2 is None and s.shape[0] <= s.tiling.rows1:
+        rows = prepare(x1)
+        return _mirror(combine(rows, rows))
+    if x2 is not None and s.shape[0] <= s.tiling.rows1 and s.shape[1] <= s.tiling.rows2:
+        return combine(prepare(x1), prepare(x2))
+    bar = progress_bar(count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling), progress)
+    assembly = Assembly(prepare, combine, s.shape, s.dtype, s.tiling, lambda: next(bar, None))
+    return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("forms", "method", "precision"))
+def features_jit(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Array,
+    *,
+    forms: tuple[str, ...] | None = None,
+    method: str = "layerwise",
+    precision: str = "highest",
+) -> TangentFeatures:
+    """Features of a batch, each block in the form asked for."""
+    with jax.default_matmul_precision(precision):
+        if method == "jacobian":
+            return jacobian_features(apply_fn, params, x)
+        features = factored_features(apply_fn, params, x, plan_features(apply_fn, params, x))
+    return features if forms is None else _in_forms(features, forms, precision)
+
+
+@partial(jax.jit, static_argnames=("outputs", "precision"))
+def contract_jit(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
+    """The kernel of two batches of features; per block, factors become gradients where that is cheaper."""
+    other = f1 if f2 is None else f2
+    problem = cost.Problem(f1.num_rows, other.num_rows, f2 is None, outputs, default_memory_limit())
+    forms = cost.choose_forms(f1.blocks, problem)
+    f1, other = (_in_forms(f, forms, precision) for f in (f1, other))
+    k = contract_features(f1, other, outputs, precision)
+    return mirror_upper(k) if f2 is None else k
+
+
+def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str) -> TangentFeatures:
+    blocks = tuple(
+        block.gradients(precision) if form == "gradients" else block
+        for block, form in zip(features.blocks, forms, strict=True)
+    )
+    return TangentFeatures(blocks, features.num_rows, features.num_outputs, features.dtype)
+
+
+@partial(jax.jit, static_argnames=("outputs", "precision"))
+def _contract_pair(f1: TangentFeatures, f2: TangentFeatures, *, outputs: str, precision: str) -> Array:
+    return contract_features(f1, f2, outputs, precision)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("outputs", "precision"))
+def _vector_products(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *, outputs: str, precision: str) -> Array:
+    with jax.default_matmul_precision(precision):
+        return vector_product_block(apply_fn, params, x1, x2, outputs)
+
+
+_mirror = jax.jit(mirror_upper)
+
+
+def _abstract(apply_fn: ApplyFn, params: Params, x: Array, method: str, precision: str) -> tuple[Block, ...]:
+    """The blocks of one row, as shapes."""
+    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    fn = partial(features_jit, method=method, precision=precision)
+    return tuple(jax.eval_shape(partial(fn, apply_fn), params, one).blocks)

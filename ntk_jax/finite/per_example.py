@@ -1,0 +1,76 @@
+"""Rows must not depend on each other: a kernel between examples has no meaning where they do."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.checks import working_dtype
+from ntk_jax.compat import is_concrete, open_jaxpr
+from ntk_jax.types import ApplyFn, Params
+
+
+def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
+    """Raise if the outputs of an example change with the other rows of its batch.
+
+    The first row is evaluated alone and in two batches with other rows, once per network and shape. Inside jit, vmap
+    and grad nothing can be compared: there the check is skipped.
+
+    Raises:
+        ValueError: the rows depend on each other, as in batch normalization in training mode.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    if not is_concrete(x) or not all(is_concrete(leaf) for leaf in leaves):
+        return
+    shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
+    memory = _memory(apply_fn, structure, shapes, x.shape[1:], x.dtype)
+    if "passed" not in memory:
+        memory["passed"] = _is_per_example(apply_fn, params, x)
+    if not memory["passed"]:
+        raise ValueError(
+            "apply_fn: expected row i of the output to depend on row i of x alone; the first row changed with the other "
+            "rows. Batch normalization in training mode or x - x.mean(0) does this: evaluate with running averages "
+            "(train=False, use_running_average=True, module.eval()), or normalize the data beforehand."
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _memory(apply_fn: ApplyFn, structure: Any, shapes: Any, x_shape: Any, x_dtype: Any) -> dict[str, bool]:
+    """A place to remember the answer for one network and shape."""
+    return {}
+
+
+def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
+    outs = _compare(apply_fn, params, x[:1], x[-1:])
+    if not all(is_concrete(out) for out in outs):  # apply_fn closes over values that are being traced
+        return True
+    alone, first, second = map(np.asarray, outs)
+    # Rounding depends on the batch size; real dependence changes outputs by a good part of their size.
+    eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, x[:1]))
+    tolerance = 10 * eps**0.5 * max(np.max(np.abs(alone)), np.max(np.abs(first)))
+    close = functools.partial(np.allclose, alone, rtol=0, atol=tolerance, equal_nan=True)
+    return bool(close(first) and close(second))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compare(apply_fn: ApplyFn, params: Params, row: Array, other: Array) -> tuple[Array, Array, Array]:
+    """Row 0 alone, and beside other rows: shifted entries of its own, which are valid inputs whatever x holds."""
+    shifted = jnp.roll(row.reshape(1, -1), 1, axis=1).reshape(row.shape)
+    with jax.default_matmul_precision("highest"):
+        alone = apply_fn(params, row)[0]
+        first = apply_fn(params, jnp.concatenate([row, shifted, other]))[0]
+        second = apply_fn(params, jnp.concatenate([row, row[..., ::-1], other, other]))[0]
+    dtype = working_dtype(alone.dtype)
+    return alone.astype(dtype), first.astype(dtype), second.astype(dtype)
+
+
+def _coarsest_eps(jaxpr: Any) -> float:
+    """The rounding unit of the least precise float in the computation."""
+    eps = [0.0]
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        eps += [float(jnp.finfo(v.aval.dtype).eps) for v in eqn.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating)]
+        eps += [_coarsest_eps(p) for p in eqn.params.values() if hasattr(p, "eqns")]
+    return max(eps)

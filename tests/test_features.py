@@ -1,0 +1,187 @@
+"""Tangent features and their contraction against the dense Jacobian, over every kind of network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, N
+
+import ntk_jax
+from ntk_jax.finite.features import plan_features
+from ntk_jax.types import Params
+
+NAMES = [case.name for case in CASES]
+MODES = ("mean", "diagonal", "full")
+
+
+def dense_jacobian(apply_fn, params: Params, x) -> np.ndarray:
+    """J (n, O, P): the slow twin."""
+    jacobian = jax.jit(jax.jacrev(apply_fn))(params, x)
+    blocks = jax.tree.map(lambda j, p: np.asarray(j, np.float64).reshape(len(x), -1, p.size), jacobian, params)
+    return np.concatenate(jax.tree.leaves(blocks), axis=2)
+
+
+def dense_ntk(j1, j2, outputs):
+    """The kernel, from Jacobians, in the three modes."""
+    full = np.einsum("iap,jbp->ijab", j1, j2)
+    diagonal = np.einsum("ijaa->ija", full)
+    return {"full": full, "diagonal": diagonal, "mean": diagonal.mean(2)}[outputs]
+
+
+def close(a, b, tolerance):
+    np.testing.assert_allclose(np.asarray(a), b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=NAMES)
+def test_every_network_is_exact(index):
+    apply_fn, params, x = CASES[index].build(jax.random.key(index))
+    assert len(plan_features(apply_fn, params, x).tracked) == CASES[index].factored
+    k = ntk_jax.contract(ntk_jax.tangent_features(apply_fn, params, x), outputs="full")
+    jacobian = dense_jacobian(apply_fn, params, x)
+    close(k, dense_ntk(jacobian, jacobian, "full"), 1e-10)
+    np.testing.assert_array_equal(k, k.transpose(1, 0, 3, 2))
+
+
+SMALL = [NAMES.index(name) for name in ("mlp", "conv_groups", "scanned_layers", "unused")]
+
+
+@pytest.mark.parametrize("index", SMALL, ids=[NAMES[i] for i in SMALL])
+@pytest.mark.parametrize("form", ["factors", "gradients"])
+def test_both_forms_of_every_layer_agree(index, form, monkeypatch):
+    monkeypatch.setattr("ntk_jax.finite.cost.choose_form", lambda block, problem: form)
+    apply_fn, params, x = CASES[index].build(jax.random.key(index))
+    jacobian = dense_jacobian(apply_fn, params, x)
+    for outputs in MODES:
+        k = ntk_jax.empirical_ntk(apply_fn, params, x[:2], x, outputs=outputs, method="layerwise")
+        close(k, dense_ntk(jacobian[:2], jacobian, outputs), 1e-10)
+
+
+@pytest.fixture(scope="module")
+def mlp():
+    """Eleven examples of an MLP with biases, and its Jacobian."""
+    _, params, x = CASES[0].build(jax.random.key(0))
+    apply_fn, _ = ntk_jax.from_linen(ntk_jax.MLP((5, 4), 2, "relu", 1.3, 0.4), {"params": params})
+    x = jax.random.normal(jax.random.key(1), (11, *x.shape[1:]), x.dtype)
+    return apply_fn, params, x, dense_jacobian(apply_fn, params, x)
+
+
+@pytest.mark.parametrize("method", ["auto", "layerwise", "jacobian", "vector_products"])
+@pytest.mark.parametrize("outputs", MODES)
+def test_methods_agree(mlp, method, outputs):
+    apply_fn, params, x, jacobian = mlp
+    k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs=outputs, method=method)
+    close(k, dense_ntk(jacobian, jacobian, outputs), 1e-12)
+    k = ntk_jax.empirical_ntk(apply_fn, params, x[:4], x, outputs=outputs, method=method)
+    close(k, dense_ntk(jacobian[:4], jacobian, outputs), 1e-12)
+
+
+@pytest.mark.parametrize("outputs", MODES)
+@pytest.mark.parametrize("memory_limit", [1, 20_000, 60_000])
+def test_blocks_of_any_size_give_the_same_symmetric_kernel(mlp, memory_limit, outputs):
+    apply_fn, params, x, jacobian = mlp
+    k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs=outputs, memory_limit=memory_limit, method="layerwise")
+    close(k, dense_ntk(jacobian, jacobian, outputs), 1e-12)
+    np.testing.assert_array_equal(k, k.transpose(1, 0, 3, 2) if outputs == "full" else jnp.swapaxes(k, 0, 1))
+    k = ntk_jax.empirical_ntk(
+        apply_fn, params, x[:7], x, outputs=outputs, memory_limit=memory_limit, method="layerwise"
+    )
+    close(k, dense_ntk(jacobian[:7], jacobian, outputs), 1e-12)
+
+
+def test_by_layer_adds_up(mlp):
+    apply_fn, params, x, jacobian = mlp
+    parts = ntk_jax.empirical_ntk_by_layer(apply_fn, params, x)
+    assert list(parts) == [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    sizes = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])[:-1]
+    for part, j in zip(parts.values(), np.split(jacobian, sizes, axis=2), strict=True):
+        close(part, dense_ntk(j, j, "mean"), 1e-12)
+    close(sum(parts.values()), dense_ntk(jacobian, jacobian, "mean"), 1e-12)
+
+
+def test_by_layer_names_unread_leaves_too():
+    apply_fn, params, x = CASES[NAMES.index("unused")].build(jax.random.key(0))
+    parts = ntk_jax.empirical_ntk_by_layer(apply_fn, params, x, x[:2], outputs="diagonal")
+    assert parts["['layers'][0]['dead']"].shape == (N, 2, 2)
+    assert not parts["['layers'][0]['dead']"].any()
+    close(sum(parts.values()), np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x, x[:2], outputs="diagonal")), 1e-12)
+
+
+def test_single_precision(mlp):
+    apply_fn, params, x, jacobian = mlp
+    cast = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)  # noqa: E731
+    k = ntk_jax.empirical_ntk(apply_fn, cast(params), cast(x))
+    assert k.dtype == jnp.float32
+    close(k, dense_ntk(jacobian, jacobian, "mean"), 1e-5)
+
+
+def test_half_precision_parameters_accumulate_in_single(mlp):
+    _, params, x, _ = mlp
+
+    def apply_fn(p, x):
+        h = jnp.tanh(x @ p["Dense_0"]["kernel"].astype(jnp.float32))
+        return h @ p["Dense_1"]["kernel"].astype(jnp.float32)
+
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), half)
+    x = x.astype(jnp.float32)
+    k = ntk_jax.empirical_ntk(apply_fn, half, x)
+    assert k.dtype == jnp.float32
+    jacobian = dense_jacobian(apply_fn, single, x)
+    # Cotangents of a converted weight are never rounded to the weight's own precision.
+    close(k, dense_ntk(jacobian, jacobian, "mean"), 1e-5)
+
+
+def test_inside_jit_grad_and_vmap(mlp):
+    apply_fn, params, x, jacobian = mlp
+    truth = dense_ntk(jacobian, jacobian, "mean")
+    close(jax.jit(lambda p, x: ntk_jax.empirical_ntk(apply_fn, p, x, memory_limit=30_000))(params, x), truth, 1e-12)
+    close(
+        jax.vmap(lambda p: ntk_jax.empirical_ntk(apply_fn, p, x))(jax.tree.map(lambda a: a[None], params))[0],
+        truth,
+        1e-12,
+    )
+
+    def trace(s, method):
+        scaled = jax.tree.map(lambda a: s * a, params)
+        return jnp.trace(ntk_jax.empirical_ntk(apply_fn, scaled, x, method=method))
+
+    expected = jax.grad(trace)(1.0, "jacobian")
+    np.testing.assert_allclose(jax.grad(trace)(1.0, "layerwise"), expected, rtol=1e-10)
+
+
+def test_second_call_compiles_nothing(mlp):
+    apply_fn, params, x, _ = mlp
+    call = lambda: ntk_jax.empirical_ntk(apply_fn, params, x, memory_limit=30_000)  # noqa: E731
+    first = call()
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("logging.Logger.handle", lambda self, record: compiled.append(record.getMessage()))
+        second = call()
+    assert not [line for line in compiled if "ompil" in line]
+    np.testing.assert_array_equal(first, second)
+
+
+def test_features_of_other_networks_are_refused(mlp, unchecked_shapes):
+    apply_fn, params, x, _ = mlp
+    f1 = ntk_jax.tangent_features(apply_fn, params, x)
+    f2 = ntk_jax.tangent_features(lambda p, x: x @ p, jnp.ones((6, 2)), x)
+    with pytest.raises(ValueError, match="features of the same network"):
+        ntk_jax.contract(f1, f2)
+    with pytest.raises(ValueError, match="outputs"):
+        ntk_jax.contract(f1, outputs="sum")
+
+
+@pytest.mark.parametrize(
+    "normalize", [lambda x: x - x.mean(0, keepdims=True), lambda x: x / jnp.linalg.norm(x), lambda x: x[::-1]]
+)
+def test_rows_that_depend_on_each_other_are_refused(normalize, unchecked_shapes):
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    with pytest.raises(ValueError, match="depend on row i of x alone"):
+        ntk_jax.empirical_ntk(lambda p, x: normalize(jnp.tanh(x @ p)), jnp.ones((3, 2)), x)
+
+
+def test_result_that_cannot_fit_is_refused_before_computing(unchecked_shapes, monkeypatch):
+    monkeypatch.setattr("ntk_jax.finite.tiles.free_bytes", lambda: 2**16)
+    x = jax.random.normal(jax.random.key(0), (100, 3))
+    with pytest.raises(ValueError, match=r"free memory.*takes 78.1 KiB"):
+        ntk_jax.empirical_ntk(lambda p, x: x @ p, jnp.ones((3, 2)), x)
