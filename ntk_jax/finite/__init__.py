@@ -1,0 +1,1 @@
+"""The kernel of a network with given parameters."""

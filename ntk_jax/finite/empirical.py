@@ -15,6 +15,7 @@ from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mi
 from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
 from ntk_jax.finite.per_example import check_per_example
+from ntk_jax.finite.projection import project
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -139,6 +140,8 @@ def tangent_features(
     params: Params,
     x: Float[ArrayLike, "n *d"],
     *,
+    projection: int | None = None,
+    key: Array | None = None,
     precision: str = "highest",
 ) -> TangentFeatures:
     """One half of `empirical_ntk`: what each parameter contributes to each output, per example.
@@ -150,16 +153,25 @@ def tangent_features(
         apply_fn: see `empirical_ntk`.
         params: parameters.
         x: examples in rows; all at once.
+        projection: number of dimensions of a random projection of the gradients; None keeps them exact. Products of
+            projected features estimate the kernel without bias, with an error that falls as 1/sqrt(projection).
+        key: random key of the projection; features to be contracted with each other need the same one.
         precision: "highest", "high" or "default".
 
     Returns:
         A pytree of arrays with n in front; pass it to `contract`.
 
     Raises:
-        ValueError: as `empirical_ntk`.
+        ValueError: as `empirical_ntk`; a projection without a key.
     """
     a, _ = check_inputs(apply_fn, params, x, None, "mean", precision)
-    return features_jit(apply_fn, params, a, precision=precision)
+    features = features_jit(apply_fn, params, a, precision=precision)
+    if projection is None:
+        return features
+    check_integer("projection", projection, minimum=1)
+    if key is None:
+        raise ValueError("key: expected a random key for the projection; got None. Pass key=jax.random.key(0).")
+    return project(features, projection, key, precision)
 
 
 def contract(
