@@ -180,8 +180,9 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
         raise ValueError(f"module: expected a module with nnx.Param variables; got {type(module).__name__} without any.")
 
     def apply_fn(params: Params, x: ArrayLike) -> Array:
-        merged = nnx.merge(graphdef, jax.tree.unflatten(structure, jax.tree.leaves(params)), rest)
-        return merged(x, *args, **kwargs)
+        state = jax.tree.unflatten(structure, jax.tree.leaves(params))
+        fixed = jax.tree.map(lambda value: value, rest)  # new variables: calls that update statistics update these copies
+        return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
 
     return apply_fn, params
 

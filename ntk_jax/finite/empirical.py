@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_example_pair, as_examples, check_integer, check_option, check_params
 from ntk_jax.finite.blocks import TangentFeatures
@@ -22,8 +22,8 @@ from ntk_jax.types import ApplyFn, Params
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
     method: str = "auto",
@@ -67,8 +67,8 @@ def empirical_ntk(
 def empirical_nngp(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
 ) -> Float[Array, "n1 n2 ..."]:
@@ -98,8 +98,8 @@ def empirical_nngp(
 def empirical_ntk_by_layer(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
     precision: str = "highest",
@@ -138,7 +138,7 @@ def empirical_ntk_by_layer(
 def tangent_features(
     apply_fn: ApplyFn,
     params: Params,
-    x: Float[ArrayLike, "n *d"],
+    x: Num[ArrayLike, "n *d"],
     *,
     projection: int | None = None,
     key: Array | None = None,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Num
 
 from ntk_jax.checks import check_option
 from ntk_jax.finite import cost
@@ -64,8 +64,8 @@ class Explanation(NamedTuple):
 def explain_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
     method: str = "auto",

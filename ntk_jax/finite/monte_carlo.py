@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from ntk_jax.checks import check_integer
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
@@ -34,8 +34,8 @@ class Moments(NamedTuple):
 def monte_carlo_kernels(
     init_fn: Callable[[Array], Any],
     apply_fn: ApplyFn,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     key: Array,
     num_samples: int,
@@ -69,8 +69,8 @@ def monte_carlo_kernels(
 def monte_carlo_estimates(
     init_fn: Callable[[Array], Any],
     apply_fn: ApplyFn,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     key: Array,
     num_samples: int,

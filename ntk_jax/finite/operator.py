@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from ntk_jax.checks import check_integer, working_dtype
 from ntk_jax.finite.empirical import check_inputs
@@ -118,8 +118,8 @@ class KernelOperator:
 def ntk_operator(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     block_size: int = 256,
 ) -> KernelOperator:

@@ -45,8 +45,6 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
         MAX_BLOCK, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1))
     )
     rows1, rows2 = (_even(n, max(cap, 1)) for n in (n1, n2))
-    if n1 * rows2 * footprint.pair <= quarter and n1 <= MAX_BLOCK:
-        rows1 = n1
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))
 
