@@ -90,7 +90,7 @@ def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Blo
             record = plan.record(use)
             out_shape = plan.taps[use.tap].shape[len(record.scans) :]
             arrange = functools.partial(record.use.arrange, out_shape=out_shape)
-            parts.append(canonical(arrange, record.scans, inputs[use.tap][use.position]))
+            parts.append(canonical(arrange, record.scans, jnp.asarray(inputs[use.tap][use.position])))
         return jnp.concatenate(parts, axis=1)
 
     def arrange_cotangents(use: Any, d: Array) -> Array:

@@ -140,7 +140,8 @@ def conv_use(eqn: Any) -> ConvUse | None:
     batch, feature, *space = numbers.out_spec
     layout = Layout((), (batch, *space), (feature,), p["feature_group_count"])
     signature = ("conv", numbers.rhs_spec, p["feature_group_count"])
-    padding, dilations = tuple(p["padding"]), (p["lhs_dilation"], p["rhs_dilation"])
+    padding = tuple((int(low), int(high)) for low, high in p["padding"])
+    dilations = p["lhs_dilation"], p["rhs_dilation"]
     return ConvUse(numbers, kernel, tuple(p["window_strides"]), padding, *map(tuple, dilations), layout, signature)
 
 
