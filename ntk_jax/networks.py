@@ -174,7 +174,8 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
     Raises:
         ValueError: the module has no parameters.
     """
-    graphdef, state, rest = nnx.split(module, nnx.Param, ...)
+    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    state, rest = states
     structure, params = jax.tree.structure(state), state.to_pure_dict()
     if not jax.tree.leaves(params):
         raise ValueError(f"module: expected a module with nnx.Param variables; got {type(module).__name__} without any.")

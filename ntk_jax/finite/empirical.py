@@ -34,7 +34,7 @@ def empirical_ntk(
     """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p.
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> one row of outputs per example, (n, ...); the trailing axes count as O outputs.
+        apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes count as O outputs.
         params: any pytree of floating-point arrays.
         x1: examples in rows.
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs half.
@@ -115,7 +115,7 @@ def empirical_ntk_by_layer(
         precision: "highest", "high" or "default".
 
     Returns:
-        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in the order of the leaves; the
+        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in order of the leaves; the
         kernels add up to `empirical_ntk`.
 
     Raises:

@@ -73,8 +73,8 @@ def explain_ntk(
 ) -> Explanation:
     """What `empirical_ntk` with the same arguments will do: the rule of every layer, operations, bytes, tiles.
 
-    Operations of a layer are those of its contraction; the features (one forward pass, one backward pass per output) are
-    in the totals per method.
+    Operations of a layer are those of its contraction; the features (one forward pass, one backward pass per output)
+    are in the totals per method.
 
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
 from ntk_jax.checks import check_integer
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
@@ -24,9 +24,9 @@ class MonteCarlo(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Running count, mean, and sum of squared deviations."""
+    """Samples so far, mean, and sum of squared deviations."""
 
-    count: int
+    samples: int
     mean: Any
     deviations: Any
 
@@ -88,8 +88,8 @@ def monte_carlo_estimates(
     for start in range(0, num_samples, chunk):
         part = _chunk_moments(init_fn, apply_fn, a1, a2, keys[start : start + chunk])
         moments = part if moments is None else _merged(moments, part)
-        if moments.count > 1:
-            yield moments.count, _estimate(moments)
+        if moments.samples > 1:
+            yield moments.samples, _estimate(moments)
 
 
 def _chunk_size(init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, memory_limit: int | None) -> int:
@@ -123,12 +123,12 @@ def _sampled(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys:
 
 def _merged(a: Moments, b: Moments) -> Moments:
     """The moments of two sets of samples together (Chan, Golub, LeVeque 1979): no difference of large numbers."""
-    n = a.count + b.count
-    mean = jax.tree.map(lambda s, t: s + (t - s) * (b.count / n), a.mean, b.mean)
-    gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.count * b.count / n), a.mean, b.mean)
+    n = a.samples + b.samples
+    mean = jax.tree.map(lambda s, t: s + (t - s) * (b.samples / n), a.mean, b.mean)
+    gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.samples * b.samples / n), a.mean, b.mean)
     return Moments(n, mean, jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap))
 
 
 def _estimate(moments: Moments) -> MonteCarlo:
-    scale = 1.0 / (moments.count * (moments.count - 1))
+    scale = 1.0 / (moments.samples * (moments.samples - 1))
     return MonteCarlo(moments.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), moments.deviations))

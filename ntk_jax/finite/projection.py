@@ -15,7 +15,7 @@ def project(features: TangentFeatures, num_dimensions: int, key: Array, precisio
     """Features of `num_dimensions` numbers per example and output whose products estimate the kernel without bias.
 
     Dimension j of a factored block is sum_t (r_j · a_t)(s_j · delta_t) / sqrt(num_dimensions) with independent random
-    signs r_j, s_j: E[z · z'] = sum (a · a')(delta · delta'). Blocks have independent signs, so their sum is unbiased, too.
+    signs r_j, s_j: E[z · z'] = sum (a · a')(delta · delta'). Blocks have independent signs: their sum is unbiased.
     """
     total: Any = jnp.zeros((), features.dtype)
     for i, block in enumerate(features.blocks):

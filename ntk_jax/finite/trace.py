@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-
 from ntk_jax.compat import CALLS, Literal, bind, open_jaxpr
 from ntk_jax.finite.rules import RULES
 from ntk_jax.finite.sites import Use
@@ -142,7 +141,7 @@ def _users(jaxpr: Any) -> dict[Any, list[Any]]:
 
 
 def _can_wait(users: list[Any]) -> bool:
-    """Whether a product may be tapped later: its only reader adds to it, scales or transposes it, or hands it out of a call."""
+    """Whether a tap can come later: the only reader adds, scales, transposes, or hands the product out of a call."""
     if len(users) != 1:
         return False
     if users[0] == "result":
