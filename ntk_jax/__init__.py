@@ -14,7 +14,12 @@ from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
+from ntk_jax.finite.explain import explain_ntk as explain_ntk
 from ntk_jax.finite.linearize import linearize as linearize
+from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_estimates
+from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
+from ntk_jax.finite.operator import KernelOperator as KernelOperator
+from ntk_jax.finite.operator import ntk_operator as ntk_operator
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
 from ntk_jax.laziness import RelativeChange as RelativeChange
@@ -23,6 +28,7 @@ from ntk_jax.laziness import relative_change as relative_change
 from ntk_jax.networks import MLP as MLP
 from ntk_jax.networks import Dense as Dense
 from ntk_jax.networks import from_linen as from_linen
+from ntk_jax.networks import from_nnx as from_nnx
 from ntk_jax.networks import scale_output as scale_output
 from ntk_jax.networks import zero_output as zero_output
 from ntk_jax.training import History as History

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -162,6 +163,29 @@ def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> t
         return model.apply({"params": params, **fixed}, x, *args, **kwargs)
 
     return apply_fn, variables["params"]
+
+
+def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
+    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed, as it is now.
+
+    Call `module.eval()` first: it turns dropout off and makes batch normalization use its running averages. Further
+    arguments go to the module's call after x. The module itself is neither changed nor kept up to date.
+
+    Raises:
+        ValueError: the module has no parameters.
+    """
+    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    state, rest = states
+    structure, params = jax.tree.structure(state), state.to_pure_dict()
+    if not jax.tree.leaves(params):
+        raise ValueError(f"module: expected a module with nnx.Param variables; got {type(module).__name__} without any.")
+
+    def apply_fn(params: Params, x: ArrayLike) -> Array:
+        state = jax.tree.unflatten(structure, jax.tree.leaves(params))
+        fixed = jax.tree.map(lambda value: value, rest)  # new variables: calls that update statistics update these copies
+        return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
+
+    return apply_fn, params
 
 
 def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:

@@ -1,6 +1,6 @@
 """One list of tiny networks, of every kind that the finite-width code must get exactly right.
 
-Each case is a function `key -> (apply_fn, params, x)` in float64 with three examples; `Case.factored` names what share of
+Each case is a function `seed -> (apply_fn, params, x)` in float64 with three examples; `Case.factored` says how many of
 the parameter leaves must have factored gradients, so that a lost recognition is noticed, not only a wrong result.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 import ntk_jax
@@ -26,12 +27,9 @@ class Case(NamedTuple):
     factored: int
 
 
-def perturbed(key, params):
-    """The parameters moved a little: zero biases and unit scales would hide mistakes."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    moved = [a + 0.3 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+def draw(rng, shapes):
+    """Arrays of the given shapes, by NumPy: a Flax initializer run op by op takes longer than everything tested."""
+    return jax.tree.map(lambda s: jnp.asarray(0.6 * rng.standard_normal(s.shape)), shapes)
 
 
 def lenient(fn):
@@ -47,11 +45,12 @@ def lenient(fn):
 def linen(model, shape, **call):
     """A case from a Flax Linen model and the shape of one example."""
 
-    def build(key):
-        k1, k2, k3 = jax.random.split(key, 3)
-        x = jax.random.normal(k1, (N, *shape), F64)
-        apply_fn, params = ntk_jax.from_linen(model, lenient(model.init)(k2, x, **call), **call)
-        return lenient(apply_fn), perturbed(k3, params), x
+    def build(seed):
+        rng = np.random.default_rng(seed)
+        x = jnp.asarray(rng.standard_normal((N, *shape)))
+        shapes = jax.eval_shape(lambda: lenient(model.init)(jax.random.key(0), x, **call))
+        apply_fn, params = ntk_jax.from_linen(model, draw(rng, shapes), **call)
+        return lenient(apply_fn), params, x
 
     return build
 
@@ -59,14 +58,13 @@ def linen(model, shape, **call):
 def plain(apply_one, shapes, x_shape):
     """A case from a function of one example and a pytree of parameter shapes."""
 
-    def build(key):
+    def build(seed):
+        rng = np.random.default_rng(seed)
         is_shape = lambda s: isinstance(s, tuple) and all(isinstance(i, int) for i in s)  # noqa: E731
-        leaves, structure = jax.tree.flatten(shapes, is_leaf=is_shape)
-        keys = jax.random.split(key, len(leaves) + 1)
-        arrays = [0.6 * jax.random.normal(k, s, F64) for k, s in zip(keys[1:], leaves, strict=True)]
-        x = jax.random.normal(keys[0], (N, *x_shape), F64)
+        structs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, F64), shapes, is_leaf=is_shape)
+        x = jnp.asarray(rng.standard_normal((N, *x_shape)))
         apply_fn = lenient(lambda p, x: jax.vmap(lambda one: apply_one(p, one))(x))
-        return apply_fn, jax.tree.unflatten(structure, arrays), x
+        return apply_fn, draw(rng, structs), x
 
     return build
 

@@ -66,7 +66,7 @@ class GradientBlock:
     def squared_norms(self, precision: str) -> Float[Array, "n O"]:
         """|d f_o(x_i) / d leaves|²."""
         dtype = working_dtype(*(j.dtype for j in self.jacobians))
-        return sum(jnp.sum(j.astype(dtype) ** 2, axis=2) for j in self.jacobians)
+        return jnp.stack([jnp.sum(j.astype(dtype) ** 2, axis=2) for j in self.jacobians]).sum(0)
 
 
 Block = FactoredBlock | GradientBlock

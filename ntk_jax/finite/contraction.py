@@ -30,7 +30,7 @@ def contract_features(
 
 def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:
     """The kernel of each parameter leaf alone; they add up to the kernel."""
-    kernels = {}
+    kernels: dict[str, Array] = {}
     for b1, b2 in zip(f1.blocks, f2.blocks, strict=True):
         parts = _parts(b1, b2, outputs, precision, f1.dtype, split=True)
         kernels |= dict(zip(b1.leaves, parts, strict=True))
@@ -62,14 +62,14 @@ def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, sp
 
 def _explicit(j1: Float[Array, "n1 O p"], j2: Float[Array, "n2 O p"], outputs: str, precision: str) -> Array:
     """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
-    (n1, O, _), n2 = j1.shape, j2.shape[0]
+    (n1, outs, _), n2 = j1.shape, j2.shape[0]
     if outputs == "mean":
-        return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / O
+        return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / outs
     if outputs == "diagonal":
         per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)  # noqa: E731
         return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
-    full = jnp.matmul(j1.reshape(n1 * O, -1), j2.reshape(n2 * O, -1).T, precision=precision)
-    return full.reshape(n1, O, n2, O).transpose(0, 2, 1, 3)
+    full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs, -1).T, precision=precision)
+    return full.reshape(n1, outs, n2, outs).transpose(0, 2, 1, 3)
 
 
 def _gram(u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str) -> Float[Array, "B r s"]:
@@ -116,9 +116,9 @@ def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[
 
 def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
     """Outputs folded into the rows and columns."""
-    (n1, O, B, T1, D), (n2, _, _, T2, _) = d1.shape, d2.shape
+    (n1, outs, B, T1, D), (n2, _, _, T2, _) = d1.shape, d2.shape
     rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)  # noqa: E731
-    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, O, T1, n2, O, T2)
+    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, outs, T1, n2, outs, T2)
     kernels = []
     for a_gram in grams:
         product = a_gram.reshape(B, n1, 1, T1, n2, 1, T2) * d_gram

@@ -52,27 +52,27 @@ PASS = 24.0
 
 def factored_cost(block: FactoredBlock, outputs: str) -> BlockCost:
     """Two Gram matrices of all positions, and their Hadamard product."""
-    (_, O, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
+    (_, outs, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
     inputs = sum(a.shape[3] for a in block.inputs)
-    per_pair = O * O if outputs == "full" else O
+    per_pair = outs * outs if outputs == "full" else outs
     entries = B * T * T
     temporaries = entries * (1 + (per_pair if outputs == "full" else 1))
     ops = 2 * entries * (inputs + per_pair * D) + (PASS * temporaries if entries > 1 else 0)
-    return BlockCost(0.0, ops, B * T * (inputs + O * D) * size, 2 * temporaries * max(size, 4))
+    return BlockCost(0.0, ops, B * T * (inputs + outs * D) * size, 2 * temporaries * max(size, 4))
 
 
 def gradient_cost(block: Block, outputs: str) -> BlockCost:
     """Explicit gradients, then one flat product."""
     if isinstance(block, FactoredBlock):
-        (_, O, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
+        (_, outs, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
         entries = B * D * sum(a.shape[3] for a in block.inputs)
-        making = SHORT_PRODUCT * 2 * O * T * entries
+        making = SHORT_PRODUCT * 2 * outs * T * entries
     else:
-        O, size = block.num_outputs, jnp.dtype(block.jacobians[0].dtype).itemsize
+        outs, size = block.num_outputs, jnp.dtype(block.jacobians[0].dtype).itemsize
         entries, making = sum(j.shape[2] for j in block.jacobians), 0.0
-    per_pair = O * O if outputs == "full" else O
+    per_pair = outs * outs if outputs == "full" else outs
     tile = per_pair if outputs != "mean" else 1
-    return BlockCost(making, 2.0 * per_pair * entries, O * entries * size, 2 * tile * max(size, 4))
+    return BlockCost(making, 2.0 * per_pair * entries, outs * entries * size, 2 * tile * max(size, 4))
 
 
 def block_cost(block: Block, outputs: str, form: str) -> BlockCost:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_example_pair, as_examples, check_integer, check_option, check_params
 from ntk_jax.finite.blocks import TangentFeatures
@@ -15,14 +15,15 @@ from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mi
 from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
 from ntk_jax.finite.per_example import check_per_example
+from ntk_jax.finite.projection import project
 from ntk_jax.types import ApplyFn, Params
 
 
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
     method: str = "auto",
@@ -33,7 +34,7 @@ def empirical_ntk(
     """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p.
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> one row of outputs per example, (n, ...); the trailing axes count as O outputs.
+        apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes count as O outputs.
         params: any pytree of floating-point arrays.
         x1: examples in rows.
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs half.
@@ -66,8 +67,8 @@ def empirical_ntk(
 def empirical_nngp(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
 ) -> Float[Array, "n1 n2 ..."]:
@@ -97,8 +98,8 @@ def empirical_nngp(
 def empirical_ntk_by_layer(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[ArrayLike, "n1 *d"],
-    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
     outputs: str = "mean",
     precision: str = "highest",
@@ -114,7 +115,7 @@ def empirical_ntk_by_layer(
         precision: "highest", "high" or "default".
 
     Returns:
-        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in the order of the leaves; the
+        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in order of the leaves; the
         kernels add up to `empirical_ntk`.
 
     Raises:
@@ -137,8 +138,10 @@ def empirical_ntk_by_layer(
 def tangent_features(
     apply_fn: ApplyFn,
     params: Params,
-    x: Float[ArrayLike, "n *d"],
+    x: Num[ArrayLike, "n *d"],
     *,
+    projection: int | None = None,
+    key: Array | None = None,
     precision: str = "highest",
 ) -> TangentFeatures:
     """One half of `empirical_ntk`: what each parameter contributes to each output, per example.
@@ -150,16 +153,25 @@ def tangent_features(
         apply_fn: see `empirical_ntk`.
         params: parameters.
         x: examples in rows; all at once.
+        projection: number of dimensions of a random projection of the gradients; None keeps them exact. Products of
+            projected features estimate the kernel without bias, with an error that falls as 1/sqrt(projection).
+        key: random key of the projection; features to be contracted with each other need the same one.
         precision: "highest", "high" or "default".
 
     Returns:
         A pytree of arrays with n in front; pass it to `contract`.
 
     Raises:
-        ValueError: as `empirical_ntk`.
+        ValueError: as `empirical_ntk`; a projection without a key.
     """
     a, _ = check_inputs(apply_fn, params, x, None, "mean", precision)
-    return features_jit(apply_fn, params, a, precision=precision)
+    features = features_jit(apply_fn, params, a, precision=precision)
+    if projection is None:
+        return features
+    check_integer("projection", projection, minimum=1)
+    if key is None:
+        raise ValueError("key: expected a random key for the projection; got None. Pass key=jax.random.key(0).")
+    return project(features, projection, key, precision)
 
 
 def contract(

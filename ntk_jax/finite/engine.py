@@ -1,9 +1,10 @@
 """The strategy for one kernel (method, form of every layer, tiles) and its execution."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.finite import cost
@@ -79,23 +80,29 @@ def make_strategy(
     limit = default_memory_limit() if memory_limit is None else memory_limit
     problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
     factored, explicit = (_abstract(apply_fn, params, x1, m, precision) for m in ("layerwise", "jacobian"))
-    forms = cost.choose_forms(factored, problem)
-    forward = cost.forward_ops(plan, [tuple(leaf.shape) for leaf in jax.tree.leaves(params)])
-    operations = {
-        "layerwise": cost.features_and_pairs(plan, forward, factored, forms, problem),
-        "jacobian": cost.features_and_pairs(plan, 2 * forward, explicit, ("gradients",) * len(explicit), problem),
-        "vector_products": cost.vector_product_ops(plan, forward, problem),
-    }
+    forms, gradients = cost.choose_forms(factored, problem), ("gradients",) * len(explicit)
+    operations = _operations(plan, params, factored, forms, explicit, problem)
     if method == "auto":
         method = min(("layerwise", "vector_products"), key=operations.__getitem__)
-    blocks = explicit if method == "jacobian" else factored
-    forms = ("gradients",) * len(explicit) if method == "jacobian" else forms
+    if method == "jacobian":
+        factored, forms = explicit, gradients
     if method == "vector_products":
         footprint = cost.vector_product_footprint(plan, params, outputs)
     else:
-        footprint = cost.footprint(blocks, forms, plan, outputs)
+        footprint = cost.footprint(factored, forms, plan, outputs)
     tiling = choose_tiling(n1, n2, footprint, limit)
-    return Strategy(method, forms, blocks, plan, problem, operations, footprint, tiling, precision, shape, dtype)
+    return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, precision, shape, dtype)
+
+
+def _operations(plan: Plan, params: Params, factored: Any, forms: Any, explicit: Any, problem: Any) -> dict[str, float]:
+    """Operations of every method."""
+    forward = cost.forward_ops(plan, [tuple(jnp.shape(leaf)) for leaf in jax.tree.leaves(params)])
+    gradients = ("gradients",) * len(explicit)
+    return {
+        "layerwise": cost.features_and_pairs(plan, forward, factored, forms, problem),
+        "jacobian": cost.features_and_pairs(plan, 2 * forward, explicit, gradients, problem),
+        "vector_products": cost.vector_product_ops(plan, forward, problem),
+    }
 
 
 def run_strategy(
@@ -172,6 +179,15 @@ _mirror = jax.jit(mirror_upper)
 
 def _abstract(apply_fn: ApplyFn, params: Params, x: Array, method: str, precision: str) -> tuple[Block, ...]:
     """The blocks of one row, as shapes."""
-    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    leaves, structure = jax.tree.flatten(params)
+    shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
+    return _abstract_blocks(apply_fn, structure, shapes, (1, *x.shape[1:]), x.dtype, method, precision)
+
+
+@lru_cache(maxsize=256)
+def _abstract_blocks(
+    apply_fn: ApplyFn, structure: Any, shapes: Any, x_shape: Any, x_dtype: Any, method: str, precision: str
+) -> tuple[Block, ...]:
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     fn = partial(features_jit, method=method, precision=precision)
-    return tuple(jax.eval_shape(partial(fn, apply_fn), params, one).blocks)
+    return tuple(jax.eval_shape(partial(fn, apply_fn), params, jax.ShapeDtypeStruct(x_shape, x_dtype)).blocks)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Num
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.finite.blocks import Block, FactoredBlock, GradientBlock, TangentFeatures
@@ -50,7 +50,7 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
     return math.prod(out.shape[1:])
 
 
-def factored_features(apply_fn: ApplyFn, params: Params, x: Float[Array, "n ..."], plan: Plan) -> TangentFeatures:
+def factored_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan) -> TangentFeatures:
     """Features with factored gradients wherever the plan found them."""
     params = jax.tree.map(jnp.asarray, params)
     closed = trace_one(apply_fn, params, x[0])
@@ -90,7 +90,7 @@ def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Blo
             record = plan.record(use)
             out_shape = plan.taps[use.tap].shape[len(record.scans) :]
             arrange = functools.partial(record.use.arrange, out_shape=out_shape)
-            parts.append(canonical(arrange, record.scans, inputs[use.tap][use.position]))
+            parts.append(canonical(arrange, record.scans, jnp.asarray(inputs[use.tap][use.position])))
         return jnp.concatenate(parts, axis=1)
 
     def arrange_cotangents(use: Any, d: Array) -> Array:
@@ -102,7 +102,7 @@ def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Blo
     return FactoredBlock(tuple(joined_inputs(uses) for uses in block.uses), jnp.concatenate(d, axis=2), names)
 
 
-def jacobian_features(apply_fn: ApplyFn, params: Params, x: Float[Array, "n ..."]) -> TangentFeatures:
+def jacobian_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."]) -> TangentFeatures:
     """One explicit block d f_o(x_i) / d theta_l (n, O, p_l) per parameter leaf l, by reverse mode."""
 
     def jacobian(x_one: Array) -> Any:

@@ -31,8 +31,8 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
         memory["passed"] = _is_per_example(apply_fn, params, x)
     if not memory["passed"]:
         raise ValueError(
-            "apply_fn: expected row i of the output to depend on row i of x alone; the first row changed with the other "
-            "rows. Batch normalization in training mode or x - x.mean(0) does this: evaluate with running averages "
+            "apply_fn: expected row i of the output to depend on row i of x alone; the first row changed with the "
+            "other rows. Batch normalization in training mode or x - x.mean(0) does this: use running averages "
             "(train=False, use_running_average=True, module.eval()), or normalize the data beforehand."
         )
 

@@ -1,6 +1,6 @@
 """Canonical form of a use of a weight: layer inputs a (B, T, I) and output cotangents delta (B, T, D).
 
-In this form the gradient of the weight, up to the order of its entries, is G[b, i, d] = sum_t a[b, t, i] delta[b, t, d]:
+Up to the order of its entries, the gradient of the weight is G[b, i, d] = sum_t a[b, t, i] delta[b, t, d]:
 T positions share the weight (examples' pixels, steps of a sequence), B blocks of it are used independently (groups of a
 convolution, batch axes of a product, stacked layers). Every function here sees a single example.
 """
@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Layout:
-    """Which axes of an output are blocks, positions and features; `groups` blocks are split off the first feature axis."""
+    """Which axes of an output are blocks, positions and features; `groups` blocks are split off the features."""
 
     blocks: tuple[int, ...]
     positions: tuple[int, ...]
@@ -140,8 +140,10 @@ def conv_use(eqn: Any) -> ConvUse | None:
     batch, feature, *space = numbers.out_spec
     layout = Layout((), (batch, *space), (feature,), p["feature_group_count"])
     signature = ("conv", numbers.rhs_spec, p["feature_group_count"])
-    padding, dilations = tuple(p["padding"]), (p["lhs_dilation"], p["rhs_dilation"])
-    return ConvUse(numbers, kernel, tuple(p["window_strides"]), padding, *map(tuple, dilations), layout, signature)
+    padding = tuple((int(low), int(high)) for low, high in p["padding"])
+    input_dilation, kernel_dilation = tuple(p["lhs_dilation"]), tuple(p["rhs_dilation"])
+    strides = tuple(p["window_strides"])
+    return ConvUse(numbers, kernel, strides, padding, input_dilation, kernel_dilation, layout, signature)
 
 
 def over_scan(kind: str, canonical: Array) -> Array:

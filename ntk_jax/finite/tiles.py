@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ntk_jax.compat import free_bytes, is_concrete
 from ntk_jax.finite.contraction import mirror_upper, swap_sides
 
-MAX_BLOCK = 512
+MAX_BLOCK = 256
 """Rows of a tile: large enough for the rate of large matrix products, small enough for the caches."""
 
 
@@ -45,10 +45,14 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
         MAX_BLOCK, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1))
     )
     rows1, rows2 = (_even(n, max(cap, 1)) for n in (n1, n2))
-    if n1 * rows2 * footprint.pair <= quarter and n1 <= MAX_BLOCK:
-        rows1 = n1
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))
+
+
+def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
+    """Bytes beside the result: features held, one block in the making, one tile."""
+    held = (tiling.held1 * tiling.rows1 + tiling.held2 * tiling.rows2) * footprint.row
+    return held + max(tiling.rows1, tiling.rows2) * footprint.work + tiling.rows1 * tiling.rows2 * footprint.pair
 
 
 def _even(n: int, cap: int) -> int:
@@ -70,13 +74,14 @@ def check_result_fits(shape: tuple[int, ...], dtype: Any) -> None:
     size, free = math.prod(shape) * jnp.dtype(dtype).itemsize, free_bytes()
     if free is not None and size > free:
         raise ValueError(
-            f"result: expected a kernel that fits in the {_size(free)} of free memory; shape {shape} in "
-            f"{jnp.dtype(dtype).name} takes {_size(size)}. Use outputs='mean' (one number per pair), "
+            f"result: expected a kernel that fits in the {readable_size(free)} of free memory; shape {shape} in "
+            f"{jnp.dtype(dtype).name} takes {readable_size(size)}. Use outputs='mean' (one number per pair), "
             "ntk_operator, which never forms the kernel, or rows of x1 at a time with results kept on disk."
         )
 
 
-def _size(num_bytes: float) -> str:
+def readable_size(num_bytes: float) -> str:
+    """Bytes with a unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024 or unit == "GiB":
             return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"

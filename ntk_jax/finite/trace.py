@@ -9,8 +9,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jax import Array
-
 from ntk_jax.compat import CALLS, Literal, bind, open_jaxpr
 from ntk_jax.finite.rules import RULES
 from ntk_jax.finite.sites import Use
@@ -60,7 +58,7 @@ class Walk:
     values: list[Any] | None = None
     depth: int = 0
     taps: list[Tap] = field(default_factory=list)
-    inputs: list[tuple[Array, ...]] = field(default_factory=list)
+    inputs: list[tuple[Any, ...]] = field(default_factory=list)
     unfit: set[int] = field(default_factory=set)
 
     def run(self, jaxpr: Any, consts: list[Any], args: list[Any]) -> list[Any]:
@@ -85,7 +83,7 @@ class Walk:
         start = len(self.taps)
         return None if self.values is None else self.values[start : start + len(found.taps)]
 
-    def leave(self, taps: list[Tap], inputs: list[tuple[Array, ...]]) -> None:
+    def leave(self, taps: list[Tap], inputs: list[tuple[Any, ...]]) -> None:
         """Account for the taps of an inner walk."""
         self.taps += taps
         self.inputs += inputs
@@ -99,7 +97,7 @@ class Walk:
         """Leaves of the views among `values` go to their own Jacobian block."""
         self.unfit |= {v.leaf for v in values if isinstance(v, View)}
 
-    def tap(self, product: Product) -> Array:
+    def tap(self, product: Product) -> Any:
         """Add the next tap to a product, and record its layer inputs."""
         records = tuple(Record(e.leaf, e.use, e.path, e.stacked) for e in product.entries)
         self.taps.append(Tap(product.array.shape, product.array.dtype, records))
@@ -143,7 +141,7 @@ def _users(jaxpr: Any) -> dict[Any, list[Any]]:
 
 
 def _can_wait(users: list[Any]) -> bool:
-    """Whether a product may be tapped later: its only reader adds to it, scales or transposes it, or hands it out of a call."""
+    """Whether a tap can come later: the only reader adds, scales, transposes, or hands the product out of a call."""
     if len(users) != 1:
         return False
     if users[0] == "result":

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.finite.plan import outputs_of_one
@@ -22,7 +22,7 @@ def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Floa
 
 
 def vector_product_block(
-    apply_fn: ApplyFn, params: Params, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."], outputs: str
+    apply_fn: ApplyFn, params: Params, x1: Num[Array, "n1 ..."], x2: Num[Array, "n2 ..."], outputs: str
 ) -> Float[Array, "n1 n2 ..."]:
     """The kernel block of all pairs; the gradients of one example of `x2` at a time are shared by all of `x1`."""
     dtype = working_dtype(jax.eval_shape(apply_fn, params, x1).dtype)

@@ -39,7 +39,7 @@ class Entry:
     input: Any
     scale: Scale = None
 
-    def record(self) -> Array:
+    def record(self) -> Any:
         """The layer input, with every scalar factor between the weight and the tap."""
         return self.input if self.scale is None else self.input * as_scalar(self.scale, self.input)
 

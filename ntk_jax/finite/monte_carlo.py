@@ -1,0 +1,134 @@
+"""Mean and standard error of finite-width kernels over random initializations."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Num
+
+from ntk_jax.checks import check_integer
+from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
+from ntk_jax.finite.tiles import default_memory_limit
+from ntk_jax.types import ApplyFn, Kernels
+
+
+class MonteCarlo(NamedTuple):
+    """Mean and standard error of the mean of both kernels."""
+
+    mean: Kernels
+    standard_error: Kernels
+
+
+class Moments(NamedTuple):
+    """Samples so far, mean, and sum of squared deviations."""
+
+    samples: int
+    mean: Any
+    deviations: Any
+
+
+def monte_carlo_kernels(
+    init_fn: Callable[[Array], Any],
+    apply_fn: ApplyFn,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    *,
+    key: Array,
+    num_samples: int,
+    memory_limit: int | None = None,
+) -> MonteCarlo:
+    """The empirical NNGP and tangent kernels averaged over `num_samples` initializations, with standard errors.
+
+    Args:
+        init_fn: `init_fn(key)` -> params, for Flax `lambda key: model.init(key, x[:1])["params"]`.
+        apply_fn: see `empirical_ntk`.
+        x1: examples in rows.
+        x2: more examples, or None for x1 again.
+        key: a random key; the same key gives the same draws.
+        num_samples: initializations, at least 2.
+        memory_limit: bytes that initializations evaluated at the same time may take; None is a quarter of free memory.
+
+    Returns:
+        `(mean, standard_error)`, each `Kernels(nngp, ntk)` of shape (n1, n2), averaged over outputs.
+
+    Raises:
+        ValueError: fewer than 2 samples, and as `empirical_ntk`.
+
+    Reference: Novak et al. 2019, section 4 (Monte-Carlo estimates of the infinite-width kernel).
+    """
+    *_, (_, last) = monte_carlo_estimates(
+        init_fn, apply_fn, x1, x2, key=key, num_samples=num_samples, memory_limit=memory_limit
+    )
+    return last
+
+
+def monte_carlo_estimates(
+    init_fn: Callable[[Array], Any],
+    apply_fn: ApplyFn,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    *,
+    key: Array,
+    num_samples: int,
+    memory_limit: int | None = None,
+) -> Iterator[tuple[int, MonteCarlo]]:
+    """The running estimates of `monte_carlo_kernels`: `(samples so far, MonteCarlo)` after each chunk of samples.
+
+    Arguments, shapes and errors are those of `monte_carlo_kernels`.
+    """
+    check_integer("num_samples", num_samples, minimum=2)
+    a1, a2 = check_inputs(apply_fn, init_fn(key), x1, x2)
+    keys = jax.random.split(key, num_samples)
+    chunk = min(num_samples, _chunk_size(init_fn, a1, a2, memory_limit))
+    moments = None
+    for start in range(0, num_samples, chunk):
+        part = _chunk_moments(init_fn, apply_fn, a1, a2, keys[start : start + chunk])
+        moments = part if moments is None else _merged(moments, part)
+        if moments.samples > 1:
+            yield moments.samples, _estimate(moments)
+
+
+def _chunk_size(init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, memory_limit: int | None) -> int:
+    """Initializations at a time: each holds its parameters, a few kernels and its features within the budget."""
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    params = jax.eval_shape(init_fn, jax.random.key(0))
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
+    # A row's features are no larger than its gradient, and in a layer of width m about m times smaller.
+    each = 3 * weights + 8 * 6 * n1 * n2 + (n1 + n2) * min(weights, 2**20)
+    return max(1, min(64, limit // each))
+
+
+def _chunk_moments(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array) -> Moments:
+    mean, deviations = _sampled(init_fn, apply_fn, x1, x2, keys)
+    return Moments(len(keys), mean, deviations)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _sampled(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array) -> tuple[Kernels, Kernels]:
+    """Mean and sum of squared deviations over a chunk of initializations."""
+
+    def one(key: Array) -> Kernels:
+        params = init_fn(key)
+        return Kernels(empirical_nngp(apply_fn, params, x1, x2), empirical_ntk(apply_fn, params, x1, x2))
+
+    samples = jax.vmap(one)(keys)
+    mean = jax.tree.map(lambda k: jnp.mean(k, axis=0), samples)
+    return mean, jax.tree.map(lambda k, m: jnp.sum((k - m[None]) ** 2, axis=0), samples, mean)
+
+
+def _merged(a: Moments, b: Moments) -> Moments:
+    """The moments of two sets of samples together (Chan, Golub, LeVeque 1979): no difference of large numbers."""
+    n = a.samples + b.samples
+    mean = jax.tree.map(lambda s, t: s + (t - s) * (b.samples / n), a.mean, b.mean)
+    gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.samples * b.samples / n), a.mean, b.mean)
+    return Moments(n, mean, jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap))
+
+
+def _estimate(moments: Moments) -> MonteCarlo:
+    scale = 1.0 / (moments.samples * (moments.samples - 1))
+    return MonteCarlo(moments.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), moments.deviations))

@@ -1,0 +1,205 @@
+"""The kernel as a linear operator: products with vectors, without the kernel."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Num
+
+from ntk_jax.checks import check_integer, working_dtype
+from ntk_jax.finite.empirical import check_inputs
+from ntk_jax.finite.engine import features_jit
+from ntk_jax.finite.features import kernel_dtype, plan_features
+from ntk_jax.types import ApplyFn, Params
+
+# Vectors that share one pass: each holds a gradient of all parameters meanwhile.
+VECTORS_AT_ONCE = 8
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "x1", "x2"],
+    meta_fields=["apply_fn", "num_outputs", "dtype", "block_size"],
+)
+@dataclass(frozen=True, eq=False)
+class KernelOperator:
+    """The tangent kernel as an (n1 O, n2 O) matrix that is never formed: K v = J(x1) (J(x2)ᵀ v).
+
+    A pytree, so that it can be an argument of a jitted function. Make one with `ntk_operator`.
+
+    Attributes:
+        params: parameters of the network.
+        x1: examples of the rows.
+        x2: examples of the columns; None means x1.
+        apply_fn: the network.
+        num_outputs: O.
+        dtype: of the products.
+        block_size: rows that are evaluated at a time.
+    """
+
+    params: Any
+    x1: Any
+    x2: Any
+    apply_fn: ApplyFn
+    num_outputs: int
+    dtype: Any
+    block_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n1 O, n2 O)."""
+        return self.x1.shape[0] * self.num_outputs, self._columns.shape[0] * self.num_outputs
+
+    @property
+    def T(self) -> "KernelOperator":  # noqa: N802
+        """The transpose, K(x2, x1)."""
+        x1, x2 = (self.x1, None) if self.x2 is None else (self.x2, self.x1)
+        return KernelOperator(self.params, x1, x2, self.apply_fn, self.num_outputs, self.dtype, self.block_size)
+
+    def __matmul__(self, v: ArrayLike) -> Array:
+        """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
+        v = jnp.asarray(v)
+        n2, O = self._columns.shape[0], self.num_outputs  # noqa: E741
+        shapes = {(n2, O): (n2, O, 1), (n2 * O,): (n2, O, 1)}
+        if v.shape in shapes:
+            out = _multiply(self, v.reshape(shapes[v.shape]))
+            return out.reshape(-1) if v.ndim == 1 else out[..., 0]
+        if v.ndim == 3 and v.shape[:2] == (n2, O):
+            return _multiply(self, v)
+        if v.ndim == 2 and v.shape[0] == n2 * O:
+            return _multiply(self, v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
+        raise ValueError(
+            f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got {v.shape}. "
+            "One row per example of x2, one column per output."
+        )
+
+    def diagonal(self) -> Float[Array, " n1_O"]:
+        """The diagonal, |d f_o(x) / d params|² for every example and output, without products of pairs.
+
+        Raises:
+            ValueError: the operator has an x2.
+        """
+        if self.x2 is not None:
+            raise ValueError("diagonal: expected an operator with x2=None; got rows and columns of different examples.")
+        return _diagonal(self).reshape(-1)
+
+    def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1_O k"]:
+        """The columns of the given flat indices, example · O + output."""
+        indices = jnp.atleast_1d(jnp.asarray(indices))
+        rows, outputs, k = indices // self.num_outputs, indices % self.num_outputs, indices.shape[0]
+        unit = jax.nn.one_hot(outputs, self.num_outputs, dtype=self.dtype)[:, :, None]
+        chosen = unit * jnp.eye(k, dtype=self.dtype)[:, None, :]
+        some = KernelOperator(
+            self.params, self.x1, self._columns[rows], self.apply_fn, self.num_outputs, self.dtype, self.block_size
+        )
+        return (some @ chosen).reshape(-1, k)
+
+    def as_lineax(self) -> Any:
+        """The operator on flat vectors for the solvers of lineax, which must be installed."""
+        try:
+            import lineax
+        except ImportError as error:
+            raise ImportError(
+                "as_lineax: expected the package lineax; install it with `pip install lineax`."
+            ) from error
+        structure = jax.ShapeDtypeStruct((self.shape[1],), self.dtype)
+        tags = lineax.positive_semidefinite_tag if self.x2 is None else ()
+        return lineax.FunctionLinearOperator(lambda v: self @ v, structure, tags)
+
+    @property
+    def _columns(self) -> Any:
+        return self.x1 if self.x2 is None else self.x2
+
+
+def ntk_operator(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Num[ArrayLike, "n1 *d"],
+    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    *,
+    block_size: int = 256,
+) -> KernelOperator:
+    """The tangent kernel as a matrix-free operator, K v = J(x1) (J(x2)ᵀ v), for iterative solvers.
+
+    A product costs one backward pass over x2 and one forward-mode pass over x1, whatever the number of outputs, and
+    holds one gradient and the activations of `block_size` rows.
+
+    Args:
+        apply_fn: see `empirical_ntk`.
+        params: parameters.
+        x1: examples of the rows.
+        x2: examples of the columns, or None for x1 again: then the operator is symmetric positive semi-definite.
+        block_size: rows that are evaluated at a time.
+
+    Returns:
+        A `KernelOperator` of shape (n1 O, n2 O): `op @ v`, `op.T`, `op.diagonal()`, `op.columns(indices)`.
+
+    Raises:
+        ValueError: as `empirical_ntk`.
+
+    Reference: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.2.
+    """
+    check_integer("block_size", block_size, minimum=1)
+    a1, a2 = check_inputs(apply_fn, params, x1, x2)
+    plan = plan_features(apply_fn, params, a1)
+    params = jax.tree.map(jnp.asarray, params)
+    return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, kernel_dtype(params, plan.out_dtype), block_size)
+
+
+@jax.jit
+def _multiply(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
+    """All vectors, a few at a time."""
+    with jax.default_matmul_precision("highest"):
+        one = lambda w: _pushed(op, _pulled(op, w))  # noqa: E731
+        return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2)
+
+
+def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Any:
+    """J(x2)ᵀ v, a gradient: the sum over blocks of rows; rows that fill up the last block have weight 0."""
+    x = op._columns
+    blocks = (_in_blocks(x, op.block_size), _in_blocks(v, op.block_size, zeros=True))
+
+    def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+        rows, weights = block
+        out, vjp = jax.vjp(lambda p: op.apply_fn(p, rows), op.params)
+        (gradient,) = vjp(weights.reshape(out.shape).astype(out.dtype))
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient), None
+
+    start = jax.tree.map(lambda p: jnp.zeros(p.shape, working_dtype(p.dtype)), op.params)
+    return jax.lax.scan(add, start, blocks)[0]
+
+
+def _pushed(op: KernelOperator, direction: Any) -> Float[Array, "n1 O"]:
+    """J(x1) times a parameter direction, by forward mode."""
+    tangent = jax.tree.map(lambda t, p: t.astype(p.dtype), direction, op.params)
+
+    def push(rows: Array) -> Array:
+        out = jax.jvp(lambda p: op.apply_fn(p, rows), (op.params,), (tangent,))[1]
+        return out.reshape(rows.shape[0], -1).astype(op.dtype)
+
+    out = jax.lax.map(push, _in_blocks(op.x1, op.block_size))
+    return out.reshape(-1, out.shape[2])[: op.x1.shape[0]]
+
+
+@jax.jit
+def _diagonal(op: KernelOperator) -> Float[Array, "n1 O"]:
+    def norms(rows: Array) -> Array:
+        features = features_jit(op.apply_fn, op.params, rows)
+        parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
+        return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
+
+    out = jax.lax.map(norms, _in_blocks(op.x1, op.block_size))
+    return out.reshape(-1, op.num_outputs)[: op.x1.shape[0]]
+
+
+def _in_blocks(x: Array, size: int, *, zeros: bool = False) -> Array:
+    """Rows in equal blocks (blocks, rows, ...); the last is filled up with its last row, or with zeros."""
+    n = x.shape[0]
+    size = -(-n // -(-n // size))
+    missing = -n % size
+    fill = jnp.zeros((missing, *x.shape[1:]), x.dtype) if zeros else jnp.repeat(x[-1:], missing, axis=0)
+    return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])
