@@ -10,7 +10,7 @@ Sohl-Dickstein et al. 2020.)
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -96,11 +96,9 @@ class Dense(nn.Module):
         x = jnp.asarray(x)
         dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
         x = x.astype(dtype)
-        W_scale, b_scale = self.W_std / x.shape[-1] ** 0.5, self.b_std
-        W_init, b_init = 1.0, 1.0
-        if self.parameterization == "standard":
-            W_init, W_scale = W_scale, W_init
-            b_init, b_scale = b_scale, b_init
+        scales = (self.W_std / x.shape[-1] ** 0.5, 0.0 if self.b_std is None else self.b_std)
+        forward, initial = (scales, (1.0, 1.0)) if self.parameterization == "ntk" else ((1.0, 1.0), scales)
+        (W_scale, b_scale), (W_init, b_init) = forward, initial
         W = self.param("kernel", nn.initializers.normal(W_init), (x.shape[-1], self.features), dtype)
         z = W_scale * (x @ W)
         if self.b_std is None:
@@ -125,7 +123,7 @@ class MLP(nn.Module):
     num_outputs: int = 1
     activation: Activation = "relu"
     W_std: float | Sequence[float] = 1.0
-    b_std: float | None | Sequence[float | None] = 0.0
+    b_std: float | Sequence[float | None] | None = 0.0
     parameterization: str = "ntk"
 
     @nn.compact
@@ -160,7 +158,7 @@ def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> t
     fixed = {name: value for name, value in variables.items() if name != "params"}
 
     def apply_fn(params: Params, x: ArrayLike) -> Array:
-        return model.apply({"params": params, **fixed}, x, *args, **kwargs)
+        return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
 
     return apply_fn, variables["params"]
 
@@ -178,11 +176,11 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
     state, rest = states
     structure, params = jax.tree.structure(state), state.to_pure_dict()
     if not jax.tree.leaves(params):
-        raise ValueError(f"module: expected a module with nnx.Param variables; got {type(module).__name__} without any.")
+        raise ValueError(f"module: expected one with nnx.Param variables; got {type(module).__name__} without any.")
 
     def apply_fn(params: Params, x: ArrayLike) -> Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        fixed = jax.tree.map(lambda value: value, rest)  # new variables: calls that update statistics update these copies
+        fixed = jax.tree.map(lambda value: value, rest)  # calls that update statistics update these copies
         return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
 
     return apply_fn, params
@@ -201,7 +199,10 @@ def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
 
 
 def scale_output(apply_fn: ApplyFn, alpha: float) -> ApplyFn:
-    """The network times `alpha`: its tangent kernel is multiplied by alpha². (Chizat, Oyallon, Bach 2019, eq. 1.)"""
+    """The network times `alpha`: its tangent kernel is multiplied by alpha².
+
+    Reference: Chizat, Oyallon, Bach 2019, eq. 1.
+    """
 
     def apply_scaled(params: Params, x: ArrayLike) -> Array:
         return alpha * apply_fn(params, x)

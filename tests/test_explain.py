@@ -11,7 +11,7 @@ from ntk_jax.finite.blocks import FactoredBlock
 from ntk_jax.finite.tiles import Footprint, choose_tiling, peak_bytes
 
 
-def block(T, I, D, O=1):  # noqa: E741
+def block(T, I, D, O=1):
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     return FactoredBlock((shape(1, 1, T, I),), shape(1, O, 1, T, D), ("w",))
 

@@ -1,4 +1,4 @@
-"""The published experiment on linear data: analytic corner values, regression errors, convergence in width, training."""
+"""The published experiment on linear data: analytic corner, regression errors, convergence in width, training."""
 
 import jax
 import jax.numpy as jnp

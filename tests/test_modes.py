@@ -1,4 +1,4 @@
-"""Closed-form training against brute force: an ODE solver, the explicit recursion, and Optax on the linearized network."""
+"""Closed-form training against brute force: an ODE solver, the recursion, and Optax on the linearized network."""
 
 import jax
 import jax.numpy as jnp

@@ -93,7 +93,7 @@ class TangentFeatures:
 def _outer(a: Float[Array, "n B T I"], d: Float[Array, "n O B T D"], precision: str) -> Float[Array, "n O p"]:
     """sum_t a delta for every example and output, one product (I, T) x (T, O D) per example and block."""
     dtype = working_dtype(a.dtype, d.dtype)
-    (n, B, T, I), (O, D) = a.shape, (d.shape[1], d.shape[4])  # noqa: E741
+    (n, B, T, I), (O, D) = a.shape, (d.shape[1], d.shape[4])
     flat = d.astype(dtype).transpose(0, 2, 3, 1, 4).reshape(n, B, T, O * D)
     g = jnp.einsum("nbti,nbtk->nbik", a.astype(dtype), flat, precision=precision)
     return g.reshape(n, B, I, O, D).transpose(0, 3, 1, 2, 4).reshape(n, O, B * I * D)

@@ -20,9 +20,9 @@ from ntk_jax.finite.tiles import (
     choose_tiling,
     count_tiles,
     default_memory_limit,
-    progress_bar,
 )
 from ntk_jax.finite.vector_products import vector_product_block
+from ntk_jax.progress import progress_bar
 from ntk_jax.types import ApplyFn, Params
 
 METHODS = ("auto", "layerwise", "jacobian", "vector_products")
@@ -121,9 +121,10 @@ def run_strategy(
         return _mirror(combine(rows, rows))
     if x2 is not None and s.shape[0] <= s.tiling.rows1 and s.shape[1] <= s.tiling.rows2:
         return combine(prepare(x1), prepare(x2))
-    bar = progress_bar(count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling), progress)
-    assembly = Assembly(prepare, combine, s.shape, s.dtype, s.tiling, lambda: next(bar, None))
-    return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
+    num_tiles = count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling)
+    with progress_bar(num_tiles, "kernel tiles", enabled=progress) as bar:
+        assembly = Assembly(prepare, combine, s.shape, s.dtype, s.tiling, lambda: bar.update(1))
+        return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("forms", "method", "precision"))

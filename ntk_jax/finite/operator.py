@@ -63,7 +63,7 @@ class KernelOperator:
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
         v = jnp.asarray(v)
-        n2, O = self._columns.shape[0], self.num_outputs  # noqa: E741
+        n2, O = self._columns.shape[0], self.num_outputs
         shapes = {(n2, O): (n2, O, 1), (n2 * O,): (n2, O, 1)}
         if v.shape in shapes:
             out = _multiply(self, v.reshape(shapes[v.shape]))

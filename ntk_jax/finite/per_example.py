@@ -57,7 +57,11 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compare(apply_fn: ApplyFn, params: Params, row: Array, other: Array) -> tuple[Array, Array, Array]:
-    """Row 0 alone, and beside other rows: shifted entries of its own, which are valid inputs whatever x holds."""
+    """Row 0 alone, and beside other rows: shifted entries of its own, which are valid inputs whatever x holds.
+
+    At scaled parameters, because a network minus itself at initialization is pure rounding where it starts.
+    """
+    params = jax.tree.map(lambda p: (1.1 * p).astype(p.dtype), params)
     shifted = jnp.roll(row.reshape(1, -1), 1, axis=1).reshape(row.shape)
     with jax.default_matmul_precision("highest"):
         alone = apply_fn(params, row)[0]

@@ -1,7 +1,7 @@
 """A kernel from tiles: features of a row block once, the upper triangle only, a bounded number of blocks in memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -181,17 +181,3 @@ def count_tiles(n1: int, n2: int | None, tiling: Tiling) -> int:
     """How many tiles there are."""
     k1 = -(-n1 // tiling.rows1)
     return k1 * (k1 + 1) // 2 if n2 is None else k1 * -(-n2 // tiling.rows2)
-
-
-def progress_bar(total: int, show: bool) -> Iterator[None]:
-    """Advances once per `next`; visible if asked for and tqdm is installed."""
-    steps: Any = range(total)
-    if show:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            pass
-        else:
-            steps = tqdm(steps, desc="kernel tiles", unit="tile")
-    for _ in steps:
-        yield
