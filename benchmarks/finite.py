@@ -143,9 +143,9 @@ COLUMNS = {"n": "d", "width": "d", "depth": "d", "outputs": "d", "image": "d"}
 def run(args: argparse.Namespace) -> None:
     """Print the tables and write `finite.json`."""
     quick = args.quick
-    large = [Problem(2048, 2048, 3, 10), Problem(2048, 2048, 3, 1), Problem(1024, 512, 3, 10)]
+    large: tuple[Problem, ...] = (Problem(2048, 2048, 3, 10), Problem(2048, 2048, 3, 1), Problem(1024, 512, 3, 10))
     if quick:
-        large = [Problem(512, 512, 3, 10), Problem(512, 512, 3, 1)]
+        large = (Problem(512, 512, 3, 10), Problem(512, 512, 3, 1))
     found = rates(large, 1024 if quick else 2048, 3 if quick else 5)
     print(table(found, {**COLUMNS, "gflop": ".0f", "median_s": ".3g", "compile_s": ".3g", "of_product": ".0%"}))
     grid = methods(GRID[:2] if quick else GRID, 3 if quick else 5)
