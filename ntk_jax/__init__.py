@@ -12,7 +12,9 @@ from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.linearize import linearize as linearize
 from ntk_jax.infinite import duals as duals
+from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
+from ntk_jax.infinite.mlp import mlp_kernels_by_layer as mlp_kernels_by_layer
 from ntk_jax.networks import MLP as MLP
 from ntk_jax.networks import Dense as Dense
 from ntk_jax.networks import from_linen as from_linen
