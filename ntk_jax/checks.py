@@ -58,7 +58,9 @@ def check_finite(name: str, x: Array) -> None:
     if bool(jnp.all(jnp.isfinite(x))):  # counting costs n^2 temporaries: only when there is something to count
         return
     bad = int(jnp.sum(~jnp.isfinite(x)))
-    raise ValueError(f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop those rows first.")
+    raise ValueError(
+        f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop those rows first."
+    )
 
 
 def as_examples(name: str, x: Any) -> Array:

@@ -208,7 +208,9 @@ class _Problem(NamedTuple):
         values, vectors = modes
         size, dtype = values.shape[0], values.dtype
         if vectors.shape != (size, size):
-            raise ValueError(f"modes: expected diagonalize(k_train_train); got shapes {values.shape} and {vectors.shape}.")
+            raise ValueError(
+                f"modes: expected diagonalize(k_train_train); got shapes {values.shape} and {vectors.shape}."
+            )
         num_rows = jnp.shape(y_train)[0] if jnp.ndim(y_train) else 0
         full = jnp.size(y_train) == size != num_rows  # modes of a full kernel: one per example and output
         y = as_targets("y_train", y_train, num_rows if full else size, dtype)

@@ -76,7 +76,9 @@ def kernel_regression(
         alpha, report = pseudo_solve(matrix, residual, rcond=rcond)
     else:
         if rcond is not None:
-            raise ValueError("rcond: expected None with diag_reg above 0, whose inverse needs no cut-off; drop one of the two.")
+            raise ValueError(
+                "rcond: expected None with diag_reg above 0, whose inverse needs no cut-off; drop one of the two."
+            )
         alpha, report = ridge_solve(matrix, residual, diag_reg=diag_reg)
     train = f_0 + matmul(matrix, alpha).reshape(y.shape)
     test = f_test_0 + matmul(k_test, alpha).reshape(f_test_0.shape)

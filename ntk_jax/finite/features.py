@@ -30,7 +30,9 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
             "Wrap it: lambda params, x: apply_fn(params, x)[0] picks one of several results."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not classes.")
+        raise ValueError(
+            f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not classes."
+        )
     return math.prod(out.shape[1:])
 
 

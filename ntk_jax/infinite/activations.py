@@ -127,7 +127,9 @@ def _elementwise(phi, u) -> np.ndarray:
     try:
         values = jnp.asarray(phi(u))
     except Exception as error:
-        raise ValueError(f"activation: expected a name or an elementwise function of an array; {phi!r} raised {error!r}.") from error
+        raise ValueError(
+            f"activation: expected a name or an elementwise function of an array; {phi!r} raised {error!r}."
+        ) from error
     if values.shape != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
             f"activation: expected a real scalar function applied element by element; {phi!r} maps shape {u.shape} "

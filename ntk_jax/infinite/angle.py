@@ -61,8 +61,8 @@ class Angle(NamedTuple):
 
 
 def angle(u: Array) -> Angle:
-    """The angle of |rho| = 1 - u; u is clipped to [0, 1], so that a correlation rounded past +-1 counts as +-1."""
-    u = jnp.clip(u, 0, 1)
+    """The angle of |rho| = 1 - u; u below 0 counts as 0: a correlation rounded past +-1 is +-1."""
+    u = jnp.where(u > 0, u, 0)  # one comparison: `maximum` would take two to propagate NaN
     return Angle(u, jnp.sqrt(u * (2 - u)), _R2(u))
 
 

@@ -44,9 +44,11 @@ class DualRule:
 def as_moments(*moments: Any) -> list[Array]:
     """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
     arrays = [jnp.asarray(m) for m in moments]
-    dtype = jnp.result_type(*(a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)), jnp.float32) if any(
-        jnp.issubdtype(a.dtype, jnp.floating) for a in arrays
-    ) else jnp.zeros(()).dtype
+    dtype = (
+        jnp.result_type(*(a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)), jnp.float32)
+        if any(jnp.issubdtype(a.dtype, jnp.floating) for a in arrays)
+        else jnp.zeros(()).dtype
+    )
     rank = max(a.ndim for a in arrays)
     return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
 

@@ -146,7 +146,9 @@ def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> Du
     return rule
 
 
-def _layers(depth: int, W_std: Any, b_std: Any, parameterization: str, width: Any, num_features: int, dtype: Any) -> Layers:
+def _layers(
+    depth: int, W_std: Any, b_std: Any, parameterization: str, width: Any, num_features: int, dtype: Any
+) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
     b = per_layer("b_std", b_std, depth + 1)
     for W_l, b_l in zip(W, b, strict=True):
@@ -155,7 +157,9 @@ def _layers(depth: int, W_std: Any, b_std: Any, parameterization: str, width: An
     W2, b2 = (stack([_square(v) for v in values]) for values in (W, [0.0 if b_l is None else b_l for b_l in b]))
     if parameterization == "ntk":
         if width is not None:
-            raise ValueError("width: expected None with parameterization='ntk', whose limit has none; drop it or use 'standard'.")
+            raise ValueError(
+                "width: expected None with parameterization='ntk', whose limit has none; drop it or use 'standard'."
+            )
         return Layers(W2, b2, W2, b2)
     if width is None and depth:
         raise ValueError("width: expected the units of the hidden layers with parameterization='standard'; got None.")

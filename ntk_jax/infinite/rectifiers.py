@@ -61,12 +61,13 @@ def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _rectifier(a, b, rows1, q12, rows2):
-    rho, even, squares = correlation(rows1, q12, rows2), (a + b) ** 2, a * a + b * b
-    at = angle(1 - jnp.abs(rho))
-    k = even / (2 * np.pi) * (rows1.s * rows2.s * at.first_gap)
-    k = k + squares / 2 * jnp.maximum(q12, 0) + a * b * jnp.maximum(-q12, 0)
-    near = even / (2 * np.pi) * at.to_pole  # the probability of equal signs where rho < 0, of opposite signs elsewhere
-    return k, jnp.where(rho > 0, squares / 2 - near, near - a * b)
+    even = (a + b) ** 2 / (2 * np.pi)
+    at = angle(1 - jnp.abs(correlation(rows1, q12, rows2)))
+    positive = q12 > 0
+    linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
+    k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
+    near = even * at.to_pole  # for ReLU the probability of equal signs where rho < 0, of opposite signs elsewhere
+    return k, linear + jnp.where(positive, -near, near)
 
 
 @_rectifier.defjvp

@@ -17,7 +17,8 @@ from jax import Array, lax
 from ntk_jax.infinite.dual import DualRule, ratio, root
 from ntk_jax.linalg import matmul
 
-TILE = 512
+
+TILE = 256
 
 
 class Layers(NamedTuple):
@@ -114,7 +115,9 @@ def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments:
     return _add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
-def all_layers(q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool) -> tuple[Array, Array]:
+def all_layers(
+    q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool
+) -> tuple[Array, Array]:
     """The reference path: a scan over layers of whole arrays; with `every`, a leading axis of depth + 1 layers."""
     first, rest = split_layers(layers)
 
@@ -142,12 +145,17 @@ def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: 
     """The fast path: K and Theta (n1, n2) in place, a few layers at a time."""
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
     t1, t2 = tile_size(n1), tile_size(n2)
-    x1, x2_, side1, side2 = (_pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2)))
+    x1, x2_, side1, side2 = (
+        _pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2))
+    )
     visit = _Tiles(x1.shape[0] // t1, x2_.shape[0] // t2, t1, t2, symmetric=x2 is None)
     first, rest = split_layers(layers)
     depth, unroll = layers.W.shape[0] - 1, arch.rule.unroll
     lead = depth if depth <= unroll else depth % unroll
-    head, tail = (jax.tree.map(lambda c, s=s: c[s], (rest, side1.variances, side2.variances)) for s in (slice(lead), slice(lead, None)))
+    head, tail = (
+        jax.tree.map(lambda c, s=s: c[s], (rest, side1.variances, side2.variances))
+        for s in (slice(lead), slice(lead, None))
+    )
 
     def start(i, j, _):
         q12 = matmul(visit.left(x1, i), visit.right(x2_, j).T) / x1.shape[1]
@@ -212,21 +220,37 @@ class _Tiles:
         """`state` after `group` of layers, tile by tile from `start(i, j, state)`."""
         rows1, rows2, through = group
 
-        def body(m, state):
+        def tile(m, state):
             i, j = self.starts[m, 0], self.starts[m, 1]
             left = jax.tree.map(lambda r: lax.dynamic_slice_in_dim(r, i, self.t1, axis=r.ndim - 1)[..., :, None], rows1)
-            right = jax.tree.map(lambda r: lax.dynamic_slice_in_dim(r, j, self.t2, axis=r.ndim - 1)[..., None, :], rows2)
-            both = lax.complex(*through(start(i, j, state), left, right))
-            if self.symmetric:  # a tile on the diagonal takes its lower half from the upper one
-                upper = jnp.arange(self.t1)[:, None] <= jnp.arange(self.t2)[None, :]
-                both = jnp.where((i != j) | upper, both, both.T)
-            return tuple(self._write(k, part, i, j) for k, part in zip(state, (both.real, both.imag), strict=True))
+            right = jax.tree.map(
+                lambda r: lax.dynamic_slice_in_dim(r, j, self.t2, axis=r.ndim - 1)[..., None, :], rows2
+            )
+            return lax.complex(*through(start(i, j, state), left, right))
 
-        return lax.fori_loop(0, len(self.starts), body, state)
+        def body(m, carry):
+            state, done = (
+                carry  # a tile is written one step after it was computed: fused into its writes, it would be computed
+            )
+            return self._write(state, done, jnp.maximum(m - 1, 0)), tile(m, state)  # once for each of the four
 
-    def _write(self, k, tile, i, j):
-        k = lax.dynamic_update_slice(k, tile, (i, j))
-        return lax.dynamic_update_slice(k, tile.T, (j, i)) if self.symmetric else k
+        nothing = lax.complex(*self.load(0, 0, state))
+        state, done = lax.fori_loop(0, len(self.starts), body, (state, nothing))
+        return self._write(state, done, len(self.starts) - 1)
+
+    def _write(self, state, both, m):
+        i, j = self.starts[m, 0], self.starts[m, 1]
+        if self.symmetric:  # a tile on the diagonal takes its lower half from the upper one
+            upper = jnp.arange(self.t1)[:, None] <= jnp.arange(self.t2)[None, :]
+            both = jnp.where((i != j) | upper, both, both.T)
+        state = tuple(
+            lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, (both.real, both.imag), strict=True)
+        )
+        if not self.symmetric:
+            return state
+        return tuple(
+            lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, (both.real, both.imag), strict=True)
+        )
 
 
 @partial(jax.jit, static_argnames=("arch",))

@@ -152,7 +152,9 @@ def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
         return tuple(jnp.asarray(a, q.dtype) for a in nodes_and_weights(series.levels))
     fixed = jnp.asarray(breakpoints(series.levels), q.dtype)
     moved = jnp.clip(jnp.asarray(away, q.dtype) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
-    return panel_rule(jnp.sort(jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1), axis=-1))
+    return panel_rule(
+        jnp.sort(jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1), axis=-1)
+    )
 
 
 def _tail(series: Series, order: int, q: Array, total: Array) -> Array:
@@ -178,7 +180,9 @@ def _sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Array:
 
     def step(m, value):
         at = terms - chunk * (m + 1)
-        parts = [(*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign) for left, right, sign in pairs]
+        parts = [
+            (*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign) for left, right, sign in pairs
+        ]
         for k in range(chunk - 1, -1, -1):
             value = value * rho + sum(sign * (left[k] * right[k]) for left, right, sign in parts)
         return value
@@ -208,13 +212,17 @@ def _pair(series, rows1, q12, rows2):
     if rows1.phi.singular is None:
         return k, k_dot
     orders = MixedOrders(rho)
-    return k + _singular(series, 0, 0, rows1.s, rows2.s, orders), k_dot + _singular(series, 1, 1, rows1.s, rows2.s, orders)
+    return k + _singular(series, 0, 0, rows1.s, rows2.s, orders), k_dot + _singular(
+        series, 1, 1, rows1.s, rows2.s, orders
+    )
 
 
 @_pair.defjvp
 def _pair_jvp(series, primals, tangents):
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
-    return _pair(series, *primals), tuple(_d_moment(series, i, i, rows1.q, q12, rows2.q, d1.q, d12, d2.q) for i in (0, 1))
+    return _pair(series, *primals), tuple(
+        _d_moment(series, i, i, rows1.q, q12, rows2.q, d1.q, d12, d2.q) for i in (0, 1)
+    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -267,7 +275,9 @@ def fit(series: Series, q_max: float, dtype: jnp.dtype, most: int = 512) -> Seri
             c = coefficients(trial, order, jnp.asarray(q, dtype))
             energy = np.asarray(c.all, float) ** 2 - (0 if c.singular is None else np.asarray(c.singular, float) ** 2)
             rest = np.cumsum(np.abs(energy)[::-1])[::-1] + (0 if c.tail is None else float(jnp.sum(c.tail**2)))
-            enough = np.nonzero(rest <= tolerance * max(float(second_moment(trial, order, jnp.asarray(q, dtype))), 1e-300))[0]
+            enough = np.nonzero(
+                rest <= tolerance * max(float(second_moment(trial, order, jnp.asarray(q, dtype))), 1e-300)
+            )[0]
             needed = max(needed, int(enough[0]) if enough.size else most)
     return Series(series.phi, series.kinks, -(-needed // 16) * 16, levels, series.tolerance)
 
