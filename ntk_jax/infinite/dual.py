@@ -65,6 +65,15 @@ def root(q: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1)), 0)
 
 
+def reciprocal(S: Array, scale: Array) -> Array:
+    """1 / S for S > 0, else 0; never above 1 / (scale sqrt(eps)), the rounding of S = scale · sine near a pole.
+
+    The bound matters: compiled code may evaluate S twice with different rounding, positive in the test and 0 in the quotient.
+    """
+    floor = scale * float(jnp.finfo(S.dtype).eps) ** 0.5
+    return jnp.where(S > 0, ratio(jnp.ones_like(S), jnp.maximum(S, floor)), 0)
+
+
 @jax.custom_jvp
 def deviation_product(q11: Array, q12: Array, q22: Array) -> Array:
     """S = sqrt(q11 q22 - q12²) = sigma1 sigma2 sin(theta), without overflow; at the cusp S = 0 its derivative is 0."""
@@ -80,5 +89,5 @@ def _deviation_product_jvp(primals, tangents):
     S = deviation_product(*primals)
     half = ratio(dq11, q11) / 2 + ratio(dq22, q22) / 2
     r1, r2 = ratio(1, root(q11)), ratio(1, root(q22))
-    sine = S * r1 * r2  # dS = (sigma1 sigma2 / sine) (dlog q11 / 2 + dlog q22 / 2 - rho d rho), by columns of S²
-    return S, ratio(root(q11) * root(q22), sine) * (half - (q12 * r1 * r2) * (dq12 * r1 * r2))
+    scale = root(q11) * root(q22)  # dS = (scale² / S) (dlog q11 / 2 + dlog q22 / 2 - rho dq12 / scale)
+    return S, scale * (scale * reciprocal(S, scale)) * (half - (q12 * r1 * r2) * (dq12 * r1 * r2))

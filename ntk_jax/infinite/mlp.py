@@ -116,7 +116,7 @@ def _prepare(
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     both = sides(a1, a2, layers, arch)
-    if not is_concrete(both[0].largest):
+    if not all(is_concrete(s.largest) for s in both):
         return a1, a2, layers, arch
     if not all(bool(jnp.isfinite(s.largest)) for s in both):
         raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.angle import angle, arcsine
-from ntk_jax.infinite.dual import Dual, DualRule, deviation_product, ratio, root
+from ntk_jax.infinite.dual import Dual, DualRule, deviation_product, ratio, reciprocal, root
 
 
 class Scales(NamedTuple):
@@ -76,7 +76,7 @@ def _rectifier_jvp(a, b, primals, tangents):
     k, k_dot = _rectifier(a, b, rows1, q12, rows2)
     S, relative = deviation_product(rows1.q, q12, rows2.q), _relative(d1, rows1, d2, rows2)
     dk = k_dot * d12 + (a + b) ** 2 / (4 * np.pi) * (S * relative)
-    dk_dot = (a + b) ** 2 / (2 * np.pi) * (ratio(d12, S) - ratio(q12, 2 * S) * relative)  # 0 at the cusp S = 0
+    dk_dot = (a + b) ** 2 / (2 * np.pi) * (d12 - q12 / 2 * relative) * reciprocal(S, rows1.s * rows2.s)  # 0 at the cusp
     return (k, k_dot), (dk, dk_dot)
 
 
@@ -112,7 +112,7 @@ def _sign(rows1, q12, rows2):
 def _sign_jvp(primals, tangents):
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
     S = deviation_product(rows1.q, q12, rows2.q)
-    dk = 2 / np.pi * (ratio(d12, S) - ratio(q12, 2 * S) * _relative(d1, rows1, d2, rows2))
+    dk = 2 / np.pi * (d12 - q12 / 2 * _relative(d1, rows1, d2, rows2)) * reciprocal(S, rows1.s * rows2.s)
     return _sign(rows1, q12, rows2), dk
 
 

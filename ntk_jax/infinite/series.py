@@ -268,7 +268,10 @@ def fit(series: Series, q_max: float, dtype: jnp.dtype, most: int = 512) -> Seri
     levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
     if series.kinks or not double:  # kinks away from 0 converge slowly at any number of terms
         most = min(most, 160)
-    trial = Series(series.phi, series.kinks, most, levels, series.tolerance)
+    kinks = series.kinks
+    if q_max > (100.0 if double else 2.0):  # relu(u)² and relu(u)³ grow faster than phi: subtracting them would cancel
+        kinks = tuple(Kink(c, (*jumps[:2], 0.0, 0.0)) for c, jumps in kinks if any(jumps[:2]))
+    trial = Series(series.phi, kinks, most, levels, series.tolerance)
     needed = 16
     for q in (q_max, q_max / 4):
         for order in (0, 1):
@@ -279,7 +282,7 @@ def fit(series: Series, q_max: float, dtype: jnp.dtype, most: int = 512) -> Seri
                 rest <= tolerance * max(float(second_moment(trial, order, jnp.asarray(q, dtype))), 1e-300)
             )[0]
             needed = max(needed, int(enough[0]) if enough.size else most)
-    return Series(series.phi, series.kinks, -(-needed // 16) * 16, levels, series.tolerance)
+    return Series(series.phi, kinks, -(-needed // 16) * 16, levels, series.tolerance)
 
 
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
