@@ -79,7 +79,7 @@ def deviation_product(q11: Array, q12: Array, q22: Array) -> Array:
     """S = sqrt(q11 q22 - q12²) = sigma1 sigma2 sin(theta), without overflow; at the cusp S = 0 its derivative is 0."""
     s1, s2 = root(q11), root(q22)
     u = jnp.clip(1 - jnp.abs(q12 * ratio(1, s1) * ratio(1, s2)), 0, 1)
-    return s1 * s2 * jnp.sqrt(u * (2 - u))
+    return s1 * s2 * root(u * (2 - u))
 
 
 @deviation_product.defjvp

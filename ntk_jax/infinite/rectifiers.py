@@ -105,7 +105,7 @@ class Step(DualRule):
 def _sign(rows1, q12, rows2):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     u = 1 - jnp.abs(rho)
-    return 2 / np.pi * arcsine(rho, jnp.sqrt(u * (2 - u)))
+    return 2 / np.pi * arcsine(rho, root(u * (2 - u)))
 
 
 @_sign.defjvp
