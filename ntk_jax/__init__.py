@@ -15,6 +15,9 @@ from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
 from ntk_jax.infinite.mlp import mlp_kernels_by_layer as mlp_kernels_by_layer
+from ntk_jax.infinite.phase import Phase as Phase
+from ntk_jax.infinite.phase import critical_W_std as critical_W_std
+from ntk_jax.infinite.phase import phase as phase
 from ntk_jax.networks import MLP as MLP
 from ntk_jax.networks import Dense as Dense
 from ntk_jax.networks import from_linen as from_linen

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 
@@ -35,7 +36,7 @@ class DualRule:
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
 
-    def __call__(self, q11: Array, q12: Array, q22: Array) -> Dual:
+    def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         """The dual of broadcastable moments."""
         q11, q12, q22 = as_moments(q11, q12, q22)
         return self.pair(self.rows(q11), q12, self.rows(q22))
@@ -44,16 +45,13 @@ class DualRule:
 def as_moments(*moments: Any) -> list[Array]:
     """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
     arrays = [jnp.asarray(m) for m in moments]
-    dtype = (
-        jnp.result_type(*(a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)), jnp.float32)
-        if any(jnp.issubdtype(a.dtype, jnp.floating) for a in arrays)
-        else jnp.zeros(()).dtype
-    )
+    floats = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    dtype = max(floats, key=lambda t: jnp.dtype(t).itemsize) if floats else jnp.zeros(()).dtype
     rank = max(a.ndim for a in arrays)
     return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
 
 
-def ratio(a: Array, b: Array) -> Array:
+def ratio(a: ArrayLike, b: Array) -> Array:
     """a / b where b > 0, else 0, with finite derivatives."""
     positive = b > 0
     return jnp.where(positive, a / jnp.where(positive, b, 1), 0)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, dual_rule, series_rule
@@ -17,7 +18,7 @@ from ntk_jax.infinite.dual import Dual as Dual
 from ntk_jax.infinite.dual import DualRule as DualRule
 from ntk_jax.infinite.series import Series as Series
 
-Moment = Float[Array, "..."]
+Moment = Float[ArrayLike, "..."]
 CLOSED_FORM_NAMES = tuple(sorted(CLOSED_FORMS))
 SERIES_NAMES = tuple(sorted(NUMERICAL))
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -87,15 +88,19 @@ def critical_W_std(activation: Any, b_std: float, *, bounds: tuple[float, float]
     return (low + high) / 2
 
 
+_compiled_own = jax.jit(lambda rule, q: rule.own(q), static_argnums=0)
+_compiled_pair = jax.jit(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
+
+
 def _own(rule: DualRule, q: float) -> tuple[float, float]:
-    k, k_dot = rule.own(jnp.asarray([min(q, 1e30)], float))
-    return float(k[0]), float(k_dot[0])
+    k, k_dot = _compiled_own(rule, jnp.asarray(min(q, 1e30), float))
+    return float(k), float(k_dot)
 
 
-def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 400) -> float:
+def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> float:
     """Newton-accelerated iteration (Aitken) from q = 1; 0 and infinity are answers."""
     step = lambda q: b2 + W2 * _own(rule, q)[0]  # noqa: E731
-    q = 1.0
+    q, rounding = 1.0, 4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
     for _ in range(num_steps):
         q1 = step(q)
         q2 = step(q1)
@@ -103,11 +108,13 @@ def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 400) -> 
             return np.inf
         if q2 < 1e-20:
             return 0.0
-        if abs(q2 - q1) <= 1e-12 * q2 or q1 == q2:
+        if abs(q2 - q1) <= rounding * q2:
             return q2
         bend = (q2 - q1) - (q1 - q)
         jump = q - (q1 - q) ** 2 / bend if bend else q2
-        closer = (jump - q2) * (q2 - q) > 0 and 0 <= jump < 1e3 * max(q2, 1.0)  # accept only leaps ahead in the same direction
+        closer = (jump - q2) * (q2 - q) > 0 and 0 <= jump < 1e3 * max(
+            q2, 1.0
+        )  # accept only leaps ahead in the same direction
         q = jump if closer else q2
         if q < 1e-14 and b2 == 0:
             return 0.0
@@ -116,11 +123,11 @@ def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 400) -> 
 
 def _correlation(rule: DualRule, W2: float, b2: float, q: float, num_steps: int = 500) -> tuple[float, float]:
     """The stable correlation c*, from c = 0.5, and the slope of the map there."""
-    c, at = 0.5, jnp.asarray([q], float)
+    c, at = 0.5, jnp.asarray(q, float)
     for _ in range(num_steps):
-        k, k_dot = rule(at, c * at, at)
-        new = min((b2 + W2 * float(k[0])) / q, 1.0)
-        if abs(new - c) < 1e-9:
+        k = _compiled_pair(rule, at, c).k
+        new = min((b2 + W2 * float(k)) / q, 1.0)
+        if abs(new - c) < 1e-8:
             break
         c = new
-    return c, W2 * float(rule(at, c * at, at).k_dot[0])
+    return c, W2 * float(_compiled_pair(rule, at, c).k_dot)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from ntk_jax.infinite.dual import Dual, DualRule, ratio, root
 from ntk_jax.infinite.half_gaussian import MixedOrders
@@ -82,7 +83,7 @@ class Series(DualRule):
     def own(self, q):
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
-    def bound(self, q11: Array, q22: Array) -> Dual:
+    def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
         """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on the terms that are left out."""
         return Dual(*(_tail_bound(self, order, jnp.asarray(q11), jnp.asarray(q22)) for order in (0, 1)))
 

@@ -16,7 +16,9 @@ def dual(phi, slope, q11, rho, q22, kinks=(0.0,)):
     """(E[phi(u) phi(v)], E[phi'(u) phi'(v)]): v given u is sigma2 (rho x + sqrt(1 - rho²) y)."""
     s1, s2, c = np.sqrt(q11), np.sqrt(q22), np.sqrt(1 - rho * rho)
     base = np.arange(-12, 12.1, 1.0)
-    ridges = [k / s1 for k in kinks] + [k / s2 / rho for k in kinks if abs(rho) > 1e-3]  # sharp at scale c about a ridge
+    ridges = [k / s1 for k in kinks] + [
+        k / s2 / rho for k in kinks if abs(rho) > 1e-3
+    ]  # sharp at scale c about a ridge
     near = [r + sign * max(c, 1e-6) * 2.0**j for r in ridges for sign in (-1, 1) for j in range(-2, 5)]
     x, wx = _rule(np.sort(np.clip(np.concatenate([base, ridges, near]), -12, 12)))
     moved = np.clip(np.stack([(k / s2 - rho * x) / c for k in kinks], axis=1), -12, 12)
