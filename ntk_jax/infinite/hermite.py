@@ -71,4 +71,4 @@ def step_coefficients(b: Array | np.ndarray, terms: int, order: int) -> Array | 
 
 def _tail(x: np.ndarray) -> np.ndarray:
     """erfc(x) / 2 in NumPy."""
-    return np.vectorize(math.erfc)(x) / 2
+    return np.array([math.erfc(v) / 2 for v in x])

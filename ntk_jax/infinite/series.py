@@ -121,17 +121,17 @@ def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     """E[phi^(order)(sigma z) h_k(z)] for k below `terms`."""
     u, w = nodes_and_weights(series.levels)
     s = root(q)
-    values = _remainder(series, order, s[..., None] * jnp.asarray(u, q.dtype))
+    values = _remainder(series, order, s[..., None] * _row(u, q))
     projection = jnp.asarray(basis(series.levels, series.terms), q.dtype)
     smooth = jnp.moveaxis(matmul(values, projection), -1, 0)
     total, singular = smooth, None
     for c, p, jump in _jump_terms(series, order):
         if c == 0.0:
-            part = jnp.asarray(step_coefficients(np.zeros(()), series.terms, p), q.dtype)
-            part = jump * part.reshape(-1, *[1] * q.ndim) * _power(s, p)
+            part = jnp.asarray(step_coefficients(np.zeros(1), series.terms, p), q.dtype)
+            part = jump * part.reshape(-1, *[1] * q.ndim) * _power(s, p)[None]
             singular = part if singular is None else singular + part
         else:
-            part = jump * step_coefficients(c * ratio(jnp.ones_like(s), s), series.terms, p) * _power(s, p)
+            part = jump * step_coefficients(c * ratio(jnp.ones_like(s), s), series.terms, p) * _power(s, p)[None]
         total = total + part
     tail = None
     if singular is None and order < 2:
@@ -147,12 +147,17 @@ def second_moment(series: Series, order: int, q: Array) -> Array:
     return jnp.sum(w * f * f, axis=-1)
 
 
+def _row(a: np.ndarray, q: Array) -> Array:
+    """Values along one more axis than `q` has."""
+    return jnp.asarray(a, q.dtype).reshape((1,) * q.ndim + (-1,))
+
+
 def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
     away = [c for c, _ in series.kinks if c != 0.0]
     if not away:
-        return tuple(jnp.asarray(a, q.dtype) for a in nodes_and_weights(series.levels))
+        return tuple(_row(a, q) for a in nodes_and_weights(series.levels))
     fixed = jnp.asarray(breakpoints(series.levels), q.dtype)
-    moved = jnp.clip(jnp.asarray(away, q.dtype) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
+    moved = jnp.clip(_row(np.array(away), q) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
     return panel_rule(
         jnp.sort(jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1), axis=-1)
     )
