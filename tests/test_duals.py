@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references.quadrature import dual as quadrature
+
 from ntk_jax import duals
 from ntk_jax.infinite.angle import angle
-from references.quadrature import dual as quadrature
 
 REFERENCES = json.loads((Path(__file__).parent / "references" / "duals.json").read_text())
 RULES = {name: duals.rule(name) for name in REFERENCES if name != "rectified_square"}

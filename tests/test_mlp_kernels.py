@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ntk_jax import MLP, empirical_nngp, empirical_ntk, from_linen, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
 
 CASES = [

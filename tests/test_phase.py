@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ntk_jax import critical_W_std, phase
 from ntk_jax.plots_phase import plot_phase_diagram
 

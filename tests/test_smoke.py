@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
-import jax
-import ntk_jax
 import pytest
+
+import ntk_jax
 
 
 def test_smoke(getkey):

@@ -17,7 +17,6 @@ from jax import Array, lax
 from ntk_jax.infinite.dual import DualRule, ratio, root
 from ntk_jax.linalg import matmul
 
-
 TILE = 256
 
 

@@ -25,7 +25,6 @@ from ntk_jax.infinite.half_gaussian import MixedOrders
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule, step_coefficients
 from ntk_jax.linalg import matmul
 
-
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
 
 
