@@ -32,8 +32,8 @@ def plot_phase_diagram(activation: Any = "tanh", *, W_std: Any = None, b_std: An
     mesh = ax.pcolormesh(W, b, chi, cmap="RdBu_r", vmin=0, vmax=2, shading="nearest")
     ax.plot(line, b, color="black", linewidth=1.5, label=r"critical, $\chi_1 = 1$")
     ax.figure.colorbar(mesh, ax=ax, label=r"$\chi_1$", extend="max" if chi.max() > 2 else "neither")
-    for x, word in ((0.05, "ordered"), (0.95, "chaotic")):
-        ax.text(x, 0.93, word, transform=ax.transAxes, ha="left" if x < 0.5 else "right", va="top")
+    for x, word, color in ((0.05, "ordered", "black"), (0.95, "chaotic", "white")):
+        ax.text(x, 0.93, word, transform=ax.transAxes, ha="left" if x < 0.5 else "right", va="top", color=color)
     ax.set(xlabel="W_std", ylabel="b_std", title=f"Phases of deep {activation} networks", xlim=(W[0], W[-1]))
     ax.legend(loc="lower right")
     return ax
