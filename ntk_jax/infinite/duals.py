@@ -1,83 +1,161 @@
-"""Dual activations: E[phi(u) phi(v)] and E[phi'(u) phi'(v)] for (u, v) ~ N(0, [[q11, q12], [q12, q22]]).
+"""Dual activations: k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)] for (u, v) ~ N(0, [[q11, q12], [q12, q22]]).
 
-Each dual is a function `(q11, q12, q22) -> (k, k_dot)` of broadcastable arrays. Derivatives go by rule in the three
-moments: Price's theorem dk/dq12 = k_dot, and homogeneity. Nothing is normalized to a correlation, so values and first
-and second derivatives are finite at identical, antipodal and zero inputs.
+Each dual is a function `(q11, q12, q22) -> Dual(k, k_dot)` of broadcastable arrays: variances at least 0, covariance within
++-sqrt(q11 q22) up to rounding. Values are exact to a few ulps of the answer for moments perturbed by rounding; derivatives are
+finite at identical, antipodal and zero inputs. Below s1, s2 are the standard deviations, rho the correlation, theta its
+angle, f the options' letters. `series` is for every other scalar function, `rule` for what `mlp_kernels` takes.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, dual_rule, series_rule
+from ntk_jax.infinite.dual import Dual as Dual
+from ntk_jax.infinite.dual import DualRule as DualRule
+from ntk_jax.infinite.series import Series as Series
 
-class Dual(NamedTuple):
-    """k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)]."""
-
-    k: Float[Array, "..."]
-    k_dot: Float[Array, "..."]
+Moment = Float[ArrayLike, "..."]
+CLOSED_FORM_NAMES = tuple(sorted(CLOSED_FORMS))
+SERIES_NAMES = tuple(sorted(NUMERICAL))
 
 
-def relu(q11: Float[Array, "..."], q12: Float[Array, "..."], q22: Float[Array, "..."]) -> Dual:
-    """The dual of phi(u) = max(u, 0): the arc-cosine kernels of order 1 and 0, halved.
+def rule(activation: Any, **options: Any) -> DualRule:
+    """The dual of a name with options, or of any elementwise function: what `mlp_kernels(activation=...)` also takes.
 
-    k_dot = (pi - theta) / (2 pi) and k = s / (2 pi) + q12 k_dot, with s = sqrt(q11 q22 - q12²) and the angle theta of
-    tangent s / q12.
+    `rule("leaky_relu", slope=0.2)`, `rule(jnp.tanh)`, `rule(lambda u: u * jnp.sin(u))`. A function is compared with the
+    closed forms; one without is summed as a series.
+
+    Raises:
+        ValueError: an unknown name, or a function that is not elementwise and real.
+    """
+    return dual_rule(activation, **options)
+
+
+def series(phi: Callable[[Array], Array], *, kinks: Sequence[float] = (), tolerance: float | None = None) -> Series:
+    """The dual of any scalar JAX function: k = sum_k a_k(q11) a_k(q22) rho^k with a_k(q) = E[phi(sqrt(q) z) h_k(z)].
+
+    A kink at 0 is found and treated exactly. The result is called like the duals of this file; its `bound(q11, q22)` is a
+    bound on the error, and `mlp_kernels` chooses the number of terms from the tolerance and warns where it is not met.
 
     Args:
-        q11: variance of u, at least 0.
-        q12: covariance, within +-sqrt(q11 q22) up to rounding.
-        q22: variance of v.
+        phi: applied element by element.
+        kinks: points other than 0 where phi is not smooth, such as (-1, 1) for hard tanh.
+        tolerance: of the terms left out, relative to E[phi²]; None for 1e-10 in float64, 1e-7 in float32.
 
-    Returns:
-        (k, k_dot), each of the broadcast shape. Where u or v is constant zero, k_dot is 1/4 and k is 0.
-
-    Reference: Cho, Saul 2009, eq. 3 and 6.
+    Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula).
     """
-    return Dual(_relu_k(q11, q12, q22), _relu_k_dot(q11, q12, q22))
+    return series_rule(phi, tuple(map(float, kinks)), tolerance)
 
 
-def _ratio(a: Array, b: Array) -> Array:
-    """a / b where b > 0, else 0, with finite derivatives."""
-    positive = b > 0
-    return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
+def relu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = max(u, 0): k = s1 s2 (sin theta + (pi - theta) rho) / (2 pi), k_dot = (pi - theta) / (2 pi).
+
+    Where u or v is constant zero, k_dot is 1/4 and k is 0. Reference: Cho, Saul 2009, eq. 3 and 6.
+    """
+    return dual_rule("relu")(q11, q12, q22)
 
 
-def _sine(q11: Array, q12: Array, q22: Array) -> Array:
-    """sqrt(q11 q22 - q12²), 0 where rounding makes the determinant negative; its derivative is 0 there."""
-    determinant = q11 * q22 - q12 * q12
-    positive = determinant > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, determinant, 1)), 0)
+def leaky_relu(q11: Moment, q12: Moment, q22: Moment, *, slope: float = 0.01) -> Dual:
+    """phi(u) = u for u > 0, slope u below: `rectifier(..., positive=1, negative=-slope)`. (Cho, Saul 2009.)"""
+    return dual_rule("leaky_relu", slope=slope)(q11, q12, q22)
 
 
-@jax.custom_jvp
-def _relu_k_dot(q11: Array, q12: Array, q22: Array) -> Array:
-    s = _sine(q11, q12, q22)
-    undefined = (s == 0) & (q12 == 0)  # a zero input: any angle is right for k, 1/4 is the value at a right angle
-    theta = jnp.where(undefined, jnp.pi / 2, jnp.arctan2(jnp.where(undefined, 1, s), q12))
-    return (jnp.pi - theta) / (2 * jnp.pi)
+def abs(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = |u|: k = 2 s1 s2 (sin theta + rho arcsin rho) / pi, k_dot = 2 arcsin(rho) / pi. (Cho, Saul 2009.)"""
+    return dual_rule("abs")(q11, q12, q22)
 
 
-@_relu_k_dot.defjvp
-def _relu_k_dot_jvp(primals, tangents):
-    q11, q12, q22 = primals
-    dq11, dq12, dq22 = tangents
-    s = _sine(q11, q12, q22)  # d theta = -dq12 / s + q12 / (2 s) (dq11 / q11 + dq22 / q22); at the cusp s = 0 we set 0
-    d_minus_theta = _ratio(dq12, s) - _ratio(q12, 2 * s) * (_ratio(dq11, q11) + _ratio(dq22, q22))
-    return _relu_k_dot(q11, q12, q22), d_minus_theta / (2 * jnp.pi)
+def rectifier(q11: Moment, q12: Moment, q22: Moment, *, positive: float, negative: float) -> Dual:
+    """phi(u) = a relu(u) + b relu(-u): k = (a² + b²) r(rho) + 2 a b r(-rho), r the dual of ReLU; k_dot likewise with -2 a b."""
+    return dual_rule("rectifier", positive=positive, negative=negative)(q11, q12, q22)
 
 
-@jax.custom_jvp
-def _relu_k(q11: Array, q12: Array, q22: Array) -> Array:
-    return _sine(q11, q12, q22) / (2 * jnp.pi) + q12 * _relu_k_dot(q11, q12, q22)
+def identity(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = u: k = q12, k_dot = 1."""
+    return dual_rule("identity")(q11, q12, q22)
 
 
-@_relu_k.defjvp
-def _relu_k_jvp(primals, tangents):
-    q11, q12, q22 = primals
-    dq11, dq12, dq22 = tangents
-    s = _sine(q11, q12, q22)
-    dk = _relu_k_dot(q11, q12, q22) * dq12 + s / (4 * jnp.pi) * (_ratio(dq11, q11) + _ratio(dq22, q22))
-    return _relu_k(q11, q12, q22), dk
+def rectified_monomial(q11: Moment, q12: Moment, q22: Moment, *, order: int) -> Dual:
+    """phi(u) = relu(u)^order for order 0 (step), 1, 2: (s1 s2)^order J_order(theta) / (2 pi). (Cho, Saul 2009, eq. 1-6.)"""
+    return dual_rule("rectified_monomial", order=order)(q11, q12, q22)
+
+
+def step(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = 1 for u > 0, 0 below: k = (pi - theta) / (2 pi). k_dot = 0: a step's derivative is 0 almost everywhere."""
+    return dual_rule("step")(q11, q12, q22)
+
+
+def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = sign(u): k = 2 arcsin(rho) / pi, k_dot = 0 as for `step`."""
+    return dual_rule("sign")(q11, q12, q22)
+
+
+def erf(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
+
+    Reference: Williams 1997, eq. 11.
+    """
+    return dual_rule("erf")(q11, q12, q22)
+
+
+def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = u Phi(u), the exact GELU: k = q12 A + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))).
+
+    A = 1/4 + arcsin(q12 / sqrt((1 + q11)(1 + q22))) / (2 pi), D = det(I + Sigma), P = 1 / (2 pi sqrt D);
+    k_dot = A + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D). Reference: Tsuchida, Pearce, van der Heide, Roosta, Gallagher 2021.
+    """
+    return dual_rule("gelu")(q11, q12, q22)
+
+
+def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12)."""
+    return dual_rule("sin")(q11, q12, q22)
+
+
+def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12)."""
+    return dual_rule("cos")(q11, q12, q22)
+
+
+def sinusoid(q11: Moment, q12: Moment, q22: Moment, *, frequency: float = 1.0, phase: float = 0.0) -> Dual:
+    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), E = exp(-f² (q11 + q22) / 2); k_dot: f², cos²(c)."""
+    return dual_rule("sinusoid", frequency=frequency, phase=phase)(q11, q12, q22)
+
+
+def exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
+    """phi(u) = exp(a u): k = exp(a² (q11 + 2 q12 + q22) / 2), k_dot = a² k."""
+    return dual_rule("exp", rate=rate)(q11, q12, q22)
+
+
+def normalized_exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
+    """phi(u) = exp(sqrt(a) u - a): k = exp(a (rho - 1)) at unit variance, k_dot = a k. (Daniely, Frostig, Singer 2016, table 1.)"""
+    return dual_rule("normalized_exp", rate=rate)(q11, q12, q22)
+
+
+def gaussian(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
+    """phi(u) = exp(-a u²): k = D^(-1/2), k_dot = 4 a² q12 D^(-3/2), D = det(I + 2 a Sigma). (Williams 1997, section 3.2.)"""
+    return dual_rule("gaussian", rate=rate)(q11, q12, q22)
+
+
+def rbf(q11: Moment, q12: Moment, q22: Moment, *, gamma: float = 1.0) -> Dual:
+    """phi(u) = sqrt(2) sin(sqrt(2 g) u + pi/4): k = exp(-g (q11 - 2 q12 + q22)), k_dot = 2 g k. (Rahimi, Recht 2007.)"""
+    return dual_rule("rbf", gamma=gamma)(q11, q12, q22)
+
+
+def polynomial(q11: Moment, q12: Moment, q22: Moment, *, coefficients: Sequence[float]) -> Dual:
+    """phi(u) = sum_i c_i u^i, lowest power first: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]."""
+    return dual_rule("polynomial", coefficients=coefficients)(q11, q12, q22)
+
+
+def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
+    """phi(u) = u^degree, by `polynomial`."""
+    return dual_rule("monomial", degree=degree)(q11, q12, q22)
+
+
+def hermite(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
+    """phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
+    return dual_rule("hermite", degree=degree)(q11, q12, q22)

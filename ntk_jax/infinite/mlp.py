@@ -1,43 +1,25 @@
 """The infinite-width kernels of a fully connected network, written from the recursion."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_example_pair, check_integer, check_number, check_option, working_dtype
+from ntk_jax.checks import as_example_pair, check_integer, check_number, working_dtype
 from ntk_jax.compat import is_concrete
-from ntk_jax.infinite import duals
-from ntk_jax.linalg import matmul
+from ntk_jax.infinite.activations import dual_rule
+from ntk_jax.infinite.dual import DualRule
+from ntk_jax.infinite.recursion import Architecture, Layers, Side, kernels, reference_kernels, sides
+from ntk_jax.infinite.series import Series, fit
 from ntk_jax.networks import check_scales, per_layer
 from ntk_jax.types import Kernels
-
-DualFn = Callable[[Array, Array, Array], duals.Dual]
-
-DUALS: dict[str, DualFn] = {"relu": duals.relu}
-
-
-class Layers(NamedTuple):
-    """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent kernel W_eta k + b_eta."""
-
-    W: Float[Array, " layers"]
-    b: Float[Array, " layers"]
-    W_eta: Float[Array, " layers"]
-    b_eta: Float[Array, " layers"]
-
-
-class Moments(NamedTuple):
-    """What one layer hands to the next: variances of either side, covariance and tangent kernel."""
-
-    q11: Array
-    q12: Array
-    q22: Array
-    theta: Array
 
 
 def mlp_kernels(
@@ -45,13 +27,15 @@ def mlp_kernels(
     x2: Float[ArrayLike, "n2 *d"] | None = None,
     *,
     depth: int,
-    activation: str | Callable[..., Any] = "relu",
+    activation: str | Callable[..., Any] | DualRule = "relu",
     W_std: Any = 1.0,
     b_std: Any = 0.0,
     parameterization: str = "ntk",
     width: Any = None,
+    residual: bool = False,
+    layer_norm: bool = False,
 ) -> Kernels:
-    """The NNGP and NTK of the infinitely wide `MLP` with `depth` hidden layers, in closed form.
+    """The NNGP and NTK of the infinitely wide `MLP` with `depth` hidden layers.
 
     With k, k_dot the dual activation of (q11, K, q22), K⁰ = b_std² + W_std² x·x'/d and Θ⁰ = K⁰, each hidden layer and
     the Dense layer after it give
@@ -63,12 +47,15 @@ def mlp_kernels(
         x1: examples in rows; more than one feature axis is flattened.
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and its diagonal exact.
         depth: number of hidden layers; 0 is a linear model.
-        activation: "relu" or the function `jax.nn.relu`.
+        activation: a name of `duals`, an elementwise function, or `duals.rule(...)` for one with options.
         W_std: weight scale, a number or one per Dense layer (depth + 1: hidden layers, then readout).
         b_std: bias scale, likewise; None means no bias parameters. With 0.0 a "standard" network still trains them.
         parameterization: "ntk" or "standard", as in `MLP`.
         width: "standard" only: units of the hidden layers, a number or one each. It enters the tangent kernel because
             gradient descent on unscaled weights moves wide layers further.
+        residual: every hidden layer after the first is z + Dense(phi(z)); the old K and Θ are added to the new.
+        layer_norm: every activation sees (z - mean) / std over its layer's units: K and Θ are divided by sqrt(K_xx K_x'x')
+            first (no learned scale and no epsilon).
 
     Returns:
         Kernels(nngp, ntk), each (n1, n2), per output coordinate: outputs are independent and alike.
@@ -76,41 +63,103 @@ def mlp_kernels(
     Raises:
         ValueError: bad examples or options; a depth and scale for which the kernel overflows its dtype.
 
+    Warns:
+        UserWarning: an activation without closed form whose series misses its tolerance.
+
     Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard": Sohl-Dickstein et al. 2020, eq. 19.
     """
+    network = _prepare(x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm)
+    return Kernels(*_compiled(*network))
+
+
+def mlp_kernels_by_layer(
+    x1: Float[ArrayLike, "n1 *d"], x2: Float[ArrayLike, "n2 *d"] | None = None, *, depth: int, **options: Any
+) -> Kernels:
+    """`mlp_kernels` after every Dense layer: Kernels of shape (depth + 1, n1, n2), the last being `mlp_kernels` itself.
+
+    Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut after its l-th Dense layer.
+    """
+    return Kernels(*_compiled_by_layer(*_prepare(x1, x2, depth, **{**_DEFAULTS, **options})))
+
+
+def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
+    """The kernels of every example with itself, each (n,): the diagonal of `mlp_kernels`, without forming it.
+
+    Arguments and errors are those of `mlp_kernels`.
+    """
+    a1, _, layers, arch = _prepare(x, None, depth, **{**_DEFAULTS, **options})
+    own = sides(a1, None, layers, arch)[0]
+    return Kernels(own.nngp, own.ntk)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "activation": "relu",
+    "W_std": 1.0,
+    "b_std": 0.0,
+    "parameterization": "ntk",
+    "width": None,
+    "residual": False,
+    "layer_norm": False,
+}
+_compiled = jax.jit(kernels, static_argnums=3)
+_compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argnums=3)
+
+
+def _prepare(
+    x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
+) -> tuple[Array, Array | None, Layers, Architecture]:
+    """Checked arguments of the compiled functions."""
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
     a1, a2 = (a if a is None else a.reshape(a.shape[0], -1).astype(dtype) for a in (a1, a2))
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
-    nngp, ntk, largest = _kernels(a1, a2, layers, _dual(activation))
-    if is_concrete(largest) and not bool(jnp.isfinite(largest)):
+    arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
+    both = sides(a1, a2, layers, arch)
+    if not all(is_concrete(s.largest) for s in both):
+        return a1, a2, layers, arch
+    if not all(bool(jnp.isfinite(s.largest)) for s in both):
         raise ValueError(
             f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth {depth} with W_std = {W_std}. "
             "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for ReLU)."
         )
-    return Kernels(nngp, ntk)
+    return a1, a2, layers, arch._replace(rule=_enough_terms(arch, both, dtype) if depth else arch.rule)
 
 
-def _dual(activation: Any) -> DualFn:
-    names = {jax.nn.relu: "relu"}
-    name = names.get(activation, activation) if callable(activation) else activation
-    if callable(name):
-        raise ValueError(f"activation: expected one of {', '.join(map(repr, DUALS))} or jax.nn.relu; got {activation!r}.")
-    check_option("activation", name, DUALS)
-    return DUALS[name]
+def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> DualRule:
+    """A series with as many terms as the variances that it will meet ask for."""
+    if not isinstance(arch.rule, Series):
+        return arch.rule
+    q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
+    q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
+    rule, at = fit(arch.rule, q, dtype), jnp.asarray(q, dtype)
+    bound, scale = rule.bound(at, at), rule.own(at)
+    worst = max(float(b) / max(float(s), 1e-30) for b, s in zip(bound, scale, strict=True))
+    asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
+    if worst > max(asked, 1e-6 if rule.kinks else 0):
+        warnings.warn(
+            f"mlp_kernels: the series of {rule.phi!r} with {rule.terms} terms is within {worst:.1e} of the dual (relative, at "
+            f"variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
+            "Lower W_std, or pass an activation with a closed form.",
+            stacklevel=4,
+        )
+    return rule
 
 
-def _layers(depth: int, W_std: Any, b_std: Any, parameterization: str, width: Any, num_features: int, dtype: Any) -> Layers:
+def _layers(
+    depth: int, W_std: Any, b_std: Any, parameterization: str, width: Any, num_features: int, dtype: Any
+) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
     b = per_layer("b_std", b_std, depth + 1)
     for W_l, b_l in zip(W, b, strict=True):
         check_scales(W_l, b_l, parameterization)
     stack = lambda values: jnp.stack([jnp.asarray(v, dtype) for v in values])  # noqa: E731
-    W2, b2 = stack(W) ** 2, stack([0.0 if b_l is None else b_l for b_l in b]) ** 2
+    W2, b2 = (stack([_square(v) for v in values]) for values in (W, [0.0 if b_l is None else b_l for b_l in b]))
     if parameterization == "ntk":
         if width is not None:
-            raise ValueError("width: expected None with parameterization='ntk', whose limit has none; drop it or use 'standard'.")
+            raise ValueError(
+                "width: expected None with parameterization='ntk', whose limit has none; drop it or use 'standard'."
+            )
         return Layers(W2, b2, W2, b2)
     if width is None and depth:
         raise ValueError("width: expected the units of the hidden layers with parameterization='standard'; got None.")
@@ -119,46 +168,6 @@ def _layers(depth: int, W_std: Any, b_std: Any, parameterization: str, width: An
     return Layers(W2, b2, stack(fan_in), stack([0.0 if b_l is None else 1.0 for b_l in b]))
 
 
-@partial(jax.jit, static_argnames="dual")
-def _kernels(x1: Array, x2: Array | None, layers: Layers, dual: DualFn) -> tuple[Array, Array, Array]:
-    """NNGP, NTK, and the largest variance or tangent kernel met on the diagonal: what bounds every entry."""
-    num_features = x1.shape[1]
-    q11 = jnp.sum(x1 * x1, axis=1) / num_features
-    q22 = q11 if x2 is None else jnp.sum(x2 * x2, axis=1) / num_features
-    q12 = matmul(x1, (x1 if x2 is None else x2).T) / num_features
-    if x2 is None:
-        q12 = _mirror(q12, q11)
-    out = _recursion(q11[:, None], q12, q22[None, :], layers, dual)
-    on1 = _recursion(q11, q11, q11, layers, dual)
-    on2 = on1 if x2 is None else _recursion(q22, q22, q22, layers, dual)
-    nngp, ntk = out.q12, out.theta
-    if x2 is None:
-        nngp, ntk = _with_diagonal(nngp, on1.q12), _with_diagonal(ntk, on1.theta)
-    largest = jnp.max(jnp.stack([jnp.max(part) for side in (on1, on2) for part in (side.q12, side.theta)]))
-    return nngp, ntk, largest
-
-
-def _recursion(q11: Array, q12: Array, q22: Array, layers: Layers, dual: DualFn) -> Moments:
-    """All layers, for arrays that broadcast to the shape of `q12`."""
-    first, rest = jax.tree.map(lambda c: c[0], layers), jax.tree.map(lambda c: c[1:], layers)
-    q11, q12_next, q22 = (first.W * q + first.b for q in (q11, q12, q22))
-    start = Moments(q11, q12_next, q22, first.W_eta * q12 + first.b_eta)
-
-    def step(m: Moments, layer: Layers) -> tuple[Moments, None]:
-        k, k_dot = dual(m.q11, m.q12, m.q22)
-        own = [layer.W * dual(q, q, q).k + layer.b for q in (m.q11, m.q22)]
-        theta = layer.W_eta * k + layer.b_eta + layer.W * k_dot * m.theta
-        return Moments(own[0], layer.W * k + layer.b, own[1], theta), None
-
-    depth = layers.W.shape[0] - 1
-    return jax.lax.scan(step, start, rest, unroll=max(1, min(depth, 16)))[0]
-
-
-def _mirror(q12: Array, diagonal: Array) -> Array:
-    """`q12` with its lower triangle copied from the upper one, and the given diagonal."""
-    row, column = jnp.arange(q12.shape[0])[:, None], jnp.arange(q12.shape[0])[None, :]
-    return _with_diagonal(jnp.where(row < column, q12, q12.T), diagonal)
-
-
-def _with_diagonal(k: Array, diagonal: Array) -> Array:
-    return jnp.where(jnp.eye(k.shape[0], dtype=bool), diagonal[:, None], k)
+def _square(value: Any) -> Any:
+    """Numbers are squared in double precision: 2 for sqrt(2), where float32 would give 1.9999999."""
+    return value * value if isinstance(value, Array) else float(value) ** 2

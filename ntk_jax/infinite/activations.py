@@ -1,0 +1,174 @@
+"""From what users pass as an activation to its dual: names, function objects, and any scalar JAX function."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_jax.checks import check_integer, check_option
+from ntk_jax.infinite import closed_forms
+from ntk_jax.infinite.closed_forms import ClosedForm
+from ntk_jax.infinite.dual import DualRule
+from ntk_jax.infinite.rectifiers import RectifiedSquare, Rectifier, Step
+from ntk_jax.infinite.series import Series, find_kink
+
+
+def rectified_monomial(order: int) -> DualRule:
+    """relu(u)^order for order 0, 1, 2."""
+    check_option("order", order, (0, 1, 2))
+    return (Step(0.0, 1.0), Rectifier(1.0, 0.0), RectifiedSquare())[order]
+
+
+def polynomial(coefficients: Any) -> DualRule:
+    """sum_i c_i u^i."""
+    coefficients = tuple(map(float, coefficients))
+    if not coefficients:
+        raise ValueError("coefficients: expected at least one, lowest power first; got none.")
+    return ClosedForm(closed_forms.polynomial, (coefficients,))
+
+
+def monomial(degree: int) -> DualRule:
+    """u^degree."""
+    check_integer("degree", degree, minimum=0)
+    return polynomial([0.0] * degree + [1.0])
+
+
+def hermite(degree: int) -> DualRule:
+    """He_degree / sqrt(degree!)."""
+    check_integer("degree", degree, minimum=0)
+    return ClosedForm(closed_forms.hermite, (int(degree),))
+
+
+CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
+    "abs": lambda: Rectifier(1.0, 1.0),
+    "cos": lambda frequency=1.0: ClosedForm(closed_forms.sinusoid, (float(frequency), math.pi / 2)),
+    "erf": lambda: ClosedForm(closed_forms.erf),
+    "exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
+    "gaussian": lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
+    "gelu": lambda: ClosedForm(closed_forms.gelu),
+    "hermite": hermite,
+    "identity": lambda: Rectifier(1.0, -1.0),
+    "leaky_relu": lambda slope=0.01: Rectifier(1.0, -float(slope)),
+    "monomial": monomial,
+    "normalized_exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (math.sqrt(rate), -float(rate))),
+    "polynomial": polynomial,
+    "rbf": lambda gamma=1.0: ClosedForm(closed_forms.rbf, (float(gamma),)),
+    "rectified_monomial": rectified_monomial,
+    "rectifier": lambda positive, negative: Rectifier(float(positive), float(negative)),
+    "relu": lambda: Rectifier(1.0, 0.0),
+    "sign": lambda: Step(-1.0, 1.0),
+    "sin": lambda: ClosedForm(closed_forms.sinusoid, (1.0, 0.0)),
+    "sinusoid": lambda frequency=1.0, phase=0.0: ClosedForm(closed_forms.sinusoid, (float(frequency), float(phase))),
+    "step": lambda: Step(0.0, 1.0),
+}
+
+NUMERICAL: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
+    "celu": (jax.nn.celu, ()),
+    "elu": (jax.nn.elu, ()),
+    "gelu_tanh": (partial(jax.nn.gelu, approximate=True), ()),
+    "hard_sigmoid": (jax.nn.hard_sigmoid, (-3.0, 3.0)),
+    "hard_swish": (jax.nn.hard_swish, (-3.0, 3.0)),
+    "hard_tanh": (jax.nn.hard_tanh, (-1.0, 1.0)),
+    "mish": (jax.nn.mish, ()),
+    "relu6": (jax.nn.relu6, (6.0,)),
+    "selu": (jax.nn.selu, ()),
+    "sigmoid": (jax.nn.sigmoid, ()),
+    "silu": (jax.nn.silu, ()),
+    "softplus": (jax.nn.softplus, ()),
+    "swish": (jax.nn.swish, ()),
+    "tanh": (jnp.tanh, ()),
+}
+
+
+@lru_cache(maxsize=256)
+def series_rule(phi: Callable[..., Any], kinks: tuple[float, ...] = (), tolerance: float | None = None) -> Series:
+    """The series of a scalar function; a kink at 0 is found, others are named."""
+    found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
+    return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
+
+
+def dual_rule(activation: Any, **options: Any) -> DualRule:
+    """The dual of an activation: a name with options, a rule, or a scalar function.
+
+    A function is compared with the closed forms at sample points, and a match must agree with its own series.
+
+    Raises:
+        ValueError: an unknown name, or something that is neither a name nor an elementwise function.
+    """
+    if isinstance(activation, DualRule):
+        return activation
+    if callable(activation):
+        return _of_function(activation)
+    check_option("activation", activation, sorted([*CLOSED_FORMS, *NUMERICAL]))
+    if activation in CLOSED_FORMS:
+        return CLOSED_FORMS[activation](**options)
+    return series_rule(*NUMERICAL[activation])
+
+
+@lru_cache(maxsize=256)
+def _of_function(phi: Callable[..., Any]) -> DualRule:
+    for function, kinks in NUMERICAL.values():
+        if phi is function:
+            return series_rule(function, kinks)
+    with jax.ensure_compile_time_eval():
+        u = jnp.asarray(np.concatenate([np.linspace(-4, 4, 41), [-0.013, 0.007, 1e-3]]))
+        values = _elementwise(phi, u)
+        rule = _match(u, values)
+        if rule is not None and _agrees(rule, phi):
+            return rule
+    return series_rule(phi)
+
+
+def _elementwise(phi, u) -> np.ndarray:
+    try:
+        values = jnp.asarray(phi(u))
+    except Exception as error:
+        raise ValueError(
+            f"activation: expected a name or an elementwise function of an array; {phi!r} raised {error!r}."
+        ) from error
+    if values.shape != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"activation: expected a real scalar function applied element by element; {phi!r} maps shape {u.shape} "
+            f"to {values.shape}, {values.dtype}. Duals of functions that mix units do not exist."
+        )
+    return np.asarray(values, float)
+
+
+def _match(u, values: np.ndarray) -> DualRule | None:
+    x, erf = np.asarray(u, float), np.asarray(jax.scipy.special.erf(u / 2**0.5), float)
+    plain = np.asarray(jax.scipy.special.erf(u), float)
+    at = lambda point: float(values[np.argmin(abs(x - point))])  # noqa: E731
+    positive, negative = at(4.0) / 4, at(-4.0) / 4
+    candidates = [
+        (Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x)),
+        (ClosedForm(closed_forms.erf), plain),
+        (ClosedForm(closed_forms.gelu), x * (1 + erf) / 2),
+        (ClosedForm(closed_forms.sinusoid, (1.0, 0.0)), np.sin(x)),
+        (ClosedForm(closed_forms.sinusoid, (1.0, math.pi / 2)), np.cos(x)),
+        (ClosedForm(closed_forms.exponential, (1.0, 0.0)), np.exp(x)),
+        (ClosedForm(closed_forms.gaussian, (1.0,)), np.exp(-x * x)),
+        (RectifiedSquare(), np.maximum(x, 0) ** 2),
+        (polynomial((0.0, 0.0, 1.0)), x**2),
+        (polynomial((0.0, 0.0, 0.0, 1.0)), x**3),
+        (Step(-1.0, 1.0), np.sign(x)),
+        (Step(0.0, 1.0), np.heaviside(x, 0.5)),
+    ]
+    tolerance = 64 * float(jnp.finfo(u.dtype).eps)
+    away = np.abs(x) > 0  # the value of a step at 0 itself is nobody's business
+    for rule, expected in candidates:
+        if np.all(np.abs(values - expected)[away] <= tolerance * (np.abs(expected) + 1e-3 + np.abs(x))[away]):
+            return rule
+    return None
+
+
+def _agrees(rule: DualRule, phi) -> bool:
+    """The closed form against the series at moderate correlations, where the latter is sharp for any function."""
+    q11, q12, q22 = (jnp.asarray(q) for q in ([0.7, 1.0], [-0.3, 0.5], [1.1, 1.0]))
+    exact, summed = rule(q11, q12, q22), series_rule(phi)(q11, q12, q22)
+    if isinstance(rule, Step):
+        exact, summed = exact[:1], summed[:1]
+    return all(bool(jnp.allclose(a, b, rtol=1e-3, atol=1e-4)) for a, b in zip(exact, summed, strict=True))

@@ -1,0 +1,136 @@
+"""Duals in closed form that are not rectifiers: erf, GELU, trigonometric, exponential, Gaussian, polynomial.
+
+Each function of this file is `(q11, q12, q22, options) -> Dual`. Determinants are sums of non-negative terms, per-example
+factors are formed before they meet, and every expression is smooth in the three moments.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.infinite.angle import arcsine, orthant
+from ntk_jax.infinite.dual import Dual, DualRule, ratio, root
+
+
+@dataclass(frozen=True)
+class ClosedForm(DualRule):
+    """A dual given by one function of the three moments and hashable options."""
+
+    function: Callable[..., Dual]
+    options: tuple[Any, ...] = ()
+    unroll = 4
+
+    def pair(self, rows1, q12, rows2):
+        return self.function(rows1, q12, rows2, *self.options)
+
+
+def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array]:
+    """For I + Sigma: 1/(1 + q11), 1/(1 + q22) and det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine², all in (0, 1]."""
+    p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
+    rho = q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
+    apart = jnp.maximum((1 - rho) * (1 + rho), 0)
+    return p1, p2, (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * apart
+
+
+def erf(q11, q12, q22):
+    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
+    p1, p2, cosine2 = _determinant(2 * q11, 2 * q12, 2 * q22)
+    sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
+    return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
+
+
+def gelu(q11, q12, q22):
+    """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 + q22))).
+
+    k = q12 A / (2 pi) + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))),
+    k_dot = A / (2 pi) + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D).
+    """
+    p1, p2, cosine2 = _determinant(q11, q12, q22)
+    h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
+    sine = q12 * (h1 * h2)
+    A = orthant(sine, cosine) / (2 * np.pi)
+    rho = q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
+    apart = jnp.maximum((1 - rho) * (1 + rho), 0)
+    spread = (q11 * h1) * (q22 * h2) * apart  # det Sigma sqrt(p1 p2)
+    k = q12 * A + (spread + sine * q12 * (p1 + p2)) / (2 * np.pi * cosine)
+    return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + p1 * p2 / cosine2))
+
+
+def sinusoid(q11, q12, q22, frequency, phase):
+    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot with f² and cos²(c); E = exp(-f² (q11 + q22) / 2)."""
+    f2 = frequency**2
+    together = jnp.exp(-f2 * (jnp.maximum((q11 + q22) / 2 + q12, 0)))
+    apart = jnp.exp(-f2 * jnp.maximum((q11 + q22) / 2 - q12, 0))
+    small = jnp.abs(f2 * q12) < 1  # the difference of exponentials cancels there
+    series = jnp.exp(-f2 * (q11 + q22) / 2) * jnp.sinh(jnp.where(small, f2 * q12, 0))
+    odd = jnp.where(small, series, (apart - together) / 2)
+    return Dual(odd + math.sin(phase) ** 2 * together, f2 * (odd + math.cos(phase) ** 2 * together))
+
+
+def rbf(q11, q12, q22, gamma):
+    """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2 gamma k."""
+    k = jnp.exp(-gamma * jnp.maximum(q11 + q22 - 2 * q12, 0))
+    return Dual(k, 2 * gamma * k)
+
+
+def exponential(q11, q12, q22, rate, shift):
+    """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate² k."""
+    k = jnp.exp(rate**2 * jnp.maximum((q11 + q22) / 2 + q12, 0) + 2 * shift)
+    return Dual(k, rate**2 * k)
+
+
+def gaussian(q11, q12, q22, rate):
+    """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12 D^(-3/2)."""
+    p1, p2, cosine2 = _determinant(2 * rate * q11, 2 * rate * q12, 2 * rate * q22)
+    k = jnp.sqrt(p1) * jnp.sqrt(p2) / jnp.sqrt(cosine2)
+    return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
+
+
+def polynomial(q11, q12, q22, coefficients: Sequence[float]):
+    """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]; k_dot from j + 1."""
+    means = [_derivative_mean(coefficients, j) for j in range(len(coefficients))]
+    return _from_means(q11, q12, q22, [partial(_horner, c) for c in means])
+
+
+def _horner(coefficients: Sequence[float], x: Array) -> Array:
+    value = jnp.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value * x + c
+    return value
+
+
+def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
+    """E[phi^(j)(sqrt(q) z)] as a polynomial in q, lowest power first."""
+    degree = len(coefficients) - 1
+    moments = [0.0] * ((degree - j) // 2 + 1)
+    for i in range(j, degree + 1, 2):  # E z^(i - j) = (i - j - 1)!!
+        moments[(i - j) // 2] = coefficients[i] * math.perm(i, j) * math.prod(range(1, i - j, 2))
+    return moments
+
+
+def hermite(q11, q12, q22, degree):
+    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
+
+    def mean(j):
+        m, odd = divmod(degree - j, 2)
+        scale = 0.0 if odd else math.perm(degree, j) / math.sqrt(math.factorial(degree)) * math.prod(range(1, 2 * m, 2))
+        return lambda q: scale * (q - 1) ** m
+
+    return _from_means(q11, q12, q22, [mean(j) for j in range(degree + 1)])
+
+
+def _from_means(q11, q12, q22, means):
+    """Both duals from m_j, by Horner's rule in q12: the j-th term of k is the last factor 1/j of the (j-1)-th of k_dot."""
+    products = [m(q11) * m(q22) for m in means]
+    zero = jnp.zeros_like(q12 * products[0])
+    k, k_dot = zero + products[-1], zero
+    for j in range(len(products) - 1, 0, -1):
+        k = products[j - 1] + q12 / j * k
+        k_dot = products[j] + (q12 / j * k_dot if j < len(products) - 1 else zero)
+    return Dual(k, k_dot)

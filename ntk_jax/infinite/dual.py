@@ -1,0 +1,91 @@
+"""What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+
+class Dual(NamedTuple):
+    """k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)]."""
+
+    k: Float[Array, "..."]
+    k_dot: Float[Array, "..."]
+
+
+class DualRule:
+    """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static arguments of `jax.jit`.
+
+    `rows` is paid once per example, `pair` once per pair; all arrays broadcast. `unroll` layers are compiled as one loop.
+    """
+
+    unroll = 8
+
+    def rows(self, q: Array) -> Any:
+        """What `pair` needs of one side: a pytree of arrays whose last axes are those of the variances `q`."""
+        return q
+
+    def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
+        """The dual of pairs, given both sides' rows and the covariances."""
+        raise NotImplementedError
+
+    def own(self, q: Array) -> Dual:
+        """The dual of every example with itself."""
+        return self.pair(self.rows(q), q, self.rows(q))
+
+    def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
+        """The dual of broadcastable moments."""
+        q11, q12, q22 = as_moments(q11, q12, q22)
+        return self.pair(self.rows(q11), q12, self.rows(q22))
+
+
+def as_moments(*moments: Any) -> list[Array]:
+    """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
+    arrays = [jnp.asarray(m) for m in moments]
+    floats = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    dtype = max(floats, key=lambda t: jnp.dtype(t).itemsize) if floats else jnp.zeros(()).dtype
+    rank = max(a.ndim for a in arrays)
+    return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
+
+
+def ratio(a: ArrayLike, b: Array) -> Array:
+    """a / b where b > 0, else 0, with finite derivatives."""
+    positive = b > 0
+    return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
+
+
+def root(q: Array) -> Array:
+    """sqrt(q) for q > 0, else 0, with derivative 0 there."""
+    positive = q > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1)), 0)
+
+
+def reciprocal(S: Array, scale: Array) -> Array:
+    """1 / S for S > 0, else 0; never above 1 / (scale sqrt(eps)), the rounding of S = scale · sine near a pole.
+
+    The bound matters: compiled code may evaluate S twice with different rounding, positive in the test and 0 in the quotient.
+    """
+    floor = scale * float(jnp.finfo(S.dtype).eps) ** 0.5
+    return jnp.where(S > 0, ratio(jnp.ones_like(S), jnp.maximum(S, floor)), 0)
+
+
+@jax.custom_jvp
+def deviation_product(q11: Array, q12: Array, q22: Array) -> Array:
+    """S = sqrt(q11 q22 - q12²) = sigma1 sigma2 sin(theta), without overflow; at the cusp S = 0 its derivative is 0."""
+    s1, s2 = root(q11), root(q22)
+    u = jnp.clip(1 - jnp.abs(q12 * ratio(1, s1) * ratio(1, s2)), 0, 1)
+    return s1 * s2 * root(u * (2 - u))
+
+
+@deviation_product.defjvp
+def _deviation_product_jvp(primals, tangents):
+    q11, q12, q22 = primals
+    dq11, dq12, dq22 = tangents
+    S = deviation_product(*primals)
+    half = ratio(dq11, q11) / 2 + ratio(dq22, q22) / 2
+    r1, r2 = ratio(1, root(q11)), ratio(1, root(q22))
+    scale = root(q11) * root(q22)  # dS = (scale² / S) (dlog q11 / 2 + dlog q22 / 2 - rho dq12 / scale)
+    return S, scale * (scale * reciprocal(S, scale)) * (half - (q12 * r1 * r2) * (dq12 * r1 * r2))

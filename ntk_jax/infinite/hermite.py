@@ -1,0 +1,74 @@
+"""Hermite coefficients E[f(z) h_k(z)], z ~ N(0, 1), h_k = He_k / sqrt(k!): nodes, basis, and the kinks' exact ones.
+
+Panels of Gauss-Legendre nodes with a break at 0, geometrically finer towards it: an activation of scale 1 seen through a
+large standard deviation is nearly a kink at 0. (Gauss-Hermite nodes converge like 1/K there.)
+"""
+
+import math
+from functools import lru_cache
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import erfc
+
+RANGE, PANEL, NODES = 14.0, 0.75, 20
+
+
+def breakpoints(levels: int) -> np.ndarray:
+    """The ends of the panels, from -14 to 14, with `levels` halvings towards 0."""
+    right = [*(PANEL * 0.5**j for j in range(levels, 0, -1)), *np.arange(PANEL, RANGE + PANEL / 2, PANEL)]
+    return np.array([*(-b for b in right[::-1]), 0.0, *right])
+
+
+def panel_rule(breaks: Array | np.ndarray) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+    """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., 20 (B - 1))."""
+    xp = np if isinstance(breaks, np.ndarray) else jnp
+    x, w = (a.astype(breaks.dtype) for a in np.polynomial.legendre.leggauss(NODES))
+    half = (breaks[..., 1:, None] - breaks[..., :-1, None]) / 2
+    u = (breaks[..., 1:, None] + breaks[..., :-1, None]) / 2 + half * x
+    weights = half * w * xp.exp(-u * u / 2) / (2 * np.pi) ** 0.5
+    return u.reshape(*u.shape[:-2], -1), weights.reshape(*u.shape[:-2], -1)
+
+
+@lru_cache(maxsize=16)
+def nodes_and_weights(levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rule of the fixed panels, in double precision; nodes are symmetric about 0."""
+    return panel_rule(breakpoints(levels))
+
+
+@lru_cache(maxsize=16)
+def basis(levels: int, terms: int) -> np.ndarray:
+    """weights[m] h_k(nodes[m]), shape (nodes, terms)."""
+    u, w = nodes_and_weights(levels)
+    h = [w, u * w]
+    for k in range(1, terms - 1):
+        h.append((u * h[k] - np.sqrt(k) * h[k - 1]) / np.sqrt(k + 1))
+    return np.stack(h[:terms], axis=1)
+
+
+def step_coefficients(b: Array | np.ndarray, terms: int, order: int) -> Array | np.ndarray:
+    """E[g(z - b) h_k(z)], shape (terms, *b.shape), of the `order`-th antiderivative g of the step: relu(z)^order / order!.
+
+    Order -1 is the delta function, -2 its derivative. By parts, e_k(order) = e_(k-1)(order - 1) / sqrt(k).
+    """
+    xp, tail = (np, _tail) if isinstance(b, np.ndarray) else (jnp, lambda x: erfc(x) / 2)
+    b = xp.clip(b, -13.0, 13.0)  # beyond, the density is 0 to double precision
+    density = xp.exp(-b * b / 2) / (2 * np.pi) ** 0.5
+    e = [density, b * density]  # order -1: density(b) h_k(b)
+    for k in range(1, terms + max(0, -order)):
+        e.append((b * e[k] - k**0.5 * e[k - 1]) / (k + 1) ** 0.5)
+    for _ in range(-1 - order):
+        e = [(k + 1) ** 0.5 * e[k + 1] for k in range(len(e) - 1)]
+    means = [tail(b * 0.5**0.5)]
+    means.append(density - b * means[0])
+    for p in range(2, order + 1):
+        means.append((means[p - 2] - b * means[p - 1]) / p)
+    for p in range(order + 1):
+        e = [means[p], *(e[k - 1] / k**0.5 for k in range(1, terms))]
+    return xp.stack(e[:terms])
+
+
+def _tail(x: np.ndarray) -> np.ndarray:
+    """erfc(x) / 2 in NumPy."""
+    return np.array([math.erfc(v) / 2 for v in x])

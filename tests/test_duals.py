@@ -1,0 +1,131 @@
+"""Duals: high-precision references, kinks, gradients, resolution of what users pass."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references.quadrature import dual as quadrature
+
+from ntk_jax import duals
+from ntk_jax.infinite.angle import angle
+
+REFERENCES = json.loads((Path(__file__).parent / "references" / "duals.json").read_text())
+RULES = {name: duals.rule(name) for name in REFERENCES if name != "rectified_square"}
+RULES["rectified_square"] = duals.rule("rectified_monomial", order=2)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_closed_forms_to_twelve_digits(name):
+    for q11, rho, q22, k, k_dot in REFERENCES[name]:
+        value = RULES[name](q11, rho * np.sqrt(q11 * q22), q22)
+        np.testing.assert_allclose(value.k, k, rtol=1e-12, atol=2e-16)
+        np.testing.assert_allclose(value.k_dot, k_dot, rtol=1e-12, atol=2e-16)
+
+
+def relu_dual(q, rho):
+    theta = np.arctan2(np.sqrt((1 - rho) * (1 + rho)), rho)
+    return q * (np.sin(theta) + (np.pi - theta) * rho) / (2 * np.pi), (np.pi - theta) / (2 * np.pi)
+
+
+def test_float32_angle_is_exact_to_four_ulps():
+    u = np.concatenate([np.geomspace(1e-7, 1, 4001), np.linspace(0, 1, 4001)]).astype(np.float32)
+    exact = 2 * np.arcsin(np.sqrt(u.astype(np.float64) / 2))
+    got = angle(jnp.asarray(u)).to_pole
+    assert got.dtype == jnp.float32
+    assert np.max(np.abs(np.asarray(got, float) - exact) / np.spacing(exact.astype(np.float32))) <= 4
+
+
+def test_relu_float32_backward_error_near_the_poles():
+    rho = np.concatenate([s * (1 - np.geomspace(1e-7, 1, 500)) for s in (-1, 1)]).astype(np.float32)
+    one = jnp.ones_like(rho)
+    value = duals.relu(one, jnp.asarray(rho), one)
+    k, k_dot = relu_dual(1.0, rho.astype(float))
+    eps = float(np.finfo(np.float32).eps)
+    assert np.all(np.abs(np.asarray(value.k, float) - k) <= 4 * eps * (k_dot + k))
+    slope = 1 / (2 * np.pi * np.sqrt(np.maximum(1 - rho.astype(float) ** 2, 1e-14)))
+    assert np.all(np.abs(np.asarray(value.k_dot, float) - k_dot) <= 4 * eps * (slope + k_dot))
+
+
+SERIES = {
+    "tanh": (np.tanh, lambda u: 1 / np.cosh(u) ** 2, 1e-9),
+    "sigmoid": (lambda u: 1 / (1 + np.exp(-u)), lambda u: 1 / (2 + 2 * np.cosh(u)), 1e-9),
+    "softplus": (lambda u: np.logaddexp(0, u), lambda u: 1 / (1 + np.exp(-u)), 1e-9),
+    "elu": (lambda u: np.where(u > 0, u, np.expm1(u)), lambda u: np.where(u > 0, 1.0, np.exp(u)), 1e-6),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_series_against_nested_quadrature(name):
+    phi, slope, tolerance = SERIES[name]
+    rule = duals.rule(name)
+    for q11, rho, q22 in ((0.5, 0.3, 0.9), (0.8, -0.9, 0.8), (0.6, 0.99, 0.5)):
+        k, k_dot = quadrature(phi, slope, q11, rho, q22)
+        value = rule(q11, rho * np.sqrt(q11 * q22), q22)
+        np.testing.assert_allclose(value.k, k, rtol=tolerance, atol=tolerance * 0.1)
+        np.testing.assert_allclose(value.k_dot, k_dot, rtol=tolerance, atol=tolerance * 0.1)
+
+
+def test_series_bound_holds():
+    few = duals.Series(jnp.tanh, terms=16)
+    many = duals.Series(jnp.tanh, terms=256)
+    q = jnp.asarray(2.0)
+    error = [abs(float(a - b)) for a, b in zip(few(q, 0.97 * q, q), many(q, 0.97 * q, q), strict=True)]
+    bound = [float(b) for b in few.bound(q, q)]
+    assert error[0] > 1e-9  # otherwise there is nothing to bound
+    assert all(e <= b for e, b in zip(error, bound, strict=True))
+
+
+def test_kink_at_zero_is_exact():
+    rule = duals.series(lambda u: jnp.where(u > 0, u, 0.25 * u))
+    for a, b in zip(rule(1.0, 0.99, 1.2), duals.leaky_relu(1.0, 0.99, 1.2, slope=0.25), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (jax.nn.relu, "relu"),
+        (jnp.sin, "sin"),
+        (jax.scipy.special.erf, "erf"),
+        (lambda u: jax.nn.gelu(u, approximate=False), "gelu"),
+        (jax.nn.leaky_relu, "leaky_relu"),
+        (lambda u: jnp.maximum(u, 0), "relu"),
+        (jnp.abs, "abs"),
+    ],
+)
+def test_functions_find_their_closed_form(function, name):
+    assert duals.rule(function) == duals.rule(name)
+
+
+def test_tanh_gelu_is_not_taken_for_gelu():
+    assert isinstance(duals.rule(jax.nn.gelu), duals.Series)
+
+
+def test_bad_activations_are_explained():
+    with pytest.raises(ValueError, match="expected one of"):
+        duals.rule("nonsense")
+    with pytest.raises(ValueError, match="element by element"):
+        duals.rule(lambda u: jnp.sum(u))
+
+
+DEGENERATE = [(1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 2.0, 4.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("name", ["relu", "abs", "leaky_relu", "erf", "gelu", "sin", "gaussian", "tanh"])
+def test_derivatives_are_finite_where_inputs_are_degenerate(name):
+    k = jax.jit(lambda *q: duals.rule(name)(*q).k)
+    gradient, hessian = jax.jit(jax.grad(k, (0, 1, 2))), jax.jit(jax.hessian(k, (0, 1, 2)))
+    for q in DEGENERATE:
+        assert all(jnp.isfinite(g) for g in gradient(*q)), (q, gradient(*q))
+        assert all(jnp.isfinite(h) for row in hessian(*q) for h in row), (q, hessian(*q))
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sign", "erf", "gelu", "cos", "exp", "gaussian", "tanh", "elu"])
+def test_gradients_against_finite_differences(name):
+    q, h = np.array([1.1, 0.4, 0.7]), 1e-5
+    k = jax.jit(lambda q: duals.rule(name)(*q).k)
+    numeric = [(k(q + h * e) - k(q - h * e)) / (2 * h) for e in np.eye(3)]
+    np.testing.assert_allclose(jax.grad(k)(q), numeric, rtol=2e-6, atol=1e-9)

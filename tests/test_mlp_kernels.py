@@ -1,0 +1,139 @@
+"""`mlp_kernels`: structure to the bit, consistency, gradients, extremes, and networks drawn at random."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntk_jax import MLP, empirical_nngp, empirical_ntk, from_linen, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
+
+CASES = [
+    {},
+    {"W_std": 2**0.5, "b_std": 0.3, "activation": "gelu"},
+    {"activation": "tanh", "residual": True},
+    {"activation": "erf", "layer_norm": True, "b_std": None},
+    {"parameterization": "standard", "width": 100},
+]
+
+
+def data(n, d, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(dtype)
+
+
+@pytest.mark.parametrize("options", CASES)
+@pytest.mark.parametrize("depth", [0, 3])
+def test_symmetric_and_diagonal_to_the_bit(options, depth):
+    x = data(40, 5)
+    out, own = mlp_kernels(x, depth=depth, **options), kernel_diagonal(x, depth=depth, **options)
+    for k, diagonal in zip(out, own, strict=True):
+        assert k.dtype == jnp.float32
+        assert jnp.array_equal(k, k.T)
+        assert jnp.array_equal(jnp.diagonal(k), diagonal)
+
+
+@pytest.mark.parametrize("options", CASES)
+def test_fast_path_equals_reference_and_blocks_equal_slices(options):
+    x = data(35, 6, np.float64)
+    out, layers = mlp_kernels(x, depth=3, **options), mlp_kernels_by_layer(x, depth=3, **options)
+    block = mlp_kernels(x[:20], x[20:], depth=3, **options)
+    for k, every, part in zip(out, layers, block, strict=True):
+        np.testing.assert_allclose(k, every[-1], rtol=1e-9)
+        np.testing.assert_allclose(k[:20, 20:], part, rtol=1e-9)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.sampled_from([3, 50, 300]))
+def test_permuting_rows_permutes_the_kernel_to_the_bit(seed, n):
+    x, p = data(n, 9, seed=seed), np.random.default_rng(seed).permutation(n)
+    for a, b in zip(mlp_kernels(x, depth=2), mlp_kernels(x[p], depth=2), strict=True):
+        assert np.array_equal(np.asarray(a)[np.ix_(p, p)], np.asarray(b))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_positive_semidefinite(dtype):
+    x = data(120, 10, dtype)
+    x[60:80] = x[:20]  # duplicates
+    x[80:100] = -x[:20]
+    for k in mlp_kernels(x, depth=3, W_std=2**0.5):
+        values = np.linalg.eigvalsh(np.asarray(k, np.float64))
+        assert values[0] >= -np.finfo(dtype).eps * len(x) * values[-1]
+
+
+def test_relu_diagonal_is_exact_at_depth_1000():
+    x = data(5, 7)
+    k = mlp_kernels(x, depth=1000, W_std=2**0.5)
+    q = np.sum(x.astype(np.float64) ** 2, axis=1) / 7 * 2
+    np.testing.assert_allclose(jnp.diagonal(k.nngp), q, rtol=1e-6)
+    np.testing.assert_allclose(jnp.diagonal(k.ntk), q * 1001, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_float32_relu_scales_and_follows_float64(scale):
+    x = data(30, 8)
+    single = mlp_kernels(x * np.float32(scale), depth=100, W_std=2**0.5)
+    double = mlp_kernels((x * np.float32(scale)).astype(np.float64), depth=100, W_std=2**0.5)
+    for a, b in zip(single, double, strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float64) / np.max(b), b / np.max(b), atol=2e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "tanh", "sign"])
+@pytest.mark.parametrize("scale", [1e15, 1e-15])
+@pytest.mark.filterwarnings("ignore:mlp_kernels. the series")
+def test_extreme_inputs_give_finite_kernels(activation, scale):
+    x = data(6, 5)
+    x[1], x[2], x[3] = x[0], -x[0], 0
+    for k in mlp_kernels(x * np.float32(scale), depth=2, activation=activation):
+        assert np.all(np.isfinite(k))
+
+
+def test_overflow_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="overflow at depth 300"):
+        mlp_kernels(data(3, 4), depth=300, W_std=3.0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+def test_gradients(activation):
+    x = data(3, 4, np.float64)
+    y = np.stack([x[0], -x[0], 2 * x[0], 0 * x[0], x[1] + 0.1])
+    weights = np.arange(1.0, 16.0).reshape(3, 5)
+
+    def f(y, W, b):
+        k = mlp_kernels(x, y, depth=2, activation=activation, W_std=W, b_std=b)
+        return jnp.sum((k.nngp + k.ntk) * weights)
+
+    dy, dW, db = jax.jit(jax.grad(f, (0, 1, 2)))(y, 1.2, 0.3)
+    assert jnp.all(jnp.isfinite(dy))
+    h, fast = 1e-5, jax.jit(f)
+    e = np.zeros_like(y)
+    e[4, 2] = h
+    numeric = [fast(y + e, 1.2, 0.3) - fast(y - e, 1.2, 0.3), fast(y, 1.2 + h, 0.3) - fast(y, 1.2 - h, 0.3)]
+    numeric.append(fast(y, 1.2, 0.3 + h) - fast(y, 1.2, 0.3 - h))
+    np.testing.assert_allclose([dy[4, 2], dW, db], np.array(numeric) / (2 * h), rtol=2e-5)
+
+
+def test_second_derivatives_are_finite_at_identical_rows():
+    x = data(3, 4, np.float64)
+    hessian = jax.jit(jax.hessian(lambda y: jnp.sum(mlp_kernels(x, y, depth=2, W_std=1.2, b_std=0.3).nngp)))
+    for y in (x[:1], -x[:1], 2 * x[:1], 0 * x[:1]):
+        assert jnp.all(jnp.isfinite(hessian(y)))
+
+
+@pytest.mark.parametrize("activation, parameterization", [("relu", "ntk"), ("gelu", "standard"), ("tanh", "ntk")])
+def test_random_networks_agree_within_four_standard_errors(activation, parameterization):
+    x, width, draws = data(3, 5), 512, 24
+    model = MLP((width, width), activation=activation, W_std=1.4, b_std=0.2, parameterization=parameterization)
+
+    def draw(key):
+        apply_fn, params = from_linen(model, model.init(key, x))
+        return empirical_nngp(apply_fn, params, x), empirical_ntk(apply_fn, params, x)
+
+    extra = {"width": width} if parameterization == "standard" else {}
+    exact = mlp_kernels(
+        x, depth=2, activation=activation, W_std=1.4, b_std=0.2, parameterization=parameterization, **extra
+    )
+    samples = jax.lax.map(jax.jit(draw), jax.random.split(jax.random.key(0), draws))
+    ntk = samples[1]
+    error = jnp.std(ntk, axis=0, ddof=1) / draws**0.5
+    assert jnp.all(jnp.abs(jnp.mean(ntk, axis=0) - exact.ntk) <= 4 * error + 2 * exact.ntk / width)
