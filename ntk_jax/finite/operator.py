@@ -55,7 +55,7 @@ class KernelOperator:
         return self.x1.shape[0] * self.num_outputs, self._columns.shape[0] * self.num_outputs
 
     @property
-    def T(self) -> "KernelOperator":  # noqa: N802
+    def T(self) -> "KernelOperator":
         """The transpose, K(x2, x1)."""
         x1, x2 = (self.x1, None) if self.x2 is None else (self.x2, self.x1)
         return KernelOperator(self.params, x1, x2, self.apply_fn, self.num_outputs, self.dtype, self.block_size)

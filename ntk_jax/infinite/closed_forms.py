@@ -39,7 +39,7 @@ def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Arra
 
 
 def erf(q11, q12, q22):
-    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
+    """K = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
     p1, p2, cosine2 = _determinant(2 * q11, 2 * q12, 2 * q22)
     sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
     return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
@@ -63,7 +63,7 @@ def gelu(q11, q12, q22):
 
 
 def sinusoid(q11, q12, q22, frequency, phase):
-    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot with f² and cos²(c); E = exp(-f² (q11 + q22) / 2)."""
+    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E = exp(-f² (q11 + q22) / 2)."""
     f2 = frequency**2
     together = jnp.exp(-f2 * (jnp.maximum((q11 + q22) / 2 + q12, 0)))
     apart = jnp.exp(-f2 * jnp.maximum((q11 + q22) / 2 - q12, 0))
@@ -115,7 +115,7 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
 
 
 def hermite(q11, q12, q22, degree):
-    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
+    """Phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
 
     def mean(j):
         m, odd = divmod(degree - j, 2)

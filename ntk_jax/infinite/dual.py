@@ -52,7 +52,7 @@ def as_moments(*moments: Any) -> list[Array]:
 
 
 def ratio(a: ArrayLike, b: Array) -> Array:
-    """a / b where b > 0, else 0, with finite derivatives."""
+    """A / b where b > 0, else 0, with finite derivatives."""
     positive = b > 0
     return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
 

@@ -95,7 +95,7 @@ def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def erf(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
+    """Phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
 
     Reference: Williams 1997, eq. 11.
     """
@@ -112,12 +112,12 @@ def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12)."""
+    """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12)."""
     return dual_rule("sin")(q11, q12, q22)
 
 
 def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12)."""
+    """Phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12)."""
     return dual_rule("cos")(q11, q12, q22)
 
 
@@ -132,7 +132,7 @@ def exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
 
 
 def normalized_exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
-    """phi(u) = exp(sqrt(a) u - a): k = exp(a (rho - 1)) at unit variance, k_dot = a k. (Daniely, Frostig, Singer 2016, table 1.)"""
+    """phi(u) = exp(sqrt(a) u - a): k = exp(a (rho - 1)) at unit variance, k_dot = a k. (Daniely et al. 2016, table 1.)"""
     return dual_rule("normalized_exp", rate=rate)(q11, q12, q22)
 
 
@@ -157,5 +157,5 @@ def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
 
 
 def hermite(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
-    """phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
+    """Phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
     return dual_rule("hermite", degree=degree)(q11, q12, q22)

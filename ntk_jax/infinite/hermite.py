@@ -6,6 +6,7 @@ large standard deviation is nearly a kink at 0. (Gauss-Hermite nodes converge li
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ def breakpoints(levels: int) -> np.ndarray:
     return np.array([*(-b for b in right[::-1]), 0.0, *right])
 
 
-def panel_rule(breaks: Array | np.ndarray) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+def panel_rule(breaks: Array | np.ndarray) -> tuple[Any, Any]:
     """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., 20 (B - 1))."""
     xp = np if isinstance(breaks, np.ndarray) else jnp
     x, w = (a.astype(breaks.dtype) for a in np.polynomial.legendre.leggauss(NODES))

@@ -16,8 +16,10 @@ from ntk_jax.checks import as_example_pair, check_integer, check_number, working
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.recursion import Architecture, Layers, Side, kernels, reference_kernels, sides
-from ntk_jax.infinite.series import Series, fit
+from ntk_jax.infinite.fit import fit
+from ntk_jax.infinite.layers import Architecture, Layers, Side
+from ntk_jax.infinite.recursion import kernels, reference_kernels, sides
+from ntk_jax.infinite.series import Series
 from ntk_jax.networks import check_scales, per_layer
 from ntk_jax.types import Kernels
 
@@ -112,7 +114,8 @@ def _prepare(
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
-    a1, a2 = (a if a is None else a.reshape(a.shape[0], -1).astype(dtype) for a in (a1, a2))
+    a1 = a1.reshape(a1.shape[0], -1).astype(dtype)
+    a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     both = sides(a1, a2, layers, arch)

@@ -32,8 +32,8 @@ class Phase(NamedTuple):
 def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
     """The phase of an infinitely wide, deep network: ordered, critical or chaotic.
 
-    q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; the correlation map c ← (b_std² + W_std² k(q*, c q*, q*)) / q*
-    relaxes to its fixed point c* like chi_c^layers, chi_c = W_std² k_dot(q*, c* q*, q*).
+    q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² + W_std² k(q*, c q*, q*)) / q*
+    relax to their fixed point c* like chi_c^layers, chi_c = W_std² k_dot(q*, c* q*, q*).
 
     Args:
         activation: as in `mlp_kernels`.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,7 @@ def _power(s: Array, p: int) -> Array:
 
 def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     """E[phi^(order)(sigma z) h_k(z)] for k below `terms`."""
-    u, w = nodes_and_weights(series.levels)
+    u, _ = nodes_and_weights(series.levels)
     s = root(q)
     values = _remainder(series, order, s[..., None] * _row(u, q))
     projection = jnp.asarray(basis(series.levels, series.terms), q.dtype)
@@ -126,7 +126,7 @@ def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     total, singular = smooth, None
     for c, p, jump in _jump_terms(series, order):
         if c == 0.0:
-            part = jnp.asarray(step_coefficients(np.zeros(1), series.terms, p), q.dtype)
+            part: Any = jnp.asarray(step_coefficients(np.zeros(1), series.terms, p), q.dtype)
             part = jump * part.reshape(-1, *[1] * q.ndim) * _power(s, p)[None]
             singular = part if singular is None else singular + part
         else:
@@ -154,7 +154,8 @@ def _row(a: np.ndarray, q: Array) -> Array:
 def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
     away = [c for c, _ in series.kinks if c != 0.0]
     if not away:
-        return tuple(_row(a, q) for a in nodes_and_weights(series.levels))
+        u, w = nodes_and_weights(series.levels)
+        return _row(u, q), _row(w, q)
     fixed = jnp.asarray(breakpoints(series.levels), q.dtype)
     moved = jnp.clip(_row(np.array(away), q) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
     return panel_rule(
@@ -201,7 +202,7 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 
 def _singular(series: Series, i: int, j: int, s1: Array, s2: Array, orders: MixedOrders) -> Array | float:
     """E[S^(i)(u) S^(j)(v)] of the part singular at 0, in closed form."""
-    total = 0.0
+    total: Any = 0.0
     for c1, p1, jump1 in _jump_terms(series, i):
         for c2, p2, jump2 in _jump_terms(series, j):
             if c1 == c2 == 0.0 and min(p1, p2) >= -1:
@@ -259,46 +260,9 @@ def _tail_bound(series: Series, order: int, q11: Array, q22: Array) -> Array:
         c = coefficients(series, order, q)
         if c.tail is None:  # the remainder against itself and against the singular part
             longer = coefficients(Series(series.phi, series.kinks, 2 * series.terms, series.levels), order, q)
-            rest = jnp.abs(longer.all**2 - longer.singular**2)[series.terms :]
+            singular = 0.0 if longer.singular is None else longer.singular**2
+            rest = jnp.abs(longer.all**2 - singular)[series.terms :]
             tails.append(jnp.sqrt(2 * jnp.sum(rest, axis=0)))
         else:
             tails.append(jnp.sqrt(jnp.sum(c.tail**2, axis=0)))
     return tails[0] * tails[1]
-
-
-def fit(series: Series, q_max: float, dtype: jnp.dtype, most: int = 512) -> Series:
-    """Enough terms, a multiple of 16, for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
-    double = jnp.dtype(dtype) == jnp.float64
-    tolerance = series.tolerance or (1e-10 if double else 1e-7)
-    levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
-    if series.kinks or not double:  # kinks away from 0 converge slowly at any number of terms
-        most = min(most, 160)
-    kinks = series.kinks
-    if q_max > (100.0 if double else 2.0):  # relu(u)² and relu(u)³ grow faster than phi: subtracting them would cancel
-        kinks = tuple(Kink(c, (*jumps[:2], 0.0, 0.0)) for c, jumps in kinks if any(jumps[:2]))
-    trial = Series(series.phi, kinks, most, levels, series.tolerance)
-    needed = 16
-    for q in (q_max, q_max / 4):
-        for order in (0, 1):
-            c = coefficients(trial, order, jnp.asarray(q, dtype))
-            energy = np.asarray(c.all, float) ** 2 - (0 if c.singular is None else np.asarray(c.singular, float) ** 2)
-            rest = np.cumsum(np.abs(energy)[::-1])[::-1] + (0 if c.tail is None else float(jnp.sum(c.tail**2)))
-            enough = np.nonzero(
-                rest <= tolerance * max(float(second_moment(trial, order, jnp.asarray(q, dtype))), 1e-300)
-            )[0]
-            needed = max(needed, int(enough[0]) if enough.size else most)
-    return Series(series.phi, kinks, -(-needed // 16) * 16, levels, series.tolerance)
-
-
-def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
-    """The jumps of phi, phi', phi'' and phi''' at a point; None if all are 0."""
-    gap = 1e-30 if at == 0.0 else abs(at) * 2.0**-8
-    with jax.ensure_compile_time_eval():
-        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(4)] for side in (-gap, gap)]
-    low, high = (
-        [sum(d[p + i] * h**i / math.factorial(i) for i in range(4 - p)) for p in range(4)]
-        for d, h in zip(sides, (gap, -gap), strict=True)
-    )
-    jumps = tuple(round(b - a, 12) for a, b in zip(low, high, strict=True))
-    jumps = tuple(j if abs(j) > 1e-5 else 0.0 for j in jumps)
-    return Kink(at, jumps) if any(jumps) else None

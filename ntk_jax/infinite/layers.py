@@ -1,0 +1,124 @@
+"""One layer of the recursion: on one example (variances), on pairs of examples, and on all layers of whole arrays."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ntk_jax.infinite.dual import DualRule, ratio, root
+
+
+class Layers(NamedTuple):
+    """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent kernel W_eta k + b_eta."""
+
+    W: Array
+    b: Array
+    W_eta: Array
+    b_eta: Array
+
+
+class Architecture(NamedTuple):
+    """What is static: the activation's dual, skip connections around hidden layers, normalization before activations."""
+
+    rule: DualRule
+    residual: bool = False
+    layer_norm: bool = False
+
+
+class Side(NamedTuple):
+    """What each example has with itself, layer by layer.
+
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer (depth, n); the kernels
+    after the last layer (n,); the largest number met.
+    """
+
+    q0: Array
+    variances: Array
+    tangents: Array
+    nngp: Array
+    ntk: Array
+    largest: Array
+
+
+def dense(layer: Layers, k: Array, k_dot: Any, theta: Array) -> tuple[Array, Array]:
+    """A Dense layer after an activation."""
+    return layer.W * k + layer.b, layer.W_eta * k + layer.b_eta + layer.W * (k_dot * theta)
+
+
+def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
+    """The Dense layer on the inputs."""
+    return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
+
+
+def _add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    if not arch.residual:
+        return new
+    return jax.tree.map(lambda a, b: a + jnp.where(last, jnp.zeros_like(b), b), new, old)
+
+
+def split_layers(layers: Layers) -> tuple[Layers, tuple[Layers, Array]]:
+    """The first layer; the others, each with whether it is the readout."""
+    depth = layers.W.shape[0] - 1
+    rest = jax.tree.map(lambda c: c[1:], layers)
+    return jax.tree.map(lambda c: c[0], layers), (rest, jnp.arange(depth) == depth - 1)
+
+
+def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
+    """Everything about examples alone: costs n, not n²."""
+    first, rest = split_layers(layers)
+
+    def step(carry, layer_and_last):
+        layer, last = layer_and_last
+        (q, theta), largest = carry
+        qn, thetan = (q, theta)
+        if arch.layer_norm:
+            qn, thetan = jnp.where(q > 0, jnp.ones_like(q), 0), ratio(theta, q)
+        k, k_dot = arch.rule.own(qn)
+        new = _add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        return (new, jnp.maximum(largest, _largest(new))), (q, theta)
+
+    start = first_dense(first, q0)
+    (out, largest), (variances, tangents) = lax.scan(step, (start, _largest(start)), rest)
+    return Side(q0, variances, tangents, *out, largest)
+
+
+def _largest(kernels: tuple[Array, Array]) -> Array:
+    """The largest entry: infinite or NaN if any is, as maxima propagate both."""
+    return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
+
+
+def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
+    """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm divides by."""
+    if not arch.layer_norm:
+        return arch.rule.rows(q), None
+    return arch.rule.rows(jnp.where(q > 0, jnp.ones_like(q), 0)), ratio(jnp.ones_like(q), root(q))
+
+
+def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any):
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs."""
+    (dual1, r1), (dual2, r2) = rows1, rows2
+    q12, theta = moments
+    if arch.layer_norm:
+        scale = r1 * r2
+        q12, theta = q12 * scale, theta * scale
+    k, k_dot = arch.rule.pair(dual1, q12, dual2)
+    return _add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
+
+
+def all_layers(
+    q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool
+) -> tuple[Array, Array]:
+    """The reference path: a scan over layers of whole arrays; with `every`, a leading axis of depth + 1 layers."""
+    first, rest = split_layers(layers)
+
+    def step(moments, inputs):
+        (layer, last), q1, q2 = inputs
+        new = pair_step(arch, layer, last, rows(arch, q1[:, None]), moments, rows(arch, q2[None, :]))
+        return new, new if every else None
+
+    start = first_dense(first, q12)
+    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances))
+    if not every:
+        return out
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)

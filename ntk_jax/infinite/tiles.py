@@ -1,0 +1,140 @@
+"""All layers on pairs, tile by tile: each tile in one loop per group of layers, kernel and tangent kernel in registers.
+
+With x2 = None only the upper triangle is visited, and mirrored. XLA's CPU fusion has one output, so the two kernels travel
+as the real and the imaginary part of one complex number: as two arrays, the recursion was computed twice per layer, and
+the time grew exponentially with depth.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, pair_step, rows, split_layers
+from ntk_jax.linalg import matmul
+
+TILE = 256
+
+
+def tile_size(n: int) -> int:
+    """A multiple of 16 near `TILE` that divides n, or else the one that pads n least.
+
+    Rows that a matrix product treats in full blocks get the same sums wherever they stand: permuting rows permutes the kernel.
+    """
+    exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
+    tiles = -(-n // TILE)
+    return exact[-1] if exact and n > TILE else -(-n // (16 * tiles)) * 16
+
+
+def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: Layers, arch: Architecture):
+    """The fast path: K and Theta (n1, n2) in place, a few layers at a time."""
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    t1, t2 = tile_size(n1), tile_size(n2)
+    x1, x2_, side1, side2 = (
+        _pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2))
+    )
+    visit = _Tiles(x1.shape[0] // t1, x2_.shape[0] // t2, t1, t2, symmetric=x2 is None)
+    first, rest = split_layers(layers)
+    depth, unroll = layers.W.shape[0] - 1, arch.rule.unroll
+    lead = depth if depth <= unroll else depth % unroll
+    head, tail = (
+        jax.tree.map(lambda c, s=s: c[s], (rest, side1.variances, side2.variances))
+        for s in (slice(lead), slice(lead, None))
+    )
+
+    def start(i, j, _):
+        q12 = matmul(visit.left(x1, i), visit.right(x2_, j).T) / x1.shape[1]
+        return first_dense(first, q12)
+
+    zero = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype)
+    state = visit.update((zero, zero), start, _group(arch, head, lead))
+
+    def chunk(state, inputs):
+        return visit.update(state, visit.load, _group(arch, inputs, unroll)), None
+
+    if depth > lead:
+        chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
+        state, _ = lax.scan(chunk, state, chunks)
+    return jax.tree.map(lambda k: k[:n1, :n2], state) if state[0].shape != (n1, n2) else state
+
+
+def _pad(tree: Any, tile: int) -> Any:
+    """Zero rows up to a multiple of the tile; the examples of a `Side` are its last axis, those of x its first."""
+
+    def pad(a):
+        axis = 0 if not isinstance(tree, Side) else a.ndim - 1
+        if a.ndim == 0 or a.shape[axis] % tile == 0:
+            return a
+        return jnp.pad(a, [(0, -a.shape[i] % tile if i == axis else 0) for i in range(a.ndim)])
+
+    return jax.tree.map(pad, tree)
+
+
+def _group(arch: Architecture, inputs: Any, count: int) -> tuple[list[Any], list[Any], Callable[..., Any]]:
+    """Rows of `count` layers for either side, and the function that takes a tile through them in one loop."""
+    (layer, last), q1, q2 = inputs
+    each = [jax.tree.map(lambda c, i=i: c[i], (layer, last)) for i in range(count)]
+    rows1, rows2 = ([rows(arch, q[i]) for i in range(count)] for q in (q1, q2))
+
+    def through(moments, left, right):
+        for (layer, last), r1, r2 in zip(each, left, right, strict=True):
+            moments = pair_step(arch, layer, last, r1, moments, r2)
+        return moments
+
+    return rows1, rows2, through
+
+
+class _Tiles:
+    """A walk over the tiles of an (n1, n2) kernel; the upper ones only if it is symmetric."""
+
+    def __init__(self, num1: int, num2: int, t1: int, t2: int, *, symmetric: bool):
+        pairs = [(i, j) for i in range(num1) for j in range(i if symmetric else 0, num2)]
+        self.starts = jnp.asarray([(i * t1, j * t2) for i, j in pairs])
+        self.t1, self.t2, self.symmetric = t1, t2, symmetric
+
+    def left(self, x: Array, i: Array) -> Array:
+        return lax.dynamic_slice_in_dim(x, i, self.t1)
+
+    def right(self, x: Array, j: Array) -> Array:
+        return lax.dynamic_slice_in_dim(x, j, self.t2)
+
+    def load(self, i, j, state):
+        return tuple(lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
+
+    def update(self, state, start, group):
+        """`state` after `group` of layers, tile by tile from `start(i, j, state)`."""
+        rows1, rows2, through = group
+
+        def tile(m, state):
+            i, j = self.starts[m, 0], self.starts[m, 1]
+            left = jax.tree.map(lambda r: lax.dynamic_slice_in_dim(r, i, self.t1, axis=r.ndim - 1)[..., :, None], rows1)
+            right = jax.tree.map(
+                lambda r: lax.dynamic_slice_in_dim(r, j, self.t2, axis=r.ndim - 1)[..., None, :], rows2
+            )
+            return lax.complex(*through(start(i, j, state), left, right))
+
+        def body(m, carry):
+            state, done = (
+                carry  # a tile is written one step after it was computed: fused into its writes, it would be computed
+            )
+            return self._write(state, done, jnp.maximum(m - 1, 0)), tile(m, state)  # once for each of the four
+
+        nothing = lax.complex(*self.load(0, 0, state))
+        state, done = lax.fori_loop(0, len(self.starts), body, (state, nothing))
+        return self._write(state, done, len(self.starts) - 1)
+
+    def _write(self, state, both, m):
+        i, j = self.starts[m, 0], self.starts[m, 1]
+        if self.symmetric:  # a tile on the diagonal takes its lower half from the upper one
+            upper = jnp.arange(self.t1)[:, None] <= jnp.arange(self.t2)[None, :]
+            both = jnp.where((i != j) | upper, both, both.T)
+        state = tuple(
+            lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, (both.real, both.imag), strict=True)
+        )
+        if not self.symmetric:
+            return state
+        return tuple(
+            lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, (both.real, both.imag), strict=True)
+        )
