@@ -12,8 +12,8 @@ demo: $(VENV)/.demo          ## train wide networks and predict them from their 
 test: $(VENV)/.test          ## the whole test suite, on the newest JAX that the package index has
 	$(RUN) -m pytest -n 2
 
-test-oldest: $(OLDEST)/.test ## the same on the oldest supported versions: the lower bounds of pyproject.toml
-	$(OLDEST)/bin/python -m pytest -n 2
+test-oldest: $(OLDEST)/.test ## the library's tests on the oldest supported versions: the lower bounds of pyproject.toml
+	$(OLDEST)/bin/python -m pytest -n 2 --ignore tests/test_notebooks.py --ignore tests/test_benchmarks.py
 
 lint: $(VENV)/.dev           ## formatting, style and types
 	$(RUN) -m ruff format --check .

@@ -1,111 +1,117 @@
-"""Analytic ReLU kernels against the matrix product they start from (NumPy's X Xᵀ), in one run.
+"""Analytic ReLU kernels against the matrix product they start from, NumPy's X Xᵀ; symmetric against rectangular.
 
-Run: python -m benchmarks.analytic [--n 4096] [--peer] [--json out.json]. `--peer` builds an environment with
-google/neural-tangents and its pinned old JAX (uv or pip, network needed) and times it on the same inputs. On a GPU the script
-also reports entries per second; nothing else changes.
+NumPy recognizes X @ X.T as symmetric and lets BLAS compute half of it, so a ratio to it compares a rectangular kernel
+with half its product. NumPy's product runs on the host, whatever device JAX uses. Memory is XLA's own analysis of the
+compiled program, beyond the arguments; None where the backend gives none.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.harness import Timing, environment_line, measure, save_json, table
 from ntk_jax import mlp_kernels
 
+NUM_FEATURES = 784
+W_STD, B_STD = 2**0.5, 0.1
 DEPTHS = (1, 3, 10)
-PEER = """
-import json, sys, time, numpy as np, jax
-from neural_tangents import stax
-n, d, depths, repeats = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
-x, out = np.random.default_rng(0).standard_normal((n, d)).astype(np.float32), {}
-for depth in depths:
-    layers = [stax.Dense(1, 2**0.5, 0.1), stax.Relu()] * depth + [stax.Dense(1, 2**0.5, 0.1)]
-    f = jax.jit(lambda x, k=stax.serial(*layers)[2]: tuple(k(x, None, ('nngp', 'ntk'))))
-    jax.block_until_ready(f(x))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter(); jax.block_until_ready(f(x)); times.append(time.perf_counter() - start)
-    out[depth] = times
-print(json.dumps(out))
-"""
+PRODUCT, SYMMETRIC, RECTANGULAR = "NumPy X @ X.T", "symmetric", "rectangular"
+COLUMNS = {
+    "case": "",
+    "depth": "d",
+    "n": "d",
+    "median_s|time [s]": ".3g",
+    "over_product|/ X @ X.T": ".2f",
+    "over_rectangular|/ rectangular": ".2f",
+    "compile_s|compile [s]": ".2f",
+    "temporary_mib|temporaries [MiB]": ".1f",
+    "output_mib|outputs [MiB]": ".1f",
+}
+
+Row = dict[str, Any]
 
 
-def interleaved(cases: dict, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every case, in rounds: what disturbs one case in a round disturbs all."""
-    for case in cases.values():
-        jax.block_until_ready(case())
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            jax.block_until_ready(case())
-            times[name].append(time.perf_counter() - start)
-    return times
+class Case(NamedTuple):
+    """One call of `mlp_kernels`: of one set of examples with itself (x2=None), or of two sets of equal size."""
+
+    kind: str
+    depth: int
 
 
-def temporaries(x1, x2, depth: int) -> int:
-    """Bytes of XLA's temporaries, beyond arguments and outputs."""
-    call = jax.jit(lambda a, b: mlp_kernels(a, b, depth=depth, W_std=2**0.5, b_std=0.1))
-    return int(call.lower(x1, x2).compile().memory_analysis().temp_size_in_bytes)
+CASES = tuple(Case(kind, depth) for depth in DEPTHS for kind in (SYMMETRIC, RECTANGULAR))
 
 
-def peer(n: int, d: int, repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Times of google/neural-tangents in an environment of its own, built on the first call."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pinned = ["jax[cpu]==0.4.28", "numpy<2", "scipy<1.13", "neural-tangents==0.6.5"]
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *pinned], check=True)
-    command = [str(python), "-c", PEER, str(n), str(d), json.dumps(DEPTHS), str(repeats)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the table, save `analytic.json` in `args.out`."""
+    n, repeats = (512, 3) if args.quick else (4096, 7)
+    rows = measure_all(n, repeats)
+    print(table([in_display_units(row) for row in rows], COLUMNS))
+    print(environment_line())
+    options = {"quick": args.quick, "n": n, "num_features": NUM_FEATURES, "dtype": "float32", "activation": "relu"}
+    path = save_json(args.out, "analytic", rows, options | {"W_std": W_STD, "b_std": B_STD, "repeats": repeats})
+    print(f"\nSaved {path}.")
 
 
-def run(n: int = 4096, d: int = 784, repeats: int = 5, peer_folder: Path | None = None) -> dict:
-    """Medians, ratios to X Xᵀ of the same round, symmetric against rectangular, and temporaries."""
-    host1, host2 = (np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32) for seed in (0, 1))
-    x1, x2 = jnp.asarray(host1), jnp.asarray(host2)
-    options = {"W_std": 2**0.5, "b_std": 0.1}
-    cases = {"numpy X X^T": lambda: host1 @ host1.T}
-    for depth in DEPTHS:
-        cases[f"symmetric depth {depth}"] = lambda depth=depth: mlp_kernels(x1, depth=depth, **options)
-        cases[f"rectangular depth {depth}"] = lambda depth=depth: mlp_kernels(x1, x2, depth=depth, **options)
-    times = interleaved(cases, repeats)
-    base = np.array(times["numpy X X^T"])
-    result = {"n": n, "d": d, "device": str(jax.devices()[0]), "jax": jax.__version__, "cases": {}}
-    for name, seconds in times.items():
-        ratio = float(np.median(np.array(seconds) / base))
-        result["cases"][name] = {
-            "median_s": statistics.median(seconds),
-            "ratio": ratio,
-            "entries_per_s": n * n / min(seconds),
-        }
-    for depth in DEPTHS:
-        pair = (np.array(times[f"{kind} depth {depth}"]) for kind in ("symmetric", "rectangular"))
-        result[f"symmetric / rectangular, depth {depth}"] = float(np.median(np.divide(*pair)))
-        result[f"temporary / output bytes, depth {depth}"] = temporaries(x1, None, depth) / (8 * n * n)
-    if peer_folder is not None:
-        for depth, seconds in peer(n, d, repeats, peer_folder).items():
-            ours = result["cases"][f"symmetric depth {depth}"]["median_s"]
-            result[f"neural-tangents / ours, depth {depth}"] = statistics.median(seconds) / ours
-    return result
+def inputs(n: int) -> np.ndarray:
+    """Two sets of n standard normal float32 examples, the same in every run."""
+    return np.random.default_rng(0).standard_normal((2, n, NUM_FEATURES), dtype=np.float32)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peer", action="store_true")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    folder = Path("out/neural-tangents-env") if arguments.peer else None
-    report = json.dumps(run(arguments.n, repeats=arguments.repeats, peer_folder=folder), indent=1)
-    print(report)
-    if arguments.json:
-        arguments.json.write_text(report + "\n")
+def arguments(case: Case, n: int) -> tuple[jax.Array, jax.Array | None]:
+    """The examples of a case, on the device."""
+    x1, x2 = inputs(n)
+    return jnp.asarray(x1), jnp.asarray(x2) if case.kind == RECTANGULAR else None
+
+
+def kernels(x1: jax.Array, x2: jax.Array | None, depth: int) -> Any:
+    """NNGP and NTK, with the options of this benchmark."""
+    return mlp_kernels(x1, x2, depth=depth, activation="relu", W_std=W_STD, b_std=B_STD)
+
+
+def kernel_call(case: Case, n: int) -> Callable[[], Any]:
+    """The function without arguments that is timed."""
+    x1, x2 = arguments(case, n)
+    return lambda: kernels(x1, x2, case.depth)
+
+
+def product_call(n: int) -> Callable[[], Any]:
+    """NumPy's product of the first set of examples with itself."""
+    x = inputs(n)[0]
+    return lambda: x @ x.T
+
+
+def measure_all(n: int, repeats: int) -> list[Row]:
+    """A row for the product, then one per case; all are timed in the same rounds."""
+    calls: dict[Any, Callable[[], Any]] = {PRODUCT: product_call(n)}
+    calls |= {case: kernel_call(case, n) for case in CASES}
+    timings: dict[Any, Timing] = measure(calls, repeats=repeats)
+    product = {**timings[PRODUCT].record(), "first_call_s": None, "compile_s": None}  # NumPy compiles nothing
+    return [{"case": PRODUCT, "n": n, **product, "over_product": 1.0}, *(result_row(c, n, timings) for c in CASES)]
+
+
+def result_row(case: Case, n: int, timings: dict[Any, Timing]) -> Row:
+    """Times, ratios and memory of one case."""
+    timing = timings[case]
+    row: Row = {"case": case.kind, "depth": case.depth, "n": n, **timing.record()}
+    row["over_product"] = timing.ratio(timings[PRODUCT])
+    if case.kind == SYMMETRIC:
+        row["over_rectangular"] = timing.ratio(timings[Case(RECTANGULAR, case.depth)])
+    return row | xla_memory(case, n)
+
+
+def xla_memory(case: Case, n: int) -> Row:
+    """Bytes of XLA's temporaries and outputs, or None."""
+    compiled = jax.jit(kernels, static_argnums=2).lower(*arguments(case, n), case.depth).compile()
+    analysis = compiled.memory_analysis()
+    names = {"temporary_bytes": "temp_size_in_bytes", "output_bytes": "output_size_in_bytes"}
+    return {key: getattr(analysis, name, None) for key, name in names.items()}
+
+
+def in_display_units(row: Row) -> Row:
+    """The row with mebibytes."""
+    sizes = {name: row.get(f"{name}_bytes") for name in ("temporary", "output")}
+    return {**row, **{f"{name}_mib": None if size is None else size / 2**20 for name, size in sizes.items()}}

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from ntk_jax.plots_phase import plot_phase_diagram
 
 from ntk_jax import critical_W_std, phase
+from ntk_jax.plots import plot_phase_diagram
 
 
 def test_relu_is_critical_at_the_square_root_of_two():
