@@ -63,9 +63,8 @@ class Angle(NamedTuple):
 def angle(u: Array) -> Angle:
     """The angle of |rho| = 1 - u; u below 0 counts as 0: a correlation rounded past +-1 is +-1."""
     apart = u > 0  # one comparison: `maximum` would take two to propagate NaN
-    safe = jnp.where(
-        apart, u, 1
-    )  # a finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines
+    # A finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines.
+    safe = jnp.where(apart, u, 1)
     u = jnp.where(apart, u, 0)
     return Angle(u, jnp.where(apart, jnp.sqrt(safe * (2 - safe)), 0), _R2(u))
 

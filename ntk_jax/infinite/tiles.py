@@ -116,10 +116,9 @@ class _Tiles:
             return lax.complex(*through(start(i, j, state), left, right))
 
         def body(m, carry):
-            state, done = (
-                carry  # a tile is written one step after it was computed: fused into its writes, it would be computed
-            )
-            return self._write(state, done, jnp.maximum(m - 1, 0)), tile(m, state)  # once for each of the four
+            # A tile is written one step after it was computed: fused into its four writes, it would be computed four times.
+            state, done = carry
+            return self._write(state, done, jnp.maximum(m - 1, 0)), tile(m, state)
 
         nothing = lax.complex(*self.load(0, 0, state))
         state, done = lax.fori_loop(0, len(self.starts), body, (state, nothing))
