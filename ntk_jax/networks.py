@@ -10,6 +10,7 @@ Sohl-Dickstein et al. 2020.)
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import flax.linen as nn
@@ -27,13 +28,22 @@ PARAMETERIZATIONS = ("ntk", "standard")
 Activation = str | Callable[[Array], Array]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "celu": jax.nn.celu,
     "elu": jax.nn.elu,
     "erf": jax.scipy.special.erf,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": jax.nn.hard_swish,
+    "hard_tanh": jax.nn.hard_tanh,
     "identity": lambda x: x,
     "leaky_relu": jax.nn.leaky_relu,
+    "mish": jax.nn.mish,
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "selu": jax.nn.selu,
     "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
     "sin": jnp.sin,
     "softplus": jax.nn.softplus,
     "swish": jax.nn.swish,

@@ -95,3 +95,7 @@ def test_scale_output_squares_in_the_kernel(getkey):
     np.testing.assert_allclose(
         ntk_jax.empirical_ntk(scaled, params, x), 9 * ntk_jax.empirical_ntk(apply_fn, params, x), rtol=1e-13
     )
+
+
+def test_every_activation_name_has_an_infinite_width_kernel():
+    assert set(ACTIVATIONS) <= {*ntk_jax.duals.CLOSED_FORM_NAMES, *ntk_jax.duals.SERIES_NAMES}

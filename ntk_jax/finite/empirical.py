@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_example_pair, as_examples, check_integer, check_option, check_params
+from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
 from ntk_jax.finite.blocks import TangentFeatures
 from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
 from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
@@ -220,7 +220,7 @@ def check_inputs(
     if memory_limit is not None:
         check_integer("memory_limit", memory_limit, minimum=1)
     check_params(params)
-    a1, a2 = as_example_pair(as_examples("x1", x1), x2)
+    a1, a2 = as_example_pair(x1, x2)
     count_outputs(apply_fn, params, a1)
     check_per_example(apply_fn, params, a1)
     return a1, a2

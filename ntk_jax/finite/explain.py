@@ -1,5 +1,6 @@
 """What `empirical_ntk` will do, and at what cost: before anything is computed."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -94,9 +95,7 @@ def explain_ntk(
     check_option("method", method, METHODS)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, "highest", memory_limit)
     strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, "highest")
-    size = jnp.dtype(strategy.dtype).itemsize
-    for axis in strategy.shape:
-        size *= axis
+    size = math.prod(strategy.shape) * jnp.dtype(strategy.dtype).itemsize
     peak = size + peak_bytes(strategy.tiling, strategy.footprint)
     unused = tuple(strategy.plan.names[i] for i in strategy.plan.unused)
     tile = strategy.tiling.rows1, strategy.tiling.rows2

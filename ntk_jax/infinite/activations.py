@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import find_kink
 from ntk_jax.infinite.rectifiers import RectifiedSquare, Rectifier, Step
 from ntk_jax.infinite.series import Series
+from ntk_jax.networks import ACTIVATIONS
 
 
 def rectified_monomial(order: int) -> DualRule:
@@ -67,22 +68,23 @@ CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "step": lambda: Step(0.0, 1.0),
 }
 
-NUMERICAL: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
-    "celu": (jax.nn.celu, ()),
-    "elu": (jax.nn.elu, ()),
-    "gelu_tanh": (partial(jax.nn.gelu, approximate=True), ()),
-    "hard_sigmoid": (jax.nn.hard_sigmoid, (-3.0, 3.0)),
-    "hard_swish": (jax.nn.hard_swish, (-3.0, 3.0)),
-    "hard_tanh": (jax.nn.hard_tanh, (-1.0, 1.0)),
-    "mish": (jax.nn.mish, ()),
-    "relu6": (jax.nn.relu6, (6.0,)),
-    "selu": (jax.nn.selu, ()),
-    "sigmoid": (jax.nn.sigmoid, ()),
-    "silu": (jax.nn.silu, ()),
-    "softplus": (jax.nn.softplus, ()),
-    "swish": (jax.nn.swish, ()),
-    "tanh": (jnp.tanh, ()),
+NUMERICAL: dict[str, tuple[float, ...]] = {
+    "celu": (),
+    "elu": (),
+    "gelu_tanh": (),
+    "hard_sigmoid": (-3.0, 3.0),
+    "hard_swish": (-3.0, 3.0),
+    "hard_tanh": (-1.0, 1.0),
+    "mish": (),
+    "relu6": (6.0,),
+    "selu": (),
+    "sigmoid": (),
+    "silu": (),
+    "softplus": (),
+    "swish": (),
+    "tanh": (),
 }
+"""Names of `networks.ACTIVATIONS` that are summed as a series, and their kinks away from 0."""
 
 
 @lru_cache(maxsize=256)
@@ -107,14 +109,14 @@ def dual_rule(activation: Any, **options: Any) -> DualRule:
     check_option("activation", activation, sorted([*CLOSED_FORMS, *NUMERICAL]))
     if activation in CLOSED_FORMS:
         return CLOSED_FORMS[activation](**options)
-    return series_rule(*NUMERICAL[activation])
+    return series_rule(ACTIVATIONS[activation], NUMERICAL[activation])
 
 
 @lru_cache(maxsize=256)
 def _of_function(phi: Callable[..., Any]) -> DualRule:
-    for function, kinks in NUMERICAL.values():
-        if phi is function:
-            return series_rule(function, kinks)
+    for name, kinks in NUMERICAL.items():
+        if phi is ACTIVATIONS[name]:
+            return series_rule(phi, kinks)
     with jax.ensure_compile_time_eval():
         u = jnp.asarray(np.concatenate([np.linspace(-4, 4, 41), [-0.013, 0.007, 1e-3]]))
         values = _elementwise(phi, u)

@@ -112,10 +112,8 @@ def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> 
             return q2
         bend = (q2 - q1) - (q1 - q)
         jump = q - (q1 - q) ** 2 / bend if bend else q2
-        closer = (jump - q2) * (q2 - q) > 0 and 0 <= jump < 1e3 * max(
-            q2, 1.0
-        )  # accept only leaps ahead in the same direction
-        q = jump if closer else q2
+        ahead = (jump - q2) * (q2 - q) > 0  # leaps only in the direction of the iteration, and not out of sight
+        q = jump if ahead and 0 <= jump < 1e3 * max(q2, 1.0) else q2
         if q < 1e-14 and b2 == 0:
             return 0.0
     return q
