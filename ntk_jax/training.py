@@ -37,6 +37,7 @@ class History(NamedTuple):
     kernel_change: np.ndarray | None
     fx_train: np.ndarray | None
     fx_test: np.ndarray | None
+    recorded: Any
     converged: bool
 
 
@@ -62,6 +63,7 @@ def train(
     y_test: Num[ArrayLike, "n_test *O"] | None = None,
     x_kernel: Num[ArrayLike, "n_kernel *d"] | None = None,
     record_outputs: bool = False,
+    record: Callable[[Params], Any] | None = None,
     stop_loss: float | None = None,
     progress: bool = True,
 ) -> History:
@@ -83,6 +85,8 @@ def train(
         y_test: test targets; with them the test loss is recorded.
         x_kernel: examples on which to follow the relative change of the empirical NTK.
         record_outputs: keep the outputs on x (and x_test) at every record.
+        record: a function of the parameters, called at every record; what it returns (any pytree of arrays) is stacked
+            along a new first axis in `History.recorded`.
         stop_loss: stop at the first step at which the training loss is below this.
         progress: show a progress bar (where tqdm is installed).
 
@@ -103,7 +107,7 @@ def train(
     if stop_loss is not None:
         check_number("stop_loss", stop_loss)
     schedule = _schedule(record_every, num_steps)
-    recorder = _Recorder(apply_fn, params, a, a_test, b_test, x_kernel, loss_fn, record_outputs)
+    recorder = _Recorder(apply_fn, params, a, a_test, b_test, x_kernel, loss_fn, record_outputs, record)
     state = _start(apply_fn, optimizer, loss_fn, params, a, b)
     threshold = jnp.asarray(-jnp.inf if stop_loss is None else stop_loss, state.loss.dtype)
     bound = jnp.where(state.loss == 0, 1, _DIVERGED * jnp.abs(state.loss))
@@ -200,7 +204,8 @@ def _advance(
 class _Recorder:
     """Collects one row per recorded step."""
 
-    def __init__(self, apply_fn, params_0, x, x_test, y_test, x_kernel, loss_fn, record_outputs):
+    def __init__(self, apply_fn, params_0, x, x_test, y_test, x_kernel, loss_fn, record_outputs, record):
+        self.record = record
         self.apply_fn, self.params_0, self.loss_fn = jax.jit(apply_fn), params_0, loss_fn
         self.x, self.x_test, self.y_test, self.record_outputs = x, x_test, y_test, record_outputs
         self.kernel_fn = None if x_kernel is None else partial(empirical_ntk, apply_fn, x1=x_kernel)
@@ -220,21 +225,23 @@ class _Recorder:
                 row["test_loss"] = self.loss_fn(fx_test, self.y_test)
         if self.kernel_fn is not None:
             row["kernel_change"] = kernel_change(self.kernel_fn(params=state.params), self.k_0)
+        if self.record is not None:
+            row["recorded"] = self.record(state.params)
         self.rows.append(jax.device_get(row))
 
     def history(self, state: _State, *, converged: bool) -> History:
-        columns = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0] if name != "by_layer"}
-        layers = self.rows[0]["by_layer"]
+        columns = jax.tree.map(lambda *values: np.stack(values), *self.rows)
         return History(
             params=state.params,
             steps=columns["steps"],
             loss=columns["loss"],
             test_loss=columns.get("test_loss"),
             relative_change=columns["relative_change"],
-            relative_change_by_layer={name: np.stack([row["by_layer"][name] for row in self.rows]) for name in layers},
+            relative_change_by_layer=columns["by_layer"],
             kernel_change=columns.get("kernel_change"),
             fx_train=columns.get("fx_train"),
             fx_test=columns.get("fx_test"),
+            recorded=columns.get("recorded"),
             converged=converged,
         )
 

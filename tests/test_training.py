@@ -116,3 +116,15 @@ def test_progress_goes_to_stderr_and_can_be_silenced(problem, capsys):
         ntk_jax.train(apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=5, progress=progress)
         captured = capsys.readouterr()
         assert captured.out == "" and ("training" in captured.err) == progress
+
+
+def test_any_function_of_the_parameters_can_be_recorded():
+    x, y = jnp.ones((3, 2)), jnp.ones((3, 1))
+    model = ntk_jax.MLP((8,))
+    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+    history = ntk_jax.train(
+        apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=6, record_every=2,
+        record=lambda p: {"out": apply_fn(p, x), "norm": optax.global_norm(p)}, record_outputs=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(history.recorded["out"], history.fx_train)
+    assert history.recorded["norm"].shape == (4,)
