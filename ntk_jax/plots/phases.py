@@ -1,0 +1,44 @@
+"""Order and chaos."""
+
+from typing import Any
+
+import numpy as np
+
+from ntk_jax.infinite.phase import critical_W_std, phase
+from ntk_jax.plots.style import Axes, new_axes
+
+
+def plot_phase_diagram(
+    activation: Any = "tanh", *, W_std: Any = None, b_std: Any = None, ax: Axes | None = None
+) -> Axes:
+    """chi_1 over (W_std, b_std) in color and the critical line chi_1 = 1 in black: left of it order, right of it chaos.
+
+    Args:
+        activation: as in `mlp_kernels`.
+        W_std: values of the horizontal axis; None for 25 from 0.5 to 3.
+        b_std: values of the vertical axis; None for 13 from 0 to 0.6.
+        ax: Axes; a new figure if None.
+
+    Returns:
+        The Axes.
+
+    Reference: Poole et al. 2016, figure 1; Schoenholz et al. 2017, figure 1.
+    """
+    W = np.linspace(0.5, 3, 25) if W_std is None else np.asarray(W_std, float)
+    b = np.linspace(0, 0.6, 13) if b_std is None else np.asarray(b_std, float)
+    chi = np.array([[phase(activation, W_i, b_i).chi_1 for W_i in W] for b_i in b])
+    line = [critical_W_std(activation, b_i) for b_i in b]
+    ax = new_axes(ax)
+    mesh = ax.pcolormesh(W, b, chi, cmap="RdBu_r", vmin=0, vmax=2, shading="nearest")
+    ax.plot(line, b, color="black", linewidth=1.5, label=r"critical, $\chi_1 = 1$")
+    ax.figure.colorbar(mesh, ax=ax, label=r"$\chi_1$", extend="max" if chi.max() > 2 else "neither")
+    for x, word, color in ((0.05, "ordered", "black"), (0.95, "chaotic", "white")):
+        ax.text(x, 0.93, word, transform=ax.transAxes, ha="left" if x < 0.5 else "right", va="top", color=color)
+    ax.set(
+        xlabel=r"$W_\mathrm{std}$",
+        ylabel=r"$b_\mathrm{std}$",
+        title=f"Phases of deep {activation} networks",
+        xlim=(W[0], W[-1]),
+    )
+    ax.legend(loc="lower right")
+    return ax
