@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from networks import network
-from worker import serve
+
+from benchmarks.peer_processes.networks import network
+from benchmarks.peer_processes.worker import serve
 
 
 def make_case(problem, numbers, method):

@@ -1,10 +1,10 @@
 """PyTorch's process: `torch.func` as in its neural tangent kernel tutorial, both of its ways."""
 
 import torch
-import torch.nn.functional as F
-from problems import examples
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
-from worker import serve
+
+from benchmarks.peer_processes.problems import examples
+from benchmarks.peer_processes.worker import serve
 
 
 class MLP(torch.nn.Module):
@@ -18,7 +18,7 @@ class MLP(torch.nn.Module):
         """(1, d) -> (1, outputs)."""
         for i in range(self.depth + 1):
             x = x @ p[f"Dense_{i}/kernel"] + p[f"Dense_{i}/bias"]
-            x = F.relu(x) if i < self.depth else x
+            x = torch.nn.functional.relu(x) if i < self.depth else x
         return x
 
 
@@ -29,8 +29,12 @@ class CNN(torch.nn.Module):
         """(1, h, w, 3) -> (1, outputs)."""
         x = x.permute(0, 3, 1, 2)
         for i, stride in enumerate((1, 2, 2)):
-            x = F.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
-            x = F.relu(F.conv2d(x, p[f"Conv_{i}/kernel"].permute(3, 2, 0, 1), p[f"Conv_{i}/bias"], stride=stride))
+            x = torch.nn.functional.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
+            x = torch.nn.functional.relu(
+                torch.nn.functional.conv2d(
+                    x, p[f"Conv_{i}/kernel"].permute(3, 2, 0, 1), p[f"Conv_{i}/bias"], stride=stride
+                )
+            )
         return x.mean((2, 3)) @ p["Dense_0/kernel"] + p["Dense_0/bias"]
 
 

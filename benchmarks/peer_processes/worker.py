@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from problems import Problem
+
+from benchmarks.peer_processes.problems import Problem
 
 
 def serve(make_case) -> None:

@@ -5,14 +5,15 @@ import importlib
 import jax
 import jax.interpreters.ad
 import neural_tangents as nt
-from networks import network
 from neural_tangents import stax
-from problems import B_STD, W_STD, examples
-from worker import serve
+
+from benchmarks.peer_processes.networks import network
+from benchmarks.peer_processes.problems import B_STD, W_STD, examples
+from benchmarks.peer_processes.worker import serve
 
 # Its fast implementation asks for two names that JAX 0.4.38 no longer has there; older JAX is slower.
-jax.interpreters.ad.config = jax.config
-jax.interpreters.ad.source_info_util = importlib.import_module("jax._src.source_info_util")
+vars(jax.interpreters.ad)["config"] = jax.config
+vars(jax.interpreters.ad)["source_info_util"] = importlib.import_module("jax._src.source_info_util")
 
 
 def make_case(problem, numbers, method):

@@ -1,10 +1,13 @@
 """The networks as ordinary Flax models: the same file runs on the peer's old JAX and on the newest."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import Problem, examples
+
+from benchmarks.peer_processes.problems import Problem, examples
 
 
 class MLP(nn.Module):
@@ -83,7 +86,7 @@ def shapes_of(p: Problem) -> dict[str, tuple[int, ...]]:
     return {_name(path): leaf.shape for path, leaf in leaves}
 
 
-def network(p: Problem, numbers: dict[str, np.ndarray]):
+def network(p: Problem, numbers: dict[str, np.ndarray]) -> tuple[Any, Any, jax.Array]:
     """`(apply_fn, params, x)` with the given numbers."""
     variables = dict(_variables(p))
     shapes = variables.pop("params")
@@ -96,9 +99,9 @@ def network(p: Problem, numbers: dict[str, np.ndarray]):
     return (lambda params, x: model.apply({"params": params, **rest}, x)), params, jnp.asarray(examples(p))
 
 
-def _variables(p: Problem):
+def _variables(p: Problem) -> Any:
     return jax.eval_shape(model_of(p).init, jax.random.key(0), jnp.asarray(examples(p._replace(n=1))))
 
 
-def _name(path) -> str:
+def _name(path: Any) -> str:
     return "/".join(key.key for key in path)

@@ -1,10 +1,14 @@
-"""Run every problem with every peer that can, in interleaved rounds."""
+"""The same kernels by google/neural-tangents and PyTorch, each in its own environment, and by this library.
+
+Environments are built on request in `.peers` (a few minutes, some gigabytes): neural-tangents 0.6.5 needs JAX 0.4.38
+and TensorFlow. Every case runs in one process per peer, on the same numbers from one file; the calls of all processes
+are interleaved, and all results are compared with each other before any time is believed.
+"""
 
 import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -13,12 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import environment_line, save_json, table
-from benchmarks.peers.environments import WORKERS, command
-
-sys.path.insert(0, str(WORKERS))  # what the workers import by its bare name, in any environment
-
-from networks import shapes_of  # noqa: E402
-from problems import Problem, draw  # noqa: E402
+from benchmarks.peer_processes.environments import ROOT, command
+from benchmarks.peer_processes.networks import shapes_of
+from benchmarks.peer_processes.problems import Problem, draw
 
 Row = dict[str, Any]
 OURS, NT, TORCH, NAIVE = "ntk_jax", "neural_tangents", "torch", "naive"
@@ -69,7 +70,7 @@ def measure_problem(problem: Problem, peers: tuple[tuple[str, str], ...], repeat
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npz"
         numbers = {} if problem.kind == "analytic" else draw(shapes_of(problem))
-        np.savez(file, **numbers)
+        np.savez(file, **numbers)  # type: ignore[arg-type]
         processes = [_start(problem, str(file), *peer) for peer in peers]
         try:
             first = [_call(process) for process in processes]
@@ -101,7 +102,7 @@ def _start(problem: Problem, numbers: str, peer: str, method: str) -> Any:
     errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and stop the process
     process: Any = subprocess.Popen(
         command(peer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        env={**os.environ, **quiet},
+        env={**os.environ, **quiet}, cwd=ROOT,
     )  # fmt: skip
     process.errors = errors
     _write(process, json.dumps({"problem": problem._asdict(), "numbers": numbers, "method": method}))

@@ -5,8 +5,8 @@ import sys
 import venv
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / ".peers"
-WORKERS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".peers"
 
 # google/neural-tangents needs TensorFlow and does not import on JAX newer than this.
 REQUIREMENTS = {
@@ -18,7 +18,7 @@ REQUIREMENTS = {
 def command(peer: str) -> list[str]:
     """What starts a peer's process; its environment is built first if it is missing."""
     python = _environment(peer) if peer in REQUIREMENTS else sys.executable
-    return [str(python), "-u", str(WORKERS / f"with_{peer}.py")]
+    return [str(python), "-u", "-m", f"benchmarks.peer_processes.with_{peer}"]
 
 
 def _environment(peer: str) -> Path:
