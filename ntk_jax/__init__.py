@@ -1,10 +1,10 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
+from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
+from ntk_jax.dynamics.flow import gradient_flow_mse as gradient_flow_mse
 from ntk_jax.dynamics.modes import Modes as Modes
 from ntk_jax.dynamics.modes import Prediction as Prediction
 from ntk_jax.dynamics.modes import diagonalize as diagonalize
-from ntk_jax.dynamics.modes import gradient_descent_mse as gradient_descent_mse
-from ntk_jax.dynamics.modes import gradient_flow_mse as gradient_flow_mse
 from ntk_jax.dynamics.modes import max_learning_rate as max_learning_rate
 from ntk_jax.dynamics.posterior import Regression as Regression
 from ntk_jax.dynamics.posterior import kernel_regression as kernel_regression
