@@ -1,7 +1,16 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
 from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
+from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
+from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse
 from ntk_jax.dynamics.flow import gradient_flow_mse as gradient_flow_mse
+from ntk_jax.dynamics.gaussian_process import Posterior as Posterior
+from ntk_jax.dynamics.gaussian_process import gp_posterior as gp_posterior
+from ntk_jax.dynamics.gaussian_process import log_marginal_likelihood as log_marginal_likelihood
+from ntk_jax.dynamics.gradient_flow import Flow as Flow
+from ntk_jax.dynamics.gradient_flow import gradient_flow as gradient_flow
+from ntk_jax.dynamics.leave_one_out import leave_one_out as leave_one_out
+from ntk_jax.dynamics.leave_one_out import select_diag_reg as select_diag_reg
 from ntk_jax.dynamics.modes import Modes as Modes
 from ntk_jax.dynamics.modes import Prediction as Prediction
 from ntk_jax.dynamics.modes import diagonalize as diagonalize

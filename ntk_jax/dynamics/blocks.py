@@ -9,11 +9,13 @@
 
 from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel
+from ntk_jax.checks import as_kernel, check_finite
+from ntk_jax.compat import is_concrete
 
 Kind: TypeAlias = Literal["shared", "diagonal", "full"]
 KINDS: dict[int, Kind] = {2: "shared", 3: "diagonal", 4: "full"}
@@ -58,6 +60,14 @@ def from_columns(c: Float[Array, "*T B N m"], kind: Kind, shape: tuple[int, ...]
     return c.reshape(*lead, *shape)
 
 
+def apply_kernel(k: Float[Array, "n1 n2 *outputs"], f: Float[Array, "n2 *O"]) -> Float[Array, "n1 *O"]:
+    """K f: the kernel as a linear map of outputs."""
+    columns = f if f.ndim == 2 else f[:, None]
+    subscripts = {2: "ij,jo->io", 3: "ijo,jo->io", 4: "ijop,jp->io"}[k.ndim]
+    out = jnp.einsum(subscripts, k, columns, precision="highest")
+    return out.reshape(k.shape[0], *f.shape[1:])
+
+
 def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outputs"]) -> None:
     """Raise unless targets have one row per example of the kernel and, if it has outputs, as many of them."""
     num_outputs = y.size // y.shape[0]
@@ -81,3 +91,33 @@ def as_test_kernel(
             f"{', '.join(map(str, k_train_train.shape[1:]))}); got {k.shape}.{hint}"
         )
     return k.astype(k_train_train.dtype)
+
+
+def check_test_test(
+    k_test_test: Any, k_test_train: Float[Array, "n_test n *outputs"]
+) -> tuple[Array, tuple[int, ...] | None]:
+    """Test-test kernel as (matrices (B, N, N), None), or its diagonal as (columns (B, N), shape), by its shape."""
+    kind, num_test, outputs = kind_of(k_test_train), k_test_train.shape[0], k_test_train.shape[2:]
+    whole, diagonal = (num_test, num_test, *outputs), (num_test, *outputs[:1])
+    k = jnp.asarray(k_test_test)
+    check_finite("k_test_test", k)
+    if k.shape == whole:
+        return as_matrices(k.astype(k_test_train.dtype)), None
+    if k.shape == diagonal:
+        return as_columns(k.astype(k_test_train.dtype), kind)[..., 0], diagonal
+    raise ValueError(
+        f"k_test_test: expected shape {whole} for the whole covariance, or {diagonal} for its diagonal alone; got {k.shape}."
+    )
+
+
+def as_variance(name: str, variance: Array, scale: Array) -> Array:
+    """Variances with rounding below 0 removed; an error if they are negative beyond rounding."""
+    if is_concrete(variance):
+        with jax.ensure_compile_time_eval():
+            smallest, largest = float(jnp.min(variance)), float(jnp.max(jnp.abs(scale)))
+        if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
+            raise ValueError(
+                f"{name}: expected variances of at least 0; got {smallest:.3g} with kernels of {largest:.3g}. "
+                "Compute all three kernels from the same rows, in float64, or add noise."
+            )
+    return jnp.maximum(variance, 0)
