@@ -24,7 +24,10 @@ from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
 from ntk_jax.finite.explain import explain_ntk as explain_ntk
+from ntk_jax.finite.influence import single_step_influence as single_step_influence
 from ntk_jax.finite.linearize import linearize as linearize
+from ntk_jax.finite.linearize import taylor_expand as taylor_expand
+from ntk_jax.finite.min_norm import min_norm_displacement as min_norm_displacement
 from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_estimates
 from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
@@ -45,8 +48,12 @@ from ntk_jax.networks import from_linen as from_linen
 from ntk_jax.networks import from_nnx as from_nnx
 from ntk_jax.networks import scale_output as scale_output
 from ntk_jax.networks import zero_output as zero_output
-from ntk_jax.training import History as History
-from ntk_jax.training import train as train
+from ntk_jax.training.compare import Comparison as Comparison
+from ntk_jax.training.compare import compare as compare
+from ntk_jax.training.ensemble import EnsembleHistory as EnsembleHistory
+from ntk_jax.training.ensemble import train_ensemble as train_ensemble
+from ntk_jax.training.record import History as History
+from ntk_jax.training.single import train as train
 from ntk_jax.types import ApplyFn as ApplyFn
 from ntk_jax.types import KernelFn as KernelFn
 from ntk_jax.types import Kernels as Kernels

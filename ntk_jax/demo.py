@@ -20,7 +20,8 @@ from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.mlp import mlp_kernels
 from ntk_jax.laziness import kernel_change
 from ntk_jax.networks import MLP, from_linen, zero_output
-from ntk_jax.training import History, train
+from ntk_jax.training.record import History
+from ntk_jax.training.single import train
 
 
 class Settings(NamedTuple):

@@ -145,7 +145,7 @@ CASES = {
         lambda: train(y=Y[:, :1]),
         r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",
     ),
-    "unknown loss": (lambda: train(loss="l2"), r"loss: expected one of 'mse'; got 'l2'"),
+    "unknown loss": (lambda: train(loss="l2"), r"loss: expected one of 'mse', 'cross_entropy', .*; got 'l2'"),
     "y_test alone": (lambda: train(y_test=Y), r"x_test: expected the test examples together with y_test"),
     "unordered records": (lambda: train(record_every=[2, 1]), r"record_every: expected increasing steps.*got \[2, 1\]"),
     "NaN targets": (lambda: train(y=Y * np.nan), r"y: expected finite values; got 8 NaN"),

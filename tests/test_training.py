@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import ntk_jax
-from ntk_jax.training import mse
+from ntk_jax.losses import mse
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it smallest."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def leave_one_out(
     modes: Modes,
     y_train: Num[ArrayLike, "n *O"],
     *,
-    diag_reg: Num[ArrayLike, "*R"],
+    diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
 ) -> LeaveOneOut:
     """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no refits.
