@@ -32,6 +32,7 @@ from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_esti
 from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
+from ntk_jax.hyperparameters import fit_hyperparameters as fit_hyperparameters
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels

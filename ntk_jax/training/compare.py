@@ -37,11 +37,9 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         rows = np.unique(np.linspace(0, len(self.steps) - 1, min(12, len(self.steps))).astype(int))
-        columns = {"step": [f"{step:d}" for step in self.steps], "t": [f"{t:.4g}" for t in self.t]}
-        for name, side in (("train", self.train), ("test", self.test)):
-            if side is not None:
-                columns |= _columns(name, side)
-        cells = [[name, *(values[i] for i in rows)] for name, values in columns.items()]
+        columns = [("step", self.steps), ("t", self.t), *_columns("train", self.train)]
+        columns += [] if self.test is None else _columns("test", self.test)
+        cells = [[name, *(f"{values[i]:.4g}" for i in rows)] for name, values in columns]
         widths = [max(map(len, column)) for column in cells]
         lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in zip(*cells, strict=True)]
         return "\n".join([*lines, self.stability])
@@ -120,12 +118,9 @@ def _curves(name: str, network: np.ndarray, predicted: Any, y: Any, loss_fn: Los
     return Curves(loss, np.mean(outputs.argmax(-1) == np.asarray(y).argmax(-1), axis=-1), outputs)
 
 
-def _columns(name: str, side: Curves) -> dict[str, list[str]]:
-    columns = {}
-    if side.loss is not None:
-        columns |= {f"{name} loss": side.loss[0], "predicted": side.loss[1]} if name == "train" else {}
-        columns |= {f"{name} loss": side.loss[0], f"{'predicted'} ": side.loss[1]} if name == "test" else {}
-    if side.accuracy is not None and name == "test":
-        columns |= {"accuracy": side.accuracy[0], "predicted  ": side.accuracy[1]}
-    columns |= {f"{name} gap": side.gap}
-    return {key: [f"{value:.4g}" for value in values] for key, values in columns.items()}
+def _columns(name: str, side: Curves) -> list[tuple[str, np.ndarray]]:
+    columns = []
+    for quantity, values in (("loss", side.loss), ("accuracy", side.accuracy)):
+        if values is not None:
+            columns += [(f"{name} {quantity}", values[0]), ("predicted", values[1])]
+    return [*columns, (f"{name} gap", side.gap)]
