@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\nSaved {path}.")
 
 
-def problem(n: int, num_test: int) -> dict[str, jax.Array]:
+def problem(n: int, num_test: int) -> dict[str, Any]:
     """Analytic kernels of random examples, targets, initial outputs: float32, the same in every run."""
     rng = np.random.default_rng(0)
     x, x_test = (jnp.asarray(rng.standard_normal((rows, NUM_FEATURES), dtype=np.float32)) for rows in (n, num_test))

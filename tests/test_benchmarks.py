@@ -162,6 +162,11 @@ def test_quick_run_leaves_valid_files(tmp_path, capsys):
 def test_dynamics_quick_run(tmp_path, capsys):
     command.main(["dynamics", "--quick", "--out", str(tmp_path)])
     document = json.loads((tmp_path / "dynamics.json").read_text())
-    assert [row["case"] for row in document["results"]] == ["diagonalize", "flow", "descent, momentum", "one time by expm"]
+    assert [row["case"] for row in document["results"]] == [
+        "diagonalize",
+        "flow",
+        "descent, momentum",
+        "one time by expm",
+    ]
     assert all(row["median_s"] > 0 and row["over_diagonalize"] > 0 for row in document["results"])
     assert "/ diagonalize" in capsys.readouterr().out
