@@ -83,7 +83,7 @@ def gp_posterior(
 def log_marginal_likelihood(
     k_train_train: Float[ArrayLike, "n n *outputs"], y_train: Num[ArrayLike, "n *O"], *, noise: ArrayLike
 ) -> Float[Array, ""]:
-    """log p(y), how probable the observations are under a Gaussian process prior with noise, summed over outputs.
+    """The evidence log p(y): how probable the observations are under a Gaussian process prior with noise.
 
         -yᵀ(K + noise I)⁻¹y / 2 - log det(K + noise I) / 2 - n log(2π) / 2
 
@@ -93,7 +93,7 @@ def log_marginal_likelihood(
         noise: variance of the observation noise, at least 0.
 
     Returns:
-        A scalar, differentiable in everything.
+        A scalar, the sum over outputs, differentiable in everything.
 
     Raises:
         ValueError: as `gp_posterior`.
