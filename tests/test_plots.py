@@ -2,7 +2,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import ntk_jax
 from ntk_jax import plots
+from ntk_jax.training.compare import Curves
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +47,25 @@ def test_relative_change_draws_one_curve_per_network():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="two kernels of one shape"):
         plots.plot_kernels(np.eye(3), np.eye(4))
+
+
+def test_comparison_shows_network_and_prediction_and_marks_the_critical_rate():
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(2, 5, 4, 3))
+    side = Curves(np.full((2, 5), 0.5), np.full((2, 5), 0.9), outputs)
+    comparison = ntk_jax.Comparison(np.arange(5), 0.1 * np.arange(5), side, side, 0.1, 0.05)
+    axes = plots.plot_comparison(comparison, num_outputs=2)
+    assert [len(ax.lines) for ax in axes] == [4, 4, 4]
+    np.testing.assert_array_equal(axes[1].lines[1].get_ydata(), outputs[1, 1:, 0, 0])
+    assert "unstable" in axes[0].texts[0].get_text() and axes[0].texts[0].get_color() == "#b00000"
+    scalar = Curves(None, None, outputs)
+    axes = plots.plot_comparison(comparison._replace(train=scalar, test=None))
+    np.testing.assert_allclose(axes[2].lines[0].get_ydata(), np.abs(outputs[0] - outputs[1]).max((1, 2))[1:])
+
+
+def test_band_is_two_standard_deviations():
+    x = np.linspace(0, 1, 5)
+    ax = plots.plot_band(x, x, np.full(5, 0.25), samples=np.ones((3, 5)), data=(x[2:3], x[2:3]))
+    corners = ax.collections[0].get_paths()[0].get_extents()
+    np.testing.assert_allclose([corners.y0, corners.y1], [-1.0, 2.0])
+    assert len(ax.lines) == 5

@@ -3,6 +3,8 @@
 from ntk_jax.plots.curves import plot_curves as plot_curves
 from ntk_jax.plots.curves import plot_predictions as plot_predictions
 from ntk_jax.plots.curves import plot_relative_change as plot_relative_change
+from ntk_jax.plots.dynamics import plot_band as plot_band
+from ntk_jax.plots.dynamics import plot_comparison as plot_comparison
 from ntk_jax.plots.kernels import plot_kernels as plot_kernels
 from ntk_jax.plots.phases import plot_phase_diagram as plot_phase_diagram
 from ntk_jax.plots.style import COLORS as COLORS
