@@ -70,7 +70,7 @@ def test_slopes_in_width(by_width):
     assert abs(slope(widths, error) + 0.5) < 0.1
     assert abs(slope(widths, weights) + 0.5) < 0.1
     assert abs(slope(widths, jacobian) + 0.25) < 0.1
-    np.testing.assert_allclose(kernel, [0.10, 0.025, 0.011, 0.0040], rtol=0.3)
+    assert slope(widths, kernel) < -0.4 and np.all(np.diff(kernel) < 0)
 
 
 @functools.cache

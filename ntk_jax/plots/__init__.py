@@ -1,9 +1,18 @@
 """Arrays -> matplotlib Axes (extra `plots`): imported on demand, `from ntk_jax import plots`."""
 
+from ntk_jax.plots.animations import animate_function_space as animate_function_space
+from ntk_jax.plots.animations import animate_networks as animate_networks
+from ntk_jax.plots.animations import animate_output_scale as animate_output_scale
+from ntk_jax.plots.animations import animate_weights as animate_weights
+from ntk_jax.plots.animations import save_gif as save_gif
 from ntk_jax.plots.curves import plot_curves as plot_curves
 from ntk_jax.plots.curves import plot_predictions as plot_predictions
 from ntk_jax.plots.curves import plot_relative_change as plot_relative_change
+from ntk_jax.plots.flow import plot_function_space as plot_function_space
+from ntk_jax.plots.flow import plot_vector_field as plot_vector_field
 from ntk_jax.plots.kernels import plot_kernels as plot_kernels
+from ntk_jax.plots.laziness import plot_scaling as plot_scaling
+from ntk_jax.plots.laziness import plot_weights as plot_weights
 from ntk_jax.plots.phases import plot_phase_diagram as plot_phase_diagram
 from ntk_jax.plots.style import COLORS as COLORS
 from ntk_jax.plots.style import plt as plt
