@@ -1,10 +1,19 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
+from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
+from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
+from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse
+from ntk_jax.dynamics.flow import gradient_flow_mse as gradient_flow_mse
+from ntk_jax.dynamics.gaussian_process import Posterior as Posterior
+from ntk_jax.dynamics.gaussian_process import gp_posterior as gp_posterior
+from ntk_jax.dynamics.gaussian_process import log_marginal_likelihood as log_marginal_likelihood
+from ntk_jax.dynamics.gradient_flow import Flow as Flow
+from ntk_jax.dynamics.gradient_flow import gradient_flow as gradient_flow
+from ntk_jax.dynamics.leave_one_out import leave_one_out as leave_one_out
+from ntk_jax.dynamics.leave_one_out import select_diag_reg as select_diag_reg
 from ntk_jax.dynamics.modes import Modes as Modes
 from ntk_jax.dynamics.modes import Prediction as Prediction
 from ntk_jax.dynamics.modes import diagonalize as diagonalize
-from ntk_jax.dynamics.modes import gradient_descent_mse as gradient_descent_mse
-from ntk_jax.dynamics.modes import gradient_flow_mse as gradient_flow_mse
 from ntk_jax.dynamics.modes import max_learning_rate as max_learning_rate
 from ntk_jax.dynamics.posterior import Regression as Regression
 from ntk_jax.dynamics.posterior import kernel_regression as kernel_regression
@@ -15,11 +24,15 @@ from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
 from ntk_jax.finite.explain import explain_ntk as explain_ntk
+from ntk_jax.finite.influence import single_step_influence as single_step_influence
 from ntk_jax.finite.linearize import linearize as linearize
+from ntk_jax.finite.linearize import taylor_expand as taylor_expand
+from ntk_jax.finite.min_norm import min_norm_displacement as min_norm_displacement
 from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_estimates
 from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
+from ntk_jax.hyperparameters import fit_hyperparameters as fit_hyperparameters
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
@@ -44,8 +57,13 @@ from ntk_jax.networks import from_nnx as from_nnx
 from ntk_jax.networks import scale_output as scale_output
 from ntk_jax.networks import torch_init as torch_init
 from ntk_jax.networks import zero_output as zero_output
-from ntk_jax.training import History as History
-from ntk_jax.training import train as train
+from ntk_jax.parameter_flow import parameter_flow as parameter_flow
+from ntk_jax.training.compare import Comparison as Comparison
+from ntk_jax.training.compare import compare as compare
+from ntk_jax.training.ensemble import EnsembleHistory as EnsembleHistory
+from ntk_jax.training.ensemble import train_ensemble as train_ensemble
+from ntk_jax.training.record import History as History
+from ntk_jax.training.single import train as train
 from ntk_jax.types import ApplyFn as ApplyFn
 from ntk_jax.types import KernelFn as KernelFn
 from ntk_jax.types import Kernels as Kernels

@@ -95,10 +95,10 @@ def as_example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
 
 
 def as_kernel(name: str, k: Any) -> Array:
-    """`k` as a finite floating-point kernel of shape (n1, n2) or (n1, n2, O, O)."""
+    """`k` as a finite floating-point kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O)."""
     k = jnp.asarray(k)
-    if k.ndim not in (2, 4) or (k.ndim == 4 and k.shape[2] != k.shape[3]):
-        raise ValueError(f"{name}: expected a kernel of shape (n1, n2) or (n1, n2, O, O); got {k.shape}.")
+    if k.ndim not in (2, 3, 4) or (k.ndim == 4 and k.shape[2] != k.shape[3]):
+        raise ValueError(f"{name}: expected a kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O); got {k.shape}.")
     if k.size == 0:
         raise ValueError(f"{name}: expected at least one example on each side; got shape {k.shape}.")
     if not jnp.issubdtype(k.dtype, jnp.floating):

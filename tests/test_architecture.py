@@ -17,9 +17,9 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "progress"],
     1: ["checks"],
-    2: ["linalg", "data", "networks"],
+    2: ["linalg", "data", "networks", "losses", "parameter_flow"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
-    4: ["laziness"],
+    4: ["laziness", "hyperparameters"],
     5: ["training", "estimators", "plots"],
     6: ["demo"],
     7: ["__main__"],
@@ -95,7 +95,7 @@ def test_files_are_short_and_use_public_jax(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_inside_functions_are_optional_extras(path):
-    extras = {"tqdm", "sklearn.datasets", "ntk_jax.plots", "lineax", "sklearn.base"}
+    extras = {"tqdm", "sklearn.datasets", "ntk_jax.plots", "lineax", "sklearn.base", "diffrax"}
     assert {module for module, inside in imports(path) if inside} <= extras
 
 

@@ -72,12 +72,12 @@ def test_singular_kernel_leaves_its_null_space_alone():
     np.testing.assert_allclose(out.test, f_test_0 + k_test @ pinv @ (y - f_0), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("diag_reg", [0.0, 0.3])
-def test_descent_equals_recursion(momentum, diag_reg):
+def test_descent_equals_recursion(momentum, nesterov, diag_reg):
     k, k_test, y, f_0, f_test_0 = problem()
     modes = ntk_jax.diagonalize(k)
-    rate = 0.6 * float(ntk_jax.max_learning_rate(modes, O, momentum))
+    rate = 0.6 * float(ntk_jax.max_learning_rate(modes, O, momentum, nesterov=nesterov))
     alpha, v = np.zeros_like(y), np.zeros_like(y)
     steps = [0, 1, 2, 37, 1000, 10_000]
     train, test = [], []
@@ -85,9 +85,11 @@ def test_descent_equals_recursion(momentum, diag_reg):
         if step in steps:
             train.append(f_0 + k @ alpha)
             test.append(f_test_0 + k_test @ alpha)
-        v = momentum * v + (y - f_0 - k @ alpha - diag_reg * alpha) / y.size
-        alpha = alpha + rate * v
-    options = {"momentum": momentum, "diag_reg": diag_reg, "fx_train_0": f_0, "k_test_train": k_test}
+        g = (y - f_0 - k @ alpha - diag_reg * alpha) / y.size
+        v = momentum * v + g
+        alpha = alpha + rate * (momentum * v + g if nesterov else v)
+    options = {"momentum": momentum, "nesterov": nesterov, "diag_reg": diag_reg}
+    options |= {"fx_train_0": f_0, "k_test_train": k_test}
     out = ntk_jax.gradient_descent_mse(modes, y, steps, rate, fx_test_0=f_test_0, **options)
     np.testing.assert_allclose(out.train, np.stack(train), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(out.test, np.stack(test), rtol=1e-10, atol=1e-10)
@@ -168,6 +170,57 @@ def test_full_kernel_of_independent_outputs_is_the_shared_one():
     np.testing.assert_allclose(*limits, rtol=1e-12)
 
 
+def test_one_kernel_per_output_is_as_many_problems():
+    k, k_test, y, f_0, f_test_0 = problem()
+    k, k_test = (np.stack([m, 2 * m], -1) for m in (k, k_test))
+    modes = ntk_jax.diagonalize(k)
+    assert modes.eigenvalues.shape == (O, N) and modes.rank.tolist() == [N, N]
+    assert ntk_jax.max_learning_rate(modes) == ntk_jax.max_learning_rate(ntk_jax.diagonalize(k[:, :, 1]), O)
+    start = {"k_test_train": k_test, "fx_train_0": f_0, "fx_test_0": f_test_0}
+    flow = ntk_jax.gradient_flow_mse(modes, y, [1.0, 7.0], **start)
+    steps = ntk_jax.gradient_descent_mse(modes, y, [3, 9], 0.1, **start)
+    assert flow.test.shape == steps.test.shape == (2, N_TEST, O)
+    for o in range(O):
+        one = ntk_jax.diagonalize(k[:, :, o])
+        start = {"k_test_train": k_test[:, :, o], "fx_train_0": f_0[:, o], "fx_test_0": f_test_0[:, o]}
+        # alone, an output is the whole loss instead of one part in O: time runs O times faster
+        alone = ntk_jax.gradient_flow_mse(one, y[:, o], [1.0 / O, 7.0 / O], **start)
+        np.testing.assert_allclose(flow.train[..., o], alone.train, rtol=1e-10)
+        np.testing.assert_allclose(flow.test[..., o], alone.test, rtol=1e-9)
+        alone = ntk_jax.gradient_descent_mse(one, y[:, o], [3, 9], 0.1 / O, **start)
+        np.testing.assert_allclose(steps.test[..., o], alone.test, rtol=1e-9)
+
+
+def test_a_flattened_kernel_is_the_full_one():
+    _, _, y, f_0, f_test_0 = problem()
+    rng = np.random.default_rng(3)
+    phi, phi_test = rng.normal(size=(N * O, 20)), rng.normal(size=(N_TEST * O, 20))
+    flat, flat_test = phi @ phi.T, phi_test @ phi.T
+    full = flat.reshape(N, O, N, O).swapaxes(1, 2)
+    full_test = flat_test.reshape(N_TEST, O, N, O).swapaxes(1, 2)
+    start = {"fx_train_0": f_0, "fx_test_0": f_test_0}
+    a = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **start)
+    b = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(flat), y, [1.0, 7.0], k_test_train=flat_test, **start)
+    np.testing.assert_array_equal(a.train, b.train)
+    np.testing.assert_array_equal(a.test, b.test)
+    train, test = flow_by_ode(flat, flat_test, y.ravel(), f_0.ravel(), f_test_0.ravel(), [1.0, 7.0])
+    np.testing.assert_allclose(a.train, train.reshape(2, N, O), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(a.test, test.reshape(2, N_TEST, O), rtol=1e-8, atol=1e-8)
+
+
+def test_modes_report_their_rank_and_float32_warns_of_what_it_cannot_see():
+    k, _, y, _, _ = problem(rank=3)
+    modes = ntk_jax.diagonalize(k)
+    values = np.linalg.eigvalsh(k)
+    assert modes.rank == 3
+    np.testing.assert_allclose(modes.condition_number, values[-1] / values[-3], rtol=1e-8)
+    single = ntk_jax.diagonalize(k.astype(np.float32))
+    ntk_jax.gradient_flow_mse(single, y, 1.0)
+    with pytest.warns(UserWarning, match="3 of 6 modes of this float32 kernel.*Trust times up to"):
+        out = ntk_jax.gradient_flow_mse(single, y, np.inf)
+    assert np.isfinite(out.train).all()
+
+
 def test_targets_without_output_axis_give_results_without_it():
     k, k_test, y, _, _ = problem()
     column = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y[:, :1], [1.0, 2.0], k_test_train=k_test)
@@ -176,14 +229,15 @@ def test_targets_without_output_axis_give_results_without_it():
     np.testing.assert_array_equal(flat.test, column.test[:, :, 0])
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_max_learning_rate_separates_stable_from_unstable(momentum):
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_max_learning_rate_separates_stable_from_unstable(momentum, nesterov):
     k, _, y, _, _ = problem()
     modes = ntk_jax.diagonalize(k)
-    limit = float(ntk_jax.max_learning_rate(modes, O, momentum))
-    stable = ntk_jax.gradient_descent_mse(modes, y, 20_000, 0.99 * limit, momentum=momentum)
+    options = {"momentum": momentum, "nesterov": nesterov}
+    limit = float(ntk_jax.max_learning_rate(modes, O, **options))
+    stable = ntk_jax.gradient_descent_mse(modes, y, 20_000, 0.99 * limit, **options)
     assert np.abs(stable.train - y).max() < 1e-3
-    unstable = ntk_jax.gradient_descent_mse(modes, y, 2000, 1.01 * limit, momentum=momentum)
+    unstable = ntk_jax.gradient_descent_mse(modes, y, 2000, 1.01 * limit, **options)
     assert np.abs(unstable.train - y).max() > 1e3
 
 

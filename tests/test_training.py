@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import ntk_jax
-from ntk_jax.training import mse
+from ntk_jax.losses import mse
 
 
 @pytest.fixture
@@ -124,7 +124,97 @@ def test_any_function_of_the_parameters_can_be_recorded():
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
     history = ntk_jax.train(
         apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=6, record_every=2,
-        record=lambda p: {"out": apply_fn(p, x), "norm": optax.global_norm(p)}, record_outputs=True,
+        record=lambda p: {"out": apply_fn(p, x), "norm": jnp.linalg.norm(p["Dense_0"]["kernel"])}, record_outputs=True,
     )  # fmt: skip
     np.testing.assert_array_equal(history.recorded["out"], history.fx_train)
     assert history.recorded["norm"].shape == (4,)
+
+
+def test_batches_are_those_of_the_key_and_losses_are_over_all_examples(problem):
+    apply_fn, params, x, y = problem
+    key = jax.random.key(5)
+    history = ntk_jax.train(
+        apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=5, batch_size=2, key=key, record_every=1, progress=False
+    )
+    p = params
+    for step in range(6):
+        np.testing.assert_allclose(history.loss[step], mse(apply_fn(p, x), y), rtol=1e-10)
+        rows = jax.random.permutation(jax.random.fold_in(key, step), 6)[:2]
+        grads = jax.grad(lambda q, rows=rows: mse(apply_fn(q, x[rows]), y[rows]))(p)
+        p = jax.tree.map(lambda a, g: a - 0.1 * g, p, grads)
+
+
+def test_closed_form_is_the_mean_of_mini_batch_training(problem):
+    apply_fn, params, x, y = problem
+    linear = ntk_jax.linearize(apply_fn, params)
+    modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
+    rate = 0.2 * float(ntk_jax.max_learning_rate(modes))
+    history = ntk_jax.train_ensemble(
+        lambda key: params, linear, x, y, key=jax.random.key(0), num_networks=500, optimizer=optax.sgd(rate, momentum=0.5),
+        num_steps=8, batch_size=2, record_every=2, progress=False,
+    )  # fmt: skip
+    mean = ntk_jax.gradient_descent_mse(
+        modes, y, history.steps, rate, momentum=0.5, fx_train_0=apply_fn(params, x)
+    ).train
+    error = np.std(history.fx_train, axis=0) / 500**0.5
+    assert error[1:].min() > 0
+    assert (np.abs(np.mean(history.fx_train, axis=0) - mean)[1:] < 5 * error[1:]).all()
+
+
+def test_line_search_optimizers_get_what_they_need(problem):
+    apply_fn, params, x, y = problem
+    with jax.numpy_dtype_promotion("standard"):
+        history = ntk_jax.train(apply_fn, params, x, y, optimizer=optax.lbfgs(), num_steps=30, progress=False)
+    assert history.loss[-1] < 1e-3 * history.loss[0]
+
+
+def test_ensemble_members_are_single_trainings_whatever_the_memory(problem, getkey):
+    apply_fn, params, x, y = problem
+    init_fn = lambda key: jax.tree.map(lambda p: jax.random.normal(key, p.shape, p.dtype), params)  # noqa: E731
+    options = {"optimizer": optax.sgd(0.05), "num_steps": 6, "record_every": 3, "x_test": x[:2], "progress": False}
+    key = jax.random.key(1)
+    history, small = (
+        ntk_jax.train_ensemble(
+            init_fn, apply_fn, x, y, key=key, num_networks=5, memory_limit=limit, keep_params=True, **options
+        )
+        for limit in (None, 2 * 8 * 3 * sum(p.size for p in jax.tree.leaves(params)) + 6000)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), history, small)
+    assert history.fx_train.shape == (5, 3, 6, 2) and history.fx_test.shape == (5, 3, 2, 2)
+    for i, own in enumerate(jax.random.split(key, 5)[:2]):
+        alone = ntk_jax.train(apply_fn, init_fn(own), x, y, record_outputs=True, **options)
+        np.testing.assert_array_equal(history.steps, alone.steps)
+        np.testing.assert_allclose(history.loss[i], alone.loss, rtol=1e-10)
+        np.testing.assert_allclose(history.fx_test[i], alone.fx_test, rtol=1e-9)
+    with pytest.raises(FloatingPointError, match=r"5 of 5 networks: training diverged.*critical learning rate"):
+        options |= {"optimizer": optax.sgd(1e3), "num_steps": 100}
+        ntk_jax.train_ensemble(init_fn, apply_fn, x, y, key=key, num_networks=5, **options)
+
+
+def test_comparison_of_a_linear_network_with_its_kernel_has_no_gap(problem):
+    apply_fn, params, x, y = problem
+    linear = ntk_jax.linearize(apply_fn, params)
+    modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
+    k_test = ntk_jax.empirical_ntk(apply_fn, params, -x[:3], x, outputs="full")
+    critical = ntk_jax.max_learning_rate(modes)
+    rate = 0.5 * float(critical)
+    history = ntk_jax.train(
+        linear, params, x, y, optimizer=optax.sgd(rate), num_steps=20, record_every=2, x_test=-x[:3],
+        record_outputs=True, progress=False,
+    )  # fmt: skip
+    prediction = ntk_jax.gradient_descent_mse(
+        modes, y, history.steps, rate, fx_train_0=history.fx_train[0], fx_test_0=history.fx_test[0], k_test_train=k_test
+    )
+    out = ntk_jax.compare(
+        history, prediction, y, learning_rate=rate, y_test=y[:3], critical_learning_rate=critical
+    )
+    assert out.train.gap.shape == (11,) and out.train.gap.max() < 1e-10 and out.test.gap.max() < 1e-10
+    np.testing.assert_allclose(out.train.loss[0], history.loss, rtol=1e-12)
+    np.testing.assert_allclose(out.train.loss[1], history.loss, rtol=1e-9)
+    np.testing.assert_allclose(out.test.accuracy[0], np.mean(history.fx_test.argmax(2) == np.argmax(y[:3], 1)[None], 1))
+    np.testing.assert_allclose(out.t, rate * history.steps)
+    text = str(out)
+    assert len(text.splitlines()) == 13 and "0.5 × critical" in text and "stable" in text
+    wrong = prediction._replace(train=prediction.train + np.eye(6, 2)[None])
+    np.testing.assert_allclose(ntk_jax.compare(history, wrong, y, learning_rate=rate).train.gap, 1.0, atol=1e-9)
+    assert "unstable" in str(out._replace(critical_learning_rate=rate / 2))

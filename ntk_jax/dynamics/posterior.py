@@ -1,7 +1,10 @@
 """What infinitely long training converges to: regression with a kernel."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -9,7 +12,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.modes import as_matrix
+from ntk_jax.dynamics.blocks import as_columns, as_matrices, as_test_kernel, check_outputs, from_columns, kind_of
 from ntk_jax.linalg import SolveReport, default_rcond, matmul, pseudo_solve, ridge_solve
 
 
@@ -38,9 +41,9 @@ def kernel_regression(
     α is the least-squares solution of smallest norm. This is the limit of training a network under its kernel.
 
     Args:
-        k_train_train: symmetric PSD, (n, n) or full (n, n, O, O).
+        k_train_train: symmetric PSD, (n, n), (n, n, O) with one kernel per output, or full (n, n, O, O).
         y_train: targets (n,) or (n, O).
-        k_test_train: test rows, training columns: (n_test, n) or (n_test, n, O, O).
+        k_test_train: test rows, training columns: (n_test, n), with the output axes of k_train_train.
         diag_reg: ridge, in units of the kernel, at least 0.
         rcond: for diag_reg = 0 only; default n eps of the dtype.
         fx_train_0: outputs at initialization, 0 or shaped like y_train: gradient descent starts there.
@@ -57,27 +60,30 @@ def kernel_regression(
     """
     check_number("diag_reg", diag_reg)
     k = as_kernel("k_train_train", k_train_train)
-    num_train, num_test = k.shape[0], jnp.shape(k_test_train)[0] if jnp.ndim(k_test_train) else 0
-    matrix = as_matrix(k)
-    check_symmetric("k_train_train", matrix)
-    y = as_targets("y_train", y_train, num_train, k.dtype)
-    k_test = as_matrix(as_kernel("k_test_train", k_test_train)).astype(k.dtype)
-    if k_test.shape[1] != matrix.shape[0] or (k.ndim == 4 and y.size != matrix.shape[0]):
-        raise ValueError(
-            f"k_test_train: expected test rows and training columns, (n_test, *{k.shape[1:]}), "
-            f"with y_train of as many outputs; got {jnp.shape(k_test_train)} and y_train {y.shape}."
-        )
+    kind, matrices = kind_of(k), as_matrices(k)
+    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
+    check_outputs("y_train", y, k)
+    k_test = as_test_kernel(k_test_train, k)
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
-    f_test_0 = as_outputs("fx_test_0", fx_test_0, (num_test, *y.shape[1:]), k.dtype)
-    residual = (y - f_0).reshape(matrix.shape[0], -1)
+    f_test_0 = as_outputs("fx_test_0", fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
+    solve = _solver(diag_reg, rcond, matrices.shape[1], k.dtype)
+    parts = []
+    for matrix, residual in zip(matrices, as_columns(y - f_0, kind), strict=True):
+        check_symmetric("k_train_train", matrix)
+        parts.append(solve(matrix, residual))
+    alpha = jnp.stack([part[0] for part in parts])
+    report = jax.tree.map(lambda *each: jnp.stack(each) if kind == "diagonal" else each[0], *(p[1] for p in parts))
+    train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
+    test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)
+    return Regression(train, test, from_columns(alpha, kind, y.shape), report)
+
+
+def _solver(diag_reg: Any, rcond: float | None, size: int, dtype: Any) -> Callable[[Array, Array], Any]:
+    """Cholesky with a ridge, the pseudo-inverse without."""
     if is_concrete(diag_reg) and diag_reg == 0:
-        rcond = default_rcond(matrix.shape[0], k.dtype) if rcond is None else rcond
+        rcond = default_rcond(size, dtype) if rcond is None else rcond
         check_number("rcond", rcond)
-        alpha, report = pseudo_solve(matrix, residual, rcond=rcond)
-    else:
-        if rcond is not None:
-            raise ValueError("rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two.")
-        alpha, report = ridge_solve(matrix, residual, diag_reg=diag_reg)
-    train = f_0 + matmul(matrix, alpha).reshape(y.shape)
-    test = f_test_0 + matmul(k_test, alpha).reshape(f_test_0.shape)
-    return Regression(train, test, alpha.reshape(y.shape), report)
+        return partial(pseudo_solve, rcond=rcond)
+    if rcond is not None:
+        raise ValueError("rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two.")
+    return partial(ridge_solve, diag_reg=diag_reg)

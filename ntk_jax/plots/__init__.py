@@ -8,6 +8,8 @@ from ntk_jax.plots.animations import save_gif as save_gif
 from ntk_jax.plots.curves import plot_curves as plot_curves
 from ntk_jax.plots.curves import plot_predictions as plot_predictions
 from ntk_jax.plots.curves import plot_relative_change as plot_relative_change
+from ntk_jax.plots.dynamics import plot_band as plot_band
+from ntk_jax.plots.dynamics import plot_comparison as plot_comparison
 from ntk_jax.plots.flow import plot_function_space as plot_function_space
 from ntk_jax.plots.flow import plot_vector_field as plot_vector_field
 from ntk_jax.plots.kernels import plot_kernels as plot_kernels

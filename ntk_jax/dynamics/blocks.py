@@ -1,0 +1,123 @@
+"""Kernels of every shape as a batch of matrices, and outputs as the columns these act on.
+
+| kernel | outputs (n, O) | matrices | columns |
+| --- | --- | --- | --- |
+| (n1, n2), shared by all outputs | one problem, O right-hand sides | (1, n1, n2) | (1, n, O) |
+| (n1, n2, O), one kernel per output | O problems | (O, n1, n2) | (O, n, 1) |
+| (n1, n2, O, O), outputs coupled | one problem of size n·O | (1, n1·O, n2·O) | (1, n·O, 1) |
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ntk_jax.checks import as_kernel, check_finite
+from ntk_jax.compat import is_concrete
+
+Kind: TypeAlias = Literal["shared", "diagonal", "full"]
+KINDS: dict[int, Kind] = {2: "shared", 3: "diagonal", 4: "full"}
+
+
+def kind_of(k: Array) -> Kind:
+    """How a kernel treats outputs, by its number of axes."""
+    return KINDS[k.ndim]
+
+
+def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
+    """A kernel of any shape as a batch of matrices."""
+    if k.ndim == 2:
+        return k[None]
+    if k.ndim == 3:
+        return jnp.moveaxis(k, 2, 0)
+    return k.transpose(0, 2, 1, 3).reshape(1, k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
+
+
+def from_matrices(m: Float[Array, "*T B N1 N2"], kind: Kind, num_outputs: int) -> Float[Array, "..."]:
+    """The inverse of `as_matrices`, with leading axes kept."""
+    if kind == "shared":
+        return m[..., 0, :, :]
+    if kind == "diagonal":
+        return jnp.moveaxis(m, -3, -1)
+    *lead, _, N1, N2 = m.shape
+    blocks = m.reshape(*lead, N1 // num_outputs, num_outputs, N2 // num_outputs, num_outputs)
+    return jnp.swapaxes(blocks, -3, -2)
+
+
+def as_columns(f: Float[Array, "n *O"], kind: Kind) -> Float[Array, "B N m"]:
+    """Outputs (n,) or (n, O) as the columns that the matrices of a kernel act on."""
+    f = f if f.ndim == 2 else f[:, None]
+    return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[kind]
+
+
+def from_columns(c: Float[Array, "*T B N m"], kind: Kind, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The inverse of `as_columns`, with leading axes kept; `shape` is that of the outputs."""
+    lead = c.shape[:-3]
+    if kind == "diagonal":
+        c = jnp.swapaxes(c[..., 0], -1, -2)
+    return c.reshape(*lead, *shape)
+
+
+def apply_kernel(k: Float[Array, "n1 n2 *outputs"], f: Float[Array, "n2 *O"]) -> Float[Array, "n1 *O"]:
+    """K f: the kernel as a linear map of outputs."""
+    columns = f if f.ndim == 2 else f[:, None]
+    subscripts = {2: "ij,jo->io", 3: "ijo,jo->io", 4: "ijop,jp->io"}[k.ndim]
+    out = jnp.einsum(subscripts, k, columns, precision="highest")
+    return out.reshape(k.shape[0], *f.shape[1:])
+
+
+def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outputs"]) -> None:
+    """Raise unless targets have one row per example of the kernel and, if it has outputs, as many of them."""
+    num_outputs = y.size // y.shape[0]
+    expected = (k.shape[0], k.shape[2]) if k.ndim > 2 else (k.shape[0], num_outputs)
+    if (y.shape[0], num_outputs) != expected:
+        raise ValueError(
+            f"{name}: expected shape {expected}, for a kernel of shape {k.shape}; got {y.shape}. "
+            "A kernel with output axes fixes the number of outputs; one without is shared by all."
+        )
+
+
+def as_test_kernel(
+    k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]
+) -> Float[Array, "n_test n *outputs"]:
+    """The kernel between test rows and training columns, of a shape that fits that of the training kernel."""
+    k = as_kernel("k_test_train", k_test_train)
+    if k.shape[1:] != k_train_train.shape[1:]:
+        hint = " It is transposed." if k.shape[0] == k_train_train.shape[1] else ""
+        raise ValueError(
+            f"k_test_train: expected test rows and training columns, (n_test, "
+            f"{', '.join(map(str, k_train_train.shape[1:]))}); got {k.shape}.{hint}"
+        )
+    return k.astype(k_train_train.dtype)
+
+
+def check_test_test(
+    k_test_test: Any, k_test_train: Float[Array, "n_test n *outputs"]
+) -> tuple[Array, tuple[int, ...] | None]:
+    """Test-test kernel as (matrices (B, N, N), None), or its diagonal as (columns (B, N), shape), by its shape."""
+    kind, num_test, outputs = kind_of(k_test_train), k_test_train.shape[0], k_test_train.shape[2:]
+    whole, diagonal = (num_test, num_test, *outputs), (num_test, *outputs[:1])
+    k = jnp.asarray(k_test_test)
+    check_finite("k_test_test", k)
+    if k.shape == whole:
+        return as_matrices(k.astype(k_test_train.dtype)), None
+    if k.shape == diagonal:
+        return as_columns(k.astype(k_test_train.dtype), kind)[..., 0], diagonal
+    raise ValueError(
+        f"k_test_test: expected shape {whole} for the whole covariance, or {diagonal} for its diagonal alone; got {k.shape}."
+    )
+
+
+def as_variance(name: str, variance: Array, scale: Array) -> Array:
+    """Variances with rounding below 0 removed; an error if they are negative beyond rounding."""
+    if is_concrete(variance):
+        with jax.ensure_compile_time_eval():
+            smallest, largest = float(jnp.min(variance)), float(jnp.max(jnp.abs(scale)))
+        if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
+            raise ValueError(
+                f"{name}: expected variances of at least 0; got {smallest:.3g} with kernels of {largest:.3g}. "
+                "Compute all three kernels from the same rows, in float64, or add noise."
+            )
+    return jnp.maximum(variance, 0)

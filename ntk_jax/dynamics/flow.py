@@ -1,0 +1,124 @@
+"""Gradient flow on the squared loss under a fixed kernel, in closed form, mode by mode.
+
+The loss is half the mean over all n·O entries of (f - y)², and time is t = learning rate x number of steps. Then
+df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as exp(-s t / (nO)).
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Num
+
+from ntk_jax.checks import check_number
+from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.modes import Modes, Prediction
+from ntk_jax.dynamics.problem import Decay, check_problem
+from ntk_jax.linalg import default_rcond
+
+
+def gradient_flow_mse(
+    modes: Modes,
+    y_train: Num[ArrayLike, "n *O"],
+    t: Num[ArrayLike, "*T"] | Sequence[float],
+    *,
+    fx_train_0: ArrayLike = 0.0,
+    k_test_train: ArrayLike | None = None,
+    fx_test_0: ArrayLike = 0.0,
+    diag_reg: float = 0.0,
+    weight_decay: float = 0.0,
+    radial_train_0: ArrayLike | None = None,
+    radial_test_0: ArrayLike | None = None,
+) -> Prediction:
+    """The outputs at time t of gradient flow on the half-mean squared loss.
+
+        f_train(t) = f_0 + K α(t),  f_test(t) = f_0 + K_test α(t),
+        α(t) = (K + r)⁻¹ (1 - exp(-(K + r) t / (nO))) (y - f_0)
+
+    With weight decay λ the parameters also shrink towards 0: θ - θ_0 = Jᵀα + β θ_0, β(t) = exp(-λt) - 1 (if r = 0), and
+    the outputs move by β Jθ_0, which is what `radial_train_0` and `radial_test_0` are for.
+
+    Args:
+        modes: `diagonalize(k_train_train)`.
+        y_train: targets, (n,) or (n, O).
+        t: time = learning rate x steps: a scalar, an array of times (T,), or inf.
+        fx_train_0: outputs of the network at initialization, 0 or shaped like y_train.
+        k_test_train: kernel between test rows and training columns, to predict test outputs too; of as many axes as the
+            training kernel.
+        fx_test_0: outputs on the test examples at initialization, 0 or (n_test,) or (n_test, O).
+        diag_reg: r, a pull of the parameters back to their start, (r / 2nO) |θ - θ_0|² added to the loss; at t = inf
+            this is kernel ridge regression.
+        weight_decay: λ, (λ / 2) |θ|² added to the loss of the linearized network (`optax.add_decayed_weights`).
+        radial_train_0: with weight decay, J(x) θ_0 on the training examples, the derivative of the outputs as the
+            parameters are scaled: `jax.jvp(lambda p: apply_fn(p, x), (params,), (params,))[1]`.
+        radial_test_0: the same on the test examples.
+
+    Returns:
+        Prediction(train, test), shaped like the targets, with the times T as leading axis if t is an array.
+
+    Raises:
+        ValueError: shapes that do not fit or would broadcast, NaN, negative t.
+
+    Warns:
+        UserWarning: float32 modes that count as 0 but would have moved by the time t if they are not.
+
+    Reference: Lee et al. 2019, eq. 8-11.
+    """
+    check_number("t", t, finite=False)
+    problem = check_problem(
+        modes, y_train, fx_train_0, k_test_train, fx_test_0, diag_reg=diag_reg, weight_decay=weight_decay,
+        radial_train_0=radial_train_0, radial_test_0=radial_test_0,
+    )  # fmt: skip
+    times, shape = as_axis("t", t)
+    times = times.astype(problem.eigenvalues.dtype)
+    _warn_of_lost_modes(modes, times, problem.num_entries)
+    decay = Decay(diag_reg, weight_decay, problem.num_entries)
+    s = problem.eigenvalues[:, :, None]  # (B, n, 1), against times
+    speed = jnp.where(s > 0, s / problem.num_entries, 0)
+    # α' = -(speed + rate) α + ((y - f_0) - β Jθ_0) / nO with β = share (exp(-rate t) - 1)
+    joint = _relaxation(speed + decay.rate, times, s > 0) / problem.num_entries
+    alone = _relaxation(speed, times, s > 0) / problem.num_entries * _survival(decay.rate, times)[None, None]
+    residual, radial = problem.residual[:, :, None, :], problem.radial[:, :, None, :]
+    weights = joint[..., None] * (residual + decay.share * radial) - alone[..., None] * decay.share * radial
+    shrink = decay.share * (_survival(decay.rate, times) - 1)
+    return problem.predict(weights, shrink, shape)
+
+
+def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
+    """Times or step counts as a vector, and the shape they came in."""
+    t = jnp.asarray(t)
+    if t.ndim > 1 or not t.size:
+        raise ValueError(f"{name}: expected a scalar or a non-empty vector; got shape {t.shape}.")
+    return t.reshape(-1), t.shape
+
+
+def _relaxation(rate: Array, times: Array, moving: Array) -> Array:
+    """(1 - exp(-rate t)) / rate of moving modes, without cancellation; null modes stay."""
+    rate = jnp.where(moving, rate, 1)  # t = inf times a null mode would be NaN
+    return jnp.where(moving, -jnp.expm1(-rate * times[None, None]) / rate, 0)
+
+
+def _survival(rate: Any, times: Array) -> Array:
+    """exp(-rate t), 1 for rate 0 even at t = inf."""
+    rate = jnp.asarray(rate, times.dtype)
+    return jnp.where(rate > 0, jnp.exp(-jnp.where(rate > 0, rate, 1) * times), 1)
+
+
+def _warn_of_lost_modes(modes: Modes, times: Array, num_entries: int) -> None:
+    s = modes.eigenvalues
+    if s.dtype == jnp.float64 or not (is_concrete(s) and is_concrete(times)):
+        return
+    with jax.ensure_compile_time_eval():
+        lost = int(s.size - jnp.sum(s > 0))
+        bound = default_rcond(s.shape[-1], s.dtype) * float(jnp.max(s)) / num_entries
+        if lost and float(jnp.max(times)) * bound > 1:
+            warnings.warn(
+                f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not move; at "
+                f"t = {float(jnp.max(times)):.3g} they might have, if the kernel is not truly singular. "
+                f"Trust times up to {1 / bound:.3g}, or compute the kernel in float64, or use diag_reg.",
+                stacklevel=3,
+            )

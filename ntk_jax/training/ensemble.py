@@ -1,0 +1,165 @@
+"""Many networks at once, one per random initialization: the Monte Carlo twin of the ensemble's closed form."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Num
+
+from ntk_jax.checks import as_examples, check_integer, check_number
+from ntk_jax.finite.tiles import default_memory_limit
+from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.progress import progress_bar
+from ntk_jax.training.record import schedule
+from ntk_jax.training.single import check_pair, divergence_bound, divergence_message
+from ntk_jax.training.step import Data, Rule, State, check_batches
+from ntk_jax.types import ApplyFn, Params
+
+
+class EnsembleHistory(NamedTuple):
+    """What M networks did, networks first: losses (M, T), outputs (M, T, n, O), final parameters if asked for."""
+
+    steps: np.ndarray
+    loss: np.ndarray
+    fx_train: np.ndarray
+    fx_test: np.ndarray | None
+    params: Params | None
+
+
+def train_ensemble(
+    init_fn: Callable[[Array], Params],
+    apply_fn: ApplyFn,
+    x: Num[ArrayLike, "n *d"],
+    y: Num[ArrayLike, "n *O"],
+    *,
+    key: Array,
+    num_networks: int,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    loss: str | LossFn = "mse",
+    batch_size: int | None = None,
+    record_every: int | Sequence[int] | None = None,
+    x_test: Num[ArrayLike, "n_test *d"] | None = None,
+    keep_params: bool = False,
+    memory_limit: int | None = None,
+    progress: bool = True,
+) -> EnsembleHistory:
+    """Train networks from independent initializations, as many at a time as fit into memory.
+
+    Args:
+        init_fn: `init_fn(key)` -> params, for Flax `lambda key: model.init(key, x[:1])["params"]`.
+        apply_fn: `apply_fn(params, x)`.
+        x: training examples in rows.
+        y: targets, of exactly the shape that the network returns.
+        key: a random key; the same key gives the same networks, whatever the memory limit.
+        num_networks: M.
+        optimizer: any Optax optimizer.
+        num_steps: steps of every network.
+        loss: as in `train`.
+        batch_size: examples per step, every network with its own batches; None for all.
+        record_every: as in `train`.
+        x_test: test examples.
+        keep_params: return the final parameters, with a first axis M.
+        memory_limit: bytes that networks trained at the same time may take; None is a quarter of free memory.
+        progress: show a progress bar (where tqdm is installed).
+
+    Returns:
+        EnsembleHistory(steps (T,), loss (M, T), fx_train (M, T, n, O), fx_test, params), NumPy arrays.
+
+    Raises:
+        ValueError: as `train`.
+        FloatingPointError: a network diverged.
+
+    Reference: Lee et al. 2019, figure 2 (ensembles of 100 networks).
+    """
+    check_integer("num_networks", num_networks, minimum=1)
+    check_integer("num_steps", num_steps, minimum=0)
+    params = jax.eval_shape(init_fn, key)
+    a, b = check_pair(apply_fn, params, "x", x, "y", y)
+    a_test = None if x_test is None else as_examples("x_test", x_test)
+    batch_key = None if batch_size is None else key
+    check_batches(batch_size, batch_key, a.shape[0])
+    rule, data = Rule(apply_fn, optimizer, loss_function(loss, b), batch_size), Data(a, b, None)
+    keys = jax.random.split(key, num_networks)
+    size = _group_size(rule, params, data, a_test, num_networks, memory_limit)
+    targets = schedule(record_every, num_steps)
+    groups = []
+    with progress_bar(num_networks * num_steps, "training an ensemble", enabled=progress) as bar:
+        for first in range(0, num_networks, size):
+            group = np.minimum(np.arange(first, first + size), num_networks - 1)  # the last is filled up
+            rows, last = _train_group(rule, init_fn, keys[group], data, a_test, targets, bar)
+            kept = min(size, num_networks - first)
+            part = (*rows, last if keep_params else None)
+            groups.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], part))
+    loss_, fx_train, fx_test, last = jax.tree.map(lambda *parts: np.concatenate(parts), *groups)
+    return EnsembleHistory(np.asarray(targets), loss_, fx_train, fx_test, last)
+
+
+def _group_size(rule: Rule, params: Any, data: Data, x_test: Any, num_networks: int, limit: int | None) -> int:
+    """Networks at a time: parameters, gradients, optimizer state and activations of each within the budget."""
+    if limit is not None:
+        check_number("memory_limit", limit, strict=True)
+    budget = default_memory_limit() if limit is None else limit
+    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+    rows = data.x.shape[0] + (0 if x_test is None else x_test.shape[0])
+    widths = sum(leaf.shape[-1] * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim)
+    each = 3 * count(params) + count(jax.eval_shape(rule.optimizer.init, params)) + 4 * rows * widths
+    groups = -(-num_networks // max(1, min(num_networks, int(budget // each))))
+    return -(-num_networks // groups)
+
+
+def _train_group(
+    rule: Rule, init_fn: Any, keys: Array, data: Data, x_test: Any, targets: list[int], bar: Any
+) -> tuple[Any, Params]:
+    """Records (M, T, ...) and final parameters of one group."""
+    states = _start(rule, init_fn, keys, data)
+    bound = divergence_bound(states.loss)
+    rows = []
+    for before, target in zip([0, *targets], targets, strict=False):
+        states = _advance(rule, states, keys, data, before, target)
+        diverged = ~(np.asarray(states.loss) <= np.asarray(bound))
+        if diverged.any():
+            first = int(diverged.argmax())
+            state = jax.tree.map(lambda leaf, first=first: leaf[first], states)
+            message = divergence_message(rule.apply_fn, init_fn(keys[first]), data.x, state)
+            raise FloatingPointError(f"{diverged.sum()} of {len(diverged)} networks: {message}")
+        rows.append(jax.device_get(_record(rule, states, data, x_test)))
+        bar.update(len(keys) * (target - before))
+    return jax.tree.map(lambda *each: np.stack(each, 1), *rows), states.params
+
+
+def _with_key(rule: Rule, data: Data, key: Array) -> Data:
+    return data if rule.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(rule: Rule, init_fn: Any, keys: Array, data: Data) -> State:
+    return jax.vmap(lambda key: rule.start(init_fn(key), _with_key(rule, data, key)))(keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance(rule: Rule, states: State, keys: Array, data: Data, before: Any, target: Any) -> State:
+    """All networks of a group from one step to another: one loop, without masks, since all take the same steps."""
+
+    def one(state: State, key: Array) -> State:
+        batches = _with_key(rule, data, key)
+        return jax.lax.fori_loop(before, target, lambda _, state: rule.next(state, batches), state)
+
+    return jax.vmap(one)(states, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _record(rule: Rule, states: State, data: Data, x_test: Any) -> tuple[Array, Array, Array | None]:
+    """Loss over all examples, train and test outputs."""
+
+    def one(params: Params) -> tuple[Array, Array, Array | None]:
+        fx_train = rule.apply_fn(params, data.x)
+        fx_test = None if x_test is None else rule.apply_fn(params, x_test)
+        return rule.loss_fn(fx_train, data.y), fx_train, fx_test
+
+    return jax.vmap(one)(states.params)

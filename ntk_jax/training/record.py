@@ -1,0 +1,94 @@
+"""What is recorded of a network on the way, and when."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ntk_jax.checks import check_integer
+from ntk_jax.finite.empirical import empirical_ntk
+from ntk_jax.laziness import kernel_change, relative_change
+from ntk_jax.training.step import State
+from ntk_jax.types import Params
+
+
+class History(NamedTuple):
+    """What was recorded at each of T steps, step 0 included; what was not asked for is None."""
+
+    params: Params
+    steps: np.ndarray
+    loss: np.ndarray
+    test_loss: np.ndarray | None
+    relative_change: np.ndarray
+    relative_change_by_layer: dict[str, np.ndarray]
+    kernel_change: np.ndarray | None
+    fx_train: np.ndarray | None
+    fx_test: np.ndarray | None
+    recorded: Any
+    converged: bool
+
+
+def schedule(record_every: int | Sequence[int] | None, num_steps: int) -> list[int]:
+    """The steps to record, from 0 to `num_steps`."""
+    if record_every is None:
+        record_every = max(1, num_steps // 50)
+    if isinstance(record_every, int | np.integer):
+        check_integer("record_every", record_every, minimum=1)
+        record_every = range(0, num_steps, record_every)
+    steps = [int(step) for step in record_every]
+    if any(step < 0 or step > num_steps for step in steps) or steps != sorted(set(steps)):
+        raise ValueError(f"record_every: expected increasing steps between 0 and num_steps = {num_steps}; got {steps}.")
+    return sorted({0, *steps, num_steps})
+
+
+class Recorder:
+    """Collects one row per recorded step."""
+
+    def __init__(self, rule, params_0, data, x_test, y_test, x_kernel, record_outputs, record):
+        self.rule, self.params_0, self.data, self.record = rule, params_0, data, record
+        self.apply_fn = jax.jit(rule.apply_fn)
+        self.x_test, self.y_test, self.record_outputs = x_test, y_test, record_outputs
+        self.kernel_fn = None if x_kernel is None else partial(empirical_ntk, rule.apply_fn, x1=x_kernel)
+        self.k_0 = None if self.kernel_fn is None else self.kernel_fn(params=params_0)
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, state: State) -> float:
+        """Record a state; returns its training loss, over all examples."""
+        moved = relative_change(state.params, self.params_0)
+        row = {"steps": state.step, "loss": state.loss, "relative_change": moved.total, "by_layer": moved.by_layer}
+        if self.record_outputs or self.rule.batch_size is not None:
+            fx_train = self.apply_fn(state.params, self.data.x)
+            if self.rule.batch_size is not None:
+                row["loss"] = self.rule.loss_fn(fx_train, self.data.y)
+            if self.record_outputs:
+                row["fx_train"] = fx_train
+        if self.x_test is not None:
+            fx_test = self.apply_fn(state.params, self.x_test)
+            if self.record_outputs:
+                row["fx_test"] = fx_test
+            if self.y_test is not None:
+                row["test_loss"] = self.rule.loss_fn(fx_test, self.y_test)
+        if self.kernel_fn is not None:
+            row["kernel_change"] = kernel_change(self.kernel_fn(params=state.params), self.k_0)
+        if self.record is not None:
+            row["recorded"] = self.record(state.params)
+        self.rows.append(jax.device_get(row))
+        return float(self.rows[-1]["loss"])
+
+    def history(self, state: State, *, converged: bool) -> History:
+        columns = jax.tree.map(lambda *values: np.stack(values), *self.rows)
+        return History(
+            params=state.params,
+            steps=columns["steps"],
+            loss=columns["loss"],
+            test_loss=columns.get("test_loss"),
+            relative_change=columns["relative_change"],
+            relative_change_by_layer=columns["by_layer"],
+            kernel_change=columns.get("kernel_change"),
+            fx_train=columns.get("fx_train"),
+            fx_test=columns.get("fx_test"),
+            recorded=columns.get("recorded"),
+            converged=converged,
+        )

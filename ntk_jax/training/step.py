@@ -1,0 +1,94 @@
+"""One step of any Optax optimizer, on all examples or on a random batch of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ntk_jax.checks import check_integer
+from ntk_jax.losses import LossFn
+from ntk_jax.types import ApplyFn, Params
+
+
+class Data(NamedTuple):
+    """Training examples, targets, and the key that batches are drawn from (None: all examples at every step)."""
+
+    x: Array
+    y: Array
+    key: Array | None
+
+
+class State(NamedTuple):
+    """Parameters after `step` steps, with loss and gradient there: those of the batch that the next step takes."""
+
+    params: Params
+    opt_state: Any
+    step: Array
+    loss: Array
+    grads: Params
+
+
+class Rule(NamedTuple):
+    """What a step is, apart from the data: hashable, so that compiled functions can depend on it."""
+
+    apply_fn: ApplyFn
+    optimizer: optax.GradientTransformation
+    loss_fn: LossFn
+    batch_size: int | None
+
+    def objective(self, data: Data, step: Array) -> Callable[[Params], Array]:
+        """The loss of the parameters on the batch of a step."""
+        x, y = data.x, data.y
+        if self.batch_size is not None:
+            key = jax.random.fold_in(data.key, step)
+            chosen = jax.random.permutation(key, x.shape[0])[: self.batch_size]
+            x, y = x[chosen], y[chosen]
+        return lambda params: self.loss_fn(self.apply_fn(params, x), y)
+
+    def start(self, params: Params, data: Data) -> State:
+        """The state before the first step."""
+        step = jnp.asarray(0)
+        loss, grads = jax.value_and_grad(self.objective(data, step))(params)
+        return State(params, self.optimizer.init(params), step, loss, grads)
+
+    def next(self, state: State, data: Data) -> State:
+        """The state one step later. Optimizers with a line search get the loss function too."""
+        update = optax.with_extra_args_support(self.optimizer).update
+        extra = {"value": state.loss, "grad": state.grads, "value_fn": self.objective(data, state.step)}
+        updates, opt_state = update(state.grads, state.opt_state, state.params, **extra)
+        params = optax.apply_updates(state.params, updates)
+        loss, grads = jax.value_and_grad(self.objective(data, state.step + 1))(params)
+        return State(params, opt_state, state.step + 1, loss, grads)
+
+
+def check_batches(batch_size: int | None, key: Array | None, num_examples: int) -> None:
+    """Raise unless batches are asked for with a key, and are no larger than the data."""
+    if (batch_size is None) != (key is None):
+        raise ValueError(
+            "key: expected a random key together with batch_size, and only then; "
+            f"got batch_size = {batch_size!r} and {'no key' if key is None else 'a key'}."
+        )
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)
+        if batch_size > num_examples:
+            raise ValueError(f"batch_size: expected at most the {num_examples} examples; got {batch_size}.")
+
+
+@partial(jax.jit, static_argnums=0)
+def start(rule: Rule, params: Params, data: Data) -> State:
+    """Compiled `Rule.start`."""
+    return rule.start(params, data)
+
+
+@partial(jax.jit, static_argnums=0)
+def advance(rule: Rule, state: State, data: Data, target: Any, threshold: Array, bound: Array) -> State:
+    """Step until `target`, a loss below `threshold` or one above `bound`: compiled once for any target."""
+
+    def going(state: State) -> Array:
+        return (state.step < target) & (state.loss >= threshold) & (state.loss <= bound)
+
+    return jax.lax.while_loop(going, lambda state: rule.next(state, data), state)

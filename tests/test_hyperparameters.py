@@ -1,0 +1,52 @@
+"""Maximum likelihood finds what the data were drawn from, and the same optimum as SciPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import minimize
+
+import ntk_jax
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three functions drawn from the prior of a network with two hidden layers, with noise."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2))
+    k = np.asarray(ntk_jax.mlp_kernels(x, depth=2, activation="erf", W_std=2.0, b_std=0.5).nngp)
+    return x, np.linalg.cholesky(k + 1e-12 * np.eye(40)) @ rng.normal(size=(40, 3)) + 0.1 * rng.normal(size=(40, 3))
+
+
+def kernel(x, **options):
+    return ntk_jax.mlp_kernels(x, activation="erf", **options)
+
+
+def test_fit_is_the_optimum_of_the_likelihood(data):
+    x, y = data
+    fit = ntk_jax.fit_hyperparameters(
+        kernel, x, y, initial={"W_std": 1.0, "b_std": 0.2}, choices={"depth": (0, 2)}, noise=0.1
+    )
+    assert fit.hyperparameters["depth"] == 2
+    assert 0.005 < fit.noise < 0.02  # drawn with variance 0.01
+    assert fit.log_marginal_likelihood == max(evidence for _, evidence in fit.candidates)
+    assert [hyperparameters["depth"] for hyperparameters, _ in fit.candidates] == [0, 2]
+
+    def loss(v):
+        k = kernel(x, depth=2, W_std=float(np.exp(v[0])), b_std=float(np.exp(v[1]))).nngp
+        return -float(ntk_jax.log_marginal_likelihood(k, y, noise=float(np.exp(v[2]))))
+
+    at = np.log([fit.hyperparameters["W_std"], fit.hyperparameters["b_std"], fit.noise])
+    np.testing.assert_allclose(-loss(at), fit.log_marginal_likelihood, rtol=1e-10)
+    best = minimize(loss, np.log([1.0, 0.2, 0.1]), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-4})
+    assert fit.log_marginal_likelihood > -best.fun - 1e-2
+
+
+def test_any_optimizer_and_any_kernel(data):
+    x, y = data
+    rbf = lambda x, scale: jnp.exp(-jnp.sum((x[:, None] - x[None]) ** 2, -1) / scale**2)  # noqa: E731
+    options = {"initial": {"scale": 1.0}, "noise": 0.1}
+    slow = ntk_jax.fit_hyperparameters(rbf, x, y, optimizer=optax.adam(0.1), num_steps=300, **options)
+    fast = ntk_jax.fit_hyperparameters(rbf, x, y, **options)
+    np.testing.assert_allclose(slow.hyperparameters["scale"], fast.hyperparameters["scale"], rtol=0.02)
+    np.testing.assert_allclose(slow.log_marginal_likelihood, fast.log_marginal_likelihood, atol=0.05)
