@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
-from ntk_jax.dynamics.modes import as_matrix
+from ntk_jax.dynamics.blocks import as_matrices
 from ntk_jax.linalg import check_psd, default_rcond, symmetric_eigh
 
 
@@ -17,7 +17,7 @@ class Definiteness(NamedTuple):
 
     Attributes:
         rank: eigenvalues above the cutoff, out of `size`.
-        size: n, or n·O for a full kernel.
+        size: n, or n·O for a kernel that tells outputs apart.
         smallest_eigenvalue: of all, not of those above the cutoff.
         largest_eigenvalue: of all.
         condition_number: largest / smallest; infinite if the rank is not full.
@@ -53,7 +53,7 @@ def definiteness(
     with more than two points on a line. Conflicting targets of repeated examples leave a loss that no training removes.
 
     Args:
-        k: symmetric kernel, (n, n), or full, (n, n, O, O).
+        k: symmetric kernel, (n, n), one per output, (n, n, O), or full, (n, n, O, O).
         num_params: P, to compare with n·O.
         rcond: eigenvalues up to this fraction of the largest count as 0, and so do such differences of entries;
             default 10 n eps of the dtype.
@@ -67,15 +67,17 @@ def definiteness(
     Reference: Jacot et al. 2018, proposition 2 (for which inputs the limit is definite).
     """
     kernel = as_kernel("k", k)
-    matrix = as_matrix(kernel)
-    check_symmetric("k", matrix)
+    matrices = as_matrices(kernel)
+    for matrix in matrices:
+        check_symmetric("k", matrix)
     if num_params is not None:
         check_integer("num_params", num_params, minimum=1)
-    cutoff = 10 * default_rcond(matrix.shape[0], matrix.dtype) if rcond is None else rcond
+    size = matrices.shape[0] * matrices.shape[1]
+    cutoff = 10 * default_rcond(size, kernel.dtype) if rcond is None else rcond
     check_number("rcond", cutoff)
-    values = symmetric_eigh(matrix)[0]
+    values = jnp.sort(jnp.concatenate([symmetric_eigh(matrix)[0] for matrix in matrices]))[::-1]
     check_psd("k", values)
-    rank, size = int(jnp.sum(values > cutoff * values[0])), matrix.shape[0]
+    rank = int(jnp.sum(values > cutoff * values[0]))
     smallest, largest = float(values[-1]), float(values[0])
     zeros, duplicates, parallel = _pairs(kernel, cutoff)
     return Definiteness(
@@ -87,7 +89,7 @@ def definiteness(
 def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over outputs)."""
     k = np.asarray(kernel)
-    k = k if k.ndim == 2 else np.trace(k, axis1=2, axis2=3)
+    k = {2: lambda: k, 3: lambda: k.sum(2), 4: lambda: np.trace(k, axis1=2, axis2=3)}[k.ndim]()
     own = np.diag(k)
     zero = own <= cutoff * own.max()
     product = np.sqrt(np.maximum(own[:, None] * own[None], 0))

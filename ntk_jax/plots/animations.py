@@ -67,12 +67,13 @@ def animate_networks(
     return FuncAnimation(fig, update, frames=len(t), interval=80)
 
 
-def animate_weights(weights: Mapping[str, ArrayLike], steps: ArrayLike) -> FuncAnimation:
+def animate_weights(weights: Mapping[str, ArrayLike], steps: ArrayLike, *, max_rows: int = 40) -> FuncAnimation:
     """Weight matrices during training, side by side: those of wide networks do not budge.
 
     Args:
         weights: name -> matrices (T, rows, columns).
         steps: (T,).
+        max_rows: rows and columns that are drawn, the first ones; the percentages are of whole matrices.
 
     Returns:
         The animation, T frames.
@@ -82,12 +83,14 @@ def animate_weights(weights: Mapping[str, ArrayLike], steps: ArrayLike) -> FuncA
     images = []
     for ax, (name, W) in zip(axes[0], frames.items(), strict=True):
         bound = 2 * W[0].std()
-        images.append(ax.imshow(W[0], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest"))
-        ax.set(xticks=[], yticks=[], title=name)
+        shown = W[0, :max_rows, :max_rows]
+        images.append(ax.imshow(shown, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest"))
+        part = "" if shown.shape == W[0].shape else f" (first {max_rows})"
+        ax.set(xticks=[], yticks=[], title=f"{name}{part}")
 
     def update(i: int) -> Sequence[Any]:
         for ax, image, W in zip(axes[0], images, frames.values(), strict=True):
-            image.set_data(W[i])
+            image.set_data(W[i, :max_rows, :max_rows])
             moved = np.linalg.norm(W[i] - W[0]) / np.linalg.norm(W[0])
             ax.set_xlabel(f"moved {100 * moved:.1f} %")
         fig.suptitle(f"hidden weights, step {np.ravel(steps)[i]}", fontsize="medium")
