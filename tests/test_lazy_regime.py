@@ -103,3 +103,18 @@ def test_weights_move_like_one_over_alpha_only_from_zero_output():
     plain = [two_points(100, alpha, False, 5) for alpha in (10.0, 100.0)]
     assert plain[1][0] > 0.3 * plain[0][0]  # saturated
     np.testing.assert_allclose(plain[1][1] / plain[0][1], 100, rtol=0.6)  # the initial loss grows like alpha²
+
+
+def test_he_networks_have_kernels_that_grow_with_the_width():
+    # standard parameterization, biases trained from zero: m (2/d) E[relu relu] + 1 + 2 (x.x' + 1) E[relu' relu']
+    width, d = 4096, 3
+    x = np.random.default_rng(0).standard_normal((5, d))
+    gram = x @ x.T
+    own = np.diag(gram)
+    k1, k0 = ntk_jax.duals.relu(jnp.asarray(own[:, None]), jnp.asarray(gram), jnp.asarray(own[None]))
+    limit = width * 2 / d * k1 + 1 + 2 * (gram + 1) * k0
+    options = {"W_std": 2**0.5, "parameterization": "standard"}
+    np.testing.assert_allclose(ntk_jax.mlp_kernels(x, depth=1, width=width, **options).ntk, limit, rtol=1e-10)
+    model = ntk_jax.MLP((width,), **options)
+    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+    assert ntk_jax.kernel_change(ntk_jax.empirical_ntk(apply_fn, params, x), limit) < 0.05
