@@ -27,7 +27,10 @@ def hundred_networks(quick):
     x, y, grid = X_FIT[:, None], Y_FIT[:, None], np.linspace(-3, 3, 90)[:, None]
     scales = {"activation": "erf", "W_std": (2.0, 1.5, 1.5), "b_std": (1.0, 0.5, 0.0)}
     model = ntk_jax.MLP((width, width), **scales)
-    kernel = lambda a, b=None: ntk_jax.mlp_kernels(a, b, depth=2, **scales)
+
+    def kernel(x1, x2=None):
+        return ntk_jax.mlp_kernels(x1, x2, depth=2, **scales)
+
     k = kernel(x)
     learning_rate = 0.2 * float(ntk_jax.max_learning_rate(ntk_jax.diagonalize(k.ntk)))
     history = ntk_jax.train_ensemble(

@@ -86,9 +86,7 @@ def kernel_change(k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "
     return _ratio(jnp.sum(jnp.square(k - k_0)), jnp.sum(jnp.square(k_0)))
 
 
-def jacobian_change(
-    apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
-) -> Float[Array, ""]:
+def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> Float[Array, ""]:
     """How far the Jacobian of the outputs has moved, |J - J_0| / |J_0| in the Frobenius norm.
 
     This, not the movement of the weights, is what must be small for the kernel picture to hold. It bounds the change

@@ -41,9 +41,7 @@ def dominant_eigenvector(
         return (basis, q), (diagonal, jnp.where(found, norm, 0))
 
     empty = jnp.zeros((num_steps, start.size), dtype)
-    (basis, _), (diagonal, beside) = jax.lax.scan(
-        step, (empty, start / jnp.linalg.norm(start)), jnp.arange(num_steps)
-    )
+    (basis, _), (diagonal, beside) = jax.lax.scan(step, (empty, start / jnp.linalg.norm(start)), jnp.arange(num_steps))
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
     best = jnp.argmax(jnp.abs(values))
     vector = basis.T @ vectors[:, best]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -31,8 +32,8 @@ def plot_vector_field(
     """
     ax = new_axes(ax)
     fine, coarse = (np.meshgrid(np.linspace(*xlim, k), np.linspace(*ylim, k)) for k in (80, 14))
-    values = jax.vmap(f)(np.stack([side.ravel() for side in fine], 1)).reshape(fine[0].shape)
-    slopes = -np.asarray(jax.vmap(jax.grad(f))(np.stack([side.ravel() for side in coarse], 1)))
+    values = jax.vmap(f)(jnp.stack([side.ravel() for side in fine], 1)).reshape(fine[0].shape)
+    slopes = -np.asarray(jax.vmap(jax.grad(f))(jnp.stack([side.ravel() for side in coarse], 1)))
     lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
     arrows = slopes / np.where(lengths > 0, lengths, 1) * np.sqrt(lengths / max(lengths.max(), 1e-30))
     filled = ax.contourf(*fine, values, levels=16, cmap="Blues_r", alpha=0.75)
@@ -74,7 +75,7 @@ def plot_function_space(
         ax.plot(*points[0], "o", color=color, markersize=6, zorder=4)
     if k is not None:
         start = np.asarray(next(iter(paths.values()))).reshape(-1, 2)[0]
-        radius = np.linalg.norm(target - start) / 4 / np.linalg.norm(np.asarray(k), 2)
+        radius = float(np.linalg.norm(target - start) / 4 / np.linalg.norm(np.asarray(k), 2))
         ax.plot(*kernel_ellipse(start, np.asarray(k), radius), color="0.45", linewidth=1.2, label="kernel ellipse")
     ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
     ax.set(xlabel="$f(x_1)$", ylabel="$f(x_2)$", title="training in function space")

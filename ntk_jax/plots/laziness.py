@@ -64,9 +64,7 @@ def plot_weights(
         Rows of three Axes.
     """
     if axes is None:
-        _, grid = plt.subplots(
-            len(weights), 3, figsize=(7.2, 2.3 * len(weights)), layout="constrained", squeeze=False
-        )
+        _, grid = plt.subplots(len(weights), 3, figsize=(7.2, 2.3 * len(weights)), layout="constrained", squeeze=False)
         axes = grid.tolist()
     for row, (name, (before, after)) in zip(axes, weights.items(), strict=True):
         W_0, W = np.asarray(before), np.asarray(after)
