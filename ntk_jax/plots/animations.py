@@ -21,7 +21,7 @@ def save_gif(animation: FuncAnimation, path: str | Path, *, fps: int = 12, dpi: 
 def animate_networks(
     x: ArrayLike,
     outputs: ArrayLike,
-    times: ArrayLike,
+    times: ArrayLike | Sequence[float],
     *,
     data: tuple[ArrayLike, ArrayLike],
     mean: ArrayLike | None = None,
@@ -67,7 +67,9 @@ def animate_networks(
     return FuncAnimation(fig, update, frames=len(t), interval=80)
 
 
-def animate_weights(weights: Mapping[str, ArrayLike], steps: ArrayLike, *, max_rows: int = 40) -> FuncAnimation:
+def animate_weights(
+    weights: Mapping[str, ArrayLike], steps: ArrayLike | Sequence[int], *, max_rows: int = 40
+) -> FuncAnimation:
     """Weight matrices during training, side by side: those of wide networks do not budge.
 
     Args:
@@ -100,7 +102,10 @@ def animate_weights(weights: Mapping[str, ArrayLike], steps: ArrayLike, *, max_r
 
 
 def animate_function_space(
-    paths: Mapping[str, ArrayLike], kernels: Mapping[str, ArrayLike], y: ArrayLike, times: ArrayLike
+    paths: Mapping[str, ArrayLike],
+    kernels: Mapping[str, ArrayLike],
+    y: ArrayLike | Sequence[float],
+    times: ArrayLike | Sequence[float],
 ) -> FuncAnimation:
     """Two outputs on their way to two targets, pushed by the kernel: its ellipse travels with them.
 
@@ -142,7 +147,7 @@ def animate_function_space(
 
 
 def animate_output_scale(
-    x: ArrayLike, outputs: Mapping[str, ArrayLike], times: ArrayLike, *, data: tuple[ArrayLike, ArrayLike],
+    x: ArrayLike, outputs: Mapping[str, ArrayLike], times: ArrayLike | Sequence[float], *, data: tuple[ArrayLike, ArrayLike],
     linear: Mapping[str, ArrayLike] | None = None,
 ) -> FuncAnimation:  # fmt: skip
     """From lazy to rich: one panel per output scale, the network in training and what its kernel predicts.

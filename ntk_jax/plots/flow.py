@@ -1,6 +1,6 @@
 """Descent seen from above: loss surfaces with their gradient fields, and training as a path of outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def plot_vector_field(
 
 
 def plot_function_space(
-    paths: Mapping[str, ArrayLike], y: ArrayLike, k: ArrayLike | None = None, ax: Axes | None = None
+    paths: Mapping[str, ArrayLike], y: ArrayLike | Sequence[float], k: ArrayLike | None = None, ax: Axes | None = None
 ) -> Axes:
     """Training on two points as a path in the plane of the two outputs, from the first output to the target.
 

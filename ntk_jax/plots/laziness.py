@@ -10,8 +10,8 @@ from ntk_jax.plots.style import COLORS, LINES, MARKERS, Axes, finish, new_axes, 
 
 
 def plot_scaling(
-    sizes: ArrayLike,
-    curves: Mapping[str, ArrayLike],
+    sizes: ArrayLike | Sequence[float],
+    curves: Mapping[str, Any],
     ax: Axes | None = None,
     *,
     xlabel: str = "width m",
@@ -36,7 +36,7 @@ def plot_scaling(
     """
     ax, m = new_axes(ax), np.asarray(sizes, float)
     for i, (name, given) in enumerate(curves.items()):
-        values = np.asarray(given, float).reshape(len(given), -1)  # type: ignore[arg-type]
+        values = np.asarray(given, float).reshape(len(given), -1)
         if len(values) != len(m):
             raise ValueError(f"curves[{name!r}]: expected one row per size ({len(m)}); got {len(values)}.")
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
