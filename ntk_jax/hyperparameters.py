@@ -82,7 +82,9 @@ def fit_hyperparameters(
         with jax.numpy_dtype_promotion("standard"):  # Optax's L-BFGS and Adam promote their step counts
             logs, loss = _minimize(objective, optimizer, num_steps, start, *data, tolerance)
         if not bool(jnp.isfinite(loss)):
-            raise ValueError(f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start elsewhere.")
+            raise ValueError(
+                f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start elsewhere."
+            )
         floor = float(NOISE_FLOOR * jnp.mean(jnp.square(data[1])))
         fitted = {name: float(jnp.exp(value)) for name, value in logs.items()}
         fitted_noise = fitted.pop("noise") + floor
@@ -91,7 +93,9 @@ def fit_hyperparameters(
     return Fit(*best, [(hyperparameters, evidence) for hyperparameters, _, evidence in candidates])
 
 
-def _objective(kernel_fn: Any, chosen: tuple[tuple[str, Any], ...], logs: dict[str, Array], x: Array, y: Array) -> Array:
+def _objective(
+    kernel_fn: Any, chosen: tuple[tuple[str, Any], ...], logs: dict[str, Array], x: Array, y: Array
+) -> Array:
     """Minus the log marginal likelihood per observation."""
     values = {name: jnp.exp(value) for name, value in logs.items()}
     noise = values.pop("noise") + NOISE_FLOOR * jnp.mean(jnp.square(y)).astype(x.dtype)

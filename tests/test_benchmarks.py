@@ -157,3 +157,16 @@ def test_quick_run_leaves_valid_files(tmp_path, capsys):
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert all(word in out for word in ("Against n", "Against width", "Against depth", "Memory", "extrapolated"))
+
+
+def test_dynamics_quick_run(tmp_path, capsys):
+    command.main(["dynamics", "--quick", "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "dynamics.json").read_text())
+    assert [row["case"] for row in document["results"]] == [
+        "diagonalize",
+        "flow",
+        "descent, momentum",
+        "one time by expm",
+    ]
+    assert all(row["median_s"] > 0 and row["over_diagonalize"] > 0 for row in document["results"])
+    assert "/ diagonalize" in capsys.readouterr().out

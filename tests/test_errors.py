@@ -1,5 +1,6 @@
 """Every bad input raises an error that says what was expected, what came, and the way out: one list."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -140,7 +141,127 @@ CASES = {
         lambda: ntk_jax.gradient_flow_mse(ntk_jax.Modes(np.ones(4), np.ones((4, 3))), Y, 1.0),
         r"modes: expected diagonalize\(k_train_train\)",
     ),
+    "one kernel per output, other outputs": (
+        lambda: ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(np.stack([K] * 3, -1)), Y, 1.0),
+        r"y_train: expected shape \(4, 3\), for modes of one kernel per output; got \(4, 2\)",
+    ),
+    "test kernel of another kind": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, k_test_train=np.stack([K] * 2, -1)),
+        r"k_test_train: expected a kernel of the kind of the training one, with 2 axes; got shape \(4, 4, 2\)",
+    ),
+    "decay without start": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, weight_decay=0.1),
+        r"radial_train_0: expected J\(x\) θ_0 of shape \(4, 2\) together with weight_decay.*jax.jvp",
+    ),
+    "negative decay": (
+        lambda: ntk_jax.gradient_descent_mse(MODES, Y, 1, 0.1, weight_decay=-0.1),
+        r"weight_decay: expected finite and at least 0",
+    ),
+    "regression, test kernel of another kind": (
+        lambda: ntk_jax.kernel_regression(K, Y, np.ones((3, 4, 2))),
+        r"k_test_train: expected test rows and training columns, \(n_test, 4\); got \(3, 4, 2\)",
+    ),
+    "flow: infinite time": (lambda: ntk_jax.gradient_flow("mse", K, Y, np.inf), r"t: expected finite and at least 0"),
+    "flow: negative time": (lambda: ntk_jax.gradient_flow("mse", K, Y, -1.0), r"t: expected finite and at least 0"),
+    "flow: unknown loss": (
+        lambda: ntk_jax.gradient_flow("hinge", K, Y, 1.0),
+        r"loss: expected one of 'mse', 'cross_entropy', 'logistic', 'huber'; got 'hinge'",
+    ),
+    "flow: centered one-hot": (
+        lambda: ntk_jax.gradient_flow("cross_entropy", K, np.eye(4) - 0.25, 1.0),
+        r"y: expected rows of probabilities.*adding 1/O",
+    ),
+    "flow: one class": (
+        lambda: ntk_jax.gradient_flow("cross_entropy", K, Y[:, :1], 1.0),
+        r"shape \(n, O\) with O >= 2.*loss='logistic'",
+    ),
+    "flow: labels 0 and 1": (lambda: ntk_jax.gradient_flow("logistic", K, 0 * Y, 1.0), r"targets -1 and 1.*2 y - 1"),
+    "flow: momentum alone": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, 1.0, momentum=0.9),
+        r"learning_rate: expected together with momentum",
+    ),
+    "flow: unknown solver": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, 1.0, solver="euler"),
+        r"solver: expected one of 'tsit5', 'dopri8', 'kvaerno5'; got 'euler'",
+    ),
+    "flow: would broadcast": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, 1.0, fx_train_0=Y[:, 0]),
+        r"fx_train_0: expected a scalar or shape \(4, 2\).*got \(4,\)",
+    ),
+    # Gaussian processes
+    "GP: singular": (
+        lambda: ntk_jax.gp_posterior(np.ones((4, 4)), Y, np.ones((2, 4)), np.ones(2), noise=0.0),
+        r"noise: expected above .*positive definite in float64; got 0.*smallest eigenvalue of K is",
+    ),
+    "GP: test-test shape": (
+        lambda: ntk_jax.gp_posterior(K, Y, K[:2], np.ones(3), noise=0.1),
+        r"k_test_test: expected shape \(2, 2\) for the whole covariance, or \(2,\) for its diagonal alone; got \(3,\)",
+    ),
+    "GP: negative variance": (
+        lambda: ntk_jax.gp_posterior(K, Y, K[:2], np.zeros(2), noise=0.1),
+        r"covariance: expected variances of at least 0; got -",
+    ),
+    "ensemble: one kernel": (
+        lambda: ntk_jax.ensemble_mse(K, K, K, Y, 1.0),
+        r"kernels_train_train: expected Kernels\(nngp, ntk\); got ndarray",
+    ),
+    "ensemble: negative time": (
+        lambda: ntk_jax.ensemble_mse(ntk_jax.Kernels(K, K), ntk_jax.Kernels(K, K), K, Y, -1.0),
+        r"t: expected at least 0",
+    ),
+    "leave one out, singular": (
+        lambda: ntk_jax.leave_one_out(ntk_jax.diagonalize(np.ones((4, 4))), Y, diag_reg=0.0),
+        r"diag_reg: expected above 0 for a singular kernel \(rank 1 of 4\)",
+    ),
+    "no candidates": (
+        lambda: ntk_jax.select_diag_reg(MODES, Y, candidates=np.ones(0)),
+        r"candidates: expected a non-empty vector",
+    ),
+    "zero start": (
+        lambda: ntk_jax.fit_hyperparameters(kernels, X, Y, initial={"W_std": 0.0}),
+        r"initial\['W_std'\]: expected finite and above 0",
+    ),
+    # parameters
+    "negative degree": (
+        lambda: ntk_jax.taylor_expand(linear, PARAMS, -1),
+        r"degree: expected an integer of at least 0",
+    ),
+    "displacement would broadcast": (
+        lambda: ntk_jax.min_norm_displacement(linear, PARAMS, X, Y[:, :1]),
+        r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",
+    ),
+    "influence would broadcast": (
+        lambda: ntk_jax.single_step_influence(linear, PARAMS, X, X, Y[:, 0]),
+        r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4,\)",
+    ),
     # training
+    "batch without key": (lambda: train(batch_size=2), r"key: expected a random key together with batch_size"),
+    "batch too large": (
+        lambda: train(batch_size=9, key=jax.random.key(0)),
+        r"batch_size: expected at most the 4 examples; got 9",
+    ),
+    "cross-entropy of scores": (lambda: train(y=5 * Y, loss="cross_entropy"), r"y: expected rows of probabilities"),
+    "no networks": (
+        lambda: ntk_jax.train_ensemble(
+            lambda key: PARAMS,
+            linear,
+            X,
+            Y,
+            key=jax.random.key(0),
+            num_networks=0,
+            optimizer=optax.sgd(0.1),
+            num_steps=1,
+        ),
+        r"num_networks: expected an integer of at least 1; got 0",
+    ),
+    "nothing to compare": (
+        lambda: ntk_jax.compare(train(), ntk_jax.Prediction(Y, None), Y, learning_rate=0.1),
+        r"history: expected outputs; got none. Train with record_outputs=True",
+    ),
+    "compared at other times": (
+        lambda: ntk_jax.compare(train(record_outputs=True), ntk_jax.Prediction(Y, None), Y, learning_rate=0.1),
+        r"prediction.train: expected shape \(4, 4, 2\), one entry per record.*got \(4, 2\)",
+    ),
     "y would broadcast": (
         lambda: train(y=Y[:, :1]),
         r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",

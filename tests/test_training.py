@@ -134,7 +134,16 @@ def test_batches_are_those_of_the_key_and_losses_are_over_all_examples(problem):
     apply_fn, params, x, y = problem
     key = jax.random.key(5)
     history = ntk_jax.train(
-        apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=5, batch_size=2, key=key, record_every=1, progress=False
+        apply_fn,
+        params,
+        x,
+        y,
+        optimizer=optax.sgd(0.1),
+        num_steps=5,
+        batch_size=2,
+        key=key,
+        record_every=1,
+        progress=False,
     )
     p = params
     for step in range(6):
@@ -205,9 +214,7 @@ def test_comparison_of_a_linear_network_with_its_kernel_has_no_gap(problem):
     prediction = ntk_jax.gradient_descent_mse(
         modes, y, history.steps, rate, fx_train_0=history.fx_train[0], fx_test_0=history.fx_test[0], k_test_train=k_test
     )
-    out = ntk_jax.compare(
-        history, prediction, y, learning_rate=rate, y_test=y[:3], critical_learning_rate=critical
-    )
+    out = ntk_jax.compare(history, prediction, y, learning_rate=rate, y_test=y[:3], critical_learning_rate=critical)
     assert out.train.gap.shape == (11,) and out.train.gap.max() < 1e-10 and out.test.gap.max() < 1e-10
     np.testing.assert_allclose(out.train.loss[0], history.loss, rtol=1e-12)
     np.testing.assert_allclose(out.train.loss[1], history.loss, rtol=1e-9)

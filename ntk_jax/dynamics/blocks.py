@@ -79,9 +79,7 @@ def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outp
         )
 
 
-def as_test_kernel(
-    k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]
-) -> Float[Array, "n_test n *outputs"]:
+def as_test_kernel(k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]) -> Float[Array, "n_test n *outputs"]:
     """The kernel between test rows and training columns, of a shape that fits that of the training kernel."""
     k = as_kernel("k_test_train", k_test_train)
     if k.shape[1:] != k_train_train.shape[1:]:

@@ -1,6 +1,7 @@
 """Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode, exactly."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,14 +81,15 @@ def gradient_descent_mse(
     steps, shape = as_axis("num_steps", num_steps)
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise ValueError(f"num_steps: expected integers; got {steps.dtype}. For continuous time use gradient_flow_mse.")
+    num_bits = int(np.max(steps)).bit_length() if is_concrete(steps) else jnp.iinfo(steps.dtype).bits - 1
     s = problem.eigenvalues
     decay = weight_decay * problem.num_entries
     rates = (learning_rate / problem.num_entries, momentum, nesterov)
-    joint = _final(_forced_by_residual(s + diag_reg + decay, *rates), steps)[..., 0]  # (B, n, T)
+    joint = _final(_forced_by_residual(s + diag_reg + decay, *rates), steps, num_bits)[..., 0]  # (B, n, T)
     weights = joint[..., None] * problem.residual[:, :, None, :]
     shrink = jnp.zeros(steps.shape, s.dtype)
     if radial_train_0 is not None:
-        shrinking = _final(_forced_by_shrinking(s, diag_reg, decay, *rates), steps)
+        shrinking = _final(_forced_by_shrinking(s, diag_reg, decay, *rates), steps, num_bits)
         weights = weights + shrinking[..., :1] * problem.radial[:, :, None, :]
         shrink = shrinking[0, 0, :, 2]
     weights = jnp.where((s > 0)[:, :, None, None], weights, 0)
@@ -131,7 +133,8 @@ def _forced_by_shrinking(
     return jnp.stack([*alphas, *betas, jnp.zeros_like(one)], -2)
 
 
-def _final(increment: Float[Array, "B n d d"], steps: Int[Array, " T"]) -> Float[Array, "B n T d"]:
+@partial(jax.jit, static_argnums=2)
+def _final(increment: Float[Array, "B n d d"], steps: Int[Array, " T"], num_bits: int) -> Float[Array, "B n T d"]:
     """The state after each number of steps, from (0, ..., 0, 1).
 
     The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of slow modes that
@@ -146,5 +149,4 @@ def _final(increment: Float[Array, "B n d d"], steps: Int[Array, " T"]) -> Float
         moved = state + jnp.einsum("bnij,bntj->bnti", increment, state, precision="highest")
         return jnp.where(chosen, moved, state), 2 * increment + matmul(increment, increment)
 
-    num_bits = int(np.max(steps)).bit_length() if is_concrete(steps) else jnp.iinfo(steps.dtype).bits - 1
     return jax.lax.fori_loop(0, num_bits, apply_bit, (state, increment))[0]

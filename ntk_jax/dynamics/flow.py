@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Num
+from jaxtyping import Float, Num
 
 from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
@@ -77,15 +77,29 @@ def gradient_flow_mse(
     times = times.astype(problem.eigenvalues.dtype)
     _warn_of_lost_modes(modes, times, problem.num_entries)
     decay = Decay(diag_reg, weight_decay, problem.num_entries)
-    s = problem.eigenvalues[:, :, None]  # (B, n, 1), against times
-    speed = jnp.where(s > 0, s / problem.num_entries, 0)
-    # α' = -(speed + rate) α + ((y - f_0) - β Jθ_0) / nO with β = share (exp(-rate t) - 1)
-    joint = _relaxation(speed + decay.rate, times, s > 0) / problem.num_entries
-    alone = _relaxation(speed, times, s > 0) / problem.num_entries * _survival(decay.rate, times)[None, None]
-    residual, radial = problem.residual[:, :, None, :], problem.radial[:, :, None, :]
-    weights = joint[..., None] * (residual + decay.share * radial) - alone[..., None] * decay.share * radial
-    shrink = decay.share * (_survival(decay.rate, times) - 1)
+    weights, shrink = _weights(problem.eigenvalues, problem.residual, problem.radial, times, decay)
     return problem.predict(weights, shrink, shape)
+
+
+@jax.jit
+def _weights(
+    eigenvalues: Float[Array, "B n"],
+    residual: Float[Array, "B n m"],
+    radial: Float[Array, "B n m"],
+    times: Float[Array, " T"],
+    decay: Decay,
+) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
+    """Coefficients of the modes, and how far the initial parameters have shrunk.
+
+    α' = -(s / nO + rate) α + ((y - f_0) - β Jθ_0) / nO with β = share (exp(-rate t) - 1) has two relaxations as solution.
+    """
+    s = eigenvalues[:, :, None]  # against times
+    speed = s / decay.num_entries
+    joint = _relaxation(speed + decay.rate, times, s > 0) / decay.num_entries
+    alone = _relaxation(speed, times, s > 0) / decay.num_entries * _survival(decay.rate, times)[None, None]
+    residual, radial = residual[:, :, None, :], radial[:, :, None, :]
+    weights = joint[..., None] * (residual + decay.share * radial) - alone[..., None] * decay.share * radial
+    return weights, decay.share * (_survival(decay.rate, times) - 1)
 
 
 def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:

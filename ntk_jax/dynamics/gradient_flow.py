@@ -123,7 +123,9 @@ def gradient_flow(
     stats = {name: solution.stats[name] for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")}
     if exact:
         stats = {name: int(value) for name, value in stats.items()}
-    return Flow(train, test[0] if test else None, stats, _interpolation(solution, times.max(), momentum) if dense else None)
+    return Flow(
+        train, test[0] if test else None, stats, _interpolation(solution, times.max(), momentum) if dense else None
+    )
 
 
 Outputs: TypeAlias = tuple[Array, ...]

@@ -1,7 +1,9 @@
 """What every closed form starts from: kernel, targets and initial outputs, checked once, in the basis of the modes."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -35,14 +37,20 @@ class Problem(NamedTuple):
         self, weights: Float[Array, "B n T m"], shrink: Float[Array, " T"], times: tuple[int, ...]
     ) -> Prediction:
         """Outputs for the coefficients alpha = U weights, all times in one flat product."""
-        train = self._outputs(self.train, weights, shrink, times)
-        return Prediction(train, None if self.test is None else self._outputs(self.test, weights, shrink, times))
+        train, *test = (
+            _outputs(side, weights, shrink, self.kind).reshape(*times, *side.f_0.shape)
+            for side in (self.train, self.test)
+            if side is not None
+        )
+        return Prediction(train, test[0] if test else None)
 
-    def _outputs(self, side: Side, weights: Array, shrink: Array, times: tuple[int, ...]) -> Array:
-        change = matmul(side.basis, weights.reshape(*weights.shape[:2], -1))
-        change = jnp.moveaxis(change.reshape(*change.shape[:2], *weights.shape[2:]), 2, 0)  # (T, B, N, m)
-        f_0 = side.f_0[None] + shrink.reshape(-1, *(1,) * side.f_0.ndim) * side.radial[None]
-        return (f_0 + from_columns(change, self.kind, side.f_0.shape)).reshape(*times, *side.f_0.shape)
+
+@partial(jax.jit, static_argnums=3)
+def _outputs(side: Side, weights: Array, shrink: Array, kind: Kind) -> Float[Array, "T ..."]:
+    change = matmul(side.basis, weights.reshape(*weights.shape[:2], -1))
+    change = jnp.moveaxis(change.reshape(*change.shape[:2], *weights.shape[2:]), 2, 0)  # (T, B, N, m)
+    f_0 = side.f_0[None] + shrink.reshape(-1, *(1,) * side.f_0.ndim) * side.radial[None]
+    return f_0 + from_columns(change, kind, side.f_0.shape)
 
 
 class Decay(NamedTuple):
@@ -50,7 +58,7 @@ class Decay(NamedTuple):
 
     diag_reg: Any
     weight_decay: Any
-    num_entries: int
+    num_entries: Any
 
     @property
     def rate(self) -> Any:

@@ -56,7 +56,7 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
         displacement = jax.tree.map(lambda p, p_0: p - p_0, params, params_0)
 
         def derivatives(order: int, at: Params) -> tuple[Array, ...]:
-            """f and its directional derivatives up to `order`."""
+            """The outputs and their directional derivatives up to `order`."""
             if order == 0:
                 return (apply_fn(at, x),)
             lower, tangents = jax.jvp(lambda p: derivatives(order - 1, p), (at,), (displacement,))

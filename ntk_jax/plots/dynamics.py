@@ -43,8 +43,12 @@ def plot_comparison(comparison: Any, axes: Sequence[Axes] | None = None, *, num_
     axes[0].set(ylabel="loss", yscale="log", title="loss")
     axes[1].set(ylabel="$f(x)$", title=f"outputs, sup-norm gap {gap:.2g}")
     accuracies = comparison.train.accuracy is not None
-    axes[2].set(title="accuracy" if accuracies else "largest difference of outputs", ylabel="accuracy" if accuracies else "gap")
-    unstable = comparison.critical_learning_rate is not None and comparison.learning_rate >= comparison.critical_learning_rate
+    axes[2].set(
+        title="accuracy" if accuracies else "largest difference of outputs", ylabel="accuracy" if accuracies else "gap"
+    )
+    unstable = (
+        comparison.critical_learning_rate is not None and comparison.learning_rate >= comparison.critical_learning_rate
+    )
     axes[0].text(
         0.03, 0.03, comparison.stability.replace(" = ", "\n= "), transform=axes[0].transAxes, fontsize="small",
         color="#b00000" if unstable else "0.35",

@@ -78,6 +78,7 @@ class Recorder:
         return float(self.rows[-1]["loss"])
 
     def history(self, state: State, *, converged: bool) -> History:
+        """All rows stacked, and the final parameters."""
         columns = jax.tree.map(lambda *values: np.stack(values), *self.rows)
         return History(
             params=state.params,

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     def objective(self, data: Data, step: Array) -> Callable[[Params], Array]:
         """The loss of the parameters on the batch of a step."""
         x, y = data.x, data.y
-        if self.batch_size is not None:
+        if self.batch_size is not None and data.key is not None:
             key = jax.random.fold_in(data.key, step)
             chosen = jax.random.permutation(key, x.shape[0])[: self.batch_size]
             x, y = x[chosen], y[chosen]
