@@ -23,7 +23,7 @@ def plot_kernel_evolution(
     quantities: Sequence[str] = ("change", "alignment", "effective_rank", "velocity"),
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """What happens to the kernels of several networks over training time, one panel per quantity.
+    """What happens to the kernels of several networks over training time, one panel per quantity, named in the first.
 
     Args:
         t: name -> times, learning rate x steps (T,); time 0 is left out.
@@ -55,6 +55,8 @@ def plot_kernel_evolution(
         if quantity in ("change", "velocity"):
             ax.set_yscale("log")
         finish(ax)
+    for ax in axes[1:]:
+        ax.get_legend().remove()
     return list(axes)
 
 
