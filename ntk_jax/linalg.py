@@ -30,6 +30,13 @@ def default_rcond(size: int, dtype: jnp.dtype) -> float:
     return size * float(jnp.finfo(dtype).eps)
 
 
+def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
+    """A kernel (n1, n2) as it is, a full one (n1, n2, O, O) as the (n1·O, n2·O) matrix of flattened outputs."""
+    if k.ndim == 2:
+        return k
+    return k.transpose(0, 2, 1, 3).reshape(k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
+
+
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ."""
     values, vectors = eigh(k)

@@ -274,6 +274,29 @@ CASES = {
         lambda: ntk_jax.kernel_change(K, K[:2]),
         r"expected the shape of k_0, \(2, 4\); got \(4, 4\)",
     ),
+    # laziness
+    "unknown norm": (
+        lambda: ntk_jax.laziness(linear, PARAMS, X, Y, norm="nuclear"),
+        r"norm: expected one of 'operator', 'frobenius'; got 'nuclear'",
+    ),
+    "y of laziness": (
+        lambda: ntk_jax.laziness(linear, PARAMS, X, Y[:, :1]),
+        r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",
+    ),
+    "dead network": (
+        lambda: ntk_jax.laziness(lambda p, x: 0 * (x @ p), PARAMS, X, Y),
+        r"depend on its parameters; got a Jacobian of 0",
+    ),
+    "other parameters": (
+        lambda: ntk_jax.jacobian_change(linear, PARAMS, jnp.ones((3, 1)), X),
+        r"params: expected the structure and shapes of params_0",
+    ),
+    "other parameters, Taylor": (
+        lambda: ntk_jax.taylor_gap(linear, {"w": PARAMS}, PARAMS, X),
+        r"params: expected the structure and shapes of params_0",
+    ),
+    "indefinite kernel": (lambda: ntk_jax.definiteness(K - 1.2 * np.eye(4)), r"k: expected a positive semi-definite"),
+    "no parameters": (lambda: ntk_jax.definiteness(K, num_params=0), r"num_params: expected an integer of at least 1"),
 }
 
 
