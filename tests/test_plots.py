@@ -6,6 +6,7 @@ from PIL import Image
 import ntk_jax
 from ntk_jax import plots
 from ntk_jax.training.compare import Curves
+from ntk_jax import KernelRecord, plots
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +128,44 @@ def test_animations_show_the_frame_asked_for(tmp_path):
     animation = plots.animate_output_scale(x, {"a": f[:, 0]}, t, data=(x, x), linear={"a": f[:, 1]})
     (ax,) = last_frame(animation, path)
     np.testing.assert_array_equal([line.get_ydata() for line in ax.lines[:2]], f[2])
+
+
+def test_eigenvalues_that_are_not_positive_are_left_out():
+    ax = plots.plot_eigenvalues({"a": np.array([4.0, 2.0, 0.0]), "b": np.ones(3)})
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [4, 2])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_density_counts_from_above():
+    ax = plots.plot_spectral_density(np.array([1.0, 3.0, 2.0]), np.array([0.5, 0.1, 0.4]), np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.5, 1])
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [3, 2, 1])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [0.1, 0.5, 1])
+
+
+def test_learning_curves_are_lines_and_measurements_markers():
+    ax = plots.plot_learning_curves(
+        [10, 20], np.array([1.0, 0.5]), {"theory": np.array([1.1, 0.4])}, standard_error=np.array([0.1, 0.1])
+    )
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.1, 0.4])
+    assert ax.lines[1].get_linestyle() == "None"
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"theory", "measured"}
+
+
+def test_kernel_evolution_has_a_panel_per_quantity():
+    t = np.array([0.0, 1.0, 2.0])
+    record = KernelRecord(t, None, t / 4, None, t + 1, {}, {}, None)
+    change, rank = plots.plot_kernel_evolution({"a": t}, {"a": record}, ["change", "effective_rank"])
+    np.testing.assert_array_equal(change.lines[0].get_xdata(), [1, 2])
+    np.testing.assert_array_equal(rank.lines[0].get_ydata(), [2, 3])
+    assert change.get_legend() is not None and rank.get_legend() is None
+    with pytest.raises(ValueError, match="got 'velocity'"):
+        plots.plot_kernel_evolution({"a": t}, {"a": record})
+
+
+def test_scaling_states_the_exponent():
+    m = np.array([10, 100, 1000])
+    runs = m[:, None] ** -0.5 * np.array([[1.0, 1.0]])
+    ax = plots.plot_scaling(m, {"kernel": runs, "weights": 1.0 / m})
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["kernel: exponent -0.50", "weights: exponent -1.00"]

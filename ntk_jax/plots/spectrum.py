@@ -1,6 +1,6 @@
 """Eigenvalues, and the learning curves they predict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def plot_spectral_density(
 
 
 def plot_learning_curves(
-    num_train: ArrayLike,
+    num_train: ArrayLike | Sequence[int],
     measured: ArrayLike,
     predicted: Mapping[str, ArrayLike],
     standard_error: ArrayLike | None = None,
@@ -83,4 +83,6 @@ def plot_learning_curves(
     ax.errorbar(n, np.asarray(measured), bars, color=COLORS[0], label="measured", capsize=3, zorder=3, **marks(0))
     ax.set(xscale="log", yscale="log", xlabel="training examples $n$", ylabel="test error, mean square")
     ax.set_title("learning curve")
+    ax.set_xticks(n, [f"{count:g}" for count in n])
+    ax.set_xticks([], minor=True)
     return finish(ax)
