@@ -234,6 +234,7 @@ CASES = {
     "influence would broadcast": (
         lambda: ntk_jax.single_step_influence(linear, PARAMS, X, X, Y[:, 0]),
         r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4,\)",
+    ),
     # spectrum
     "rectangular operator": (
         lambda: ntk_jax.top_eigenvalues(ntk_jax.ntk_operator(linear, PARAMS, X, X[:2]), 2, key=KEY),

@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 import ntk_jax
-from ntk_jax import plots
-from ntk_jax.training.compare import Curves
 from ntk_jax import KernelRecord, plots
+from ntk_jax.training.compare import Curves
 
 
 @pytest.fixture(autouse=True)
