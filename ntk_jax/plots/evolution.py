@@ -55,8 +55,8 @@ def plot_kernel_evolution(
         if quantity in ("change", "velocity"):
             ax.set_yscale("log")
         finish(ax)
-    for ax in axes[1:]:
-        ax.get_legend().remove()
+        if ax is not axes[0] and (legend := ax.get_legend()):
+            legend.remove()
     return list(axes)
 
 
