@@ -35,6 +35,7 @@ class Problem(NamedTuple):
     depth: int
     outputs: int
     image: int = 0
+    columns: int = 0  # examples of x2; 0 for x2=None
 
     @property
     def operations(self) -> float:
@@ -62,11 +63,19 @@ class SmallCNN(nn.Module):
 
 
 def make_case(
-    n: int, width: int, depth: int, outputs: int, image: int = 0, method: str = "auto", **options: Any
+    n: int,
+    width: int,
+    depth: int,
+    outputs: int,
+    image: int = 0,
+    columns: int = 0,
+    method: str = "auto",
+    **options: Any,
 ) -> Any:
     """The function without arguments that computes one kernel."""
     apply_fn, params, x = network(Problem(n, width, depth, outputs, image))
-    return lambda: empirical_ntk(apply_fn, params, x, method=method, **options)
+    x2 = jnp.asarray(np.random.default_rng(1).standard_normal((columns, *x.shape[1:]), np.float32)) if columns else None
+    return lambda: empirical_ntk(apply_fn, params, x, x2, method=method, **options)
 
 
 def network(problem: Problem) -> tuple[Any, Any, jax.Array]:
@@ -124,20 +133,28 @@ def methods(problems: tuple[Problem, ...], repeats: int) -> list[Row]:
     return rows
 
 
-def memory(problems: tuple[Problem, ...], limit: int) -> list[Row]:
-    """Peak memory beside the result, in a fresh process, against the budget given."""
+def memory(problems: tuple[Problem, ...], limit: int | None) -> list[Row]:
+    """Peak memory and time of the first call in a fresh process, against the budget given (None: the default)."""
     rows = []
     for problem in problems:
-        used = peak_memory("benchmarks.finite:make_case", **problem._asdict(), memory_limit=limit).used
-        result = 4 * problem.n**2
-        row = {**problem._asdict(), "result_mib": result / 2**20, "limit_mib": limit / 2**20, "used_mib": used / 2**20}
-        rows.append(row | {"beside_result_mib": (used - result) / 2**20})
+        used = peak_memory("benchmarks.finite:make_case", **problem._asdict(), memory_limit=limit)
+        result = 4 * problem.n * (problem.columns or problem.n)
+        row = {**problem._asdict(), "result_mib": result / 2**20, "limit_mib": None if limit is None else limit / 2**20}
+        row |= {"used_mib": used.used / 2**20, "beside_result_mib": (used.used - result) / 2**20}
+        rows.append(row | {"process_mib": used.peak / 2**20, "first_call_s": used.seconds})
     return rows
 
 
 GRID = tuple(Problem(64, width, 2, outputs) for width in (32, 256) for outputs in (1, 10))
 GRID += (Problem(8, 256, 2, 1), Problem(16, 8, 0, 10, image=16), Problem(32, 16, 0, 1, image=8))
 COLUMNS = {"n": "d", "width": "d", "depth": "d", "outputs": "d", "image": "d"}
+MEMORY = {
+    "limit_mib|budget [MiB]": ".0f",
+    "result_mib|result [MiB]": ".0f",
+    "beside_result_mib|beside it [MiB]": ".0f",
+    "process_mib|process [MiB]": ".0f",
+    "first_call_s|first call [s]": ".3g",
+}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,6 +173,9 @@ def run(args: argparse.Namespace) -> None:
     if images:
         print(table(images, {**COLUMNS, "layerwise_s": ".3g", "layerwise_compile_s": ".3g"}))
     peaks = memory((Problem(1024, 128, 3, 10) if quick else Problem(6000, 256, 3, 10),), 2**26 if quick else 2**28)
-    print(table(peaks, {**COLUMNS, "result_mib": ".0f", "limit_mib": ".0f", "beside_result_mib": ".0f"}))
+    if not quick:
+        peaks += memory((Problem(20000, 1024, 3, 10),), 2**30)
+        peaks += memory((Problem(100, 1024, 3, 10, columns=60000),), None)
+    print(table(peaks, {**COLUMNS, "columns": "d", **MEMORY}))
     options = {"quick": quick, "num_features": NUM_FEATURES}
     save_json(args.out, "finite", [*found, *grid, *images, *peaks], options)

@@ -5,6 +5,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ STATUS = Path("/proc/self/status")
 
 
 class Memory(NamedTuple):
-    """Bytes of host memory: held before the call (imports and inputs), and at most during it."""
+    """Bytes of host memory: held before the call (imports and inputs), and at most during it; seconds of the call."""
 
     baseline: int
     peak: int
+    seconds: float
 
     @property
     def used(self) -> int:
@@ -77,9 +79,10 @@ def _main(target: str, arguments: str) -> None:
     case = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # the backend starts before the baseline is taken
     _forget_peak()
-    baseline = _peak_bytes()
+    baseline, start = _peak_bytes(), time.perf_counter()
     jax.block_until_ready(case())
-    print(json.dumps({"baseline": baseline, "peak": _peak_bytes()}))
+    seconds = time.perf_counter() - start
+    print(json.dumps({"baseline": baseline, "peak": _peak_bytes(), "seconds": seconds}))
 
 
 if __name__ == "__main__":

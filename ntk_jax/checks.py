@@ -55,13 +55,23 @@ def check_finite(name: str, x: Array) -> None:
     """Raise if `x` holds NaN or infinity."""
     if not is_concrete(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
-        if bool(jnp.all(jnp.isfinite(x))):
-            return
+    if _all_finite([x]):
+        return
+    with jax.ensure_compile_time_eval():
         bad = int(jnp.sum(~jnp.isfinite(x)))
     raise ValueError(
         f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop those rows first."
     )
+
+
+def _all_finite(arrays: list[Array]) -> bool:
+    with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
+        return bool(_all_finite_jit(arrays))
+
+
+@jax.jit
+def _all_finite_jit(arrays: list[Array]) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays]).all()
 
 
 def as_examples(name: str, x: Any) -> Array:
@@ -157,12 +167,14 @@ def check_params(params: Any) -> None:
             "Use apply_fn, params = ntk_jax.from_linen(model, variables), which keeps those fixed."
         )
     for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
-        where = jax.tree_util.keystr(path)
+        dtype = leaf.dtype if isinstance(leaf, Array) else jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params{where}: expected a floating-point array; got {dtype}. "
+                f"params{jax.tree_util.keystr(path)}: expected a floating-point array; got {dtype}. "
                 "Pass what is trained, and close over the rest."
             )
-        if is_concrete(leaf):
-            check_finite(f"params{where}", jnp.asarray(leaf))
+    # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
+    known = [(path, jnp.asarray(leaf)) for path, leaf in leaves if is_concrete(leaf)]
+    if known and not _all_finite([leaf for _, leaf in known]):
+        for path, leaf in known:
+            check_finite(f"params{jax.tree_util.keystr(path)}", leaf)

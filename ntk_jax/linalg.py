@@ -30,6 +30,13 @@ def default_rcond(size: int, dtype: jnp.dtype) -> float:
     return size * float(jnp.finfo(dtype).eps)
 
 
+def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
+    """A kernel (n1, n2) as it is, a full one (n1, n2, O, O) as the (n1·O, n2·O) matrix of flattened outputs."""
+    if k.ndim == 2:
+        return k
+    return k.transpose(0, 2, 1, 3).reshape(k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
+
+
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ."""
     values, vectors = eigh(k)
@@ -107,3 +114,20 @@ def largest_eigenvalue(
     start = jax.random.normal(jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))
+
+
+def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
+    """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
+    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
+
+
+def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
+    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
+    n, outputs = k.shape[0], k.shape[2:]
+    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
+    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
+        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0]).reshape(1, 1, -1, 1)
+        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1]).reshape(1, 1, 1, -1)
+        return jnp.where(row <= column, k, swap_sides(k))
+    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
+    return jnp.where(upper, k, swap_sides(k))

@@ -151,6 +151,41 @@ class MLP(nn.Module):
         return jnp.asarray(x)
 
 
+def torch_init(params: Params, key: Array) -> Params:
+    """Parameters of the same shapes, drawn as PyTorch's `Linear` and `Conv` layers draw theirs.
+
+    Weights and biases of a layer are uniform on ±1/sqrt(fan_in), so the weights have variance 1/(3 fan_in). For networks
+    in standard parameterization: `MLP(..., parameterization="standard")`, or any Flax model of Dense and Conv layers.
+
+    Args:
+        params: parameters of Linen, nested dictionaries whose layers hold a "kernel" (..., fan_in axes, features) and
+            perhaps a "bias"; anything else is kept as it is.
+        key: a random key.
+
+    Returns:
+        New parameters.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [(path[:-1], leaf) for path, leaf in leaves if _name(path) == "kernel"]
+    draws = {
+        layer: (own, (kernel.size // kernel.shape[-1]) ** -0.5)
+        for (layer, kernel), own in zip(kernels, jax.random.split(key, max(1, len(kernels))), strict=False)
+    }
+
+    def draw(path: Any, leaf: Any) -> Any:
+        if path[:-1] not in draws or _name(path) not in ("kernel", "bias"):
+            return leaf
+        own, bound = draws[path[:-1]]
+        own = jax.random.fold_in(own, 0 if _name(path) == "kernel" else 1)
+        return jax.random.uniform(own, leaf.shape, leaf.dtype, -bound, bound)
+
+    return jax.tree_util.tree_map_with_path(draw, params)
+
+
+def _name(path: Any) -> Any:
+    return getattr(path[-1], "key", None)
+
+
 def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
 

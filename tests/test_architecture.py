@@ -17,12 +17,13 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "progress"],
     1: ["checks"],
-    2: ["linalg", "data", "networks", "losses"],
+    2: ["linalg", "data", "networks", "losses", "parameter_flow"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
     4: ["laziness", "hyperparameters"],
-    5: ["training", "estimators", "plots"],
-    6: ["demo"],
-    7: ["__main__"],
+    5: ["training", "estimators", "evolution"],
+    6: ["plots"],
+    7: ["demo"],
+    8: ["__main__"],
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 

@@ -13,6 +13,7 @@ Y = np.ones((4, 2))
 K = np.eye(4) + 0.1
 PARAMS = jnp.ones((3, 2))
 NAN = np.where(np.eye(4, 3), np.nan, X)
+KEY = jax.random.key(0)
 MODES = ntk_jax.diagonalize(K)
 
 
@@ -234,6 +235,66 @@ CASES = {
         lambda: ntk_jax.single_step_influence(linear, PARAMS, X, X, Y[:, 0]),
         r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4,\)",
     ),
+    # spectrum
+    "rectangular operator": (
+        lambda: ntk_jax.top_eigenvalues(ntk_jax.ntk_operator(linear, PARAMS, X, X[:2]), 2, key=KEY),
+        r"k: expected a square operator; got shape \(8, 4\). Make it with x2=None",
+    ),
+    "too many eigenvalues": (lambda: ntk_jax.top_eigenvalues(K, 5, key=KEY), r"num: expected at most n = 4.*got 5"),
+    "no eigenvalues": (
+        lambda: ntk_jax.top_eigenvalues(K, 0, key=KEY),
+        r"num: expected an integer of at least 1; got 0",
+    ),
+    "eigenvalues of no kernel": (lambda: ntk_jax.eigenvalues(K[:3]), r"k: expected a square kernel"),
+    "one probe": (
+        lambda: ntk_jax.stochastic_trace(K, key=KEY, num_probes=1),
+        r"num_probes: expected an integer of at least 2",
+    ),
+    "log of a singular kernel": (
+        lambda: ntk_jax.stochastic_trace(np.ones((4, 4)), lambda s: jnp.log(-1 - s), key=KEY),
+        r"function: expected finite values on the eigenvalues.*add a ridge",
+    ),
+    "log-determinant without ridge": (
+        lambda: ntk_jax.log_determinant(K, diag_reg=0.0, key=KEY),
+        r"diag_reg: expected finite and above 0",
+    ),
+    "unknown rank": (lambda: ntk_jax.effective_rank(K, kind="stable"), r"kind: expected one of 'entropy', 'partic"),
+    "other targets": (lambda: ntk_jax.alignment(K, Y[:3]), r"y: expected one row per training example"),
+    "constant targets": (
+        lambda: ntk_jax.alignment(K, Y, centered=True),
+        r"alignment: expected.*not zero.*not constant",
+    ),
+    "centered full kernel": (
+        lambda: ntk_jax.centered_alignment(np.ones((2, 2, 3, 3)), K),
+        r'k1: expected a kernel \(n, n\).*outputs="mean"',
+    ),
+    "kernels of other examples": (
+        lambda: ntk_jax.centered_alignment(K, K[:3, :3]),
+        r"k2: expected the shape of k1, \(4, 4\); got \(3, 3\)",
+    ),
+    "no direction": (lambda: ntk_jax.cosine(np.diag([1.0, 0.0])), r"k: expected positive diagonal.*A zero input"),
+    "zero targets": (lambda: ntk_jax.cumulative_power(MODES, 0 * Y), r"\|y\|².*above 0"),
+    "all is learned": (
+        lambda: ntk_jax.eigenlearning(np.ones(4), np.ones(4), 4),
+        r"num_train: expected less than 4, the number of positive eigenvalues; got 4.*diag_reg",
+    ),
+    "negative eigenvalues": (
+        lambda: ntk_jax.eigenlearning(-np.ones(4), np.ones(4), 2),
+        r"eigenvalues: expected finite and at least 0",
+    ),
+    "fractional examples": (
+        lambda: ntk_jax.eigenlearning(np.ones(4), np.ones(4), 1.5),
+        r"num_train: expected an integer or a vector of them; got 1.5",
+    ),
+    "no rows left": (lambda: ntk_jax.learning_curve(K, Y, 4), r"num_train: expected less than the 4 rows of the pool"),
+    "singular pool": (
+        lambda: ntk_jax.learning_curve(np.ones((4, 4)), Y, 2),
+        r"less than 1, the number of positive eigenvalues; got 2",
+    ),
+    "GCV of a singular kernel": (
+        lambda: ntk_jax.generalized_cross_validation(np.ones((4, 4)), Y, diag_reg=0.0),
+        r"its smallest eigenvalue over the largest: expected finite and at least",
+    ),
     # training
     "batch without key": (lambda: train(batch_size=2), r"key: expected a random key together with batch_size"),
     "batch too large": (
@@ -274,6 +335,29 @@ CASES = {
         lambda: ntk_jax.kernel_change(K, K[:2]),
         r"expected the shape of k_0, \(2, 4\); got \(4, 4\)",
     ),
+    # laziness
+    "unknown norm": (
+        lambda: ntk_jax.laziness(linear, PARAMS, X, Y, norm="nuclear"),
+        r"norm: expected one of 'operator', 'frobenius'; got 'nuclear'",
+    ),
+    "y of laziness": (
+        lambda: ntk_jax.laziness(linear, PARAMS, X, Y[:, :1]),
+        r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",
+    ),
+    "dead network": (
+        lambda: ntk_jax.laziness(lambda p, x: 0 * (x @ p), PARAMS, X, Y),
+        r"depend on its parameters; got a Jacobian of 0",
+    ),
+    "other parameters": (
+        lambda: ntk_jax.jacobian_change(linear, PARAMS, jnp.ones((3, 1)), X),
+        r"params: expected the structure and shapes of params_0",
+    ),
+    "other parameters, Taylor": (
+        lambda: ntk_jax.taylor_gap(linear, {"w": PARAMS}, PARAMS, X),
+        r"params: expected the structure and shapes of params_0",
+    ),
+    "indefinite kernel": (lambda: ntk_jax.definiteness(K - 1.2 * np.eye(4)), r"k: expected a positive semi-definite"),
+    "no parameters": (lambda: ntk_jax.definiteness(K, num_params=0), r"num_params: expected an integer of at least 1"),
 }
 
 

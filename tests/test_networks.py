@@ -99,3 +99,20 @@ def test_scale_output_squares_in_the_kernel(getkey):
 
 def test_every_activation_name_has_an_infinite_width_kernel():
     assert set(ACTIVATIONS) <= {*ntk_jax.duals.CLOSED_FORM_NAMES, *ntk_jax.duals.SERIES_NAMES}
+
+
+def test_torch_init_is_uniform_with_bound_one_over_root_fan_in(getkey):
+    params = {
+        "Conv_0": {"kernel": jnp.zeros((3, 3, 4, 50)), "bias": jnp.ones(50)},
+        "LayerNorm_0": {"scale": jnp.ones(50), "bias": jnp.ones(50)},
+        "block": {"Dense_0": {"kernel": jnp.zeros((100, 200), "float32")}},
+    }
+    drawn = ntk_jax.torch_init(params, getkey())
+    for layer, fan_in in ((drawn["Conv_0"], 36), (drawn["block"]["Dense_0"], 100)):
+        for leaf in layer.values():
+            assert 0.9 * fan_in**-0.5 < jnp.max(jnp.abs(leaf)) <= fan_in**-0.5
+        # the variance of N uniform draws has relative error sqrt(0.8 / N)
+        kernel = layer["kernel"]
+        assert abs(3 * fan_in * jnp.mean(kernel**2) - 1) < 5 * (0.8 / kernel.size) ** 0.5
+    assert drawn["block"]["Dense_0"]["kernel"].dtype == jnp.float32
+    np.testing.assert_array_equal(drawn["LayerNorm_0"]["bias"], params["LayerNorm_0"]["bias"])

@@ -10,7 +10,7 @@ from jax import Array
 from ntk_jax.finite import cost
 from ntk_jax.finite.blocks import Block, TangentFeatures
 from ntk_jax.finite.contraction import contract_features, mirror_upper, output_axes
-from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features
+from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features, shapes_of
 from ntk_jax.finite.plan import Plan
 from ntk_jax.finite.tiles import (
     Assembly,
@@ -79,7 +79,25 @@ def make_strategy(
     check_result_fits(shape, dtype)
     limit = default_memory_limit() if memory_limit is None else memory_limit
     problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
-    factored, explicit = (_abstract(apply_fn, params, x1, m, precision) for m in ("layerwise", "jacobian"))
+    return _decide(apply_fn, *shapes_of(params), (x1.shape[1:], x1.dtype), problem, method, precision, shape, dtype)
+
+
+@lru_cache(maxsize=256)
+def _decide(
+    apply_fn: ApplyFn,
+    structure: Any,
+    shapes: Any,
+    x: Any,
+    problem: cost.Problem,
+    method: str,
+    precision: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> Strategy:
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
+    plan = plan_features(apply_fn, params, row)
+    factored, explicit = (_blocks(apply_fn, params, row, m, precision) for m in ("layerwise", "jacobian"))
     forms, gradients = cost.choose_forms(factored, problem), ("gradients",) * len(explicit)
     operations = _operations(plan, params, factored, forms, explicit, problem)
     if method == "auto":
@@ -87,11 +105,17 @@ def make_strategy(
     if method == "jacobian":
         factored, forms = explicit, gradients
     if method == "vector_products":
-        footprint = cost.vector_product_footprint(plan, params, outputs)
+        footprint = cost.vector_product_footprint(plan, params, problem.outputs)
     else:
-        footprint = cost.footprint(factored, forms, plan, outputs)
-    tiling = choose_tiling(n1, n2, footprint, limit)
+        footprint = cost.footprint(factored, forms, plan, problem.outputs)
+    tiling = choose_tiling(problem.n1, problem.n2, footprint, problem.memory_limit)
     return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, precision, shape, dtype)
+
+
+def _blocks(apply_fn: ApplyFn, params: Params, row: Any, method: str, precision: str) -> tuple[Block, ...]:
+    """The blocks of one row, as shapes."""
+    fn = partial(features_jit, apply_fn, method=method, precision=precision)
+    return tuple(jax.eval_shape(fn, params, row).blocks)
 
 
 def _operations(plan: Plan, params: Params, factored: Any, forms: Any, explicit: Any, problem: Any) -> dict[str, float]:
@@ -176,19 +200,3 @@ def _vector_products(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *,
 
 
 _mirror = jax.jit(mirror_upper)
-
-
-def _abstract(apply_fn: ApplyFn, params: Params, x: Array, method: str, precision: str) -> tuple[Block, ...]:
-    """The blocks of one row, as shapes."""
-    leaves, structure = jax.tree.flatten(params)
-    shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
-    return _abstract_blocks(apply_fn, structure, shapes, (1, *x.shape[1:]), x.dtype, method, precision)
-
-
-@lru_cache(maxsize=256)
-def _abstract_blocks(
-    apply_fn: ApplyFn, structure: Any, shapes: Any, x_shape: Any, x_dtype: Any, method: str, precision: str
-) -> tuple[Block, ...]:
-    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
-    fn = partial(features_jit, method=method, precision=precision)
-    return tuple(jax.eval_shape(partial(fn, apply_fn), params, jax.ShapeDtypeStruct(x_shape, x_dtype)).blocks)

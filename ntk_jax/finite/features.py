@@ -23,11 +23,21 @@ def _cached_plan(apply_fn: ApplyFn, structure: Any, shapes: tuple[Any, ...], x: 
     return make_plan(apply_fn, params, jax.ShapeDtypeStruct(*x))
 
 
-def plan_features(apply_fn: ApplyFn, params: Params, x: Array) -> Plan:
+def plan_features(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
     """The plan for a batch x (n, ...), remembered by network and shapes."""
+    return _cached_plan(apply_fn, *shapes_of(params), (tuple(x.shape[1:]), jnp.dtype(x.dtype)))
+
+
+def shapes_of(params: Params) -> tuple[Any, tuple[Any, ...]]:
+    """The structure of a pytree, and shape and dtype of every leaf: what plans are remembered by."""
     leaves, structure = jax.tree.flatten(params)
-    shapes = tuple((tuple(leaf.shape), jnp.dtype(leaf.dtype)) for leaf in leaves)
-    return _cached_plan(apply_fn, structure, shapes, (tuple(x.shape[1:]), jnp.dtype(x.dtype)))
+    return structure, tuple((jnp.shape(leaf), getattr(leaf, "dtype", None) or jnp.result_type(leaf)) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_outputs(apply_fn: ApplyFn, structure: Any, shapes: tuple[Any, ...], x: tuple[Any, ...]) -> Any:
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    return jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(*x))
 
 
 def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
@@ -36,7 +46,7 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
     Raises:
         ValueError: the network does not return one array with one row per example.
     """
-    out = jax.eval_shape(apply_fn, params, x)
+    out = _cached_outputs(apply_fn, *shapes_of(params), (x.shape, x.dtype))
     if not hasattr(out, "shape") or not out.shape or out.shape[0] != x.shape[0] or math.prod(out.shape) == 0:
         got = jax.tree.map(lambda leaf: leaf.shape, out)
         raise ValueError(

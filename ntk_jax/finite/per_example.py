@@ -48,7 +48,14 @@ def _memory(apply_fn: ApplyFn, structure: Any, shapes: Any, x_shape: Any, x_dtyp
 
 def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool | None:
     """The answer, or None where values cannot be compared: under someone's jit even constants are traced."""
-    outs = _compare(apply_fn, params, x[:1], x[-1:])
+    ends = x[:1], x[-1:]
+    if not all(is_concrete(row) for row in ends):
+        return None
+    row, other = map(np.asarray, ends)
+    # Shifted entries of the row itself are valid inputs whatever x holds.
+    shifted = np.roll(row.reshape(1, -1), 1, axis=1).reshape(row.shape)
+    batches = (row, np.concatenate([row, shifted, other]), np.concatenate([row, row[..., ::-1], shifted]))
+    outs = [_first_row(apply_fn, params, jnp.asarray(batch)) for batch in batches]
     if not all(is_concrete(out) for out in outs):
         return None
     alone, first, second = map(np.asarray, outs)
@@ -60,19 +67,12 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool | None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _compare(apply_fn: ApplyFn, params: Params, row: Array, other: Array) -> tuple[Array, Array, Array]:
-    """Row 0 alone, and beside other rows: shifted entries of its own, which are valid inputs whatever x holds.
-
-    At scaled parameters, because a network minus itself at initialization is pure rounding where it starts.
-    """
+def _first_row(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+    """Row 0 at scaled parameters, because a network minus itself at initialization is pure rounding where it starts."""
     params = jax.tree.map(lambda p: (1.1 * p).astype(p.dtype), params)
-    shifted = jnp.roll(row.reshape(1, -1), 1, axis=1).reshape(row.shape)
     with jax.default_matmul_precision("highest"):
-        alone = apply_fn(params, row)[0]
-        first = apply_fn(params, jnp.concatenate([row, shifted, other]))[0]
-        second = apply_fn(params, jnp.concatenate([row, row[..., ::-1], other, other]))[0]
-    dtype = working_dtype(alone.dtype)
-    return alone.astype(dtype), first.astype(dtype), second.astype(dtype)
+        out = apply_fn(params, x)[0]
+    return out.astype(working_dtype(out.dtype))
 
 
 def _coarsest_eps(jaxpr: Any) -> float:

@@ -75,24 +75,29 @@ class ConvUse:
 
     def arrange(self, h: Float[Array, "..."], out_shape: tuple[int, ...]) -> Float[Array, "B T I"]:
         """The patches that each output position reads."""
-        B, T, _ = self.layout.sizes(out_shape)
-        space = [out_shape[i] for i in self.layout.positions[1:]]
-        patches = self._patches(jnp.transpose(h, self.numbers.lhs_spec), space)  # (b, C, K, *space)
-        b, channels, K = patches.shape[:3]
-        patches = patches.reshape(b, B, channels // B, K, -1)
-        return patches.transpose(1, 0, 4, 2, 3).reshape(B, T, -1)
+        B, _, _ = self.layout.sizes(out_shape)
+        batch, channels, *space = self.numbers.lhs_spec
+        patches = self._patches(jnp.transpose(h, (batch, *space, channels)), [out_shape[i] for i in self._space])
+        T, K = math.prod(patches.shape[: 1 + len(space)]), math.prod(self.kernel)
+        if B == 1:
+            return patches.reshape(1, T, -1)
+        return patches.reshape(T, K, B, -1).transpose(2, 0, 1, 3).reshape(B, T, -1)
+
+    @property
+    def _space(self) -> tuple[int, ...]:
+        return self.layout.positions[1:]
 
     def _patches(self, h: Array, space: list[int]) -> Array:
-        """Padded and strided slices, one per kernel entry: convolving with an identity kernel is far slower on CPU."""
-        pads = [(0, 0, 0), (0, 0, 0)]
-        pads += [(lo, hi, d - 1) for (lo, hi), d in zip(self.padding, self.input_dilation, strict=True)]
-        h = lax.pad(h, jnp.zeros((), h.dtype), pads)
-        slices = []
-        for offset in np.ndindex(*self.kernel):
-            start = [o * d for o, d in zip(offset, self.kernel_dilation, strict=True)]
-            stop = [s + (m - 1) * step + 1 for s, m, step in zip(start, space, self.strides, strict=True)]
-            slices.append(lax.slice(h, (0, 0, *start), (*h.shape[:2], *stop), (1, 1, *self.strides)))
-        return jnp.stack(slices, axis=2)
+        """(batch, *space, *kernel, channels) by one gather.
+
+        Slices, one per kernel entry, compile and run several times slower on CPU; an identity kernel slower still.
+        """
+        pads = [(lo, hi, d - 1) for (lo, hi), d in zip(self.padding, self.input_dilation, strict=True)]
+        h = lax.pad(h, jnp.zeros((), h.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+        offsets = [np.arange(k) * dilation for k, dilation in zip(self.kernel, self.kernel_dilation, strict=True)]
+        starts = [np.arange(m) * step for m, step in zip(space, self.strides, strict=True)]
+        mesh = np.ix_(*starts, *offsets)
+        return h[(slice(None), *(start + offset for start, offset in zip(mesh, mesh[len(space) :], strict=False)))]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""One process per peer: each module imports only what its own environment has."""

@@ -1,0 +1,21 @@
+"""The process of ntk_jax."""
+
+import jax
+
+import ntk_jax
+from benchmarks.peer_processes.networks import network
+from benchmarks.peer_processes.problems import B_STD, W_STD, examples
+from benchmarks.peer_processes.worker import serve
+
+
+def make_case(problem, numbers, method):
+    """Kernels as a user would call them."""
+    if problem.kind == "analytic":
+        x = jax.numpy.asarray(examples(problem))
+        return lambda: jax.block_until_ready(ntk_jax.mlp_kernels(x, depth=problem.depth, W_std=W_STD, b_std=B_STD)).ntk
+    apply_fn, params, x = network(problem, numbers)
+    return lambda: jax.block_until_ready(ntk_jax.empirical_ntk(apply_fn, params, x, method=method))
+
+
+if __name__ == "__main__":
+    serve(make_case)

@@ -1,0 +1,81 @@
+"""Gradient flow in the space of the parameters themselves, by an adaptive ODE solver (extra `ode`)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Num
+
+from ntk_jax.checks import check_number, check_params
+from ntk_jax.types import Params
+
+
+def parameter_flow(
+    loss: Callable[[Params], Array],
+    params: Params,
+    t: Num[ArrayLike, "*T"] | Sequence[float],
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    max_steps: int = 100_000,
+) -> Params:
+    """Parameters at time t of steepest descent without steps, dθ/dt = -∇L(θ).
+
+    Along the flow the loss falls at the rate dL/dt = -|∇L|². Gradient descent with a small learning rate is its Euler
+    method, with t = learning rate x steps. Of a network, L(θ) is for example `lambda p: mse(apply_fn(p, x), y)`, and
+    its outputs follow df/dt = -K(θ_t) ∂L/∂f, with the kernel of the parameters at that time.
+
+    Args:
+        loss: parameters -> scalar.
+        params: the start, any pytree of floating-point arrays.
+        t: a scalar or an array of times (T,), finite.
+        rtol: relative tolerance of a step.
+        atol: absolute tolerance of a step.
+        max_steps: error beyond.
+
+    Returns:
+        Parameters, every leaf with a leading axis T if t is an array.
+
+    Raises:
+        ImportError: diffrax is missing.
+        ValueError: bad parameters, negative or infinite times; a solve that needs more than `max_steps`.
+
+    Reference: Jacot et al. 2018, section 3.
+    """
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ImportError("parameter_flow needs diffrax: pip install 'ntk-jax[ode]'.") from error
+    check_params(params)
+    check_number("t", t)
+    params = jax.tree.map(jnp.asarray, params)
+    dtype = jax.tree.leaves(params)[0].dtype
+    times, shape = np.atleast_1d(np.asarray(t, dtype)), np.shape(t)
+    unique, inverse = np.unique(times, return_inverse=True)
+
+    def velocity(_: Any, p: Params, __: Any) -> Params:
+        return jax.tree.map(jnp.negative, jax.grad(loss)(p))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as diffrax is written
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(velocity),
+            diffrax.Tsit5(),
+            t0=jnp.zeros((), dtype),
+            t1=jnp.asarray(max(unique[-1], np.finfo(dtype).tiny), dtype),
+            dt0=None,
+            y0=params,
+            saveat=diffrax.SaveAt(ts=jnp.asarray(unique)),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            max_steps=max_steps,
+            throw=False,
+        )
+    if solution.result != diffrax.RESULTS.successful:
+        raise ValueError(
+            f"t: expected times that are reached within max_steps = {max_steps} steps of the solver; got up to "
+            f"{unique[-1]:.6g}. The flow is stiff or diverges: use smaller times, more steps, or looser tolerances."
+        )
+    return jax.tree.map(lambda leaf: leaf[inverse].reshape(*shape, *leaf.shape[1:]), solution.ys)

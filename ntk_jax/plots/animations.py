@@ -1,0 +1,187 @@
+"""Training, moving: each function returns a matplotlib animation, for `save_gif` or, in a notebook, `to_jshtml`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.animation import FuncAnimation, PillowWriter
+
+from ntk_jax.plots.flow import kernel_ellipse
+from ntk_jax.plots.style import COLORS, LINES, finish, plt
+
+
+def save_gif(animation: FuncAnimation, path: str | Path, *, fps: int = 12, dpi: int = 72) -> Path:
+    """Write an animation as a GIF (by Pillow, which comes with matplotlib) and return its path."""
+    animation.save(str(path), writer=PillowWriter(fps=fps), dpi=dpi)
+    return Path(path)
+
+
+def animate_networks(
+    x: ArrayLike,
+    outputs: ArrayLike,
+    times: ArrayLike | Sequence[float],
+    *,
+    data: tuple[ArrayLike, ArrayLike],
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+) -> FuncAnimation:
+    """Many networks being trained at once: a thin line each, with the mean ± 2 standard deviations that theory gives.
+
+    Args:
+        x: inputs (n,).
+        outputs: of every network at every time, (T, networks, n).
+        times: (T,).
+        data: training inputs and targets.
+        mean: predicted mean (T, n).
+        std: predicted standard deviation (T, n).
+
+    Returns:
+        The animation, T frames.
+    """
+    grid, f, t = np.ravel(x), np.asarray(outputs), np.ravel(times)
+    fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    alpha = float(np.clip(12 / f.shape[1], 0.08, 0.8))
+    lines = [ax.plot(grid, row, color=COLORS[0], linewidth=0.8, alpha=alpha)[0] for row in f[0]]
+    bands = []
+    if mean is not None:
+        middle, width = np.asarray(mean), 2 * np.asarray(np.zeros_like(mean) if std is None else std)
+        for sign, style in ((0, "-"), (1, "--"), (-1, "--")):
+            label = {0: "kernel: mean", 1: "kernel: ±2 std", -1: None}[sign]
+            line = ax.plot([], [], color=COLORS[1], linestyle=style, linewidth=1.8, label=label)[0]
+            bands.append((line, middle + sign * width))
+    ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
+    low, high = np.quantile(f, [0.002, 0.998])
+    ax.set(xlabel="x", ylabel="f(x)", ylim=(low, high), xlim=(grid.min(), grid.max()))
+    finish(ax)
+    ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=3)
+
+    def update(i: int) -> Sequence[Any]:
+        for line, row in zip(lines, f[i], strict=True):
+            line.set_ydata(row)
+        for line, values in bands:
+            line.set_data(grid, values[i])
+        return [*lines, *(line for line, _ in bands), ax.set_title(f"{f.shape[1]} networks, t = {t[i]:.3g}")]
+
+    return FuncAnimation(fig, update, frames=len(t), interval=80)
+
+
+def animate_weights(
+    weights: Mapping[str, ArrayLike], steps: ArrayLike | Sequence[int], *, max_rows: int = 40
+) -> FuncAnimation:
+    """Weight matrices during training, side by side: those of wide networks do not budge.
+
+    Args:
+        weights: name -> matrices (T, rows, columns).
+        steps: (T,).
+        max_rows: rows and columns that are drawn, the first ones; the percentages are of whole matrices.
+
+    Returns:
+        The animation, T frames.
+    """
+    frames = {name: np.asarray(matrices) for name, matrices in weights.items()}
+    fig, axes = plt.subplots(1, len(frames), figsize=(2.6 * len(frames), 2.9), layout="constrained", squeeze=False)
+    images = []
+    for ax, (name, W) in zip(axes[0], frames.items(), strict=True):
+        bound = 2 * W[0].std()
+        shown = W[0, :max_rows, :max_rows]
+        images.append(ax.imshow(shown, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest"))
+        part = "" if shown.shape == W[0].shape else f" (first {max_rows})"
+        ax.set(xticks=[], yticks=[], title=f"{name}{part}")
+
+    def update(i: int) -> Sequence[Any]:
+        for ax, image, W in zip(axes[0], images, frames.values(), strict=True):
+            image.set_data(W[i, :max_rows, :max_rows])
+            moved = np.linalg.norm(W[i] - W[0]) / np.linalg.norm(W[0])
+            ax.set_xlabel(f"moved {100 * moved:.1f} %")
+        fig.suptitle(f"hidden weights, step {np.ravel(steps)[i]}", fontsize="medium")
+        return images
+
+    return FuncAnimation(fig, update, frames=len(np.ravel(steps)), interval=80)
+
+
+def animate_function_space(
+    paths: Mapping[str, ArrayLike],
+    kernels: Mapping[str, ArrayLike],
+    y: ArrayLike | Sequence[float],
+    times: ArrayLike | Sequence[float],
+) -> FuncAnimation:
+    """Two outputs on their way to two targets, pushed by the kernel: its ellipse travels with them.
+
+    The ellipse is K u for all residuals u of one length. It keeps its shape for a lazy network, and turns for a rich one.
+
+    Args:
+        paths: name -> outputs (T, 2).
+        kernels: name -> kernels (T, 2, 2), or (2, 2) for a constant one.
+        y: targets (2,).
+        times: (T,).
+
+    Returns:
+        The animation, T frames.
+    """
+    target, t = np.ravel(np.asarray(y)), np.ravel(times)
+    tracks = {name: np.asarray(path).reshape(len(t), 2) for name, path in paths.items()}
+    fig, ax = plt.subplots(figsize=(4.6, 4.0), layout="constrained")
+    drawn = []
+    for i, (name, points) in enumerate(tracks.items()):
+        style: dict[str, Any] = {"color": COLORS[i % 7], "linestyle": LINES[i % 4]}
+        path, ellipse = ax.plot([], [], linewidth=2, label=name, **style)[0], ax.plot([], [], linewidth=1, **style)[0]
+        k = np.broadcast_to(np.asarray(kernels[name]), (len(t), 2, 2))
+        drawn.append((points, k, path, ellipse, ax.plot([], [], "o", color=COLORS[i % 7])[0]))
+    ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
+    everything = np.concatenate([*tracks.values(), target[None]])
+    middle, half = (everything.max(0) + everything.min(0)) / 2, 0.75 * np.ptp(everything, axis=0).max()
+    ax.set(xlabel="$f(x_1)$", ylabel="$f(x_2)$", xlim=middle[0] + [-half, half], ylim=middle[1] + [-half, half])
+    ax.set_aspect("equal")
+    finish(ax)
+
+    def update(i: int) -> Sequence[Any]:
+        for points, k, path, ellipse, head in drawn:
+            path.set_data(*points[: i + 1].T)
+            head.set_data(*points[i : i + 1].T)
+            ellipse.set_data(*kernel_ellipse(points[i], k[i], half / 3 / np.linalg.norm(k[0], 2)))
+        return [ax.set_title(f"training in function space, t = {t[i]:.3g}")]
+
+    return FuncAnimation(fig, update, frames=len(t), interval=80)
+
+
+def animate_output_scale(
+    x: ArrayLike, outputs: Mapping[str, ArrayLike], times: ArrayLike | Sequence[float], *, data: tuple[ArrayLike, ArrayLike],
+    linear: Mapping[str, ArrayLike] | None = None,
+) -> FuncAnimation:  # fmt: skip
+    """From lazy to rich: one panel per output scale, the network in training and what its kernel predicts.
+
+    Args:
+        x: inputs (n,).
+        outputs: name of the scale -> network outputs (T, n).
+        times: (T,).
+        data: training inputs and targets.
+        linear: name of the scale -> outputs of the linearized network (T, n).
+
+    Returns:
+        The animation, T frames.
+    """
+    grid, t = np.ravel(x), np.ravel(times)
+    tracks = {name: [np.asarray(outputs[name]), *([np.asarray(linear[name])] if linear else [])] for name in outputs}
+    fig, axes = plt.subplots(
+        1, len(tracks), figsize=(2.9 * len(tracks), 3.0), layout="constrained", sharey=True, squeeze=False
+    )
+    lines = []
+    for ax, (name, rows) in zip(axes[0], tracks.items(), strict=True):
+        for row, label, style, color in zip(rows, ("network", "linearized"), ("-", "--"), COLORS, strict=False):
+            lines.append((ax.plot(grid, row[0], color=color, linestyle=style, linewidth=2, label=label)[0], row))
+        ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
+        ax.set(title=name, xlabel="x")
+        ax.spines[["top", "right"]].set_visible(False)
+    values = np.concatenate([row.ravel() for rows in tracks.values() for row in rows] + [np.ravel(data[1])])
+    axes[0, 0].set(ylabel="f(x)", ylim=(values.min() - 0.1, values.max() + 0.1))
+    axes[0, 0].legend(frameon=False, fontsize="small")
+
+    def update(i: int) -> Sequence[Any]:
+        for line, row in lines:
+            line.set_ydata(row[i])
+        fig.suptitle(f"t = {t[i]:.3g}", fontsize="medium")
+        return [line for line, _ in lines]
+
+    return FuncAnimation(fig, update, frames=len(t), interval=80)

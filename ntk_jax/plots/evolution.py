@@ -1,0 +1,96 @@
+"""Kernels that move: over training time, with width, with the scale of the output."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from ntk_jax.evolution import KernelRecord
+from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes, plt
+
+QUANTITIES = {
+    "change": r"change $\|K_t - K_0\| \,/\, \|K_0\|$",
+    "alignment": "alignment with the targets",
+    "effective_rank": "effective rank",
+    "velocity": r"velocity $\|dK/dt\| \,/\, \|K\|$",
+}
+
+
+def plot_kernel_evolution(
+    t: Mapping[str, ArrayLike],
+    records: Mapping[str, KernelRecord],
+    quantities: Sequence[str] = ("change", "alignment", "effective_rank", "velocity"),
+    axes: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """What happens to the kernels of several networks over training time, one panel per quantity, named in the first.
+
+    Args:
+        t: name -> times, learning rate x steps (T,); time 0 is left out.
+        records: name -> `History.recorded` of a training run with `record=kernel_evolution(...)`.
+        quantities: fields of KernelRecord: "change", "alignment", "effective_rank", "velocity".
+        axes: one Axes per quantity; a new figure if None.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: an unknown quantity, or one that was not recorded.
+    """
+    for quantity in quantities:
+        if quantity not in QUANTITIES or any(getattr(record, quantity) is None for record in records.values()):
+            raise ValueError(
+                f"quantities: expected some of {', '.join(map(repr, QUANTITIES))}, the last of which need targets "
+                f"in kernel_evolution; got {quantity!r}."
+            )
+    if axes is None:
+        size = (3.6 * len(quantities), 3.2)
+        axes = list(plt.subplots(1, len(quantities), figsize=size, layout="constrained", squeeze=False)[1][0])
+    for ax, quantity in zip(axes, quantities, strict=True):
+        for i, (name, record) in enumerate(records.items()):
+            times = np.asarray(t[name])
+            style: dict[str, Any] = {"color": COLORS[i % 7], "linestyle": LINES[i % 4], "linewidth": 2}
+            ax.plot(times[times > 0], np.asarray(getattr(record, quantity))[times > 0], label=name, **style)
+        ax.set(xscale="log", xlabel="t = learning rate × steps", title=QUANTITIES[quantity])
+        if quantity in ("change", "velocity"):
+            ax.set_yscale("log")
+        finish(ax)
+    for ax in axes[1:]:
+        ax.get_legend().remove()
+    return list(axes)
+
+
+def plot_scaling(
+    sizes: ArrayLike,
+    values: Mapping[str, ArrayLike],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "width $m$",
+    ylabel: str = "",
+    title: str = "",
+) -> Axes:
+    """Quantities against a size on logarithmic axes, with the power law through each.
+
+    Args:
+        sizes: widths, output scales, ... (S,).
+        values: name -> values (S,), or (S, repetitions), whose mean is drawn with a bar of two standard errors.
+        ax: Axes; a new figure if None.
+        xlabel: what the size is.
+        ylabel: quantity and unit.
+        title: heading.
+
+    Returns:
+        The Axes; the legend holds the exponents.
+    """
+    ax = new_axes(ax)
+    m = np.asarray(sizes, float)
+    for i, (name, value) in enumerate(values.items()):
+        runs = np.asarray(value, float).reshape(m.size, -1)
+        mean = runs.mean(axis=1)
+        bars = 2 * runs.std(axis=1, ddof=1) / runs.shape[1] ** 0.5 if runs.shape[1] > 1 else None
+        slope, intercept = np.polyfit(np.log(m), np.log(mean), 1)
+        label = f"{name}: exponent {slope:.2f}"
+        ax.errorbar(m, mean, bars, color=COLORS[i % 7], capsize=3, label=label, **marks(i))
+        ax.plot(m, np.exp(intercept) * m**slope, color=COLORS[i % 7], linewidth=1.5, zorder=1)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    return finish(ax)

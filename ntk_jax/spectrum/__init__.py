@@ -1,0 +1,1 @@
+"""Eigenvalues of a kernel, and what they say about learning."""

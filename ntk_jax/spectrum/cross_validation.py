@@ -1,0 +1,58 @@
+"""The test error of kernel ridge regression, estimated from the training set alone."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+
+from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.linalg import check_psd, default_rcond, matmul, symmetric_eigh
+
+
+def generalized_cross_validation(
+    k_train_train: Float[ArrayLike, "n n"], y_train: Num[ArrayLike, "n *O"], *, diag_reg: Float[ArrayLike, "*R"]
+) -> Float[Array, "*R"]:
+    """The test error that kernel ridge regression may expect, from its training kernel and targets.
+
+        GCV(r) = (1/n) yᵀ (K + r)⁻² y / ((1/n) tr (K + r)⁻¹)²
+
+    which is the training error over the squared share of the targets that is not fitted, and also Jacot et al.'s kernel
+    alignment risk estimator (KARE). It costs one eigendecomposition for any number of ridges, needs no test set, and holds
+    in the mean over outputs for examples that are drawn independently; noise of the targets counts in it.
+
+    Args:
+        k_train_train: symmetric positive semi-definite (n, n).
+        y_train: targets, (n,) or (n, O).
+        diag_reg: ridge r, or several (R,); 0 is the limit of a vanishing ridge.
+
+    Returns:
+        The estimated mean of squares of test errors, a scalar or (R,).
+
+    Raises:
+        ValueError: not a PSD kernel; targets that do not fit; ridge 0 for a kernel that is singular.
+
+    Reference: Golub, Heath, Wahba 1979; Jacot, Simsek, Spadaro, Hongler, Gabriel 2020, section 5.
+    """
+    k = as_kernel("k_train_train", k_train_train)
+    if k.ndim != 2:
+        raise ValueError(f'k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".')
+    check_symmetric("k_train_train", k)
+    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
+    check_number("diag_reg", diag_reg)
+    ridges = jnp.asarray(diag_reg, k.dtype)
+    s, vectors = symmetric_eigh(k)
+    check_psd("k_train_train", s)
+    s = jnp.maximum(s, 0)
+    check_number(
+        "k_train_train + diag_reg I, its smallest eigenvalue over the largest",
+        (s[-1] + ridges) / s[0],
+        minimum=default_rcond(s.size, s.dtype),
+    )
+    power = jnp.mean(jnp.square(matmul(vectors.T, y.reshape(s.size, -1))), axis=1)
+
+    def at(ridge: Array) -> Array:
+        unfitted = 1 / (s + ridge)
+        return jnp.mean(jnp.square(unfitted) * power) / jnp.square(jnp.mean(unfitted))
+
+    return jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape)

@@ -1,0 +1,96 @@
+"""What the eigenmodes of a training kernel say about its targets: when each is learned, and what it costs."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+
+from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, check_symmetric
+from ntk_jax.linalg import as_matrix, default_rcond, matmul, pseudo_solve, ridge_solve
+from ntk_jax.types import Eigenmodes
+
+
+def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"]:
+    """The time constant of each mode under gradient flow on half-mean squared loss, t_i = n O / s_i.
+
+    The residual in mode i decays as exp(-t / t_i), where t = learning rate x steps.
+
+    Args:
+        modes: of the training kernel, `diagonalize(k)` or `top_eigenvalues(k, num, key=key)`.
+        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a full kernel, which hold them.
+
+    Returns:
+        (k,), shortest first; infinite for null modes.
+
+    Raises:
+        ValueError: num_outputs below 1.
+
+    Reference: Lee et al. 2019, eq. 8; Jacot, Gabriel, Hongler 2018, section 5.
+    """
+    check_integer("num_outputs", num_outputs, minimum=1)
+    s = modes.eigenvalues
+    return jnp.where(s > 0, modes.eigenvectors.shape[0] * num_outputs / jnp.where(s > 0, s, 1), jnp.inf)
+
+
+def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Array, " k"]:
+    """The share of the targets in the first i modes, C(i) = Σ_{j <= i} |u_jᵀ y|² / |y|².
+
+    Args:
+        modes: of the training kernel, largest eigenvalue first.
+        y: targets, (n,) or (n, O).
+
+    Returns:
+        (k,), increasing; the last is 1 if the modes are complete. The faster it rises, the easier the task.
+
+    Raises:
+        ValueError: targets that do not fit, or are zero.
+
+    Reference: Canatar, Bordelon, Pehlevan 2021, eq. 6.
+    """
+    vectors = modes.eigenvectors
+    targets = _flat_targets(y, vectors.shape[0], vectors.dtype)
+    total = jnp.sum(jnp.square(targets))
+    check_number("|y|²", total, strict=True)
+    return jnp.cumsum(jnp.sum(jnp.square(matmul(vectors.T, targets)), axis=1)) / total
+
+
+def rkhs_norm(
+    k_train_train: Float[ArrayLike, "n n *outputs"], y_train: Num[ArrayLike, "n *O"], *, diag_reg: float = 0.0
+) -> Float[Array, "..."]:
+    """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α) with α = (K + diag_reg I)⁻¹ y.
+
+    Without a ridge that is sqrt(yᵀ K⁺ y), of the smoothest function through the targets; it bounds generalization.
+
+    Args:
+        k_train_train: symmetric positive semi-definite, (n, n) or full (n, n, O, O).
+        y_train: targets, (n,) or (n, O).
+        diag_reg: ridge, at least 0; at 0 eigenvalues up to n eps of the largest count as zero.
+
+    Returns:
+        A scalar for targets (n,) and for a full kernel, whose outputs make up one function; else (O,).
+
+    Raises:
+        ValueError: as `kernel_regression`.
+
+    Reference: Bartlett, Mendelson 2002, lemma 22; Arora et al. 2019, theorem 5.1.
+    """
+    kernel = as_kernel("k_train_train", k_train_train)
+    check_number("diag_reg", diag_reg)
+    matrix = as_matrix(kernel)
+    check_symmetric("k_train_train", matrix)
+    y = as_targets("y_train", y_train, kernel.shape[0], kernel.dtype)
+    columns = _flat_targets(y, matrix.shape[0], matrix.dtype)
+    if diag_reg:
+        alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)
+    else:
+        alpha, _ = pseudo_solve(matrix, columns, rcond=default_rcond(matrix.shape[0], matrix.dtype))
+    norms = jnp.sqrt(jnp.maximum(jnp.sum(alpha * matmul(matrix, alpha), axis=0), 0))
+    return norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
+
+
+def _flat_targets(y: Any, size: int, dtype: Any) -> Float[Array, "size columns"]:
+    """Targets as columns: one per output, or all in one for the modes of a full kernel."""
+    full = jnp.size(y) == size != (jnp.shape(y) or (0,))[0]
+    return as_targets("y", y, jnp.shape(y)[0] if full else size, dtype).reshape(size, -1)

@@ -1,0 +1,147 @@
+"""Eigenvalues: all of a kernel, the largest of an operator, and how many there are in effect."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ntk_jax.checks import as_kernel, check_integer, check_number, check_option, check_symmetric
+from ntk_jax.linalg import as_matrix, matmul, symmetric_eigh
+from ntk_jax.spectrum.lanczos import BlockLanczos, Krylov, as_operator, multiply
+from ntk_jax.types import SymmetricOperator
+
+
+class TopEigenvalues(NamedTuple):
+    """The largest eigenvalues, their eigenvectors in columns, and |K u - s u| of each pair."""
+
+    eigenvalues: Float[Array, " k"]
+    eigenvectors: Float[Array, "n k"]
+    residuals: Float[Array, " k"]
+    converged: bool
+    num_products: int
+
+
+def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
+    """All eigenvalues of a kernel, largest first.
+
+    Args:
+        k: symmetric, (n, n), or full (n, n, O, O), which counts as the (nO, nO) matrix of flattened outputs.
+
+    Returns:
+        (n,) or (nO,).
+
+    Raises:
+        ValueError: not square, symmetric or finite.
+    """
+    matrix = as_matrix(as_kernel("k", k))
+    check_symmetric("k", matrix)
+    return jnp.linalg.eigvalsh(matrix)[::-1]
+
+
+def top_eigenvalues(
+    k: SymmetricOperator | ArrayLike,
+    num: int,
+    *,
+    key: Array,
+    tol: float | None = None,
+    block_size: int | None = None,
+    max_dimension: int | None = None,
+) -> TopEigenvalues:
+    """The largest eigenvalues and eigenvectors of a kernel or operator, from products K v alone, by block Lanczos.
+
+    Args:
+        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as `ntk_operator(...)`.
+        num: how many.
+        key: random key of the start.
+        tol: stop when every |K u - s u| is below this fraction of the largest eigenvalue; default eps^(2/3). The error of
+            an eigenvalue is at most its residual, and of the order of the residual's square where it stands alone.
+        block_size: vectors per product; default `num`. An eigenvalue is found at most this many times: smaller blocks
+            need fewer products, and miss copies of eigenvalues that are repeated more often (data on a circle: twice).
+        max_dimension: of the Krylov space, which is held in memory; default 20 num + 100, at most n.
+
+    Returns:
+        TopEigenvalues(eigenvalues (num,) largest first, eigenvectors (n, num), residuals (num,), converged,
+        num_products): `converged` is False if `max_dimension` was reached first; the residuals then say how good they are.
+
+    Raises:
+        ValueError: not square, or `num` not between 1 and n.
+
+    Reference: Golub, Underwood 1977; Musco, Musco 2015 (what the start block guarantees).
+    """
+    operator = as_operator("k", k)
+    n, dtype = operator.shape[0], jnp.dtype(operator.dtype)
+    check_integer("num", num, minimum=1)
+    if num > n:
+        raise ValueError(f"num: expected at most n = {n} eigenvalues; got {num}.")
+    block_size = num if block_size is None else block_size
+    check_integer("block_size", block_size, minimum=1)
+    tol = float(jnp.finfo(dtype).eps) ** (2 / 3) if tol is None else tol
+    check_number("tol", tol)
+    max_dimension = 20 * num + 100 if max_dimension is None else max_dimension
+    check_integer("max_dimension", max_dimension, minimum=max(num, block_size))
+    if n <= 3 * max(num, block_size):  # three blocks would fill the space
+        return _by_diagonalization(multiply(operator, jnp.eye(n, dtype=dtype)), num)
+    max_dimension = min(max_dimension, n) // block_size * block_size
+    space = BlockLanczos(operator, jax.random.normal(key, (n, block_size), dtype), max(max_dimension, block_size))
+    while True:
+        krylov = space.grow()
+        if space.dimension < num:
+            continue
+        top = _rayleigh_ritz(krylov, num)
+        converged = bool(np.all(top.residuals <= tol * np.abs(top.eigenvalues[0])))
+        if converged or space.dimension + block_size > max_dimension:
+            vectors = matmul(krylov.basis[:, : space.dimension], jnp.asarray(top.vectors))
+            values, residuals = jnp.asarray(top.eigenvalues), jnp.asarray(top.residuals)
+            return TopEigenvalues(values, vectors, residuals, converged, space.dimension)
+
+
+class _Ritz(NamedTuple):
+    eigenvalues: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+
+
+def _rayleigh_ritz(krylov: Krylov, num: int) -> _Ritz:
+    """The best approximations within the space; K u leaves it only through the last block of u."""
+    values, vectors = np.linalg.eigh(krylov.projected)
+    values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
+    last = vectors[-krylov.remainder.shape[0] :]
+    return _Ritz(values.copy(), vectors.copy(), np.linalg.norm(krylov.remainder @ last, axis=0))
+
+
+def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues:
+    values, vectors = symmetric_eigh((matrix + matrix.T) / 2)
+    values, vectors = values[:num], vectors[:, :num]
+    residuals = jnp.linalg.norm(matmul(matrix, vectors) - vectors * values[None], axis=0)
+    return TopEigenvalues(values, vectors, residuals, True, matrix.shape[0])
+
+
+def effective_rank(k: Float[ArrayLike, "n n *outputs"], *, kind: str = "entropy") -> Float[Array, ""]:
+    """How many eigenvalues count, between 1 and n, whatever the scale of the kernel.
+
+        "entropy":        exp(-Σ p_i log p_i),  p_i = s_i / Σ_j s_j
+        "participation":  (Σ s_i)² / Σ s_i², which is smaller and needs no eigenvalues
+
+    Args:
+        k: symmetric positive semi-definite, (n, n) or full (n, n, O, O).
+        kind: "entropy" or "participation".
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: not a symmetric kernel; unknown kind.
+
+    Reference: Roy, Vetterli 2007 (entropy).
+    """
+    check_option("kind", kind, ("entropy", "participation"))
+    matrix = as_matrix(as_kernel("k", k))
+    check_symmetric("k", matrix)
+    if kind == "participation":
+        return jnp.trace(matrix) ** 2 / jnp.sum(jnp.square(matrix))
+    s = jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)  # rounding may leave -eps, whose share is none
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(s / jnp.sum(s))))

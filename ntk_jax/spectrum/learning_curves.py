@@ -1,0 +1,116 @@
+"""The test error of kernel regression, predicted from the eigenvalues of the kernel: eigenlearning.
+
+Of n examples, mode i takes L_i = s_i / (s_i + κ), its learnability; what it does not learn is test error.
+(Bordelon, Canatar, Pehlevan 2020; Canatar, Bordelon, Pehlevan 2021; Simon et al. 2021.)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Num
+
+from ntk_jax.checks import as_targets, check_number
+from ntk_jax.compat import is_concrete
+
+# Halvings of the bracket of log κ: no digit of float64 is left after these.
+_BISECTIONS = 80
+
+
+class LearningCurve(NamedTuple):
+    """Predicted mean squares of errors at each number of examples, and the quantities they are made of."""
+
+    test: Float[Array, "*T"]
+    train: Float[Array, "*T"]
+    learnabilities: Float[Array, "*T modes"]
+    kappa: Float[Array, "*T"]
+    overfitting: Float[Array, "*T"]
+
+
+def eigenlearning(
+    eigenvalues: Float[ArrayLike, " modes"],
+    coefficients: Num[ArrayLike, "modes *O"],
+    num_train: Int[ArrayLike, "*T"] | Sequence[int],
+    *,
+    diag_reg: float = 0.0,
+    noise: float = 0.0,
+) -> LearningCurve:
+    """The mean test error of kernel ridge regression on n examples of a population whose eigenvalues are known.
+
+        n = Σ_i L_i + δ / κ,   L_i = s_i / (s_i + κ),   E_0 = n / (n - Σ_i L_i²)
+        test = E_0 (Σ_i (1 - L_i)² v_i² + σ²),   train = (δ / (n κ))² test
+
+    Args:
+        eigenvalues: s_i of the kernel under the distribution of examples, K(x, x') = Σ_i s_i φ_i(x) φ_i(x') with
+            E[φ_i φ_j] = δ_ij. A pool of N examples estimates the largest, as the eigenvalues of K / N.
+        coefficients: v_i = E[y φ_i], (modes,) or (modes, O); of a pool, Uᵀ y / sqrt(N).
+        num_train: n, an integer or several.
+        diag_reg: δ, the ridge, in units of the kernel.
+        noise: σ², variance of the noise of each target, which counts in both errors.
+
+    Returns:
+        LearningCurve(test, train, learnabilities, kappa, overfitting E_0), with the shape of num_train in front; errors are
+        means over outputs. Where a pool stands for the population and n is not small against it, use `learning_curve`.
+
+    Raises:
+        ValueError: n not below the number of positive eigenvalues without a ridge; shapes that do not fit.
+
+    Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar, Pehlevan 2020, eq. 8.
+    """
+    s = jnp.asarray(eigenvalues)
+    check_number("eigenvalues", s)
+    v = as_targets("coefficients", coefficients, s.shape[0], s.dtype).reshape(s.shape[0], -1)
+    power = jnp.mean(jnp.square(v), axis=1)
+    check_number("diag_reg", diag_reg)
+    check_number("noise", noise)
+    n = as_counts(num_train, s.dtype)
+    if not diag_reg:
+        check_below_rank(n, s)
+
+    def at(n: Array) -> LearningCurve:
+        kappa = solve_kappa(s, n, lambda kappa: diag_reg / kappa, (jnp.sum(s) + diag_reg) / n)
+        learnability = s / (s + kappa)
+        overfitting = n / (jnp.sum(learnability * (1 - learnability)) + diag_reg / kappa)  # n - Σ L², not cancelled
+        test = overfitting * (jnp.sum(jnp.square(1 - learnability) * power) + noise)
+        return LearningCurve(test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting)
+
+    found = jax.lax.map(at, n.reshape(-1))
+    return LearningCurve(*(part.reshape(*n.shape, *part.shape[1:]) for part in found))
+
+
+def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
+    """Numbers of examples, an integer or a vector of them, as floats."""
+    n = jnp.asarray(num_train)
+    if n.ndim > 1 or not n.size or not jnp.issubdtype(n.dtype, jnp.integer):
+        raise ValueError(f"num_train: expected an integer or a vector of them; got {num_train!r}.")
+    check_number("num_train", n, minimum=1)
+    return n.astype(dtype)
+
+
+def check_below_rank(n: Array, s: Array) -> None:
+    """Raise unless every n is below the number of positive eigenvalues: κ > 0 then exists without a ridge."""
+    if is_concrete(n) and is_concrete(s) and int(jnp.max(n)) >= int(jnp.sum(s > 0)):
+        raise ValueError(
+            f"num_train: expected less than {int(jnp.sum(s > 0))}, the number of positive eigenvalues; got "
+            f"{int(jnp.max(n))}. All of them are learned then: use diag_reg, more examples, or float64."
+        )
+
+
+def solve_kappa(
+    s: Float[Array, " modes"], n: Array, ridge_term: Callable[[Array], Array], upper: Array
+) -> Float[Array, ""]:
+    """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at most n."""
+    top = jnp.log(upper)
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (bracket[0] + bracket[1]) / 2
+        kappa = jnp.exp(middle)
+        above = jnp.sum(s / (s + kappa)) + ridge_term(kappa) > n
+        return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
+
+    start = top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, start)
+    return jnp.exp((low + high) / 2)

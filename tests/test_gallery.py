@@ -1,0 +1,24 @@
+"""The script of the README's moving pictures runs."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+from PIL import Image
+
+GALLERY = Path(__file__).parent.parent / "docs" / "gallery.py"
+
+
+def test_all_pictures_are_made_and_shown(tmp_path):
+    script = runpy.run_path(str(GALLERY))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        script["main"](["--quick", "--out", str(tmp_path)])
+    readme = (GALLERY.parent.parent / "README.md").read_text()
+    for picture in script["PICTURES"]:
+        with Image.open(tmp_path / f"{picture.__name__}.gif") as image:
+            assert image.n_frames >= 5
+        committed = GALLERY.parent / "images" / f"{picture.__name__}.gif"
+        assert committed.stat().st_size < 1_000_000
+        assert f"docs/images/{committed.name}" in readme
+    plt.close("all")
