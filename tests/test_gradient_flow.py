@@ -116,7 +116,8 @@ def test_zero_time_alone_and_progress(problem, capsys):
 def test_float32_in_float32_out(problem):
     k, y, _ = problem
     flow = ntk_jax.gradient_flow("mse", k.astype(np.float32), y, 5.0)
-    assert flow.train.dtype == jnp.float32
+    moving = ntk_jax.gradient_flow("mse", k.astype(np.float32), y, 5.0, momentum=0.5, learning_rate=0.1)
+    assert flow.train.dtype == moving.train.dtype == jnp.float32
     np.testing.assert_allclose(flow.train, ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, 5.0).train, atol=1e-4)
 
 

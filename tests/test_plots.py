@@ -59,7 +59,7 @@ def test_comparison_shows_network_and_prediction_and_marks_the_critical_rate():
     assert [len(ax.lines) for ax in axes] == [4, 4, 4]
     np.testing.assert_array_equal(axes[1].lines[1].get_ydata(), outputs[1, 1:, 0, 0])
     assert "unstable" in axes[0].texts[0].get_text() and axes[0].texts[0].get_color() == "#b00000"
-    scalar = Curves(None, None, outputs)
+    scalar = Curves(np.full((2, 5), 0.5), None, outputs)
     axes = plots.plot_comparison(comparison._replace(train=scalar, test=None))
     np.testing.assert_allclose(axes[2].lines[0].get_ydata(), np.abs(outputs[0] - outputs[1]).max((1, 2))[1:])
 

@@ -97,7 +97,7 @@ def gradient_flow(
     kernels, f_0 = _sides(k, y, fx_train_0, k_test_train, fx_test_0)
     times, shape = _times(t)
     loss_fn = jax.tree_util.Partial(loss_function(loss, y))  # static and compared by identity: compiled once
-    problem = _Problem(loss_fn, kernels, y, *_check_pair(momentum, learning_rate))
+    problem = _Problem(loss_fn, kernels, y, *_coefficients(momentum, learning_rate, k.dtype))
     exact = is_concrete(f_0[0]) and is_concrete(k) and is_concrete(y)
     unique, inverse = np.unique(times, return_inverse=True)
     # diffrax is written for JAX's default promotion
@@ -180,8 +180,8 @@ def _times(t: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     return times.reshape(-1), times.shape
 
 
-def _check_pair(momentum: Any, learning_rate: Any) -> tuple[Any, Any]:
-    """Coefficients of the first and second derivative."""
+def _coefficients(momentum: Any, learning_rate: Any, dtype: Any) -> tuple[Any, Any]:
+    """Of the first and the second derivative: friction and mass."""
     if (momentum is None) != (learning_rate is None):
         raise ValueError(
             "learning_rate: expected together with momentum, and only then: without momentum the flow is the same for "
@@ -191,7 +191,7 @@ def _check_pair(momentum: Any, learning_rate: Any) -> tuple[Any, Any]:
         return None, None
     check_momentum(momentum)
     check_number("learning_rate", learning_rate, strict=True)
-    return jnp.asarray(1 - momentum), jnp.asarray(learning_rate * (1 + momentum) / 2)
+    return jnp.asarray(1 - momentum, dtype), jnp.asarray(learning_rate * (1 + momentum) / 2, dtype)
 
 
 def _import_diffrax() -> Any:
