@@ -15,10 +15,10 @@ from ntk_jax.plots.evolution import plot_scaling as plot_scaling
 from ntk_jax.plots.flow import plot_function_space as plot_function_space
 from ntk_jax.plots.flow import plot_vector_field as plot_vector_field
 from ntk_jax.plots.kernels import plot_kernels as plot_kernels
-from ntk_jax.plots.laziness import plot_weights as plot_weights
 from ntk_jax.plots.phases import plot_phase_diagram as plot_phase_diagram
 from ntk_jax.plots.spectrum import plot_eigenvalues as plot_eigenvalues
 from ntk_jax.plots.spectrum import plot_learning_curves as plot_learning_curves
 from ntk_jax.plots.spectrum import plot_spectral_density as plot_spectral_density
 from ntk_jax.plots.style import COLORS as COLORS
 from ntk_jax.plots.style import plt as plt
+from ntk_jax.plots.weights import plot_weights as plot_weights
