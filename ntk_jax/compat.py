@@ -10,6 +10,13 @@ Literal = jex_core.Literal
 # Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX 0.7.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
+# Calls with a derivative rule of their own.
+CUSTOM_CALLS = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
 REMATS = ("checkpoint", "remat", "remat2")
 
 
@@ -21,6 +28,21 @@ def is_concrete(x: Any) -> bool:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""
     return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
+
+
+def closed_jaxpr(jaxpr: Any) -> Any:
+    """`jaxpr` as a closed one."""
+    return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
+
+
+def source_line(eqn: Any) -> str:
+    """The user's line that an equation was traced from: `file:line (function)`, outside JAX, Flax and this library."""
+    trace = eqn.source_info.traceback
+    for frame in () if trace is None else trace.frames:
+        parts = frame.file_name.replace("\\", "/").split("/")
+        if not {"jax", "flax", "ntk_jax"} & set(parts[:-1]) or "tests" in parts:
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return "an unknown line"
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
