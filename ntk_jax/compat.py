@@ -1,8 +1,10 @@
 """The only place where JAX and Flax versions differ."""
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import jax
+import jax.experimental
 from jax.extend import core as jex_core
 
 Literal = jex_core.Literal
@@ -63,3 +65,9 @@ def free_bytes() -> int | None:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """A context in which float64 is available, whatever JAX's global setting."""
+    switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
+    return cast(AbstractContextManager[Any], switch(True))
