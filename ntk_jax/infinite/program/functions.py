@@ -1,5 +1,6 @@
 """From an elementwise function read off a trace to its dual."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, dual_rule, series_rule
-from ntk_jax.infinite.dual import DualRule
+from ntk_jax.compat import outside_traces
+from ntk_jax.infinite.activations import dual_rule, series_rule
+from ntk_jax.infinite.dual import Dual, DualRule
 from ntk_jax.infinite.program.expression import Expression, PartialDerivative, ScalarFunction, evaluate, nodes
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.rectifiers import Step
@@ -27,34 +29,53 @@ def rule_of(function: Any) -> DualRule:
     Raises:
         NoLimitError: the function is not smooth between countably many points that can be found.
     """
-    with jax.ensure_compile_time_eval():
-        for name, kinks in NUMERICAL.items():
-            if name not in CLOSED_FORMS and _equal(function, ACTIVATIONS[name]):
-                return series_rule(ACTIVATIONS[name], kinks)
-        rule = dual_rule(function)
-        if isinstance(rule, Step) and np.any(_values(function)[1]):
-            raise NoLimitError("a step with a derivative of its own (a straight-through gradient) has no rule,")
-        return series_of(function) if isinstance(rule, Series) else rule
+    return outside_traces(_rule_of, function)
+
+
+def _rule_of(function: Any) -> DualRule:
+    values, slopes = _values(function)
+    for name, (known, known_slopes) in _named().items():
+        scale = _ratio(values, known)
+        if scale and all(
+            np.allclose(a, scale * b, rtol=1e-6, atol=1e-6) for a, b in ((values, known), (slopes, known_slopes))
+        ):
+            return dual_rule(name) if scale == 1 else Scaled(dual_rule(name), scale)
+    rule = dual_rule(function)
+    if isinstance(rule, Step) and np.any(slopes):
+        raise NoLimitError("a step with a derivative of its own (a straight-through gradient) has no rule,")
+    return series_of(function) if isinstance(rule, Series) else rule
+
+
+def _ratio(values: np.ndarray, known: np.ndarray) -> float:
+    """By what number one must be multiplied to give the other, if by any."""
+    at = int(np.argmax(np.where(np.abs(known) < 20, np.abs(known), 0)))
+    scale = float(values[at] / known[at])
+    return round(scale) if abs(scale - round(scale)) < 1e-6 else scale
+
+
+@lru_cache(maxsize=1)
+def _named() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Values and slopes of the activations that have a name."""
+    z = jnp.asarray(SAMPLES)
+    with jax.numpy_dtype_promotion("standard"):
+        both = jax.jit(lambda z: {n: jax.jvp(f, (z,), (jnp.ones_like(z),)) for n, f in ACTIVATIONS.items()})(z)
+    return {name: (np.asarray(v, float), np.asarray(s, float)) for name, (v, s) in both.items()}
 
 
 @lru_cache(maxsize=256)
 def series_of(function: Any) -> Series:
     """The series of a scalar function, with the kinks that its expression shows."""
-    with jax.ensure_compile_time_eval():
-        kinks = tuple(c for c in _kinks(function.node, function) if c != 0.0)
-        return series_rule(function, kinks)
+    return outside_traces(_series_of, function)
 
 
-def _equal(f: Any, g: Any) -> bool:
-    """Whether two functions have the same values and derivatives at the sample points."""
-    return all(np.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(_values(f), _values(g), strict=True))
+def _series_of(function: Any) -> Series:
+    return series_rule(function, tuple(c for c in _kinks(function.node, function) if c != 0.0))
 
 
-@lru_cache(maxsize=512)
 def _values(f: Any) -> tuple[np.ndarray, np.ndarray]:
     z = jnp.asarray(SAMPLES)
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        value, slope = jax.jvp(f, (z,), (jnp.ones_like(z),))
+    with jax.numpy_dtype_promotion("standard"):
+        value, slope = jax.jit(lambda z: jax.jvp(f, (z,), (jnp.ones_like(z),)))(z)
     return np.asarray(value, float), np.asarray(slope, float)
 
 
@@ -100,6 +121,21 @@ def _roots(a: Expression, b: Expression | None, main: int) -> list[float]:
     return roots
 
 
-def scalar_function(node: Expression) -> ScalarFunction:
-    """The function of an expression of one variable."""
-    return ScalarFunction(node)
+@dataclass(frozen=True)
+class Scaled(DualRule):
+    """The dual of `scale` times the function of another rule."""
+
+    rule: DualRule
+    scale: float
+
+    def rows(self, q):
+        """Those of the other rule."""
+        return self.rule.rows(q)
+
+    def pair(self, rows1, q12, rows2):
+        """Both moments, times the square of the scale."""
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
+
+    def own(self, q):
+        """Likewise."""
+        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))

@@ -60,10 +60,6 @@ def entries(program: Interpreter, param: Param, target: tuple[int, ...]) -> Any:
             f"the entries of parameter {param.leaf} are shared by all units of a wide axis: its gradient does not average out,",
             "Freeze it: learning_rates with 0 for this parameter, and a constant initializer.",
         )
-    if not any(w > 1 for w in target) and param.variance:
-        raise NoLimitError(
-            f"the random entries of parameter {param.leaf} meet data along a finite axis: nothing averages over them,"
-        )
     stored = tuple(1 if w > 1 else s for s, w in zip(shape, target, strict=True))
     g = Entries(param.leaf, stored, param.variance, param.eta, program.uses.add(param, "entries", param.axes))
     wide = tuple(w if w > 1 else 1 for w in target)
