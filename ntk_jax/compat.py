@@ -1,5 +1,7 @@
 """The only place where JAX and Flax versions differ."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -12,6 +14,13 @@ Literal = jex_core.Literal
 # Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX 0.7.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
+# Calls with a derivative rule of their own.
+CUSTOM_CALLS = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
 REMATS = ("checkpoint", "remat", "remat2")
 
 
@@ -23,6 +32,30 @@ def is_concrete(x: Any) -> bool:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""
     return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
+
+
+def closed_jaxpr(jaxpr: Any) -> Any:
+    """`jaxpr` as a closed one."""
+    return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
+
+
+def source_line(eqn: Any) -> str:
+    """The user's line that an equation was traced from: `file:line (function)`, outside JAX, Flax and this library."""
+    trace = eqn.source_info.traceback
+    for frame in () if trace is None else trace.frames:
+        parts = frame.file_name.replace("\\", "/").split("/")
+        if not {"jax", "flax"} & set(parts[:-1]) and parts[-3:-1] != ["ntk_jax", "infinite"] and "program" not in parts:
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return "an unknown line"
+
+
+def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
+    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads.
+
+    (`jax.ensure_compile_time_eval` lets functions with custom derivatives escape into a surrounding `vmap`.)
+    """
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(f, *args).result()
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "progress"],
     1: ["checks"],
-    2: ["linalg", "data", "networks"],
+    2: ["linalg", "data", "networks", "per_example"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
     4: ["laziness"],
     5: ["training", "estimators", "plots"],
