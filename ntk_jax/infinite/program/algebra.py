@@ -215,7 +215,7 @@ class Slots:
 
     def sum(self, terms: Sequence[Term], offset: Det | None) -> Expression:
         """All terms and the offset."""
-        self.resolve(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)]))  # type: ignore[arg-type]
+        self.resolve(list(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)])))
         nodes = [self.term(t) for t in terms]
         if offset is not None:
             nodes.append(self.deterministic(offset))
