@@ -133,7 +133,7 @@ def test_layer_norm_before_and_after_the_activation():
 
     # The biases of the layer are the same channel by channel: they count in the variance over channels.
     state = exact_dense(exact.inputs(VECTORS), 5)
-    state = exact.relu(exact.layer_norm(state, EPSILON))
+    state = exact.relu_of_layer_norm(state, EPSILON)
     state = exact.layer_norm(exact.relu(exact_dense(state, WIDTH)), EPSILON)
     check(limit(body, VECTORS), exact_dense(state, WIDTH))
 
