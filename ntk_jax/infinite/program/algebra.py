@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -55,25 +55,10 @@ def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
 
 
 def _map_term(t: Term, by: Linear) -> Term:
-    """A Gaussian term has no map: a map of a Gaussian is a Gaussian. Nor has a product with one, if the map scales."""
+    """A Gaussian term has no map: a map of a Gaussian is a Gaussian."""
     if t.is_gaussian:
-        return Term((Factor((_multiple(t.factors[0].gaussians[0], by),)),))
-    for i, f in enumerate(t.factors):
-        if by.factor is not None and t.map is None and f.node is None and not f.gaussians[0].degenerate and f.shape == by.shape:
-            return Term((*t.factors[:i], Factor((_multiple(f.gaussians[0], by),)), *t.factors[i + 1 :]))
+        return Term((Factor((Combination(by.shape, [(by, t.factors[0].gaussians[0])]),)),))
     return t.mapped(by)
-
-
-def _multiple(g: Field, by: Linear) -> Combination:
-    """A linear map of a Gaussian; the same object for the same factor, so that functions of it are of one variable."""
-    if by.factor is None:
-        return Combination(by.shape, [(by, g)])
-    known = g.__dict__.setdefault("multiples", [])
-    for d, multiple in known:
-        if all(a is b for a, b in zip(d.sides, by.factor.sides, strict=True)):
-            return cast(Combination, multiple)
-    known.append((by.factor, Combination(by.shape, [(by, g)])))
-    return cast(Combination, known[-1][1])
 
 
 def scaled(value: Wide, d: Det, wide: Sequence[int]) -> Wide:
@@ -230,7 +215,7 @@ class Slots:
 
     def sum(self, terms: Sequence[Term], offset: Det | None) -> Expression:
         """All terms and the offset."""
-        self.resolve(list(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)])))
+        self.resolve(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)]))  # type: ignore[arg-type]
         nodes = [self.term(t) for t in terms]
         if offset is not None:
             nodes.append(self.deterministic(offset))
@@ -337,31 +322,14 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
         # A map moves past a factor that is the same everywhere, or scales where it stands.
         if m is not None and m.factor is None and (any(s != 1 for s in other.base) or other.map is not None):
             return None
-    factors = _joined(_without_scales(t.factors, maps), _without_scales(u.factors, maps), moments)
+    factors = _joined(t.factors, u.factors, moments)
     if factors is None:
         return None
     term = Term(factors)
     for m in maps:
-        term = _map_term(term, m if m.factor is None else scaling(m.factor, term.shape) or m)
+        term = term.mapped(m if m.factor is None else scaling(m.factor, term.shape) or m)
     by = broadcasting(term.shape, shape)
     return term if by is None else term.mapped(by)
-
-
-def _without_scales(factors: tuple[Factor, ...], maps: list[Linear]) -> tuple[Factor, ...]:
-    """The factors with trained constants in place of their multiples, whose scales are added to `maps`.
-
-    A normalization layer's x · (γ / std) becomes (x / std) · γ: functions of it are then of the Gaussian x / std.
-    """
-    found = []
-    for f in factors:
-        g = f.gaussians[0]
-        if f.node is None and g.degenerate and isinstance(g, Combination) and len(g.parts) == 1:
-            by, inner = g.parts[0]
-            if by is not None and by.factor is not None and inner.shape == g.shape:
-                maps.append(by)
-                f = Factor((inner,))
-        found.append(f)
-    return tuple(found)
 
 
 def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moments) -> tuple[Factor, ...] | None:

@@ -41,10 +41,7 @@ class Det:
         return tuple(np.shape(self.sides[0]))
 
     def times(self, other: "Det") -> "Det":
-        """The product, broadcast; the same arrays if a factor is 1."""
-        for one, rest in ((self, other), (other, self)):
-            if one.literal == 1 and np.broadcast_shapes(one.shape, rest.shape) == rest.shape:
-                return Det(rest.sides, joint_wide([self, other]), rest.literal, rest.static)
+        """The product, broadcast."""
         literal = None if self.literal is None or other.literal is None else self.literal * other.literal
         return _combined(self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal)
 
@@ -116,7 +113,7 @@ class Param:
 
 
 class Field:
-    """A Gaussian for each position (internal shape), independent and alike along wide axes; `multiples` are known ones of it."""
+    """A Gaussian for each position (internal shape), independent and alike along wide axes."""
 
     shape: Shape
     degenerate: bool

@@ -42,25 +42,10 @@ def promoted(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """Parameters as values: along an axis where another operand is wide, their entries are units."""
     wides = [v.wide for v in values if isinstance(v, Wide)]
     rank = eqn.outvars[0].aval.ndim
-    target = tuple(int(w) for w in np.max(wides, axis=0)) if wides else _scaled_units(values, rank)
+    target = tuple(int(w) for w in np.max(wides, axis=0)) if wides else (1,) * rank
     if not wides and sum(isinstance(v, Param) for v in values) > 1:
         raise NoLimitError("two parameters are combined entry by entry before they meet data,")
     return [entries(program, v, target) if isinstance(v, Param) else v for v in values]
-
-
-def _scaled_units(values: list[Any], rank: int) -> tuple[int, ...]:
-    """Multiplicities of a parameter that meets numbers first: where they do not vary, its entries are units.
-
-    A normalization layer multiplies its scale with 1 / std, one number for all units, before it meets them.
-    """
-    numbers = np.ones(rank, int)
-    for v in values:
-        if isinstance(v, Det):
-            shape = np.shape(v.sides[0])
-            numbers = np.maximum(numbers, (1,) * (rank - len(shape)) + shape)
-    (param,) = [v for v in values if isinstance(v, Param)]
-    shape = (1,) * (rank - len(param.shape)) + param.shape
-    return tuple(s if s > 1 and n == 1 else 1 for s, n in zip(shape, numbers.tolist(), strict=True))
 
 
 def entries(program: Interpreter, param: Param, target: tuple[int, ...]) -> Any:
