@@ -39,14 +39,14 @@ def closed_jaxpr(jaxpr: Any) -> Any:
     return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
 
 
-def source_line(eqn: Any) -> str:
-    """The user's line that an equation was traced from: `file:line (function)`, outside JAX, Flax and this library."""
+def source_line(eqn: Any) -> str | None:
+    """The user's line that an equation was traced from: `file:line (function)`, outside JAX, Flax and this library; None if there is none."""
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
         parts = frame.file_name.replace("\\", "/").split("/")
         if not {"jax", "flax"} & set(parts[:-1]) and parts[-3:-1] != ["ntk_jax", "infinite"] and "program" not in parts:
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return "an unknown line"
+    return None
 
 
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ModifyScopeVariableError
 from jax import Array
 
 from ntk_jax.checks import as_example_pair, check_option
@@ -18,6 +19,7 @@ from ntk_jax.infinite.init_stats import init_stats as statistics
 from ntk_jax.infinite.program.batch import batched_kernels
 from ntk_jax.infinite.program.functions import Scaled, rule_of
 from ntk_jax.infinite.program.network import network
+from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.trace import Program, largest_variances, trace
 from ntk_jax.infinite.series import Series
 from ntk_jax.per_example import check_per_example
@@ -99,11 +101,20 @@ class LimitKernel:
             blank = np.zeros((1, *x.shape[1:]), x.dtype)
             apply_fn, params = self.net.build(blank)
             if is_concrete(x):
-                check_per_example(apply_fn, params, x)
+                self._check_rows(apply_fn, params, x)
             stats = self._stats(params, blank)
             example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
             self.programs[key] = trace(apply_fn, params, stats, self._eta, example, self.options)
         return self.programs[key]
+
+    def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
+        try:
+            check_per_example(apply_fn, params, x)
+        except ModifyScopeVariableError as error:
+            raise NoLimitError(
+                "the model updates statistics of its batch, so that its outputs depend on the other examples,",
+                "Use running averages (use_running_average=True, train=False, module.eval()), through the argument `call`.",
+            ) from error
 
     def _stats(self, params: Any, blank: Any) -> Any:
         init_fn = self.net.init_fn

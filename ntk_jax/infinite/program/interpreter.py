@@ -15,16 +15,17 @@ from ntk_jax.infinite.program.layouts import LAYOUTS, lazy_broadcast
 from ntk_jax.infinite.program.moments import Moments
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.uses import Uses
-from ntk_jax.infinite.program.values import Det, Param, Wide, joint_wide, static_det
+from ntk_jax.infinite.program.values import Det, Joined, Noise, Param, Wide, joint_wide, static_det
 
 Rule = Callable[["Interpreter", Any, list[Any]], list[Any]]
 
 RULES: dict[str, Rule] = {}
+USER_RULES: dict[str, Rule] = {}
 
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos cosh div "
     "eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne "
-    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square sub tan tanh xor".split()
+    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
 REDUCTIONS = ("reduce_max", "reduce_min", "reduce_and", "reduce_or")
 
@@ -57,19 +58,27 @@ class Interpreter:
         """The values of the results."""
         env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = const if isinstance(const, Det | Param | Wide) else self.constant(const)
+            env[var] = const if isinstance(const, Det | Param | Wide | Noise) else self.constant(const)
         for eqn in jaxpr.eqns:
             values = [self.constant(a.val) if isinstance(a, Literal) else env[a] for a in eqn.invars]
             try:
                 outs = self.step(eqn, values)
             except NoLimitError as error:
-                if not error.where:
-                    error.where = f" at `{eqn.primitive.name}` in {source_line(eqn)}."
+                self._locate(error, eqn)
                 raise
             if self.log is not None:
                 self.log.append((eqn, values, outs))
             env.update(zip(eqn.outvars, outs, strict=True))
         return [self.constant(a.val) if isinstance(a, Literal) else env[a] for a in jaxpr.outvars]
+
+    def _locate(self, error: NoLimitError, eqn: Any) -> None:
+        """Say where: the innermost operation, and the line of the outermost call that JAX may have traced before."""
+        if not error.operation:
+            error.operation = eqn.primitive.name
+        line = source_line(eqn)
+        called_inside = eqn.primitive.name in CALLS or eqn.primitive.name in CUSTOM_CALLS
+        if line is not None and (not error.where or called_inside):
+            error.where = f" at `{error.operation}` in {line}."
 
     def constant(self, value: Any) -> Det:
         """A constant of the trace: known now unless someone else's tracer."""
@@ -82,7 +91,13 @@ class Interpreter:
     def step(self, eqn: Any, values: list[Any]) -> list[Any]:
         """The values of one equation's results."""
         name = eqn.primitive.name
+        if name in USER_RULES:
+            return USER_RULES[name](self, eqn, values)
+        if any(isinstance(v, Noise) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS, "scan"):
+            return noise(eqn, values)
         random = any(not isinstance(v, Det) for v in values)
+        if any(isinstance(v, Joined) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS):
+            return RULES["joined"](self, eqn, values)
         if name in RULES and (random or name in ALWAYS):
             return RULES[name](self, eqn, values)
         if name in CALLS or name in REMATS:
@@ -107,15 +122,22 @@ REGISTER = (
 ALWAYS: set[str] = {"scan"}
 
 
+def noise(eqn: Any, values: list[Any]) -> list[Any]:
+    """Random numbers stay random numbers, as long as they meet no value of the network."""
+    if any(isinstance(v, Wide | Param | Joined) for v in values):
+        raise NoLimitError(
+            "the model draws random numbers of its own (dropout in training mode),",
+            "Turn dropout off: deterministic=True, train=False or module.eval(), through the argument `call`.",
+        )
+    return [Noise() for _ in eqn.outvars]
+
+
 def deterministic(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """An operation on deterministic values: done on both sides; once, and now, if they are constants."""
     name, dtype = eqn.primitive.name, program.moments.dtype
-    static = all(v.static for v in values) and not (name in RANDOMNESS)
+    static = all(v.static for v in values)
     if name in RANDOMNESS:
-        raise NoLimitError(
-            f"the model draws random numbers with `{name}`,",
-            "Turn dropout off: deterministic=True, train=False or module.eval(), through the argument `call`.",
-        )
+        return noise(eqn, values)
     check_pending(eqn, values)
     evaluate, shape_wide = _evaluation(eqn, values, dtype)
     sides = []

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import nnx
 
+from ntk_jax.compat import outside_traces
 from ntk_jax.networks import from_linen, from_nnx
 
 
@@ -40,8 +42,15 @@ def network(model: Any, call: Mapping[str, Any]) -> Network:
 
 
 def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
-    with jax.ensure_compile_time_eval():
-        return jax.jit(init_fn)(jax.random.key(0), x)
+    """Parameters of the right shapes and sizes, for the check that rows do not depend on each other: nothing else looks at them."""
+    shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+
+    def draw(s):
+        fan_in = s.shape[-2] if len(s.shape) > 1 else 1
+        return (rng.standard_normal(s.shape) / fan_in**0.5).astype(s.dtype)
+
+    return jax.tree.map(draw, shapes)
 
 
 def _linen(model: nn.Module, call: Mapping[str, Any]) -> Network:
@@ -49,7 +58,12 @@ def _linen(model: nn.Module, call: Mapping[str, Any]) -> Network:
         return model.init(key, x, **call)
 
     def build(x):
-        return from_linen(model, _drawn(init, x), **call)
+        shapes = jax.eval_shape(init, jax.random.key(0), x)
+        variables = {"params": _drawn(lambda key, x: init(key, x)["params"], x)} if "params" in shapes else {}
+        if others := [name for name in shapes if name != "params"]:
+            fixed = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
+            variables |= outside_traces(fixed)
+        return from_linen(model, variables, **call)
 
     return Network(lambda key, x: init(key, x)["params"], build)
 
@@ -59,8 +73,7 @@ def _nnx_constructor(make: Callable[..., Any], call: Mapping[str, Any]) -> Netwo
         return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
 
     def build(x):
-        with jax.ensure_compile_time_eval():
-            module = make(rngs=nnx.Rngs(0))
+        module = outside_traces(lambda: make(rngs=nnx.Rngs(0)))
         module.eval()
         return from_nnx(module, **call)
 

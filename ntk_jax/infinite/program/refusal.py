@@ -5,11 +5,14 @@ class NoLimitError(ValueError):
     """An operation without an infinite-width limit, or without a rule for it: the message says where, why, and what to do."""
 
     def __init__(self, why: str, advice: str = ""):
-        self.why, self.advice, self.where = why, advice or MONTE_CARLO, ""
+        self.why, self.advice = why, advice or MONTE_CARLO
+        self.operation, self.where = "", ""
         super().__init__(why)
 
     def __str__(self) -> str:
-        return f"infinite_width: {self.why}{self.where} {self.advice}"
+        where = self.where or (f" at `{self.operation}`." if self.operation else "")
+        why = self.why if where else self.why.rstrip(",") + "."
+        return f"infinite_width: {why}{where} {self.advice}"
 
 
 MONTE_CARLO = "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."

@@ -95,6 +95,7 @@ class Param:
         axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1 that was added.
         layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a new one.
         box: the part of the leaf that the view covers: (layout, axis, start, stop) of each cut.
+        factor: a deterministic value that multiplies it, entry by entry.
     """
 
     leaf: str
@@ -105,6 +106,7 @@ class Param:
     axes: tuple[int | None, ...]
     layout: tuple[Shape, ...]
     box: tuple[Any, ...] = ()
+    factor: Det | None = None
 
     @property
     def frozen(self) -> bool:
@@ -269,7 +271,20 @@ class Wide:
         return self.terms is not None and all(any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms)
 
 
-Value = Det | Param | Wide
+@dataclass(eq=False)
+class Joined:
+    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic."""
+
+    axis: int
+    sizes: tuple[int, ...]
+    parts: list[Any]
+
+
+class Noise:
+    """Random numbers of the model's own, as of dropout: harmless until they meet a value."""
+
+
+Value = Det | Param | Wide | Joined | Noise
 
 
 def gaussian(g: Field, wide: Sequence[int]) -> Wide:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
@@ -26,7 +27,7 @@ def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         return [algebra.mapped(value, Linear(lambda _, z: layout.apply(z), layout.shape, None), layout.wide)]
     sides = [_mean(program, value, side) for side in (0, 1)]
     if all(s is None for s in sides):
-        zero = static_det(jnp.zeros(layout.shape, program.moments.dtype))
+        zero = static_det(np.zeros(layout.shape, program.moments.dtype))
         return [Det(zero.sides, layout.wide, zero.literal, True)]
     sums = [units * layout.apply(jnp.broadcast_to(s, value.shape)) for s in sides]
     pending = None

@@ -12,7 +12,7 @@ from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.parameters import cut
 from ntk_jax.infinite.program.rules.structure import joined
-from ntk_jax.infinite.program.values import Det, Param, with_view
+from ntk_jax.infinite.program.values import Det, Noise, Param, with_view
 
 REFUSED = {
     "argmax": "argmax of random values is not differentiable and not a function of single units,",
@@ -65,6 +65,8 @@ def _small(eqn: Any) -> bool:
 
 
 def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
+    if isinstance(value, Noise):
+        return value
     if isinstance(value, Param):
         part = cut(value, (t,) + (0,) * (len(full) - 1), (t + 1, *full[1:]))
         return with_view(part, shape=part.shape[1:], axes=part.axes[1:])
@@ -79,6 +81,8 @@ def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
 
 def _stacked(program: Interpreter, column: list[Any], var: Any) -> Any:
     """The results of all steps along a new first axis."""
+    if any(isinstance(v, Noise) for v in column):
+        return column[0]
     if all(isinstance(v, Det) for v in column):
         full = var.aval.shape[1:]
         sides = [jnp.stack([jnp.broadcast_to(jnp.asarray(v.sides[i]), full) for v in column]) for i in (0, 1)]

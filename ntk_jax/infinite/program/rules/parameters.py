@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import axis_groups
 from ntk_jax.infinite.program.refusal import NoLimitError
@@ -14,8 +16,10 @@ def param_arithmetic(name: str, values: list[Any]) -> Param | None:
     """A parameter scaled or shifted by a number; None if the operation is another."""
     (param, *more) = [v for v in values if isinstance(v, Param)]
     others = [v for v in values if not isinstance(v, Param)]
-    if more or any(not isinstance(v, Det) or v.literal is None for v in others):
+    if more or not all(isinstance(v, Det) for v in others):
         return None
+    if any(v.literal is None for v in others) or param.factor is not None:
+        return _multiplied(name, param, values, others)
     scale, shift = 1.0, 0.0
     if name == "neg":
         scale = -1.0
@@ -38,13 +42,29 @@ def param_arithmetic(name: str, values: list[Any]) -> Param | None:
     )
 
 
+def _multiplied(name: str, param: Param, values: list[Any], others: list[Det]) -> Param | None:
+    """A parameter times a deterministic value, which waits for the wide value that both meet."""
+    if name == "neg":
+        others, name = [number(-1.0)], "mul"
+    if name not in ("mul", "div") or (name == "div" and values[0] is not param):
+        return None
+    (other,) = others
+    by = other if name == "mul" else inverse(other)
+    return with_view(param, factor=by if param.factor is None else param.factor.times(by))
+
+
+def inverse(d: Det) -> Det:
+    """1 / d."""
+    literal = None if d.literal is None else 1 / float(d.literal)
+    sides = [1 / (np.asarray(a) if d.static else jnp.asarray(a)) for a in d.sides]
+    return Det((sides[0], sides[1]), d.wide, literal, d.static)
+
+
 def promoted(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """Parameters as values: along an axis where another operand is wide, their entries are units."""
     wides = [v.wide for v in values if isinstance(v, Wide)]
     rank = eqn.outvars[0].aval.ndim
     target = tuple(int(w) for w in np.max(wides, axis=0)) if wides else (1,) * rank
-    if not wides and sum(isinstance(v, Param) for v in values) > 1:
-        raise NoLimitError("two parameters are combined entry by entry before they meet data,")
     return [entries(program, v, target) if isinstance(v, Param) else v for v in values]
 
 
@@ -52,6 +72,14 @@ def entries(program: Interpreter, param: Param, target: tuple[int, ...]) -> Any:
     """The entries of a parameter as a value next to one of multiplicities `target`."""
     rank = len(target)
     shape = (1,) * (rank - len(param.shape)) + param.shape
+    if param.factor is not None:
+        plain = entries(program, with_view(param, factor=None), target)
+        factor = param.factor
+        if any(w > 1 and size > 1 for w, size in zip(target[::-1], factor.shape[::-1], strict=False)):
+            raise NoLimitError(
+                f"parameter {param.leaf} is multiplied by an array that differs along an infinite axis: its units are not alike,"
+            )
+        return plain.times(factor) if isinstance(plain, Det) else algebra.scaled(plain, factor, plain.wide)
     if param.frozen:
         return number(param.mean, rank)
     shared = [a for a, w in enumerate(target) if w > 1 and shape[a] != w]
@@ -74,6 +102,8 @@ def view(param: Param, eqn: Any) -> Param:
         NoLimitError: another operation.
     """
     name, p = eqn.primitive.name, eqn.params
+    if param.factor is not None:
+        raise NoLimitError(f"parameter {param.leaf} times an array goes through `{name}` before it meets a wide value,")
     if name == "transpose":
         at = p["permutation"]
         return with_view(param, shape=tuple(param.shape[i] for i in at), axes=tuple(param.axes[i] for i in at))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.infinite.program import algebra
-from ntk_jax.infinite.program.interpreter import Interpreter, check_pending, rule
+from ntk_jax.infinite.program.interpreter import Interpreter, check_pending, deterministic, rule
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.rules.parameters import param_arithmetic, promoted
+from ntk_jax.infinite.program.rules.parameters import inverse, param_arithmetic, promoted
 from ntk_jax.infinite.program.values import Det, Param, Wide, joint_wide, number, static_det
 
 SAME = ("copy", "reduce_precision")
@@ -28,6 +28,8 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         if view is not None:
             return [view]
         values = promoted(program, eqn, values)
+        if not any(isinstance(v, Wide) for v in values):
+            return deterministic(program, eqn, values)
     values = [_fit(v, values) for v in values]
     wide = _wide(values, out.shape)
     found = _linear(name, values, wide)
@@ -111,16 +113,10 @@ def _linear(name: str, values: list[Any], wide: tuple[int, ...]) -> Wide | None:
         v, d = values if isinstance(values[0], Wide) else values[::-1]
         return algebra.scaled(v, d, wide)
     if name == "div" and isinstance(values[1], Det):
-        return algebra.scaled(values[0], _inverse(values[1]), wide)
+        return algebra.scaled(values[0], inverse(values[1]), wide)
     if name == "select_n" and isinstance(values[0], Det) and len(values) == 3:
         return _selected(*values, wide)
     return None
-
-
-def _inverse(d: Det) -> Det:
-    literal = None if d.literal is None else 1 / float(d.literal)
-    sides = [1 / np.asarray(a) if d.static else 1 / jnp.asarray(a) for a in d.sides]
-    return Det((sides[0], sides[1]), d.wide, literal, d.static)
 
 
 def _selected(which: Det, no: Any, yes: Any, wide: tuple[int, ...]) -> Wide:

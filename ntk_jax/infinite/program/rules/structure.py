@@ -13,7 +13,7 @@ from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.parameters import cut, entries, view
 from ntk_jax.infinite.program.rules.weights import embedding
-from ntk_jax.infinite.program.values import Det, Factor, Param, Segment, Term, Wide
+from ntk_jax.infinite.program.values import Det, Factor, Joined, Param, Segment, Term, Wide
 
 
 @rule("layout")
@@ -102,7 +102,30 @@ def _taken(value: Wide, axis: int, at: np.ndarray) -> Wide:
 def concatenate(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """Values one after the other along a finite axis."""
     shapes = [a.aval.shape for a in eqn.invars]
+    if _along_wide(values, eqn.params["dimension"]):
+        return [_side_by_side(values, eqn.params["dimension"], shapes)]
     return [joined(program, values, eqn.params["dimension"], shapes, eqn.outvars[0].aval.shape)]
+
+
+def _along_wide(values: list[Any], d: int) -> bool:
+    return any(isinstance(v, Joined) or (isinstance(v, Wide) and v.wide[d] > 1) for v in values)
+
+
+def _side_by_side(values: list[Any], d: int, shapes: Any) -> Joined:
+    """Values along an infinite axis; those that are joined already bring their parts."""
+    parts_, sizes = [], []
+    for v, shape in zip(values, shapes, strict=True):
+        if isinstance(v, Joined):
+            if v.axis != d:
+                raise NoLimitError("values joined along different infinite axes meet,")
+            parts_ += v.parts
+            sizes += v.sizes
+        elif isinstance(v, Param):
+            raise NoLimitError("a parameter is joined to a wide value,")
+        else:
+            parts_.append(v)
+            sizes.append(shape[d])
+    return Joined(d, tuple(sizes), parts_)
 
 
 def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tuple[int, ...]) -> Wide:

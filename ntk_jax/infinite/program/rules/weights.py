@@ -25,7 +25,7 @@ def dot_general(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         return [with_weight(program, eqn, values, params.index(True))]
     if all(isinstance(v, Wide) for v in values):
         return [inner_product(program, eqn, values)]
-    return [_with_constant(eqn, values)]
+    return [with_constant(eqn, values)]
 
 
 def with_weight(program: Interpreter, eqn: Any, values: list[Any], at: int) -> Any:
@@ -70,6 +70,8 @@ def _axis(param: Param, a: int) -> int:
 
 def _checked_input(program: Interpreter, param: Param, value: Any, full: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
     """The value that meets a weight, and its multiplicities."""
+    if param.factor is not None:
+        raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
     if param.mean != 0:
         raise NoLimitError(
             f"the entries of weight {param.leaf} have mean {param.mean:.3g} at initialization: its products grow with the width,",
@@ -93,7 +95,7 @@ def _check_width(value: Any, units: int) -> None:
         )
 
 
-def _with_constant(eqn: Any, values: list[Any]) -> Wide:
+def with_constant(eqn: Any, values: list[Any]) -> Wide:
     """A product with a constant matrix: a linear map over finite axes."""
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
     left = isinstance(values[1], Wide)
