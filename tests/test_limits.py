@@ -27,7 +27,9 @@ def deviation(found, mean, error):
 
 def test_the_reference_is_of_this_list():
     assert set(REFERENCE) == {case.name for case in CASES}
-    assert len(CASES) >= 40 and {"nnx", "image", "sequence", "published"} <= set(" ".join(c.tags for c in CASES).split())
+    assert len(CASES) >= 40 and {"nnx", "image", "sequence", "published"} <= set(
+        " ".join(c.tags for c in CASES).split()
+    )
 
 
 @pytest.mark.parametrize("name", CHECKED)

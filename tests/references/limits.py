@@ -25,7 +25,9 @@ def reference(case):
     width = NARROWER.get(case.name, WIDTHS[case.tags.split()[0]])
     networks = 128 if case.name in NARROWER else NUM_SAMPLES
     found = estimate(lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, networks)
-    arrays = {name: [[float(f"{v:.6g}") for v in row] for row in np.asarray(value)] for name, value in found._asdict().items()}
+    arrays = {
+        name: [[float(f"{v:.6g}") for v in row] for row in np.asarray(value)] for name, value in found._asdict().items()
+    }
     return {"width": width, "networks": networks, **arrays}
 
 
