@@ -1,5 +1,7 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
+from ntk_jax.convergence import LimitCheck as LimitCheck
+from ntk_jax.convergence import check_limit as check_limit
 from ntk_jax.dynamics.modes import Modes as Modes
 from ntk_jax.dynamics.modes import Prediction as Prediction
 from ntk_jax.dynamics.modes import diagonalize as diagonalize

@@ -68,13 +68,23 @@ def scale(state, c):
     return State(np.outer(c, c) * state.S, np.outer(c, c) * state.T, c * state.mean)
 
 
-def layer_norm(state, epsilon, rate=1.0):
-    """Channels standardized at each position: their mean and variance are numbers; scale 1 and bias 0 are trained."""
+def layer_norm(state, epsilon, scale_rate=1.0, bias_rate=1.0):
+    """Channels standardized at each position: their mean and variance are numbers; scale 1 and bias 0 are trained.
+
+    The tangent of the scale of a unit is the unit's own value u, so before a nonlinearity its kernel is E[u phi' v phi'], not
+    E[uv] E[phi' phi']: use scale_rate=0 there, and add it after, see `relu_of_layer_norm`.
+    """
     S, T, mean = state
     S = S - np.outer(mean, mean)
     s = 1 / np.sqrt(np.diag(S) + epsilon)
     S = np.outer(s, s) * S
-    return State(S, np.outer(s, s) * T + rate * (S + 1), np.zeros(len(S)))
+    return State(S, np.outer(s, s) * T + scale_rate * S + bias_rate, np.zeros(len(S)))
+
+
+def relu_of_layer_norm(state, epsilon):
+    """With u phi'(u) = phi(u), the scale's kernel is E[phi phi]."""
+    state = relu(layer_norm(state, epsilon, scale_rate=0.0))
+    return State(state.S, state.T + state.S, state.mean)
 
 
 def patches(state, matrices):

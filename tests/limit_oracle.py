@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ntk_jax.infinite.init_stats import init_stats
+from ntk_jax.infinite.init_stats import gaussian_initializer
 
 
 class Estimate(NamedTuple):
@@ -18,28 +17,6 @@ class Estimate(NamedTuple):
     ntk: Any
     nngp_error: Any
     ntk_error: Any
-
-
-def gaussian_init(init_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Normal entries of the same means and variances as those `init_fn` draws, which is what the limit is of.
-
-    A truncated normal first layer of a narrow input is not Gaussian at any width of the other layers.
-    """
-    stats = init_stats(init_fn)
-    shapes = jax.eval_shape(init_fn, jax.random.key(0))
-
-    def draw(key: Any) -> Any:
-        leaves, tree = jax.tree.flatten(shapes)
-        keys = jax.random.split(key, len(leaves))
-        return tree.unflatten(
-            jnp.asarray(s.mean, leaf.dtype)
-            + jnp.asarray(s.variance**0.5, leaf.dtype) * jax.random.normal(k, leaf.shape, leaf.dtype)
-            if np.any(np.asarray(s.variance) > 0)
-            else jnp.broadcast_to(jnp.asarray(s.mean, leaf.dtype), leaf.shape)
-            for leaf, s, k in zip(leaves, tree.flatten_up_to(stats), keys, strict=True)
-        )
-
-    return draw
 
 
 def estimate(network: Callable[[int, int], Any], x: Any, width: int, num_samples: int, seed: int = 0) -> Estimate:
@@ -55,7 +32,7 @@ def estimate(network: Callable[[int, int], Any], x: Any, width: int, num_samples
 
 def _gaussian(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     init_fn, apply_fn = pair
-    return gaussian_init(init_fn), apply_fn
+    return gaussian_initializer(init_fn), apply_fn
 
 
 @partial(jax.jit, static_argnums=(0, 1, 4, 5))

@@ -19,7 +19,7 @@ LEVELS = {
     1: ["checks"],
     2: ["linalg", "data", "networks", "per_example"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
-    4: ["laziness"],
+    4: ["laziness", "convergence"],
     5: ["training", "estimators", "plots"],
     6: ["demo"],
     7: ["__main__"],

@@ -78,6 +78,32 @@ def init_stats(
     return jax.tree.unflatten(tree, found)
 
 
+def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """An initializer that draws normal entries with the means and variances of those `init_fn` draws.
+
+    Wide networks of such weights are what an infinite-width limit describes: in a layer with few inputs the sum over
+    truncated normal or uniform weights is not Gaussian, however many units the layer has.
+
+    Raises:
+        ValueError: as `init_stats`.
+    """
+    shapes, tree = jax.tree.flatten(jax.eval_shape(init_fn, jax.random.key(0)))
+    stats = tree.flatten_up_to(init_stats(init_fn))
+
+    def entries(key: Array, leaf: Any, s: InitStats) -> Array:
+        mean = jnp.broadcast_to(jnp.asarray(s.mean, leaf.dtype), leaf.shape)
+        if not np.any(s.variance):
+            return mean
+        scale = jnp.broadcast_to(jnp.asarray(np.sqrt(s.variance), leaf.dtype), leaf.shape)
+        return mean + scale * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    def draw(key: Array) -> Any:
+        keys = jax.random.split(key, len(shapes))
+        return tree.unflatten(entries(k, leaf, s) for k, leaf, s in zip(keys, shapes, stats, strict=True))
+
+    return draw
+
+
 def leaf_path(path: tuple[Any, ...]) -> str:
     """A parameter's path as "Dense_0/kernel"."""
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)

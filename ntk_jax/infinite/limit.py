@@ -78,7 +78,9 @@ def infinite_width(
 class LimitKernel:
     """`kernel_fn(x1, x2=None)`; programs are traced once per shape of an example."""
 
-    def __init__(self, net: Any, given: Any, learning_rates: LearningRates, inner_products: str, memory_limit: int | None):
+    def __init__(
+        self, net: Any, given: Any, learning_rates: LearningRates, inner_products: str, memory_limit: int | None
+    ):
         if isinstance(learning_rates, str):
             check_option("learning_rates", learning_rates, ("variance",))
         self.net, self.given, self.rates = net, given, learning_rates
@@ -201,5 +203,3 @@ def _warn_tail(names: str, tail: float) -> None:
             f"out {tail:.1e} of its second moment: kernels at correlations near +-1 are that accurate, others much closer.",
             stacklevel=4,
         )
-
-

@@ -45,9 +45,7 @@ def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
     terms = [_map_term(t, by) for t in value.random]
     offset = None
     if value.offset is not None:
-        sides = [
-            by.apply(i, jnp.broadcast_to(jnp.asarray(value.offset.sides[i]), value.shape)) for i in (0, 1)
-        ]
+        sides = [by.apply(i, jnp.broadcast_to(jnp.asarray(value.offset.sides[i]), value.shape)) for i in (0, 1)]
         offset = Det((sides[0], sides[1]), tuple(wide))
         if by.factor is not None:
             offset = value.offset.times(by.factor)
@@ -253,9 +251,7 @@ def function(primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[
     values = gathered(values, moments)
     slots = Slots()
     slots.resolve(fields_of(values))
-    nodes = [
-        slots.deterministic(v) if isinstance(v, Det) else slots.sum(v.random, v.offset) for v in values
-    ]
+    nodes = [slots.deterministic(v) if isinstance(v, Det) else slots.sum(v.random, v.offset) for v in values]
     mains = [g for g in slots.gaussians if not g.degenerate]
     for g, h in itertools.combinations(mains, 2):
         if moments.related(g, h, (0, 0)):
@@ -271,7 +267,9 @@ def function(primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[
     factor = Factor(slots.gaussians, apply(primitive, params, nodes), tuple(slots.operands))
     term = Term((factor,))
     if term.base != shape:
-        term = term.mapped(Linear(lambda side, z: jnp.broadcast_to(z, shape), shape, (("broadcast", term.base, shape),)))
+        term = term.mapped(
+            Linear(lambda side, z: jnp.broadcast_to(z, shape), shape, (("broadcast", term.base, shape),))
+        )
     return Wide(shape, tuple(wide), [term])
 
 
@@ -350,9 +348,10 @@ def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moment
         slots.resolve(list(dict.fromkeys(a for f in [*met, g] for a in f.gaussians)))
         node = slots.term(Term((*met, g)))
         mains = [a for a in slots.gaussians if not a.degenerate]
-        if any(moments.related(a, b, (0, 0)) for a, b in itertools.combinations(mains, 2)) or len(mains) > MOST_GAUSSIANS:
+        if (
+            any(moments.related(a, b, (0, 0)) for a, b in itertools.combinations(mains, 2))
+            or len(mains) > MOST_GAUSSIANS
+        ):
             return None
         factors = [f for f in factors if f not in met] + [Factor(slots.gaussians, node, tuple(slots.operands))]
     return tuple(factors)
-
-

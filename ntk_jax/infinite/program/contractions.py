@@ -54,7 +54,10 @@ class DotContraction:
         if not small:
             out += [right[b] for b in other.free]
         if isinstance(g.value, Det) and isinstance(h.value, Det):
-            a, b = (_full(v, s, moments.dtype, side) for v, s, side in zip((g.value, h.value), (self.shape, other.shape), sides, strict=True))
+            a, b = (
+                _full(v, s, moments.dtype, side)
+                for v, s, side in zip((g.value, h.value), (self.shape, other.shape), sides, strict=True)
+            )
             k = jnp.einsum(a, left, b, right, out, precision="highest")
         elif small and self.shape == other.shape and right == left:
             k = ask(g.value, h.value, sides, True)
@@ -108,7 +111,9 @@ class ConvContraction:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         rank = len(self.shape)
         if isinstance(g.value, Det):
-            a, b = (_full(v, self.shape, moments.dtype, side) for v, side in zip((g.value, h.value), sides, strict=True))
+            a, b = (
+                _full(v, self.shape, moments.dtype, side) for v, side in zip((g.value, h.value), sides, strict=True)
+            )
             left = list(range(rank))
             right = left if diag else [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
             kept = [left[a] for i, a in enumerate(self.order) if i != 1]

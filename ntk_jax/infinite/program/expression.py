@@ -101,7 +101,9 @@ def evaluate(node: Expression, variables: Sequence[Any], operands: Sequence[Any]
         if n.kind == "apply":
             values[n] = bind_elementwise(*n.label, [values[a] for a in n.args], dtype)
         else:
-            values[n] = {"variable": variables, "operand": operands}[n.kind][n.label] if n.kind != "constant" else n.label
+            values[n] = (
+                {"variable": variables, "operand": operands}[n.kind][n.label] if n.kind != "constant" else n.label
+            )
     return jnp.asarray(values[node], dtype if node.kind == "constant" else None)
 
 

@@ -10,7 +10,15 @@ from jax import Array
 
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.program import mehler
-from ntk_jax.infinite.program.expression import PartialDerivative, ScalarFunction, constant, evaluate, nodes, substitute, variable
+from ntk_jax.infinite.program.expression import (
+    PartialDerivative,
+    ScalarFunction,
+    constant,
+    evaluate,
+    nodes,
+    substitute,
+    variable,
+)
 from ntk_jax.infinite.program.functions import rule_of, series_of
 from ntk_jax.infinite.program.linear import Shape, diagonal, outer
 from ntk_jax.infinite.program.refusal import NoLimitError
@@ -239,7 +247,9 @@ class FactorMoments:
         own = shape1 if swapped else shape2
         factor = jnp.broadcast_to(factor, own)
         if not diag:
-            factor = factor.reshape(shape1 + (1,) * len(shape2)) if swapped else factor.reshape((1,) * len(shape1) + shape2)
+            factor = (
+                factor.reshape(shape1 + (1,) * len(shape2)) if swapped else factor.reshape((1,) * len(shape1) + shape2)
+            )
         return jnp.broadcast_to(factor, jnp.shape(c)) if d is not None else c * factor
 
     def _dual(self, f, g, function, c, sides, diag, shape1, shape2):

@@ -85,7 +85,11 @@ class Interpreter:
         if isinstance(value, jax.core.Tracer):
             return Det((value, value), (1,) * value.ndim)
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            value = np.asarray(value).astype(self.moments.dtype) if np.ndim(value) else np.asarray(float(value), self.moments.dtype)
+            value = (
+                np.asarray(value).astype(self.moments.dtype)
+                if np.ndim(value)
+                else np.asarray(float(value), self.moments.dtype)
+            )
         return static_det(value)
 
     def step(self, eqn: Any, values: list[Any]) -> list[Any]:
@@ -144,18 +148,26 @@ def deterministic(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any
     for side in (0,) if static else (0, 1):
         with jax.ensure_compile_time_eval() if static else contextlib.nullcontext():
             outs = evaluate([v.sides[side] for v in values])
-            outs = [jnp.asarray(o).astype(dtype) if jnp.issubdtype(jnp.result_type(o), jnp.floating) else o for o in outs]
+            outs = [
+                jnp.asarray(o).astype(dtype) if jnp.issubdtype(jnp.result_type(o), jnp.floating) else o for o in outs
+            ]
             sides.append([np.asarray(o) for o in outs] if static else outs)
     if static:
         found = [static_det(o) for o in sides[0]]
         return [Det(d.sides, w, d.literal, True) for d, w in zip(found, shape_wide(found), strict=True)]
     dets = [Det(pair, (1,) * np.ndim(pair[0])) for pair in zip(*sides, strict=True)]
-    return [
-        Det(d.sides, w, pending=_still_pending(eqn, values)) for d, w in zip(dets, shape_wide(dets), strict=True)
-    ]
+    return [Det(d.sides, w, pending=_still_pending(eqn, values)) for d, w in zip(dets, shape_wide(dets), strict=True)]
 
 
-RANDOMNESS = ("random_bits", "threefry2x32", "random_seed", "random_wrap", "random_fold_in", "random_split", "rng_bit_generator")
+RANDOMNESS = (
+    "random_bits",
+    "threefry2x32",
+    "random_seed",
+    "random_wrap",
+    "random_fold_in",
+    "random_split",
+    "rng_bit_generator",
+)
 
 
 def _evaluation(eqn, values, dtype):
@@ -176,12 +188,16 @@ def _evaluation(eqn, values, dtype):
                 wide = values[0].wide
                 found = rule(eqn, shapes[0], wide)
                 if name != "pad" or values[1].is_zero:
-                    return (lambda arrays: [found.apply(jnp.asarray(arrays[0]))]), (lambda outs: [found.wide for _ in outs])
+                    return (lambda arrays: [found.apply(jnp.asarray(arrays[0]))]), (
+                        lambda outs: [found.wide for _ in outs]
+                    )
         else:
             axes, wide = eqn.params["axes"], values[0].wide
             found = LAYOUTS[name](eqn, shapes[0], wide)
             times = int(np.prod([wide[a] for a in axes]))
-            return (lambda arrays: [times * found.apply(jnp.asarray(arrays[0]))]), (lambda outs: [found.wide for _ in outs])
+            return (lambda arrays: [times * found.apply(jnp.asarray(arrays[0]))]), (
+                lambda outs: [found.wide for _ in outs]
+            )
     if name in REDUCTIONS:
         wide = tuple(w for i, w in enumerate(values[0].wide) if i not in eqn.params["axes"])
         return (lambda arrays: bind(eqn, [jnp.asarray(a) for a in arrays])), (lambda outs: [wide for _ in outs])
@@ -197,15 +213,30 @@ def _evaluation(eqn, values, dtype):
     return evaluate, (lambda outs: [(1,) * len(o.shape) for o in outs])
 
 
-PASSING = ("reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "copy", "reduce_precision", "slice")
+PASSING = (
+    "reshape",
+    "transpose",
+    "squeeze",
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "reduce_precision",
+    "slice",
+)
 
 
 def check_pending(eqn: Any, values: Sequence[Any]) -> None:
     """Raise where a sum of products of wide vectors is used before it is divided by its width."""
     name = eqn.primitive.name
     for v in values:
-        if isinstance(v, Det) and v.pending and name not in PASSING and not (
-            name in ("mul", "div") and any(o.literal is not None for o in values if isinstance(o, Det) and o is not v)
+        if (
+            isinstance(v, Det)
+            and v.pending
+            and name not in PASSING
+            and not (
+                name in ("mul", "div")
+                and any(o.literal is not None for o in values if isinstance(o, Det) and o is not v)
+            )
         ):
             raise NoLimitError(
                 f"an inner product of two wide vectors of width {v.pending} is used without division by the width: with "

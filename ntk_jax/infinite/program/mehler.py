@@ -31,7 +31,9 @@ def _rule(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         u, w = nodes_and_weights(LEVELS)
         return u, w, basis(LEVELS, TERMS[1])
     if n not in TERMS:
-        raise NoLimitError(f"a nonlinearity of {n} independent Gaussians at each unit needs an integral in {n} dimensions,")
+        raise NoLimitError(
+            f"a nonlinearity of {n} independent Gaussians at each unit needs an integral in {n} dimensions,"
+        )
     u, w = np.polynomial.hermite_e.hermegauss(NODES[n])
     w = w / w.sum()
     h = [np.ones_like(u), u]

@@ -121,7 +121,10 @@ class Moments(FactorMoments):
             return None if a is None or b is None else (a * b if diag else outer(a, b))
         total = None
         if x.offset is not None or y.offset is not None:
-            (cx, cy), means = (offsets(v, self.dtype) for v in (x, y)), (self.mean_of(x, sides[0]), self.mean_of(y, sides[1]))
+            (cx, cy), means = (
+                (offsets(v, self.dtype) for v in (x, y)),
+                (self.mean_of(x, sides[0]), self.mean_of(y, sides[1])),
+            )
             combine = (lambda a, b: a * b) if diag else outer
             a, b = cx[sides[0]], cy[sides[1]]
             mx, my = (jnp.zeros(v.shape, self.dtype) if m is None else m for v, m in zip((x, y), means, strict=True))
@@ -169,4 +172,3 @@ class Moments(FactorMoments):
 def plus(a: Answer, b: Answer) -> Answer:
     """The sum of two answers, either of which may be a structural zero."""
     return b if a is None else a if b is None else a + b
-

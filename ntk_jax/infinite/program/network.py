@@ -32,7 +32,9 @@ def network(model: Any, call: Mapping[str, Any]) -> Network:
         return Network(None, lambda x: (apply_fn, params))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init_fn, apply_fn = model
-        return Network(lambda key, x: init_fn(key, x), lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x)))
+        return Network(
+            lambda key, x: init_fn(key, x), lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x))
+        )
     if callable(model):
         return _nnx_constructor(model, call)
     raise ValueError(

@@ -51,14 +51,22 @@ class Program(NamedTuple):
 
 
 def trace(
-    apply_fn: Callable[..., Any], params: Any, stats: Any, eta: Callable[[str, InitStats], float], example: Any, options: Any
+    apply_fn: Callable[..., Any],
+    params: Any,
+    stats: Any,
+    eta: Callable[[str, InitStats], float],
+    example: Any,
+    options: Any,
 ) -> Program:
     """Trace a network for an example of this shape and dtype."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params), example
     )
-    found = [_param(leaf_path(path), leaf.shape, s, eta) for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)]
+    found = [
+        _param(leaf_path(path), leaf.shape, s, eta)
+        for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
+    ]
     dtype = jnp.float64 if example.dtype == jnp.float64 else jnp.float32
     if not jnp.issubdtype(example.dtype, jnp.floating):
         dtype = jnp.zeros(()).dtype

@@ -268,7 +268,9 @@ class Wide:
     @property
     def degenerate(self) -> bool:
         """Whether it is constant at initialization."""
-        return self.terms is not None and all(any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms)
+        return self.terms is not None and all(
+            any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms
+        )
 
 
 @dataclass(eq=False)

@@ -51,7 +51,9 @@ def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det:
     x, y = values
     units = math.prod(x.wide[a] for a in lc)
     if units == 1 or any(x.wide[a] != y.wide[b] for a, b in [*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)]):
-        raise NoLimitError("two random values are multiplied and summed over a finite axis: the result is not Gaussian,")
+        raise NoLimitError(
+            "two random values are multiplied and summed over a finite axis: the result is not Gaussian,"
+        )
     rank = len(x.shape)
     left, right = list(range(rank)), list(range(rank, rank + len(y.shape)))
     for a, b in [*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)]:
@@ -79,7 +81,7 @@ def _divided(value: Wide, units: int) -> bool:
         g = t.factors[0].gaussians[0] if t.is_gaussian else None
         links = algebra.chain(g) if g is not None else []
         factors = [f for _, f in links] if g is not None else [t.map.factor if t.map is not None else None]
-        scales.append(any(f is not None and f.literal is not None and abs(f.literal * units - 1) < 1e-4 for f in factors))
+        scales.append(
+            any(f is not None and f.literal is not None and abs(f.literal * units - 1) < 1e-4 for f in factors)
+        )
     return bool(scales) and all(scales)
-
-

@@ -56,7 +56,10 @@ def scan(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         results.append(collected)
     if p["reverse"]:
         results.reverse()
-    stacked = [_stacked(program, list(column), v) for column, v in zip(zip(*results, strict=True), eqn.outvars[carry:], strict=True)]
+    stacked = [
+        _stacked(program, list(column), v)
+        for column, v in zip(zip(*results, strict=True), eqn.outvars[carry:], strict=True)
+    ]
     return [*state, *stacked]
 
 
@@ -71,7 +74,10 @@ def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
         part = cut(value, (t,) + (0,) * (len(full) - 1), (t + 1, *full[1:]))
         return with_view(part, shape=part.shape[1:], axes=part.axes[1:])
     if isinstance(value, Det):
-        sides = [jnp.broadcast_to(jnp.asarray(s), full)[t] if not value.static else np.broadcast_to(s, full)[t] for s in value.sides]
+        sides = [
+            jnp.broadcast_to(jnp.asarray(s), full)[t] if not value.static else np.broadcast_to(s, full)[t]
+            for s in value.sides
+        ]
         return Det((sides[0], sides[1]), (1,) * (len(full) - 1), value.literal, value.static)
     if value.wide[0] > 1:
         raise NoLimitError("a scan over an infinite axis,")

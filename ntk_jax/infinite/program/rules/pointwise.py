@@ -88,7 +88,12 @@ def _fit(value: Any, values: list[Any]) -> Any:
         )
     at = tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))
     fitted = static_det(array[at])
-    return Det(fitted.sides, tuple(int(w) if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))), fitted.literal, True)
+    return Det(
+        fitted.sides,
+        tuple(int(w) if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))),
+        fitted.literal,
+        True,
+    )
 
 
 def _wide(values: list[Any], full: tuple[int, ...]) -> tuple[int, ...]:
@@ -115,7 +120,11 @@ def _linear(name: str, values: list[Any], wide: tuple[int, ...]) -> Wide | None:
     if name in ("add", "add_any", "sub"):
         x, y = values
         if name == "sub":
-            y = y.times(number(-1.0, len(wide))) if isinstance(y, Det) else algebra.scaled(y, number(-1.0, len(wide)), wide)
+            y = (
+                y.times(number(-1.0, len(wide)))
+                if isinstance(y, Det)
+                else algebra.scaled(y, number(-1.0, len(wide)), wide)
+            )
         if isinstance(x, Wide) and isinstance(y, Wide):
             return algebra.added(x, y, wide)
         v, d = (x, y) if isinstance(x, Wide) else (y, x)

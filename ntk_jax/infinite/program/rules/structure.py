@@ -65,7 +65,12 @@ def _part_of_wide(value: Wide, eqn: Any, axis: int, start: int, stop: int) -> Wi
 def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) -> Wide:
     """The value of the units from start to stop."""
     terms = [
-        Term(tuple(Factor(tuple(Segment(g, (of, start, stop)) for g in f.gaussians), f.node, f.operands) for f in t.factors), t.map)
+        Term(
+            tuple(
+                Factor(tuple(Segment(g, (of, start, stop)) for g in f.gaussians), f.node, f.operands) for f in t.factors
+            ),
+            t.map,
+        )
         for t in value.random
     ]
     return Wide(value.shape, wide, terms, value.offset)
@@ -140,7 +145,9 @@ def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tu
     if any(isinstance(v, Wide) and v.wide != target for v in values):
         raise NoLimitError("a finite and an infinite axis are joined with each other,")
     stored = [tuple(s // w for s, w in zip(shape, target, strict=True)) for shape in shapes]
-    if any(isinstance(v, Det) and any(w > 1 and np.shape(v.sides[0])[i] > 1 for i, w in enumerate(target)) for v in values):
+    if any(
+        isinstance(v, Det) and any(w > 1 and np.shape(v.sides[0])[i] > 1 for i, w in enumerate(target)) for v in values
+    ):
         raise NoLimitError("a fixed array that differs along an infinite axis is joined with wide values,")
     shape = tuple(s // w for s, w in zip(out, target, strict=True))
     sizes = [s[d] for s in stored]
@@ -156,12 +163,17 @@ def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tu
         for side in (0, 1):
             dets = [v if isinstance(v, Det) else v.offset for v in values]
             arrays = [
-                jnp.zeros(s, program.moments.dtype) if c is None else jnp.broadcast_to(jnp.asarray(c.sides[side], program.moments.dtype), s)
+                jnp.zeros(s, program.moments.dtype)
+                if c is None
+                else jnp.broadcast_to(jnp.asarray(c.sides[side], program.moments.dtype), s)
                 for c, s in zip(dets, stored, strict=True)
             ]
             sides.append(jnp.concatenate(arrays, axis=d))
         offset = Det((sides[0], sides[1]), target)
-        if all((v if isinstance(v, Det) else v.offset) is None or (v if isinstance(v, Det) else v.offset).is_zero for v in values):
+        if all(
+            (v if isinstance(v, Det) else v.offset) is None or (v if isinstance(v, Det) else v.offset).is_zero
+            for v in values
+        ):
             offset = None
     return Wide(shape, target, algebra.tidy(terms, shape), offset)
 
@@ -211,7 +223,10 @@ def dynamic_slice(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any
     if isinstance(value, Param):
         if any(not isinstance(i, Det) or not i.static for i in indices):
             raise NoLimitError(f"parameter {value.leaf} is cut at positions that depend on the input,")
-        starts = [min(int(np.asarray(i.sides[0]).reshape(-1)[0]), s - n) for i, s, n in zip(indices, value.shape, sizes, strict=True)]
+        starts = [
+            min(int(np.asarray(i.sides[0]).reshape(-1)[0]), s - n)
+            for i, s, n in zip(indices, value.shape, sizes, strict=True)
+        ]
         return [cut(value, starts, [a + n for a, n in zip(starts, sizes, strict=True)])]
     return [_picked(value, eqn, indices, sizes)]
 
@@ -222,12 +237,17 @@ def _picked(value: Wide, eqn: Any, indices: list[Any], sizes: Any) -> Wide:
         raise NoLimitError("positions are random,")
     full = eqn.invars[0].aval.shape
     if any(w > 1 and n != s for w, n, s in zip(value.wide, sizes, full, strict=True)):
-        raise NoLimitError("single units of an infinite axis are picked,", "Cut it by jnp.split or a slice of fixed bounds.")
+        raise NoLimitError(
+            "single units of an infinite axis are picked,", "Cut it by jnp.split or a slice of fixed bounds."
+        )
     stored = tuple(n // w for n, w in zip(sizes, value.wide, strict=True))
     params = {**eqn.params, "slice_sizes": stored}
 
     def apply(side, z):
-        at = [jnp.broadcast_to(jnp.asarray(i.sides[side]), v.aval.shape) for i, v in zip(indices, eqn.invars[1:], strict=True)]
+        at = [
+            jnp.broadcast_to(jnp.asarray(i.sides[side]), v.aval.shape)
+            for i, v in zip(indices, eqn.invars[1:], strict=True)
+        ]
         return eqn.primitive.bind(z, *at, **params)
 
     shape = tuple(jax.eval_shape(lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, program_dtype())).shape)

@@ -68,7 +68,9 @@ def _axis(param: Param, a: int) -> int:
     return -1 - a if axis is None else axis
 
 
-def _checked_input(program: Interpreter, param: Param, value: Any, full: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+def _checked_input(
+    program: Interpreter, param: Param, value: Any, full: tuple[int, ...]
+) -> tuple[Any, tuple[int, ...]]:
     """The value that meets a weight, and its multiplicities."""
     if param.factor is not None:
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
@@ -194,5 +196,3 @@ def embedding(program: Interpreter, eqn: Any, param: Param, indices: Det) -> Wid
     shape = (*stored[:-1], 1)
     g = Weight(param.leaf, shape, param.variance, param.eta, key, value, 1, contraction)
     return gaussian(g, (*(1 for _ in stored[:-1]), table[1]))
-
-
