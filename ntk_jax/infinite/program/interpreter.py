@@ -100,6 +100,8 @@ class Interpreter:
         if any(isinstance(v, Noise) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS, "scan"):
             return noise(eqn, values)
         random = any(not isinstance(v, Det) for v in values)
+        if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
+            raise NoLimitError("patches of a wide value are used other than in a product with a weight,")
         if any(isinstance(v, Joined) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS):
             return RULES["joined"](self, eqn, values)
         if name in RULES and (random or name in ALWAYS):

@@ -240,6 +240,7 @@ class Wide:
         wide: multiplicity of each axis.
         terms: random parts; None if only `product` is known.
         offset: deterministic part.
+        interleaved: whether an axis lists finite entries within each unit, not units within each entry: good for a product only.
         product: the two values whose product this is, good for a mean over a wide axis even where terms are not.
     """
 
@@ -248,6 +249,7 @@ class Wide:
     terms: list[Term] | None
     offset: Det | None = None
     product: "tuple[Wide, Wide] | None" = None
+    interleaved: bool = False
 
     @property
     def gaussian(self) -> Field | None:
