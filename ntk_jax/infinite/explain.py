@@ -9,8 +9,9 @@ from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, source_line
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.limit import infinite_width
+from ntk_jax.infinite.program.fields import Combination, Field
 from ntk_jax.infinite.program.functions import Scaled
-from ntk_jax.infinite.program.values import Combination, Det, Field, Joined, Param, Wide
+from ntk_jax.infinite.program.values import Det, Joined, Param, Wide
 from ntk_jax.infinite.series import Series
 
 HEADER = ("operation", "becomes", "dual", "shape", "variance", "line of the model")
@@ -66,7 +67,9 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 def _interesting(values: list[Any], outs: list[Any]) -> bool:
     """A result is random, or the first number made of random values."""
     random = any(isinstance(v, Wide | Param) for v in values)
-    return random and not isinstance(outs[0], Param) and (isinstance(outs[0], Wide | Det) or isinstance(outs[0], Joined))
+    return (
+        random and not isinstance(outs[0], Param) and (isinstance(outs[0], Wide | Det) or isinstance(outs[0], Joined))
+    )
 
 
 def _second(moments: Any, value: Any) -> Any:

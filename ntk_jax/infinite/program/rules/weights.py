@@ -9,11 +9,12 @@ import numpy as np
 
 from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.contractions import ConvContraction, DotContraction
+from ntk_jax.infinite.program.fields import Weight
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.averages import inner_product
-from ntk_jax.infinite.program.values import Det, Param, Weight, Wide, gaussian
+from ntk_jax.infinite.program.values import Det, Param, Wide, gaussian
 
 
 @rule("dot_general")
@@ -146,7 +147,7 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     if p["batch_group_count"] != 1:
         raise NoLimitError("a convolution grouped by batch has no rule,")
     value, wide = _checked_input(program, param, value, full)
-    batch, channel, *spatial = dims.lhs_spec
+    channel = dims.lhs_spec[1]
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
     if groups > 1 and wide[channel] == 1:
