@@ -87,9 +87,9 @@ def _kinks(node: Expression, function: Any) -> list[float]:
         name = n.label[0].name if n.kind == "apply" else ""
         if name in STEPPED:
             raise NoLimitError(f"the nonlinearity `{name}` jumps at infinitely many points and has no dual here,")
-        gaps = []
+        gaps: list[tuple[Expression, Expression | None]] = []
         if name in COMPARISONS:
-            gaps = [tuple(n.args)]
+            gaps = [(n.args[0], n.args[1])]
         elif name == "clamp":
             low, x, high = n.args
             gaps = [(x, low), (x, high)]

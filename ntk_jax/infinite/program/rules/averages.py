@@ -27,13 +27,13 @@ def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     if units == 1:
         return [algebra.mapped(value, Linear(lambda _, z: layout.apply(z), layout.shape, None), layout.wide)]
     sides = [_mean(program, value, side) for side in (0, 1)]
-    if all(s is None for s in sides):
+    of_two = value.product is not None and value.product[0] is not value.product[1]
+    if all(s is None for s in sides) and not of_two:
         zero = static_det(np.zeros(layout.shape, program.moments.dtype))
         return [Det(zero.sides, layout.wide, zero.literal, True)]
-    sums = [units * layout.apply(jnp.broadcast_to(s, value.shape)) for s in sides]
-    pending = None
-    if value.product is not None and value.product[0] is not value.product[1]:
-        pending = units
+    full = [jnp.zeros(value.shape, program.moments.dtype) if s is None else jnp.broadcast_to(s, value.shape) for s in sides]
+    sums = [units * layout.apply(s) for s in full]
+    pending = units if of_two and program.inner_products == "error" else None
     return [Det((sums[0], sums[1]), layout.wide, pending=pending)]
 
 
