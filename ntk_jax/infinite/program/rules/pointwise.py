@@ -9,7 +9,7 @@ from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import Interpreter, check_pending, deterministic, rule
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.parameters import inverse, param_arithmetic, promoted
-from ntk_jax.infinite.program.values import Det, Param, Wide, joint_wide, number, static_det
+from ntk_jax.infinite.program.values import Det, Param, Wide, joint_wide, number, static_det, with_view
 
 SAME = ("copy", "reduce_precision")
 
@@ -27,7 +27,7 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         view = param_arithmetic(name, values)
         if view is not None:
             return [view]
-        values = promoted(program, eqn, values)
+        values = promoted(program, eqn, _regrouped(name, values))
         if not any(isinstance(v, Wide) for v in values):
             return deterministic(program, eqn, values)
     values = [_fit(v, values) for v in values]
@@ -47,6 +47,17 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         result.product = (wides[0], wides[0])
         return [result]
     return [algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)]
+
+
+def _regrouped(name: str, values: list[Any]) -> list[Any]:
+    """x (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a function of it alone."""
+    if name != "mul" or len(values) != 2:
+        return values
+    value, param = values if isinstance(values[1], Param) else values[::-1]
+    if not isinstance(value, Wide) or not isinstance(param, Param) or param.factor is None:
+        return values
+    factor = _fit(param.factor, [value])
+    return [algebra.scaled(value, factor, value.wide), with_view(param, factor=None)]
 
 
 def _float_to_float(eqn: Any) -> bool:
