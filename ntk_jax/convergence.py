@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.init_stats import gaussian_initializer, init_stats, leaf_path
 from ntk_jax.infinite.limit import infinite_width
 from ntk_jax.infinite.program.network import network
+from ntk_jax.types import Kernels
 
 FALLING = -0.25  # a fitted slope below it is taken for a fall like width^-1/2, above it for a level
 CLOSE = 0.1
@@ -86,7 +88,7 @@ def check_limit(
 def _check_widths(widths: Sequence[int]) -> None:
     for width in widths:
         check_integer("widths", width, minimum=1)
-    if len(widths) < 2 or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
+    if len(widths) < 2 or any(a >= b for a, b in pairwise(widths)):
         raise ValueError(f"widths: expected at least two increasing widths; got {tuple(widths)}.")
 
 
@@ -99,12 +101,13 @@ def _build(model: Any, width: int) -> Any:
 
 
 def _errors(model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]) -> Array:
-    limit = infinite_width(model, call=call)(x).ntk
+    limit = cast(Kernels, infinite_width(model, call=call)(x)).ntk
     net = network(model, call)
     apply_fn, _ = net.build(x[:1])
-    init_fn = partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype))
-    init_fn = gaussian_initializer(init_fn) if draw == "gaussian" else init_fn
-    kernels = _kernels(init_fn, apply_fn, x, jax.random.split(key, num_samples))
+    own = partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype))
+    kernels = _kernels(
+        gaussian_initializer(own) if draw == "gaussian" else own, apply_fn, x, jax.random.split(key, num_samples)
+    )
     return jnp.linalg.norm(kernels - limit[None], axis=(1, 2)) / jnp.linalg.norm(limit)
 
 

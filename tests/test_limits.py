@@ -15,8 +15,7 @@ from ntk_jax.infinite.limit import infinite_width
 REFERENCE = json.loads((Path(__file__).parent / "references" / "limits.json").read_text())
 # A part of the list, for time; `python -m benchmarks limits` goes through all of it.
 CHECKED = (
-    "mlp_biases mlp_nnx pre_activation post_activation learned_scale gated concatenated pooled cnn_1d_nnx grouped "
-    "embedded rnn_scanned attention_masked encoder graph"
+    "mlp_nnx post_activation layer_norm learned_scale gated concatenated pooled embedded rnn_scanned attention_masked graph"
 ).split()
 
 
