@@ -69,7 +69,8 @@ def check_limit(
         error; the verdict in words.
 
     Raises:
-        ValueError: `model` is not a function of the width, or returns an NNX module instead of its constructor; fewer than two widths or samples, and as `infinite_width`.
+        ValueError: `model` is not a function of the width, or returns an NNX module instead of its constructor; fewer than
+            two widths or samples, and as `infinite_width`.
 
     Reference: Jacot et al. 2018 (theorem 1), Arora et al. 2019 (theorem 3.1); the rate: Huang, Yau 2020.
     """
