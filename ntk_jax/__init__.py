@@ -23,6 +23,7 @@ from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernel
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
 from ntk_jax.infinite import duals as duals
+from ntk_jax.infinite.explain import explain_limit as explain_limit
 from ntk_jax.infinite.init_stats import InitStats as InitStats
 from ntk_jax.infinite.init_stats import gaussian_initializer as gaussian_initializer
 from ntk_jax.infinite.init_stats import init_stats as init_stats
@@ -33,6 +34,8 @@ from ntk_jax.infinite.mlp import mlp_kernels_by_layer as mlp_kernels_by_layer
 from ntk_jax.infinite.phase import Phase as Phase
 from ntk_jax.infinite.phase import critical_W_std as critical_W_std
 from ntk_jax.infinite.phase import phase as phase
+from ntk_jax.infinite.program.refusal import NoLimitError as NoLimitError
+from ntk_jax.infinite.program.register import register_rule as register_rule
 from ntk_jax.laziness import RelativeChange as RelativeChange
 from ntk_jax.laziness import kernel_change as kernel_change
 from ntk_jax.laziness import relative_change as relative_change

@@ -14,7 +14,7 @@ from ntk_jax.checks import as_example_pair, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import fit
-from ntk_jax.infinite.init_stats import InitStats
+from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
 from ntk_jax.infinite.program.batch import batched_kernels
 from ntk_jax.infinite.program.functions import Scaled, rule_of
@@ -122,7 +122,7 @@ class LimitKernel:
         init_fn = self.net.init_fn
         if init_fn is not None:
             return statistics(lambda key: init_fn(key, blank), given=self.given)
-        return statistics(lambda key: _undrawn(params), given=self.given)
+        return _given_for_all(params, dict(self.given or {}))
 
     def _eta(self, path: str, stats: InitStats) -> float:
         if self.rates is None:
@@ -144,8 +144,16 @@ class LimitKernel:
         return _fitted(tuple(zip(functions, largest, strict=True)), program.dtype)
 
 
-def _undrawn(params):
-    raise ValueError("x")
+def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
+    """Statistics of a module that does not remember its initializers."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [leaf_path(path) for path, _ in leaves]
+    if set(given) != set(paths):
+        raise ValueError(
+            f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX module does not remember its "
+            f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> module, such as its class."
+        )
+    return jax.tree.unflatten(tree, [InitStats(*map(float, given[path])) for path in paths])
 
 
 def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any], Any, list[Any]]:
@@ -188,8 +196,8 @@ def _fit(rule: Series, q: float, dtype: Any) -> Series:
     asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
     if worst > max(asked, 1e-6 if rule.kinks else 0):
         warnings.warn(
-            f"infinite_width: the series of an activation with {rule.terms} terms is within {worst:.1e} of its dual (relative, at "
-            f"variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
+            f"infinite_width: the series of an activation with {rule.terms} terms is within {worst:.1e} of its dual (relative, "
+            f"at variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
             "Use smaller weights, or an activation with a closed form.",
             stacklevel=5,
         )

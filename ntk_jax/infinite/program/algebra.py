@@ -7,12 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from ntk_jax.infinite.program import linear
-from ntk_jax.infinite.program.expression import Expression, apply, constant, operand, substitute, variable
+from ntk_jax.infinite.program.expression import apply
+from ntk_jax.infinite.program.fields import Combination, Field
 from ntk_jax.infinite.program.linear import Linear, Shape
 from ntk_jax.infinite.program.moments import Moments
-from ntk_jax.infinite.program.primitives import ADD, MUL
+from ntk_jax.infinite.program.primitives import MUL
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.values import Combination, Det, Factor, Field, Term, Wide
+from ntk_jax.infinite.program.slots import Slots, chain
+from ntk_jax.infinite.program.values import Det, Factor, Term, Wide
 
 MOST_GAUSSIANS = 3
 
@@ -42,7 +44,7 @@ def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
     """A linear map of a value."""
     if by is None:
         return Wide(value.shape, tuple(wide), value.terms, value.offset, value.product)
-    terms = [_map_term(t, by) for t in value.random]
+    terms = [map_term(t, by) for t in value.random]
     offset = None
     if value.offset is not None:
         sides = [by.apply(i, jnp.broadcast_to(jnp.asarray(value.offset.sides[i]), value.shape)) for i in (0, 1)]
@@ -52,7 +54,7 @@ def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
     return Wide(by.shape, tuple(wide), tidy(terms, by.shape), offset)
 
 
-def _map_term(t: Term, by: Linear) -> Term:
+def map_term(t: Term, by: Linear) -> Term:
     """A Gaussian term has no map: a map of a Gaussian is a Gaussian."""
     if t.is_gaussian:
         return Term((Factor((Combination(by.shape, [(by, t.factors[0].gaussians[0])]),)),))
@@ -123,104 +125,12 @@ def _merged(terms: list[Term]) -> list[Term]:
             merged.append(first)
             continue
         total = linear.add([t.map for t in group], first.shape)
-        merged.append(_map_term(Term(first.factors), total))
+        merged.append(map_term(Term(first.factors), total))
     return merged
 
 
 def _literal(by: Linear) -> Any:
     return None if by.factor is None else by.factor.literal
-
-
-def chain(g: Field) -> list[tuple[Field, Det | None]]:
-    """G, and what it is a multiple of: (base, factor) with G = factor · base, from G down."""
-    found: list[tuple[Field, Det | None]] = [(g, None)]
-    while isinstance(g, Combination) and len(g.parts) == 1:
-        by, inner = g.parts[0]
-        if by is not None and (by.factor is None or inner.shape != g.shape):
-            break
-        total = found[-1][1]
-        if by is not None:
-            total = by.factor if total is None else total.times(by.factor)
-        g = inner
-        found.append((g, total))
-    return found
-
-
-class Slots:
-    """The variables and operands of an expression under construction: multiples of one Gaussian become one variable."""
-
-    def __init__(self):
-        self.bases: dict[Field, int] = {}
-        self.operands: list[Det] = []
-        self.resolved: dict[Field, tuple[Field, Det | None]] = {}
-
-    @property
-    def gaussians(self) -> tuple[Field, ...]:
-        """The variables."""
-        return tuple(self.bases)
-
-    def roots(self, terms: Sequence[Term]) -> set[Field]:
-        """The variables that the terms need."""
-        return {self.resolved[g][0] for t in terms for f in t.factors for g in f.gaussians}
-
-    def resolve(self, fields: Sequence[Field]) -> None:
-        """Choose for each Gaussian the deepest common base with those that it shares one with."""
-        chains = {g: chain(g) for g in fields}
-        for g, links in chains.items():
-            relatives = [other for other in chains.values() if other[-1][0] is links[-1][0]]
-            for base, factor in links:
-                if all(any(b is base for b, _ in other) for other in relatives):
-                    self.resolved[g] = (base, factor)
-                    break
-
-    def variable(self, g: Field) -> Expression:
-        """G in terms of its base."""
-        if g not in self.resolved:
-            self.resolve([*self.resolved, g])
-        base, factor = self.resolved[g]
-        node = variable(self.bases.setdefault(base, len(self.bases)))
-        return node if factor is None else apply(*MUL, [node, self.deterministic(factor)])
-
-    def deterministic(self, d: Det) -> Expression:
-        """A number, or an operand."""
-        if d.literal is not None:
-            return constant(d.literal)
-        for i, known in enumerate(self.operands):
-            if known is d:
-                return operand(i)
-        self.operands.append(d)
-        return operand(len(self.operands) - 1)
-
-    def term(self, t: Term) -> Expression:
-        """One term."""
-        if t.map is not None and t.map.factor is None:
-            raise NoLimitError(
-                "a nonlinearity acts on a sum of finitely many random entries that is not Gaussian, as after pooling a "
-                "nonlinearity: that has no closed form,",
-                "Put a linear layer between, or estimate with ntk_jax.monte_carlo_kernels.",
-            )
-        nodes = []
-        for f in t.factors:
-            variables = [self.variable(g) for g in f.gaussians]
-            inner = variable(0) if f.node is None else f.node
-            nodes.append(substitute(inner, variables, [self.deterministic(d) for d in f.operands]))
-        if t.map is not None:
-            nodes.append(self.deterministic(t.map.factor))
-        product = nodes[0]
-        for n in nodes[1:]:
-            product = apply(*MUL, [product, n])
-        return product
-
-    def sum(self, terms: Sequence[Term], offset: Det | None) -> Expression:
-        """All terms and the offset."""
-        self.resolve(list(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)])))
-        nodes = [self.term(t) for t in terms]
-        if offset is not None:
-            nodes.append(self.deterministic(offset))
-        total = nodes[0]
-        for n in nodes[1:]:
-            total = apply(*ADD, [total, n])
-        return total
 
 
 def fields_of(values: Sequence[Any]) -> list[Field]:
@@ -312,9 +222,9 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
     if isinstance(t, Det) or isinstance(u, Det):
         term, d = (u, t) if isinstance(t, Det) else (t, u)
         by = scaling(d, term.shape)
-        term = term if by is None else _map_term(term, by)
+        term = term if by is None else map_term(term, by)
         by = broadcasting(term.shape, shape)
-        return term if by is None else _map_term(term, by)
+        return term if by is None else map_term(term, by)
     maps = [m for m in (t.map, u.map) if m is not None]
     for m, other in ((t.map, u), (u.map, t)):
         # A map moves past a factor that is the same everywhere, or scales where it stands.

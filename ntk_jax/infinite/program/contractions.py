@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from ntk_jax.infinite.program.fields import Weight
 from ntk_jax.infinite.program.linear import Shape
-from ntk_jax.infinite.program.values import Det, Weight
+from ntk_jax.infinite.program.values import Det
 
 Answer = Array | None
 
@@ -24,7 +25,6 @@ class DotContraction:
         contracted: axes of h summed over, in the order of the weight's axes.
         batch: axes of h with a weight of their own at every position.
         free: the other axes of h.
-        order: axes of the result, as indices into (batch, free) positions; None where a unit axis of the weight stands.
         units: how many entries of h each stored contracted one stands for.
     """
 
@@ -97,7 +97,7 @@ class ConvContraction:
         shape: stored shape of h.
         order: its axes as (batch, channels, spatial...).
         out_order: where (batch, channels, spatial...) go in the result.
-        windows: for each spatial axis (taps, stride, (low, high) padding, spacing of the input, spacing of the taps, result length).
+        windows: per spatial axis (taps, stride, (low, high) padding, spacing of the input and of the taps, result length).
         units: how many channels each stored one stands for.
     """
 
@@ -147,7 +147,7 @@ class ConvContraction:
 
 
 def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length) -> Array:
-    """sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs of taps are not."""
+    """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs of taps are not."""
     config = [(0, 0, 0)] * k.ndim
     for a in axes:
         config[a] = (*padding, spacing - 1)

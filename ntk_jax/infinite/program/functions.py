@@ -11,7 +11,7 @@ import numpy as np
 from ntk_jax.compat import outside_traces
 from ntk_jax.infinite.activations import dual_rule, series_rule
 from ntk_jax.infinite.dual import Dual, DualRule
-from ntk_jax.infinite.program.expression import Expression, PartialDerivative, ScalarFunction, evaluate, nodes
+from ntk_jax.infinite.program.expression import Expression, PartialDerivative, evaluate, nodes
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.rectifiers import Step
 from ntk_jax.infinite.series import Series

@@ -25,7 +25,8 @@ USER_RULES: dict[str, Rule] = {}
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos cosh div "
     "eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne "
-    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient "
+    "sub tan tanh xor".split()
 )
 REDUCTIONS = ("reduce_max", "reduce_min", "reduce_and", "reduce_or")
 
@@ -100,6 +101,8 @@ class Interpreter:
         if any(isinstance(v, Noise) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS, "scan"):
             return noise(eqn, values)
         random = any(not isinstance(v, Det) for v in values)
+        if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
+            raise NoLimitError("patches of a wide value are used other than in a product with a weight,")
         if any(isinstance(v, Joined) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS):
             return RULES["joined"](self, eqn, values)
         if name in RULES and (random or name in ALWAYS):

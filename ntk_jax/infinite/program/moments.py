@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.infinite.program.factors import FactorMoments
+from ntk_jax.infinite.program.fields import Combination, Entries, Field, Segment, Weight
 from ntk_jax.infinite.program.linear import diagonal, keeps_diagonal, on_both, on_diagonal, outer
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.values import Combination, Det, Entries, Field, Segment, Term, Weight, Wide, offsets
+from ntk_jax.infinite.program.values import Det, Term, offsets
 
 Sides = tuple[int, int]
 Answer = Array | None

@@ -44,7 +44,7 @@ def network(model: Any, call: Mapping[str, Any]) -> Network:
 
 
 def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
-    """Parameters of the right shapes and sizes, for the check that rows do not depend on each other: nothing else looks at them."""
+    """Parameters of the right shapes and sizes: only the check that rows do not depend on each other looks at them."""
     shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
     rng = np.random.default_rng(0)
 

@@ -10,10 +10,11 @@ from jax import Array
 
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.program import rules as rules
+from ntk_jax.infinite.program.fields import Combination, Field, Segment, Weight
 from ntk_jax.infinite.program.interpreter import Interpreter
 from ntk_jax.infinite.program.moments import Moments
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.values import Combination, Det, Field, Param, Segment, Weight, Wide
+from ntk_jax.infinite.program.values import Det, Param, Wide
 from ntk_jax.types import Kernels
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.program.expression import Expression
+from ntk_jax.infinite.program.fields import Field
 from ntk_jax.infinite.program.linear import Linear, Shape, then
 from ntk_jax.infinite.program.refusal import NoLimitError
 
@@ -114,81 +115,9 @@ class Param:
         return self.variance == 0 and self.eta == 0
 
 
-class Field:
-    """A Gaussian for each position (internal shape), independent and alike along wide axes."""
-
-    shape: Shape
-    degenerate: bool
-    """Zero variance at initialization: only its tangent counts."""
-
-
-@dataclass(eq=False)
-class Entries(Field):
-    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
-
-    leaf: str
-    shape: Shape
-    variance: float
-    eta: float
-    key: Any
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        return self.variance == 0
-
-
-@dataclass(eq=False)
-class Weight(Field):
-    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite one.
-
-    `contract` takes the second moments of two such h (a request object) to those of z: see rules/weights.py.
-    """
-
-    leaf: str
-    shape: Shape
-    variance: float
-    eta: float
-    key: Any
-    value: Any
-    fan_in: int
-    contract: Any
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        return self.variance == 0
-
-
-@dataclass(eq=False)
-class Combination(Field):
-    """A linear combination of Gaussians."""
-
-    shape: Shape
-    parts: list[tuple[Linear | None, Field]]
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        return all(g.degenerate for _, g in self.parts)
-
-
-@dataclass(eq=False)
-class Segment(Field):
-    """A part of the wide axis of another Gaussian: parts with different tags are independent."""
-
-    source: Field
-    tag: tuple[Any, int, int]
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        return self.source.shape
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        return self.source.degenerate
-
-
 @dataclass(eq=False)
 class Factor:
-    """A function of Gaussians, entry by entry: `node` over variables (the Gaussians) and operands; None for one Gaussian itself."""
+    """A function of Gaussians, entry by entry: `node` over variables (the Gaussians) and operands; None for one itself."""
 
     gaussians: tuple[Field, ...]
     node: Expression | None = None
@@ -240,6 +169,7 @@ class Wide:
         wide: multiplicity of each axis.
         terms: random parts; None if only `product` is known.
         offset: deterministic part.
+        interleaved: whether an axis lists finite entries within each unit, not units within each entry: good for a product only.
         product: the two values whose product this is, good for a mean over a wide axis even where terms are not.
     """
 
@@ -248,6 +178,7 @@ class Wide:
     terms: list[Term] | None
     offset: Det | None = None
     product: "tuple[Wide, Wide] | None" = None
+    interleaved: bool = False
 
     @property
     def gaussian(self) -> Field | None:

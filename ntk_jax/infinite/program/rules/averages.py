@@ -11,6 +11,7 @@ from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import reduce_sum as summed
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.slots import chain
 from ntk_jax.infinite.program.values import Det, Param, Wide, static_det
 
 
@@ -79,7 +80,7 @@ def _divided(value: Wide, units: int) -> bool:
     scales = []
     for t in terms:
         g = t.factors[0].gaussians[0] if t.is_gaussian else None
-        links = algebra.chain(g) if g is not None else []
+        links = chain(g) if g is not None else []
         factors = [f for _, f in links] if g is not None else [t.map.factor if t.map is not None else None]
         scales.append(
             any(f is not None and f.literal is not None and abs(f.literal * units - 1) < 1e-4 for f in factors)

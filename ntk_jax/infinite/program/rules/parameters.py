@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.infinite.program import algebra
+from ntk_jax.infinite.program.fields import Entries
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import axis_groups
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.values import Det, Entries, Factor, Param, Term, Wide, number, with_view
+from ntk_jax.infinite.program.values import Det, Factor, Param, Term, Wide, number, with_view
 
 
 def param_arithmetic(name: str, values: list[Any]) -> Param | None:

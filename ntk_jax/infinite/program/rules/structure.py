@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.infinite.program import algebra, linear
+from ntk_jax.infinite.program.fields import Segment
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import LAYOUTS
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.parameters import cut, entries, view
 from ntk_jax.infinite.program.rules.weights import embedding
-from ntk_jax.infinite.program.values import Det, Factor, Joined, Param, Segment, Term, Wide
+from ntk_jax.infinite.program.values import Det, Factor, Joined, Param, Term, Wide
 
 
 @rule("layout")
@@ -201,7 +202,7 @@ def _places(group: list[tuple[int, Term]], d: int, stored: Any, starts: list[int
 
     term = group[0][1]
     by = Linear(apply, shape, key)
-    return algebra._map_term(Term(term.factors), by)
+    return algebra.map_term(Term(term.factors), by)
 
 
 @rule("gather")

@@ -5,14 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.contractions import ConvContraction, DotContraction
+from ntk_jax.infinite.program.fields import Weight
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.averages import inner_product
-from ntk_jax.infinite.program.values import Det, Param, Weight, Wide, gaussian
+from ntk_jax.infinite.program.values import Det, Param, Wide, gaussian
 
 
 @rule("dot_general")
@@ -138,12 +140,14 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     value, param = values
     p, (full, kernel) = eqn.params, (a.aval.shape for a in eqn.invars)
     dims, groups = p["dimension_numbers"], p["feature_group_count"]
+    if isinstance(value, Wide) and isinstance(param, Det):
+        return [_patches(eqn, value, param)]
     if isinstance(value, Param) or not isinstance(param, Param):
         raise NoLimitError("a convolution whose kernel is not a parameter has no rule,")
     if p["batch_group_count"] != 1:
         raise NoLimitError("a convolution grouped by batch has no rule,")
     value, wide = _checked_input(program, param, value, full)
-    batch, channel, *spatial = dims.lhs_spec
+    channel = dims.lhs_spec[1]
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
     if groups > 1 and wide[channel] == 1:
@@ -175,6 +179,26 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     key = program.uses.add(param, "convolution", (axes, windows, groups))
     g = Weight(param.leaf, tuple(shape), param.variance, param.eta, key, value, units, contraction)
     return [gaussian(g, counts)]
+
+
+def _patches(eqn: Any, value: Wide, kernel: Det) -> Wide:
+    """A fixed kernel, the same for every channel: patches, as local convolutions take them."""
+    p, dims, full = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
+    channel, channels = dims.lhs_spec[1], full[dims.lhs_spec[1]]
+    if value.wide[channel] != channels or p["feature_group_count"] != channels or not kernel.static:
+        raise NoLimitError("a convolution with a fixed kernel that mixes channels: its units are not alike,")
+    k = np.moveaxis(np.broadcast_to(kernel.sides[0], eqn.invars[1].aval.shape), dims.rhs_spec[0], 0)
+    k = k.reshape(channels, -1, *k.shape[1:])
+    if np.any(np.ptp(k, axis=0)):
+        raise NoLimitError("a convolution with a fixed kernel that differs by channel: its units are not alike,")
+    one = np.moveaxis(k[0], 0, dims.rhs_spec[0])
+    params = {**p, "feature_group_count": 1}
+    apply = lambda _, z: eqn.primitive.bind(z, jnp.asarray(one, z.dtype), **params)  # noqa: E731
+    shape = tuple(jax.eval_shape(lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)).shape)
+    wide = tuple(channels if a == dims.out_spec[1] else 1 for a in range(len(shape)))
+    out = algebra.mapped(value, Linear(apply, shape, None), wide)
+    out.interleaved = shape[dims.out_spec[1]] > 1
+    return out
 
 
 def embedding(program: Interpreter, eqn: Any, param: Param, indices: Det) -> Wide:
