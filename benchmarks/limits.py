@@ -18,7 +18,7 @@ from tests.limit_cases import CASES, LimitCase, by_name, init_and_apply, lenient
 from tests.limit_oracle import estimate
 
 WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}
-NARROWER = {"flax_mnist": 64, "wide_resnet": 64}
+OTHERS = {"flax_mnist": 64, "wide_resnet": 64, "group_norm": 512}  # group_norm: 128 channels in each group
 QUICK = ("mlp_relu", "cnn_1d")
 NUM_TIMED = 32
 COLUMNS = {
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 def width_of(case: LimitCase) -> int:
     """Wide enough for 1/width to be small beside the standard error, narrow enough for minutes."""
-    return NARROWER.get(case.name, WIDTHS[case.tags.split()[0]])
+    return OTHERS.get(case.name, WIDTHS[case.tags.split()[0]])
 
 
 def compared(case: LimitCase, width: int, networks: int) -> Row:

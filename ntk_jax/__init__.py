@@ -24,6 +24,9 @@ from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
 from ntk_jax.infinite import duals as duals
 from ntk_jax.infinite.explain import explain_limit as explain_limit
+from ntk_jax.infinite.init_stats import InitStats as InitStats
+from ntk_jax.infinite.init_stats import gaussian_initializer as gaussian_initializer
+from ntk_jax.infinite.init_stats import init_stats as init_stats
 from ntk_jax.infinite.limit import infinite_width as infinite_width
 from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels

@@ -1,5 +1,6 @@
 """Every bad input raises an error that says what was expected, what came, and the way out: one list."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +12,7 @@ X = np.arange(12.0).reshape(4, 3) / 10
 Y = np.ones((4, 2))
 K = np.eye(4) + 0.1
 PARAMS = jnp.ones((3, 2))
+KEY = jax.random.key(0)
 NAN = np.where(np.eye(4, 3), np.nan, X)
 MODES = ntk_jax.diagonalize(K)
 
@@ -30,6 +32,10 @@ def ntk(x1=X, x2=None, apply_fn=linear, params=PARAMS, **options):
 def train(x=X, y=Y, **options):
     options = {"optimizer": optax.sgd(0.1), "num_steps": 3, "progress": False, **options}
     return ntk_jax.train(linear, PARAMS, x, y, **options)
+
+
+def limits(**options):
+    return ntk_jax.check_limit(lambda width: ntk_jax.MLP((width,)), X, key=KEY, **options)
 
 
 CASES = {
@@ -138,6 +144,19 @@ CASES = {
     "kernels as modes": (
         lambda: ntk_jax.gradient_flow_mse(ntk_jax.Modes(np.ones(4), np.ones((4, 3))), Y, 1.0),
         r"modes: expected diagonalize\(k_train_train\)",
+    ),
+    # infinite width
+    "model without a width": (
+        lambda: ntk_jax.check_limit(ntk_jax.MLP((4,)), X, key=KEY),
+        r"model: expected a function width -> model.*got MLP",
+    ),
+    "one width": (lambda: limits(widths=(8,)), r"widths: expected at least two increasing widths; got \(8,\)"),
+    "falling widths": (lambda: limits(widths=(8, 4)), r"at least two increasing widths; got \(8, 4\)"),
+    "unknown draw": (lambda: limits(draw="normal"), r"draw: expected one of 'initializer', 'gaussian'; got 'normal'"),
+    "one network": (lambda: limits(num_samples=1), r"num_samples: expected an integer of at least 2; got 1"),
+    "unknown law": (
+        lambda: ntk_jax.init_stats(lambda key: jnp.sort(jax.random.normal(key, (3,)))),
+        r"known distribution.*`sort` of random entries.*init_stats=",
     ),
     # training
     "y would broadcast": (

@@ -29,6 +29,6 @@ def plot_limit_check(check: Any, ax: Axes | None = None, *, label: str = "networ
         ax.plot(widths, rms[0] * (widths / widths[0]) ** -0.5, "--", color="0.4", label="slope −1/2")
     ax.set(xscale="log", yscale="log", xlabel="width", ylabel=r"$\|\Theta - \Theta_\infty\| \,/\, \|\Theta_\infty\|$")
     ax.set_xticks(widths, [f"{int(w)}" for w in widths])
-    ax.minorticks_off()
+    ax.xaxis.minorticks_off()
     ax.set_title("tangent kernels and their limit")
     return finish(ax)

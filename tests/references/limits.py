@@ -16,13 +16,14 @@ from limit_oracle import estimate
 PATH = Path(__file__).with_suffix(".json")
 WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}
 NARROWER = {"flax_mnist": 64, "wide_resnet": 64}
+WIDER = {"group_norm": 512}  # 128 channels in each group, which are what must be many
 NUM_SAMPLES = 200
 
 
 def reference(case):
     """Width, number of networks, and the estimates as lists."""
     x = case.inputs()
-    width = NARROWER.get(case.name, WIDTHS[case.tags.split()[0]])
+    width = {**NARROWER, **WIDER}.get(case.name, WIDTHS[case.tags.split()[0]])
     networks = 128 if case.name in NARROWER else NUM_SAMPLES
     found = estimate(lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, networks)
     arrays = {
