@@ -1,5 +1,7 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
+from ntk_jax.convergence import LimitCheck as LimitCheck
+from ntk_jax.convergence import check_limit as check_limit
 from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
 from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
 from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse
@@ -37,12 +39,19 @@ from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
 from ntk_jax.hyperparameters import fit_hyperparameters as fit_hyperparameters
 from ntk_jax.infinite import duals as duals
+from ntk_jax.infinite.explain import explain_limit as explain_limit
+from ntk_jax.infinite.init_stats import InitStats as InitStats
+from ntk_jax.infinite.init_stats import gaussian_initializer as gaussian_initializer
+from ntk_jax.infinite.init_stats import init_stats as init_stats
+from ntk_jax.infinite.limit import infinite_width as infinite_width
 from ntk_jax.infinite.mlp import kernel_diagonal as kernel_diagonal
 from ntk_jax.infinite.mlp import mlp_kernels as mlp_kernels
 from ntk_jax.infinite.mlp import mlp_kernels_by_layer as mlp_kernels_by_layer
 from ntk_jax.infinite.phase import Phase as Phase
 from ntk_jax.infinite.phase import critical_W_std as critical_W_std
 from ntk_jax.infinite.phase import phase as phase
+from ntk_jax.infinite.program.refusal import NoLimitError as NoLimitError
+from ntk_jax.infinite.program.register import register_rule as register_rule
 from ntk_jax.laziness import Definiteness as Definiteness
 from ntk_jax.laziness import Laziness as Laziness
 from ntk_jax.laziness import RelativeChange as RelativeChange

@@ -1,14 +1,25 @@
 """The only place where JAX and Flax versions differ."""
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import jax
+import jax.experimental
 from jax.extend import core as jex_core
 
 Literal = jex_core.Literal
 
 # Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX 0.7.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+
+# Calls with a derivative rule of their own.
+CUSTOM_CALLS = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
 
 REMATS = ("checkpoint", "remat", "remat2")
 
@@ -21,6 +32,30 @@ def is_concrete(x: Any) -> bool:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""
     return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
+
+
+def closed_jaxpr(jaxpr: Any) -> Any:
+    """`jaxpr` as a closed one."""
+    return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
+
+
+def source_line(eqn: Any) -> str | None:
+    """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's, ours."""
+    trace = eqn.source_info.traceback
+    for frame in () if trace is None else trace.frames:
+        parts = frame.file_name.replace("\\", "/").split("/")
+        if not {"jax", "flax"} & set(parts[:-1]) and parts[-3:-1] != ["ntk_jax", "infinite"] and "program" not in parts:
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return None
+
+
+def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
+    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads.
+
+    (`jax.ensure_compile_time_eval` lets functions with custom derivatives escape into a surrounding `vmap`.)
+    """
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(f, *args).result()
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
@@ -41,3 +76,9 @@ def free_bytes() -> int | None:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """A context in which float64 is available, whatever JAX's global setting."""
+    switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
+    return cast(AbstractContextManager[Any], switch(True))

@@ -17,9 +17,9 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "progress"],
     1: ["checks"],
-    2: ["linalg", "data", "networks", "losses", "parameter_flow"],
+    2: ["linalg", "data", "networks", "losses", "parameter_flow", "per_example"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
-    4: ["laziness", "hyperparameters"],
+    4: ["laziness", "hyperparameters", "convergence"],
     5: ["training", "estimators", "evolution"],
     6: ["plots"],
     7: ["demo"],

@@ -34,6 +34,10 @@ def train(x=X, y=Y, **options):
     return ntk_jax.train(linear, PARAMS, x, y, **options)
 
 
+def limits(**options):
+    return ntk_jax.check_limit(lambda width: ntk_jax.MLP((width,)), X, key=KEY, **options)
+
+
 CASES = {
     # examples
     "1-d x": (lambda: ntk(X[0]), r"x1: expected examples in rows.*got shape \(3,\).*x1\[:, None\]"),
@@ -294,6 +298,19 @@ CASES = {
     "GCV of a singular kernel": (
         lambda: ntk_jax.generalized_cross_validation(np.ones((4, 4)), Y, diag_reg=0.0),
         r"its smallest eigenvalue over the largest: expected finite and at least",
+    ),
+    # infinite width
+    "model without a width": (
+        lambda: ntk_jax.check_limit(ntk_jax.MLP((4,)), X, key=KEY),
+        r"model: expected a function width -> model.*got MLP",
+    ),
+    "one width": (lambda: limits(widths=(8,)), r"widths: expected at least two increasing widths; got \(8,\)"),
+    "falling widths": (lambda: limits(widths=(8, 4)), r"at least two increasing widths; got \(8, 4\)"),
+    "unknown draw": (lambda: limits(draw="normal"), r"draw: expected one of 'initializer', 'gaussian'; got 'normal'"),
+    "one network": (lambda: limits(num_samples=1), r"num_samples: expected an integer of at least 2; got 1"),
+    "unknown law": (
+        lambda: ntk_jax.init_stats(lambda key: jnp.sort(jax.random.normal(key, (3,)))),
+        r"known distribution.*`sort` of random entries.*init_stats=",
     ),
     # training
     "batch without key": (lambda: train(batch_size=2), r"key: expected a random key together with batch_size"),

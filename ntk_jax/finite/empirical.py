@@ -14,8 +14,8 @@ from ntk_jax.finite.blocks import TangentFeatures
 from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
 from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
-from ntk_jax.finite.per_example import check_per_example
 from ntk_jax.finite.projection import project
+from ntk_jax.per_example import check_per_example
 from ntk_jax.types import ApplyFn, Params
 
 

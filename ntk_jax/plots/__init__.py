@@ -15,6 +15,7 @@ from ntk_jax.plots.evolution import plot_scaling as plot_scaling
 from ntk_jax.plots.flow import plot_function_space as plot_function_space
 from ntk_jax.plots.flow import plot_vector_field as plot_vector_field
 from ntk_jax.plots.kernels import plot_kernels as plot_kernels
+from ntk_jax.plots.limits import plot_limit_check as plot_limit_check
 from ntk_jax.plots.phases import plot_phase_diagram as plot_phase_diagram
 from ntk_jax.plots.spectrum import plot_eigenvalues as plot_eigenvalues
 from ntk_jax.plots.spectrum import plot_learning_curves as plot_learning_curves

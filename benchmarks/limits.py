@@ -1,0 +1,90 @@
+"""Infinite-width kernels of many Flax architectures against wide random networks: deviations, trace sizes, times.
+
+Networks have Gaussian weights and one output; the limit is that of the very same module. A deviation is the largest over the
+entries of the kernel, in standard errors of the Monte-Carlo mean: with nine entries and two kernels for each architecture, a
+few beyond 3 are expected by chance, and networks of finite width differ from their limit by terms of order 1/width.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.harness import environment_line, measure, save_json, table
+from ntk_jax import infinite_width
+from tests.limit_cases import CASES, LimitCase, by_name, init_and_apply, lenient
+from tests.limit_oracle import estimate
+
+WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}
+OTHERS = {"flax_mnist": 64, "wide_resnet": 64, "group_norm": 512}  # group_norm: 128 channels in each group
+QUICK = ("mlp_relu", "cnn_1d")
+NUM_TIMED = 32
+COLUMNS = {
+    "case": "",
+    "width": "d",
+    "networks": "d",
+    "nngp_deviation|NNGP [s.e.]": ".1f",
+    "ntk_deviation|NTK [s.e.]": ".1f",
+    "nngp_relative|NNGP [rel.]": ".4f",
+    "ntk_relative|NTK [rel.]": ".4f",
+    "equations": "d",
+    "interpretation_s|trace [s]": ".2f",
+    "compile_s|compile [s]": ".2f",
+    "entry_us|per entry [µs]": ".3g",
+}
+
+Row = dict[str, Any]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the table, save `limits.json` in `args.out`."""
+    cases = [by_name(name) for name in QUICK] if args.quick else CASES
+    rows = []
+    for case in cases:
+        width, networks = (48, 24) if args.quick else (width_of(case), 192)
+        rows.append({"case": case.name, "tags": case.tags, **compared(case, width, networks), **timed(case, width)})
+        print(table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
+    print(table(rows, COLUMNS))
+    print(environment_line())
+    path = save_json(args.out, "limits", rows, {"quick": args.quick, "examples": 3, "timed_examples": NUM_TIMED})
+    print(f"\nSaved {path}.")
+
+
+def width_of(case: LimitCase) -> int:
+    """Wide enough for 1/width to be small beside the standard error, narrow enough for minutes."""
+    return OTHERS.get(case.name, WIDTHS[case.tags.split()[0]])
+
+
+def compared(case: LimitCase, width: int, networks: int) -> Row:
+    """Deviations of the limit from the mean over random networks."""
+    x = case.inputs()
+    found = estimate(lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, networks)
+    limit = lenient(infinite_width(case.build(width, 1)))(x)
+    row: Row = {"width": width, "networks": networks}
+    for name, exact in limit._asdict().items():
+        mean, error = (np.asarray(getattr(found, field), float) for field in (name, f"{name}_error"))
+        gap = np.abs(np.asarray(exact, float) - mean)
+        row[f"{name}_deviation"] = float(np.max(gap / error))
+        row[f"{name}_relative"] = float(np.max(gap) / np.max(np.abs(mean)))
+    return row
+
+
+def timed(case: LimitCase, width: int) -> Row:
+    """Size of the traced kernel of a pair of examples, seconds to get it and to compile it, time per entry of a block."""
+    x = case.inputs(NUM_TIMED)
+    kernel = lenient(infinite_width(case.build(width, 1)))
+    start = time.perf_counter()
+    traced = jax.make_jaxpr(kernel)(x[:2])
+    interpretation = time.perf_counter() - start
+    timing = measure({case.name: lambda: kernel(x)}, repeats=5, warmup=0)[case.name]
+    seconds = {"interpretation_s": interpretation, **timing.record()}
+    return {"equations": equations(traced.jaxpr), **seconds, "entry_us": 1e6 * timing.median / NUM_TIMED**2}
+
+
+def equations(jaxpr: Any) -> int:
+    """Equations of a jaxpr and of all jaxprs inside it."""
+    inner = (jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")) for eqn in jaxpr.eqns)
+    opened = (getattr(p, "jaxpr", p) for params in inner for p in params if hasattr(p, "eqns"))
+    return len(jaxpr.eqns) + sum(map(equations, opened))

@@ -1,0 +1,213 @@
+"""The kernels of any Flax model as its widths go to infinity: the front door."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import ModifyScopeVariableError
+from jax import Array
+
+from ntk_jax.checks import as_example_pair, check_option
+from ntk_jax.compat import is_concrete
+from ntk_jax.infinite.dual import DualRule
+from ntk_jax.infinite.fit import fit
+from ntk_jax.infinite.init_stats import InitStats, leaf_path
+from ntk_jax.infinite.init_stats import init_stats as statistics
+from ntk_jax.infinite.program.batch import batched_kernels
+from ntk_jax.infinite.program.functions import Scaled, rule_of
+from ntk_jax.infinite.program.network import network
+from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.trace import Program, largest_variances, trace
+from ntk_jax.infinite.series import Series
+from ntk_jax.per_example import check_per_example
+from ntk_jax.types import KernelFn, Kernels
+
+LearningRates = None | str | Callable[[str, InitStats], float]
+
+
+def infinite_width(
+    model: Any,
+    *,
+    init_stats: Mapping[str, tuple[float, float]] | None = None,
+    learning_rates: LearningRates = None,
+    call: Mapping[str, Any] | None = None,
+    inner_products: str = "error",
+    memory_limit: int | None = None,
+) -> KernelFn:
+    """The NNGP and NTK of a model as it is written, in the limit of infinite width.
+
+    The model is traced and read as a tensor program: an axis is infinitely wide exactly if it is the output axis of a product
+    with a random weight. Means over such axes are numbers (so normalization layers need no rule of their own), and everything
+    else is a covariance of Gaussians, followed backwards from the outputs. The limit is that of Gaussian weights: Flax's
+    default initializer is a truncated normal, and differs from it in a first layer with few inputs.
+
+    Args:
+        model: a Flax Linen module; an NNX module (with `init_stats`), or a function `rngs -> module`, such as its class;
+            or a pair `(init_fn(key, x) -> params, apply_fn(params, x))`.
+        init_stats: (mean, variance) of one entry by parameter path, such as {"Dense_0/kernel": (0.0, 0.5)}, in place of
+            what the initializers say.
+        learning_rates: the learning-rate multiplier of each parameter in the NTK: None for 1 (gradient descent on the model as
+            written, at its own widths), "variance" for the variance of its entries (the "ntk" parameterization of the
+            same model), or a function of its path and statistics; 0 freezes a parameter.
+        call: keyword arguments of the model's call, such as {"train": False}.
+        inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
+            their law of large numbers.
+        memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
+
+    Returns:
+        `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate, averaged over positions if the
+        outputs have any. With x2=None both are symmetric to the bit.
+
+    Raises:
+        NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the
+            operation and the line of the model, says why, and what to do.
+        ValueError: bad examples or options; rows that depend on each other.
+
+    Warns:
+        UserWarning: an activation whose series misses its tolerance.
+
+    Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020.
+    """
+    check_option("inner_products", inner_products, ("error", "mean"))
+    return LimitKernel(network(model, dict(call or {})), init_stats, learning_rates, inner_products, memory_limit)
+
+
+class LimitKernel:
+    """`kernel_fn(x1, x2=None)`; programs are traced once per shape of an example."""
+
+    def __init__(
+        self, net: Any, given: Any, learning_rates: LearningRates, inner_products: str, memory_limit: int | None
+    ):
+        if isinstance(learning_rates, str):
+            check_option("learning_rates", learning_rates, ("variance",))
+        self.net, self.given, self.rates = net, given, learning_rates
+        self.options = {"inner_products": inner_products}
+        self.memory_limit = memory_limit
+        self.programs: dict[Any, Program] = {}
+        self.observers: dict[Any, Any] = {}
+
+    def __call__(self, x1: Any, x2: Any = None) -> Kernels:
+        """NNGP and NTK between the rows of x1 and those of x2 (None: of x1)."""
+        a1, a2 = as_example_pair(x1, x2)
+        program = self.program(a1)
+        table = self.table(program, a1, a2)
+        return batched_kernels(program, a1, a2, table, self.memory_limit)
+
+    def program(self, x: Array) -> Program:
+        """The network traced for examples like the rows of x."""
+        key = (x.shape[1:], x.dtype)
+        if key not in self.programs:
+            blank = np.zeros((1, *x.shape[1:]), x.dtype)
+            apply_fn, params = self.net.build(blank)
+            if is_concrete(x):
+                self._check_rows(apply_fn, params, x)
+            stats = self._stats(params, blank)
+            example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            self.programs[key] = trace(apply_fn, params, stats, self._eta, example, self.options)
+        return self.programs[key]
+
+    def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
+        try:
+            check_per_example(apply_fn, params, x)
+        except ModifyScopeVariableError as error:
+            raise NoLimitError(
+                "the model updates statistics of its batch, so that its outputs depend on the other examples,",
+                "Use running averages (use_running_average=True, train=False, module.eval()), through the argument `call`.",
+            ) from error
+
+    def _stats(self, params: Any, blank: Any) -> Any:
+        init_fn = self.net.init_fn
+        if init_fn is not None:
+            return statistics(lambda key: init_fn(key, blank), given=self.given)
+        return _given_for_all(params, dict(self.given or {}))
+
+    def _eta(self, path: str, stats: InitStats) -> float:
+        if self.rates is None:
+            return 1.0
+        return stats.variance if isinstance(self.rates, str) else self.rates(path, stats)
+
+    def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
+        """Series with as many terms as the variances ask for, known only outside jit."""
+        if not all(is_concrete(x) for x in (x1, x2) if x is not None):
+            return ()
+        functions, variances, tails = _observed(self, program, x1)
+        largest = [float(jnp.max(q)) for q in variances]
+        if x2 is not None:
+            _, more, more_tails = _observed(self, program, x2)
+            largest = [max(q, float(jnp.max(r))) for q, r in zip(largest, more, strict=True)]
+            tails = [*tails, *more_tails]
+        for names, tail in tails:
+            _warn_tail(names, float(jnp.max(tail)))
+        return _fitted(tuple(zip(functions, largest, strict=True)), program.dtype)
+
+
+def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
+    """Statistics of a module that does not remember its initializers."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [leaf_path(path) for path, _ in leaves]
+    if set(given) != set(paths):
+        raise ValueError(
+            f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX module does not remember its "
+            f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> module, such as its class."
+        )
+    return jax.tree.unflatten(tree, [InitStats(float(given[path][0]), float(given[path][1])) for path in paths])
+
+
+def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any], Any, list[Any]]:
+    """Scalar functions met, largest variances of their arguments for every example, tails of the other functions."""
+    key = (x.shape[1:], x.dtype)
+    if key not in kernel.observers:
+        names: dict[str, Any] = {}
+
+        def one(x):
+            moments, _ = program.kernels((x, x), {}, (0, 0), observe=True)
+            functions, variances = largest_variances(moments)
+            names["functions"], names["tails"] = functions, [name for name, _ in moments.tails]
+            return variances, [jnp.max(t) for _, t in moments.tails]
+
+        kernel.observers[key] = (jax.jit(lambda x: jax.lax.map(one, x, batch_size=16)), names)
+    run, names = kernel.observers[key]
+    variances, tails = run(x)
+    return names["functions"], variances, list(zip(names["tails"], tails, strict=True))
+
+
+def _fitted(found: tuple[tuple[Any, float], ...], dtype: Any) -> tuple[tuple[Any, DualRule], ...]:
+    return tuple((function, _enough_terms(function, q, dtype)) for function, q in found)
+
+
+def _enough_terms(function: Any, q: float, dtype: Any) -> DualRule:
+    rule = rule_of(function)
+    inner = rule.rule if isinstance(rule, Scaled) else rule
+    if not isinstance(inner, Series):
+        return rule
+    q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
+    inner = _fit(inner, q, dtype)
+    return Scaled(inner, rule.scale) if isinstance(rule, Scaled) else inner
+
+
+def _fit(rule: Series, q: float, dtype: Any) -> Series:
+    rule = fit(rule, q, dtype)
+    at = jnp.asarray(q, dtype)
+    bound, scale = rule.bound(at, at), rule.own(at)
+    worst = max(float(b) / max(float(s), 1e-30) for b, s in zip(bound, scale, strict=True))
+    asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
+    if worst > max(asked, 1e-6 if rule.kinks else 0):
+        warnings.warn(
+            f"infinite_width: the series of an activation with {rule.terms} terms is within {worst:.1e} of its dual (relative, "
+            f"at variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
+            "Use smaller weights, or an activation with a closed form.",
+            stacklevel=5,
+        )
+    return rule
+
+
+def _warn_tail(names: str, tail: float) -> None:
+    if tail > 1e-4:
+        warnings.warn(
+            f"infinite_width: the series of a function of several Gaussians, or that differs between examples ({names}), leaves "
+            f"out {tail:.1e} of its second moment: kernels at correlations near +-1 are that accurate, others much closer.",
+            stacklevel=4,
+        )

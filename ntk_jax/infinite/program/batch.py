@@ -1,0 +1,119 @@
+"""From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from ntk_jax.compat import free_bytes, open_jaxpr
+from ntk_jax.infinite.program.trace import Program
+from ntk_jax.types import Kernels
+
+LIVE = 4  # arrays of the largest size that are held at once
+MOST_BYTES = 2**30
+Table = tuple[tuple[Any, Any], ...]
+
+
+class _Static:
+    """A program as a static argument of jit: equal only to itself."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+
+_STATIC: dict[int, _Static] = {}
+
+
+def _static(program: Program) -> _Static:
+    key = id(program.jaxpr)
+    if key not in _STATIC or _STATIC[key].program.jaxpr is not program.jaxpr:
+        _STATIC[key] = _Static(program)
+    return _STATIC[key]
+
+
+def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None) -> Kernels:
+    """Kernels (n1, n2) of all pairs; with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
+    limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
+    per_pair = pair_bytes(program, x1, table)
+    most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
+    return _all_pairs(x1, x2, _static(program), table, most)
+
+
+def pair_bytes(program: Program, x: Array, table: Table) -> int:
+    """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
+    rows, columns = 5, 7
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    shapes = [jax.ShapeDtypeStruct((n, *one.shape), one.dtype) for n in (rows, columns)]
+    closed = jax.make_jaxpr(lambda a, b: block(program, table, a, b))(*shapes)
+    return max(_largest(closed.jaxpr, rows, columns), 8)
+
+
+def _largest(jaxpr: Any, rows: int, columns: int) -> int:
+    largest = 0
+    for eqn in jaxpr.eqns:
+        for v in eqn.outvars:
+            shape = getattr(v.aval, "shape", ())
+            if rows in shape and columns in shape:
+                largest = max(largest, int(np.prod(shape)) * v.aval.dtype.itemsize // (rows * columns))
+        for p in eqn.params.values():
+            for inner in p if isinstance(p, tuple | list) else (p,):
+                if hasattr(inner, "eqns"):
+                    largest = max(largest, _largest(open_jaxpr(inner)[0], rows, columns))
+    return largest
+
+
+def block(program: Program, table: Table, x1: Array, x2: Array) -> Kernels:
+    """All pairs at once."""
+    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1))[1]  # noqa: E731
+    return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
+
+
+def own(program: Program, table: Table, x: Array) -> Kernels:
+    """Of every example with itself, exactly."""
+    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> Kernels:
+    program = static.program
+    tile = partial(block, program, table)
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    t1, t2 = (-(-n // -(-n // most)) for n in (n1, n2))
+    if n1 <= t1 and n2 <= t2:
+        out = tile(x1, x1 if x2 is None else x2)
+    else:
+        out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2))
+        out = Kernels(*(k[:n1, :n2] for k in out))
+    if x2 is not None:
+        return out
+    upper, at = jnp.tri(n1, dtype=bool).T, jnp.arange(n1)
+    exact = own(program, table, x1)
+    return Kernels(*(jnp.where(upper, k, k.T).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
+
+
+def _padded(x: Array, t: int) -> Array:
+    """(tiles, t, ...), the last ones repeated."""
+    n = len(x)
+    at = np.minimum(np.arange(-(-n // t) * t), n - 1)
+    return x[at].reshape(-1, t, *x.shape[1:])
+
+
+def _tiled(tile: Any, x1: Array, x2: Array | None) -> Kernels:
+    """Tile by tile, each forgotten for its derivative; the upper ones if x2 is None."""
+    symmetric = x2 is None
+    x2 = x1 if x2 is None else x2
+    pairs = [(i, j) for i in range(len(x1)) for j in range(i if symmetric else 0, len(x2))]
+    i, j = (jnp.asarray(p) for p in zip(*pairs, strict=True))
+    body = jax.checkpoint(lambda ij: tile(x1[ij[0]], x2[ij[1]]))
+    tiles = lax.map(body, (i, j))
+
+    def assemble(k):
+        full = jnp.zeros((len(x1), len(x2), *k.shape[1:]), k.dtype).at[i, j].set(k)
+        if symmetric:
+            full = full.at[j, i].set(jnp.where((i == j)[:, None, None], k, jnp.swapaxes(k, 1, 2)))
+        return full.transpose(0, 2, 1, 3).reshape(len(x1) * k.shape[1], len(x2) * k.shape[2])
+
+    return Kernels(*map(assemble, tiles))

@@ -1,0 +1,98 @@
+"""Linear maps over finite axes, applied to either half of a covariance or, where that is enough, to its diagonal."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Shape = tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Linear:
+    """A linear map between arrays of internal shape, which may differ between the two examples of a pair.
+
+    Attributes:
+        apply: (side, array) -> array.
+        shape: of the result.
+        key: which entry each result takes, as a comparable description; None if entries are added up. Two maps of
+            equal key keep the diagonal of a covariance a diagonal.
+        factor: the deterministic value that it multiplies by, if it does nothing else.
+    """
+
+    apply: Callable[[int, Array], Array]
+    shape: Shape
+    key: Any = None
+    factor: Any = None
+
+
+def then(first: "Linear | None", second: Linear) -> Linear:
+    """`second` after `first`."""
+    if first is None:
+        return second
+    key = None if first.key is None or second.key is None else (*first.key, *second.key)
+    factor = None
+    if first.factor is not None and second.factor is not None:
+        factor = first.factor.times(second.factor)
+    return Linear(lambda side, z: second.apply(side, first.apply(side, z)), second.shape, key, factor)
+
+
+def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
+    """The sum of maps of one argument."""
+    keys = {() if m is None else m.key for m in maps}
+    same = len(keys) == 1 and None not in keys
+
+    def apply(side, z):
+        total = z if maps[0] is None else maps[0].apply(side, z)
+        for m in maps[1:]:
+            total = total + (z if m is None else m.apply(side, z))
+        return jnp.broadcast_to(total, shape)
+
+    return Linear(apply, shape, keys.pop() if same else None)
+
+
+def on_both(
+    left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape1: Shape, shape2: Shape
+) -> Array:
+    """Left k rightᵀ for k of shape (*shape1, *shape2)."""
+    if left is not None:
+        flat = k.reshape(*shape1, -1)
+        k = jax.vmap(partial(left.apply, sides[0]), in_axes=-1, out_axes=-1)(flat)
+        shape1 = left.shape
+    if right is not None:
+        k = jax.vmap(partial(right.apply, sides[1]))(k.reshape(-1, *shape2))
+        shape2 = right.shape
+    return k.reshape(*shape1, *shape2)
+
+
+def on_diagonal(left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape: Shape) -> Array:
+    """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry, times a factor per side."""
+    if left is not None:
+        k = left.apply(sides[0], k)
+    if right is not None:
+        k = k * right.apply(sides[1], jnp.ones(shape, k.dtype))
+    return k
+
+
+def keeps_diagonal(left: "Linear | None", right: "Linear | None") -> bool:
+    """Whether `on_diagonal` applies."""
+    if left is right:
+        return left is None or left.key is not None
+    k1, k2 = (() if m is None else m.key for m in (left, right))
+    return k1 is not None and k1 == k2
+
+
+def diagonal(k: Array, shape: Shape) -> Array:
+    """The entries (p, p) of (*shape, *shape)."""
+    n = math.prod(shape)
+    return jnp.diagonal(k.reshape(n, n)).reshape(shape)
+
+
+def outer(a: Array, b: Array) -> Array:
+    """All products, (*a.shape, *b.shape)."""
+    return a.reshape(a.shape + (1,) * b.ndim) * b

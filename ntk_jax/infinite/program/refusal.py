@@ -1,0 +1,18 @@
+"""The error for what has no limit, or no rule."""
+
+
+class NoLimitError(ValueError):
+    """An operation without an infinite-width limit, or without a rule for it: the message says where, why, and what to do."""
+
+    def __init__(self, why: str, advice: str = ""):
+        self.why, self.advice = why, advice or MONTE_CARLO
+        self.operation, self.where = "", ""
+        super().__init__(why)
+
+    def __str__(self) -> str:
+        where = self.where or (f" at `{self.operation}`." if self.operation else "")
+        why = self.why if where else self.why.rstrip(",") + "."
+        return f"infinite_width: {why}{where} {self.advice}"
+
+
+MONTE_CARLO = "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."

@@ -1,0 +1,9 @@
+"""What each operation does to random values, one file per family; importing this package registers them all."""
+
+from ntk_jax.infinite.program.rules import averages as averages
+from ntk_jax.infinite.program.rules import control as control
+from ntk_jax.infinite.program.rules import joined as joined
+from ntk_jax.infinite.program.rules import parameters as parameters
+from ntk_jax.infinite.program.rules import pointwise as pointwise
+from ntk_jax.infinite.program.rules import structure as structure
+from ntk_jax.infinite.program.rules import weights as weights

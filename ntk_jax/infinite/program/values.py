@@ -1,0 +1,237 @@
+"""The values of a tensor program: deterministic arrays, views of a parameter, and wide random vectors.
+
+A pair of examples is interpreted at once: what is deterministic has one array per side. A wide axis is one along which
+entries are independent and alike; it is stored with size 1, its true length in `wide` (1 marks a finite axis).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.infinite.program.expression import Expression
+from ntk_jax.infinite.program.fields import Field
+from ntk_jax.infinite.program.linear import Linear, Shape, then
+from ntk_jax.infinite.program.refusal import NoLimitError
+
+
+@dataclass(eq=False)
+class Det:
+    """A deterministic value: one array per side, axes of size 1 standing for repeated ones.
+
+    Attributes:
+        sides: the arrays of both examples.
+        wide: multiplicity of each axis that is stored with size 1 because its entries are equal.
+        literal: the Python number that it is, if it is one everywhere.
+        static: whether it is a constant, equal on both sides and known now.
+        pending: the width over which it is a sum of products of wide vectors, until that is divided by.
+    """
+
+    sides: tuple[Any, Any]
+    wide: Shape
+    literal: Any = None
+    static: bool = False
+    pending: int | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The stored shape."""
+        return tuple(np.shape(self.sides[0]))
+
+    def times(self, other: "Det") -> "Det":
+        """The product, broadcast."""
+        literal = None if self.literal is None or other.literal is None else self.literal * other.literal
+        return _combined(self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal)
+
+    def plus(self, other: "Det") -> "Det":
+        """The sum, broadcast."""
+        literal = None if self.literal is None or other.literal is None else self.literal + other.literal
+        return _combined(self, other, [a + b for a, b in zip(self.sides, other.sides, strict=True)], literal)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is known to be 0 everywhere."""
+        return self.static and not np.any(np.asarray(self.sides[0]))
+
+
+def _combined(a: Det, b: Det, sides: list[Any], literal: Any) -> Det:
+    static = a.static and b.static
+    return Det((sides[0], sides[0] if static else sides[1]), joint_wide([a, b]), literal, static)
+
+
+def joint_wide(values: Sequence[Any]) -> Shape:
+    """The multiplicities of a broadcast result: an axis that any value stores in full is stored in full."""
+    rank = max(len(v.wide) for v in values)
+    wides = [(1,) * (rank - len(v.wide)) + tuple(v.wide) for v in values]
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    shape = (1,) * (rank - len(shape)) + tuple(shape)
+    return tuple(1 if size > 1 else max(w) for size, *w in zip(shape, *wides, strict=True))
+
+
+def number(value: Any, rank: int = 0) -> Det:
+    """A constant number, with `rank` axes of size 1."""
+    array = np.full((1,) * rank, value)
+    return Det((array, array), (1,) * rank, value, True)
+
+
+def static_det(array: Any) -> Det:
+    """A constant array; a number if all its entries are equal."""
+    array = np.asarray(array)
+    literal = array.flat[0].item() if array.size and np.all(array == array.flat[0]) else None
+    return Det((array, array), (1,) * array.ndim, literal, True)
+
+
+@dataclass(eq=False)
+class Param:
+    """A view of a parameter leaf with independent entries, scaled by a number.
+
+    Attributes:
+        leaf: its path.
+        shape: of the view.
+        mean, variance: of each entry.
+        eta: learning-rate multiplier, times the square of the scale.
+        axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1 that was added.
+        layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a new one.
+        box: the part of the leaf that the view covers: (layout, axis, start, stop) of each cut.
+        factor: a deterministic value that multiplies it, entry by entry.
+    """
+
+    leaf: str
+    shape: Shape
+    mean: float
+    variance: float
+    eta: float
+    axes: tuple[int | None, ...]
+    layout: tuple[Shape, ...]
+    box: tuple[Any, ...] = ()
+    factor: Det | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is a constant, neither random nor trained."""
+        return self.variance == 0 and self.eta == 0
+
+
+@dataclass(eq=False)
+class Factor:
+    """A function of Gaussians, entry by entry: `node` over variables (the Gaussians) and operands; None for one itself."""
+
+    gaussians: tuple[Field, ...]
+    node: Expression | None = None
+    operands: tuple[Det, ...] = ()
+
+    @property
+    def mains(self) -> list[int]:
+        """Which Gaussians are random."""
+        return [i for i, g in enumerate(self.gaussians) if not g.degenerate]
+
+    @property
+    def shape(self) -> Shape:
+        """The broadcast shape of its Gaussians and operands."""
+        return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
+
+
+@dataclass(eq=False)
+class Term:
+    """A linear map of a product of functions of independent Gaussians."""
+
+    factors: tuple[Factor, ...]
+    map: Linear | None = None
+    base: Shape = field(init=False)
+
+    def __post_init__(self):
+        self.base = np.broadcast_shapes(*(f.shape for f in self.factors))
+
+    @property
+    def shape(self) -> Shape:
+        """Of the result."""
+        return self.base if self.map is None else self.map.shape
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether it is a linear map of one Gaussian."""
+        return len(self.factors) == 1 and self.factors[0].node is None
+
+    def mapped(self, linear: Linear) -> "Term":
+        """`linear` of this term."""
+        return Term(self.factors, then(self.map, linear))
+
+
+@dataclass(eq=False)
+class Wide:
+    """A random vector: offset + sum of terms.
+
+    Attributes:
+        shape: internal, 1 along wide axes.
+        wide: multiplicity of each axis.
+        terms: random parts; None if only `product` is known.
+        offset: deterministic part.
+        interleaved: whether an axis lists finite entries within each unit, not units within each entry: good for a product only.
+        product: the two values whose product this is, good for a mean over a wide axis even where terms are not.
+    """
+
+    shape: Shape
+    wide: Shape
+    terms: list[Term] | None
+    offset: Det | None = None
+    product: "tuple[Wide, Wide] | None" = None
+    interleaved: bool = False
+
+    @property
+    def gaussian(self) -> Field | None:
+        """The Gaussian that it is, apart from an offset."""
+        if self.terms is not None and len(self.terms) == 1 and self.terms[0].is_gaussian and self.terms[0].map is None:
+            return self.terms[0].factors[0].gaussians[0]
+        return None
+
+    @property
+    def random(self) -> list[Term]:
+        """The terms; an error if there are none to be had."""
+        if self.terms is None:
+            raise NoLimitError(
+                "a product of correlated wide vectors is used other than inside a mean over their features,"
+            )
+        return self.terms
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether it is constant at initialization."""
+        return self.terms is not None and all(
+            any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms
+        )
+
+
+@dataclass(eq=False)
+class Joined:
+    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic."""
+
+    axis: int
+    sizes: tuple[int, ...]
+    parts: list[Any]
+
+
+class Noise:
+    """Random numbers of the model's own, as of dropout: harmless until they meet a value."""
+
+
+Value = Det | Param | Wide | Joined | Noise
+
+
+def gaussian(g: Field, wide: Sequence[int]) -> Wide:
+    """A Gaussian as a value."""
+    return Wide(g.shape, tuple(wide), [Term((Factor((g,)),))])
+
+
+def offsets(value: Wide, dtype: Any) -> list[Array]:
+    """The deterministic part on both sides, in full internal shape."""
+    if value.offset is None:
+        return [jnp.zeros(value.shape, dtype)] * 2
+    return [jnp.broadcast_to(jnp.asarray(a, dtype), value.shape) for a in value.offset.sides]
+
+
+def with_view(param: Param, **changes: Any) -> Param:
+    """Another view of the same leaf."""
+    return replace(param, **changes)

@@ -1,0 +1,226 @@
+"""The front door of the infinite-width interpreter: what it equals, accepts and refuses, how it scales and is extended."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from limit_cases import Net, by_name, lenient
+from mlp_twins import F64, flax_mlp
+
+import ntk_jax
+from ntk_jax.infinite.program.batch import block
+from ntk_jax.infinite.program.interpreter import USER_RULES
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((5, 6)), RNG.standard_normal((3, 6))
+X[3] = X[2]
+
+
+def close(found, expected, rtol=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "erf", "leaky_relu", "tanh", "elu"])
+def test_equals_the_recursion_of_fully_connected_networks(activation):
+    width = (8, 16)
+    for parameterization in ("ntk", "standard") if activation in ("relu", "gelu") else ("ntk",):
+        model = ntk_jax.MLP(width, 1, activation, 1.3, 0.2, parameterization)
+        kernel = ntk_jax.infinite_width(model)
+        options = {
+            "depth": 2,
+            "activation": activation,
+            "W_std": 1.3,
+            "b_std": 0.2,
+            "parameterization": parameterization,
+        }
+        if parameterization == "standard":
+            options["width"] = width
+        found = kernel(X)
+        close(found, ntk_jax.mlp_kernels(X, **options))
+        assert all(jnp.array_equal(k, k.T) for k in found)
+    close(kernel(X, Y), ntk_jax.mlp_kernels(X, Y, **options))
+
+
+def test_linen_nnx_and_pairs_are_one_network():
+    class Twin(nnx.Module):
+        def __init__(self, *, rngs):
+            self.first = nnx.Linear(6, 8, dtype=F64, param_dtype=F64, rngs=rngs)
+            self.second = nnx.Linear(8, 1, dtype=F64, param_dtype=F64, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(nnx.relu(self.first(x)))
+
+    linen = flax_mlp(nn.relu, 8)
+    pair = (lambda key, x: lenient(linen.init)(key, x)["params"], lambda p, x: lenient(linen.apply)({"params": p}, x))
+    truth = lenient(ntk_jax.infinite_width(linen))(X)
+    close(lenient(ntk_jax.infinite_width(pair))(X), truth)
+    close(lenient(ntk_jax.infinite_width(Twin))(X), truth)
+    stats = {
+        "first/kernel": (0.0, 1 / 6),
+        "first/bias": (0.0, 0.0),
+        "second/kernel": (0.0, 1 / 8),
+        "second/bias": (0.0, 0.0),
+    }
+    instance = lenient(lambda: Twin(rngs=nnx.Rngs(0)))()
+    close(lenient(ntk_jax.infinite_width(instance, init_stats=stats))(X), truth, 1e-6)
+
+
+def test_learning_rates_split_the_tangent_kernel_by_parameter():
+    model = ntk_jax.MLP((8,), 1, "relu", 1.3, 0.2, "standard")
+    full = ntk_jax.infinite_width(model)(X, Y)
+    paths = ["Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias"]
+    parts = [ntk_jax.infinite_width(model, learning_rates=lambda path, _, p=p: float(path == p))(X, Y) for p in paths]
+    np.testing.assert_allclose(sum(k.ntk for k in parts), full.ntk, rtol=1e-12)
+    np.testing.assert_allclose(parts[0].nngp, full.nngp, rtol=1e-12)
+    by_variance = ntk_jax.infinite_width(model, learning_rates="variance")(X, Y)
+    close(by_variance, ntk_jax.mlp_kernels(X, Y, depth=1, W_std=1.3, b_std=0.2), 1e-6)
+
+
+def test_tiles_are_the_whole_and_gradients_pass_through_them():
+    case = by_name("cnn_1d")
+    x = jnp.asarray(case.inputs(5, dtype=np.float64))
+    model = case.build(8, 1)
+    whole = lenient(ntk_jax.infinite_width(model))
+    tiled = lenient(ntk_jax.infinite_width(model, memory_limit=4000))
+    close(tiled(x), whole(x), 1e-13)
+    y = jnp.asarray(case.inputs(2, seed=1, dtype=np.float64))
+    f = lambda kernel: jax.jit(jax.grad(lambda x: jnp.sum(kernel(x, y).ntk)))(x)  # noqa: E731
+    np.testing.assert_allclose(f(tiled), f(whole), rtol=1e-9, atol=1e-12)
+
+
+def test_a_kernel_with_pooling_is_a_short_program():
+    def body(x, width, num_outputs):
+        for _ in range(3):
+            x = nn.avg_pool(nn.relu(nn.Conv(width, (3, 3))(x)), (2, 2), (2, 2))
+        return nn.Dense(num_outputs)(x.reshape(x.shape[0], -1))
+
+    x = jnp.zeros((2, 16, 16, 3), jnp.float32)
+    kernel = ntk_jax.infinite_width(Net(body, 8, 1))
+    program = lenient(kernel.program)(x)
+    closed = jax.make_jaxpr(lambda a, b: block(program, (), a, b))(x, x)
+    assert num_equations(closed.jaxpr) < 3000
+
+
+def num_equations(jaxpr):
+    inner = [p for eqn in jaxpr.eqns for v in eqn.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
+    inner = [getattr(p, "jaxpr", p) for p in inner]
+    return len(jaxpr.eqns) + sum(num_equations(p) for p in inner if hasattr(p, "eqns"))
+
+
+def test_what_is_alike_in_law_but_not_in_form():
+    """Splits of an infinite axis, joins of two, products of gates: each against the same network written otherwise."""
+
+    def fused(x, width, num_outputs):
+        a, b = jnp.split(nn.Dense(2 * width, use_bias=False, **init(6))(x), 2, axis=-1)
+        return nn.Dense(num_outputs, use_bias=False, **init(width))(nn.relu(a) * nn.sigmoid(b))
+
+    def separate(x, width, num_outputs):
+        a, b = (nn.Dense(width, use_bias=False, **init(6))(x) for _ in range(2))
+        return nn.Dense(num_outputs, use_bias=False, **init(width))(nn.relu(a) * nn.sigmoid(b))
+
+    def joined(x, width, num_outputs):
+        a, b = (nn.relu(nn.Dense(width, use_bias=False, **init(6))(x)) for _ in range(2))
+        return nn.Dense(num_outputs, use_bias=False, **init(2 * width))(jnp.concatenate([a, b], -1))
+
+    def whole(x, width, num_outputs):
+        a = nn.relu(nn.Dense(2 * width, use_bias=False, **init(6))(x))
+        return nn.Dense(num_outputs, use_bias=False, **init(2 * width))(a)
+
+    for one, other in ((fused, separate), (joined, whole)):
+        a, b = (lenient(ntk_jax.infinite_width(Net(body, 8, 1)))(X, Y) for body in (one, other))
+        close(a, b)
+
+
+def init(fan_in):
+    return {"kernel_init": nn.initializers.normal(fan_in**-0.5), "dtype": F64, "param_dtype": F64}
+
+
+def test_explain_limit_is_a_table_of_what_became_of_each_operation(unchecked_shapes):
+    case = by_name("mlp_nnx")
+    table = lenient(ntk_jax.explain_limit)(case.build(8, 1), case.inputs())
+    lines = table.splitlines()
+    assert lines[0].split()[:3] == ["operation", "becomes", "dual"]
+    assert any("dot_general" in line and "Gaussian: first/kernel" in line and "∞" in line for line in lines)
+    assert "closed form: rectifier" in table and "series of" in table and "limit_cases.py:" in table
+
+
+def test_a_rule_of_the_users_own():
+    def phi(h):
+        return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(h.shape, h.dtype), h, vmap_method="sequential")
+
+    with pytest.raises(ntk_jax.NoLimitError, match=r"no rule for the operation `pure_callback`.*register_rule"):
+        lenient(ntk_jax.infinite_width(flax_mlp(phi, 8)))(X)
+    ntk_jax.register_rule("pure_callback", lambda h, **params: jnp.tanh(h))
+    try:
+        close(
+            lenient(ntk_jax.infinite_width(flax_mlp(phi, 8)))(X),
+            lenient(ntk_jax.infinite_width(flax_mlp(jnp.tanh, 8)))(X),
+        )
+    finally:
+        USER_RULES.pop("pure_callback")
+
+
+@jax.custom_jvp
+def straight_through(h):
+    return jnp.sign(h)
+
+
+straight_through.defjvp(lambda primals, tangents: (jnp.sign(primals[0]), tangents[0]))
+
+
+def readout_inside(params, x):
+    return nn.relu(x @ params["W"]) @ params["W"]
+
+
+def scalar_gate(params, x):
+    return (params["gate"] * nn.relu(x @ params["W"])) @ params["V"]
+
+
+def stopped(params, x):
+    return jax.lax.stop_gradient(nn.relu(x @ params["W"])) @ params["V"]
+
+
+def product_of_weights(params, x):
+    return x @ (params["W"] @ params["V"])
+
+
+def spread(params, x):
+    return nn.relu(x @ params["W"] + jnp.arange(6.0)) @ params["V"]
+
+
+def narrow(params, x):
+    return nn.relu(x @ params["W"][:, :1]) @ params["V"][:1]
+
+
+REFUSALS = {
+    "straight-through gradient": (lambda p, x: straight_through(x @ p["W"]) @ p["V"], r"custom derivative that is not"),
+    "readout inside": (readout_inside, r"readout weight W is used inside"),
+    "scalar parameter": (scalar_gate, r"shared by all units.*`mul` in .*test_limit.py:\d+ \(scalar_gate\)"),
+    "stop_gradient": (stopped, r"stop_gradient acts on a random value"),
+    "product of weights": (product_of_weights, r"two parameters are multiplied"),
+    "array along a wide axis": (spread, r"fixed array that differs along an infinite axis"),
+    "one unit": (narrow, r"finitely many random entries"),
+    "rounding": (lambda p, x: jnp.floor(x @ p["W"]) @ p["V"], r"`floor` jumps at infinitely many points"),
+    "batch": (
+        lambda p, x: nn.relu((x - x.mean(0)) @ p["W"]) @ p["V"],
+        r"row i of the output to depend on row i of x alone",
+    ),
+    "nonlinear readout": (lambda p, x: jnp.tanh(x @ p["V"]), r"outputs are not Gaussian.*logits"),
+    "deterministic": (lambda p, x: (x @ p["W"]).mean(-1, keepdims=True), r"outputs are deterministic in the limit"),
+    "inner product": (
+        lambda p, x: (jnp.tanh(jnp.sum((x @ p["W"]) * (x @ p["V"]), -1, keepdims=True)) * (x @ p["W"])) @ p["V"],
+        r"inner product of two wide vectors of width 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_would_be_wrong_is_refused(name):
+    apply_fn, pattern = REFUSALS[name]
+    normal = lambda key, shape: jax.random.normal(key, shape) / 6**0.5  # noqa: E731
+    init_fn = lambda key, x: {"W": normal(key, (6, 6)), "V": normal(key, (6, 6)), "gate": normal(key, ())}  # noqa: E731
+    with pytest.raises(ValueError, match=f"(?s){pattern}"):
+        ntk_jax.infinite_width((init_fn, lenient(apply_fn)))(X)
