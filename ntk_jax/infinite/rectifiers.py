@@ -104,8 +104,8 @@ class Step(DualRule):
 @jax.custom_jvp
 def _sign(rows1, q12, rows2):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    u = 1 - jnp.abs(rho)
-    return 2 / np.pi * arcsine(rho, root(u * (2 - u)))
+    cosine = angle(1 - jnp.abs(rho)).sine
+    return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
 
 
 @_sign.defjvp
