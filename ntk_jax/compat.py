@@ -40,7 +40,7 @@ def closed_jaxpr(jaxpr: Any) -> Any:
 
 
 def source_line(eqn: Any) -> str | None:
-    """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's or ours."""
+    """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's, ours."""
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
         parts = frame.file_name.replace("\\", "/").split("/")

@@ -49,7 +49,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
             if name in CALLS or name in CUSTOM_CALLS:  # what is inside came before
                 found[:] = [(n, v, at or line) for n, v, at in found]
                 continue
-            if not _interesting(values, outs):
+            if not _interesting(values, outs) or not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
                 continue
             found.append((name, outs[0], line))
             seconds.append(_second(moments, outs[0]))

@@ -153,7 +153,7 @@ def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
             f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX module does not remember its "
             f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> module, such as its class."
         )
-    return jax.tree.unflatten(tree, [InitStats(*map(float, given[path])) for path in paths])
+    return jax.tree.unflatten(tree, [InitStats(float(given[path][0]), float(given[path][1])) for path in paths])
 
 
 def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any], Any, list[Any]]:

@@ -193,7 +193,7 @@ def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
     roots = {chain(g)[-1][0] for g in fields}
     if len(roots) == 1 and not any(g.degenerate for g in fields):
         try:
-            out.terms = function(*MUL, [x, y], wide, moments).terms
+            out.terms = function(MUL[0], MUL[1], [x, y], wide, moments).terms
         except NoLimitError:
             out.terms = None
         return out

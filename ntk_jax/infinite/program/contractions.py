@@ -54,11 +54,11 @@ class DotContraction:
         if not small:
             out += [right[b] for b in other.free]
         if isinstance(g.value, Det) and isinstance(h.value, Det):
-            a, b = (
+            first, second = (
                 _full(v, s, moments.dtype, side)
                 for v, s, side in zip((g.value, h.value), (self.shape, other.shape), sides, strict=True)
             )
-            k = jnp.einsum(a, left, b, right, out, precision="highest")
+            k = jnp.einsum(first, left, second, right, out, precision="highest")
         elif small and self.shape == other.shape and right == left:
             k = ask(g.value, h.value, sides, True)
             if k is None:

@@ -99,7 +99,8 @@ def evaluate(node: Expression, variables: Sequence[Any], operands: Sequence[Any]
     values: dict[Expression, Any] = {}
     for n in nodes(node):
         if n.kind == "apply":
-            values[n] = bind_elementwise(*n.label, [values[a] for a in n.args], dtype)
+            primitive, params = n.label
+            values[n] = bind_elementwise(primitive, params, [values[a] for a in n.args], dtype)
         else:
             values[n] = (
                 {"variable": variables, "operand": operands}[n.kind][n.label] if n.kind != "constant" else n.label

@@ -37,13 +37,13 @@ class FactorMoments(Expectations):
     def moment(self, t: Term, u: Term, sides: Sides, diag: bool, dt: Any = None, du: Any = None) -> Answer:
         """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of its Gaussians."""
         pairs = self._matched(t, u, sides)
-        total = None
+        total: Answer = None
         for i, j in pairs:
             d1, d2 = (d[1] if d is not None and d[0] == at else None for d, at in ((dt, i), (du, j)))
             if i is not None and j is not None:
                 k = self._both(t.factors[i], u.factors[j], d1, d2, sides, diag, t.base, u.base)
             else:
-                factor, side, d = (t.factors[i], sides[0], d1) if j is None else (u.factors[j], sides[1], d2)
+                factor, side, d = (t.factors[i or 0], sides[0], d1) if j is None else (u.factors[j], sides[1], d2)
                 k = self.mean(factor, side, d)
                 if k is not None:
                     own, other = (t.base, u.base) if j is None else (u.base, t.base)
@@ -54,7 +54,7 @@ class FactorMoments(Expectations):
             if k is None:
                 return None
             total = k if total is None else total * k
-        return jnp.broadcast_to(total, t.base if diag else t.base + u.base)
+        return None if total is None else jnp.broadcast_to(total, t.base if diag else t.base + u.base)
 
     def _matched(self, t: Term, u: Term, sides: Sides) -> list[tuple[int | None, int | None]]:
         """Which factor of t is correlated with which of u."""
@@ -83,13 +83,13 @@ class FactorMoments(Expectations):
 
     def term_mean(self, t: Term, side: int) -> Answer:
         """E[t] before its map."""
-        total = None
+        total: Answer = None
         for f in t.factors:
             m = self.mean(f, side, None)
             if m is None:
                 return None
             total = m if total is None else total * m
-        return jnp.broadcast_to(total, t.base)
+        return None if total is None else jnp.broadcast_to(total, t.base)
 
     def _both(self, f, g, d1, d2, sides, diag, shape1, shape2):
         """E[f g'] of two factors that may be correlated, at the positions of the terms that they stand in."""
@@ -189,7 +189,7 @@ class FactorMoments(Expectations):
         columns = [free.pop(0) if j is None else j for j in columns] + [None] * (n - len(columns))
         columns = [free.pop(0) if j is None else j for j in columns]
         a, b = self._expanded(f, sides[0], d1, n, shape1), self._expanded(g, sides[1], d2, n, shape2)
-        b = jnp.transpose(b, (*columns, *range(n, b.ndim)))  # type: ignore[arg-type]
+        b = jnp.transpose(b, (*columns, *range(n, b.ndim)))
         rank1, rank2 = len(shape1), len(shape2)
         if not diag:
             a = a.reshape(a.shape + (1,) * rank2)

@@ -27,6 +27,9 @@ class Layout(NamedTuple):
 def transpose(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     """Axes in another order."""
     p = eqn.params["permutation"]
+    infinite = [a for a in p if wide[a] > 1]
+    if infinite != sorted(infinite):
+        raise NoLimitError("two infinite axes change places: which unit meets which is lost,")
     pick = lambda s: tuple(s[i] for i in p)  # noqa: E731
     return Layout(lambda z: z.transpose(p), pick(shape), pick(wide), (("transpose", p),))
 

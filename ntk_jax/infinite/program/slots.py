@@ -57,7 +57,7 @@ class Slots:
             self.resolve([*self.resolved, g])
         base, factor = self.resolved[g]
         node = variable(self.bases.setdefault(base, len(self.bases)))
-        return node if factor is None else apply(*MUL, [node, self.deterministic(factor)])
+        return node if factor is None else apply(MUL[0], MUL[1], [node, self.deterministic(factor)])
 
     def deterministic(self, d: Det) -> Expression:
         """A number, or an operand."""
@@ -86,7 +86,7 @@ class Slots:
             nodes.append(self.deterministic(t.map.factor))
         product = nodes[0]
         for n in nodes[1:]:
-            product = apply(*MUL, [product, n])
+            product = apply(MUL[0], MUL[1], [product, n])
         return product
 
     def sum(self, terms: Sequence[Term], offset: Det | None) -> Expression:
@@ -97,5 +97,5 @@ class Slots:
             nodes.append(self.deterministic(offset))
         total = nodes[0]
         for n in nodes[1:]:
-            total = apply(*ADD, [total, n])
+            total = apply(ADD[0], ADD[1], [total, n])
         return total

@@ -1,7 +1,7 @@
 """A network traced for one example, and its interpretation for one pair."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Program(NamedTuple):
         """(moments, value of the outputs) for a pair of examples."""
         moments = Moments(self.dtype, table, observe)
         walk = Interpreter(moments, log=log, **self.options)
-        sides = tuple(x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides)  # type: ignore[assignment]
+        sides = tuple(x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides)
         example = Det(sides, (1,) * sides[0].ndim)
         (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
         return moments, out
@@ -60,7 +60,7 @@ def trace(
     options: Any,
 ) -> Program:
     """Trace a network for an example of this shape and dtype."""
-    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
     jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params), example
     )
@@ -119,7 +119,8 @@ def output_gaussian(out: Any) -> Field:
 
 def _check_readout(g: Field) -> None:
     """A readout that is used inside as well breaks the independence of gradients."""
-    readout, inside = set(), set()
+    readout: set[str] = set()
+    inside: set[str] = set()
     stack: list[tuple[Field, bool]] = [(g, True)]
     seen = set()
     while stack:

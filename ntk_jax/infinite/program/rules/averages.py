@@ -15,6 +15,9 @@ from ntk_jax.infinite.program.slots import chain
 from ntk_jax.infinite.program.values import Det, Param, Wide, static_det
 
 
+FEW = 3  # fewer units of an axis, beside others that stay, are not meant to be infinitely many
+
+
 @rule("reduce_sum")
 def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """A sum over finite axes is a linear map; over a wide axis the law of large numbers makes it deterministic."""
@@ -26,14 +29,16 @@ def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     layout = summed(eqn, value.shape, value.wide)
     if units == 1:
         return [algebra.mapped(value, Linear(lambda _, z: layout.apply(z), layout.shape, None), layout.wide)]
+    if units < FEW and any(w > 1 for w in layout.wide):
+        raise NoLimitError(f"a mean over {units} units of each group is not deterministic, and not Gaussian,")
     sides = [_mean(program, value, side) for side in (0, 1)]
-    if all(s is None for s in sides):
+    of_two = value.product is not None and value.product[0] is not value.product[1]
+    if all(s is None for s in sides) and not of_two:
         zero = static_det(np.zeros(layout.shape, program.moments.dtype))
         return [Det(zero.sides, layout.wide, zero.literal, True)]
-    sums = [units * layout.apply(jnp.broadcast_to(s, value.shape)) for s in sides]
-    pending = None
-    if value.product is not None and value.product[0] is not value.product[1]:
-        pending = units
+    full = [jnp.zeros(value.shape, program.moments.dtype) if s is None else jnp.broadcast_to(s, value.shape) for s in sides]
+    sums = [units * layout.apply(s) for s in full]
+    pending = units if of_two and program.inner_products == "error" else None
     return [Det((sums[0], sums[1]), layout.wide, pending=pending)]
 
 
@@ -51,6 +56,10 @@ def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det:
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
     x, y = values
     units = math.prod(x.wide[a] for a in lc)
+    pairs = sorted([*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)])
+    partners = [b for a, b in pairs if x.wide[a] > 1]
+    if partners != sorted(partners):
+        raise NoLimitError("infinite axes meet in a different order: which unit meets which is lost,")
     if units == 1 or any(x.wide[a] != y.wide[b] for a, b in [*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)]):
         raise NoLimitError(
             "two random values are multiplied and summed over a finite axis: the result is not Gaussian,"

@@ -111,9 +111,10 @@ def view(param: Param, eqn: Any) -> Param:
     if name in ("reshape", "squeeze", "expand_dims"):
         return _reshaped(param, eqn.outvars[0].aval.shape)
     if name == "broadcast_in_dim":
-        shape, axes = [1] * len(p["shape"]), [None] * len(p["shape"])
+        shape = [1] * len(p["shape"])
+        axes: list[int | None] = [None] * len(p["shape"])
         for i, d in enumerate(p["broadcast_dimensions"]):
-            shape[d], axes[d] = param.shape[i], param.axes[i]  # type: ignore[call-overload]
+            shape[d], axes[d] = param.shape[i], param.axes[i]
         if any(f != s and s > 1 for f, s in zip(p["shape"], shape, strict=True)):
             raise NoLimitError(f"parameter {param.leaf} is repeated along an axis of its own,")
         return with_view(param, shape=tuple(shape), axes=tuple(axes))

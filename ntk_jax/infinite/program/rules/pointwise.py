@@ -37,7 +37,7 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         return [found]
     wides = [v for v in values if isinstance(v, Wide)]
     if name == "mul" and len(wides) == 2:
-        return [algebra.product(*wides, wide, program.moments)]
+        return [algebra.product(wides[0], wides[1], wide, program.moments)]
     squared = name == "square" or (name == "integer_pow" and eqn.params["y"] == 2)
     if squared and wides[0].terms is not None:
         try:
@@ -135,7 +135,7 @@ def _linear(name: str, values: list[Any], wide: tuple[int, ...]) -> Wide | None:
     if name == "div" and isinstance(values[1], Det):
         return algebra.scaled(values[0], inverse(values[1]), wide)
     if name == "select_n" and isinstance(values[0], Det) and len(values) == 3:
-        return _selected(*values, wide)
+        return _selected(values[0], values[1], values[2], wide)
     return None
 
 

@@ -80,8 +80,9 @@ def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) ->
 @rule("split")
 def split(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """Consecutive parts along one axis."""
-    (value,), axis, start, out = values, eqn.params["axis"], 0, []
-    for size in eqn.params["sizes"]:
+    (value,), axis, start = values, eqn.params["axis"], 0
+    out: list[Any] = []
+    for size in map(int, eqn.params["sizes"]):
         stop = start + size
         if isinstance(value, Param):
             starts = [start if a == axis else 0 for a in range(len(value.shape))]
@@ -119,7 +120,8 @@ def _along_wide(values: list[Any], d: int) -> bool:
 
 def _side_by_side(values: list[Any], d: int, shapes: Any) -> Joined:
     """Values along an infinite axis; those that are joined already bring their parts."""
-    parts_, sizes = [], []
+    parts_: list[Any] = []
+    sizes: list[int] = []
     for v, shape in zip(values, shapes, strict=True):
         if isinstance(v, Joined):
             if v.axis != d:
