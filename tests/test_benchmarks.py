@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness, kernels, memory
+from benchmarks import harness, kernels, limits, memory
 
 
 class FakeClock:
@@ -170,3 +170,16 @@ def test_dynamics_quick_run(tmp_path, capsys):
     ]
     assert all(row["median_s"] > 0 and row["over_diagonalize"] > 0 for row in document["results"])
     assert "/ diagonalize" in capsys.readouterr().out
+
+
+def test_equations_inside_calls_count_too():
+    jaxpr = jax.make_jaxpr(lambda x: jax.jit(lambda y: y * y + 1)(x) - 2)(1.0).jaxpr
+    assert limits.equations(jaxpr) == 4  # the call, two inside, one after
+
+
+def test_peers_quick_run_compares_results_before_times(tmp_path):
+    command.main(["peers", "--quick", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "peers.json").read_text())["results"]
+    assert [row["peer"] for row in rows] == ["ntk_jax", "naive"]
+    assert rows[0]["difference"] == 0 < rows[1]["difference"] < 1e-5
+    assert all(row["median_s"] > 0 and row["peak_mib"] > 50 for row in rows)
