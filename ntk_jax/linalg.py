@@ -107,3 +107,20 @@ def largest_eigenvalue(
     start = jax.random.normal(jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))
+
+
+def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
+    """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
+    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
+
+
+def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
+    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
+    n, outputs = k.shape[0], k.shape[2:]
+    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
+    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
+        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0]).reshape(1, 1, -1, 1)
+        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1]).reshape(1, 1, 1, -1)
+        return jnp.where(row <= column, k, swap_sides(k))
+    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
+    return jnp.where(upper, k, swap_sides(k))

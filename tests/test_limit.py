@@ -17,7 +17,6 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((5, 6)), RNG.standard_normal((3, 6))
 
 
-
 def close(found, expected, rtol=1e-12):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))

@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.finite.blocks import Block, FactoredBlock, TangentFeatures
+from ntk_jax.linalg import mirror_upper as mirror_upper
+from ntk_jax.linalg import swap_sides as swap_sides
 
 OUTPUTS = ("mean", "diagonal", "full")
 PRECISIONS = ("highest", "high", "default")
@@ -124,23 +126,6 @@ def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Arra
         product = a_gram.reshape(B, n1, 1, T1, n2, 1, T2) * d_gram
         kernels.append(jnp.sum(product, axis=(0, 3, 6)).transpose(0, 2, 1, 3))
     return kernels
-
-
-def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
-    """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
-    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
-
-
-def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
-    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
-    n, outputs = k.shape[0], k.shape[2:]
-    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
-    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
-        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0]).reshape(1, 1, -1, 1)
-        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1]).reshape(1, 1, 1, -1)
-        return jnp.where(row <= column, k, swap_sides(k))
-    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
-    return jnp.where(upper, k, swap_sides(k))
 
 
 def nngp_block(f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str) -> Float[Array, "n1 n2 ..."]:

@@ -51,7 +51,7 @@ CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "erf": lambda: ClosedForm(closed_forms.erf),
     "exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
     "gaussian": lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
-    "gelu": lambda: ClosedForm(closed_forms.gelu),
+    "gelu": lambda: ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope),
     "hermite": hermite,
     "identity": lambda: Rectifier(1.0, -1.0),
     "leaky_relu": lambda slope=0.01: Rectifier(1.0, -float(slope)),
@@ -149,7 +149,7 @@ def _match(u, values: np.ndarray) -> DualRule | None:
     candidates = [
         (Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x)),
         (ClosedForm(closed_forms.erf), plain),
-        (ClosedForm(closed_forms.gelu), x * (1 + erf) / 2),
+        (ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope), x * (1 + erf) / 2),
         (ClosedForm(closed_forms.sinusoid, (1.0, 0.0)), np.sin(x)),
         (ClosedForm(closed_forms.sinusoid, (1.0, math.pi / 2)), np.cos(x)),
         (ClosedForm(closed_forms.exponential, (1.0, 0.0)), np.exp(x)),

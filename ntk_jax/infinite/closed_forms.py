@@ -10,37 +10,60 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.angle import arcsine, orthant
-from ntk_jax.infinite.dual import Dual, DualRule, ratio, root
+from ntk_jax.infinite.dual import Dual, DualRule, correlation
 
 
 @dataclass(frozen=True)
 class ClosedForm(DualRule):
-    """A dual given by one function of the three moments and hashable options."""
+    """A dual given by one function of the three moments and hashable options.
+
+    `slope(q11, q12, q22)` is dk/dq11, where differentiating the function's own expression would cancel.
+    """
 
     function: Callable[..., Dual]
     options: tuple[Any, ...] = ()
+    slope: Callable[..., Array] | None = None
     unroll = 4
 
     def pair(self, rows1, q12, rows2):
-        return self.function(rows1, q12, rows2, *self.options)
+        return Dual(*_pair(self, rows1, q12, rows2))
 
 
-def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array]:
-    """For I + Sigma: 1/(1 + q11), 1/(1 + q22) and det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine², all in (0, 1]."""
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _pair(rule, q11, q12, q22):
+    return tuple(rule.function(q11, q12, q22, *rule.options))
+
+
+@_pair.defjvp
+def _pair_jvp(rule, primals, tangents):
+    """Partial derivatives first, then their products with the tangents: in reverse, cotangents of size k would overflow."""
+    f = lambda *q: tuple(rule.function(*q, *rule.options))  # noqa: E731
+    one = lambda i: tuple(jnp.ones_like(q) if i == j else jnp.zeros_like(q) for j, q in enumerate(primals))  # noqa: E731
+    partials = [list(jax.jvp(f, primals, one(i))[1]) for i in range(3)]
+    out = _pair(rule, *primals)
+    partials[1][0] = out[1]  # Price's theorem
+    if rule.slope is not None:
+        partials[0][0], partials[2][0] = rule.slope(*primals), rule.slope(*primals[::-1])
+    return out, tuple(sum(g[i] * t for g, t in zip(partials, tangents, strict=True)) for i in (0, 1))
+
+
+def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array, Array]:
+    """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine², 1 - rho², all in [0, 1]."""
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
-    rho = q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
+    rho = correlation(q11, q12, q22)
     apart = jnp.maximum((1 - rho) * (1 + rho), 0)
-    return p1, p2, (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * apart
+    return p1, p2, (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * apart, apart
 
 
 def erf(q11, q12, q22):
     """K = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
-    p1, p2, cosine2 = _determinant(2 * q11, 2 * q12, 2 * q22)
+    p1, p2, cosine2, _ = _determinant(2 * q11, 2 * q12, 2 * q22)
     sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
     return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
 
@@ -51,15 +74,25 @@ def gelu(q11, q12, q22):
     k = q12 A / (2 pi) + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))),
     k_dot = A / (2 pi) + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D).
     """
-    p1, p2, cosine2 = _determinant(q11, q12, q22)
+    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
     A = orthant(sine, cosine) / (2 * np.pi)
-    rho = q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
-    apart = jnp.maximum((1 - rho) * (1 + rho), 0)
     spread = (q11 * h1) * (q22 * h2) * apart  # det Sigma sqrt(p1 p2)
     k = q12 * A + (spread + sine * q12 * (p1 + p2)) / (2 * np.pi * cosine)
-    return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + p1 * p2 / cosine2))
+    return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + (p1 / cosine) * (p2 / cosine)))
+
+
+def gelu_slope(q11, q12, q22):
+    """E[phi''(u) phi(v)] / 2 with phi''(u) = (2 - u²) density(u), which tilts the covariance: its variances are q p1 and c q22.
+
+    Here c q22 = q22 - q12² p1 is the variance of v, and t = 1/(1 + c q22).
+    """
+    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
+    rho2 = 1 - apart
+    c, t = apart + rho2 * p1, p2 / cosine2
+    bracket = (1 + p1) * c - rho2 * p1 * (q11 * p1) * (1 + t)
+    return jnp.sqrt(p1) * (q22 * jnp.sqrt(p2)) / jnp.sqrt(cosine2) * bracket / (4 * np.pi)
 
 
 def sinusoid(q11, q12, q22, frequency, phase):
@@ -87,7 +120,7 @@ def exponential(q11, q12, q22, rate, shift):
 
 def gaussian(q11, q12, q22, rate):
     """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12 D^(-3/2)."""
-    p1, p2, cosine2 = _determinant(2 * rate * q11, 2 * rate * q12, 2 * rate * q22)
+    p1, p2, cosine2, _ = _determinant(2 * rate * q11, 2 * rate * q12, 2 * rate * q22)
     k = jnp.sqrt(p1) * jnp.sqrt(p2) / jnp.sqrt(cosine2)
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 

@@ -73,6 +73,19 @@ def reciprocal(S: Array, scale: Array) -> Array:
 
 
 @jax.custom_jvp
+def correlation(q11: Array, q12: Array, q22: Array) -> Array:
+    """q12 / sqrt(q11 q22), 0 next to a zero input; its derivative neither overflows nor underflows before it must."""
+    return q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
+
+
+@correlation.defjvp
+def _correlation_jvp(primals, tangents):
+    q11, _, q22 = primals
+    rho, half = correlation(*primals), ratio(tangents[0], q11) / 2 + ratio(tangents[2], q22) / 2
+    return rho, tangents[1] * (ratio(1, root(q11)) * ratio(1, root(q22))) - rho * half
+
+
+@jax.custom_jvp
 def deviation_product(q11: Array, q12: Array, q22: Array) -> Array:
     """S = sqrt(q11 q22 - q12²) = sigma1 sigma2 sin(theta), without overflow; at the cusp S = 0 its derivative is 0."""
     s1, s2 = root(q11), root(q22)

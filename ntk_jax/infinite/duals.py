@@ -38,15 +38,16 @@ def rule(activation: Any, **options: Any) -> DualRule:
 def series(phi: Callable[[Array], Array], *, kinks: Sequence[float] = (), tolerance: float | None = None) -> Series:
     """The dual of any scalar JAX function: k = sum_k a_k(q11) a_k(q22) rho^k with a_k(q) = E[phi(sqrt(q) z) h_k(z)].
 
-    A kink at 0 is found and treated exactly. The result is called like the duals of this file; its `bound(q11, q22)` is a
-    bound on the error, and `mlp_kernels` chooses the number of terms from the tolerance and warns where it is not met.
+    Kinks, at 0 (found) and at `kinks` (named), are split off and treated exactly: of a piecewise polynomial nothing is left out.
+    The result is called like the duals of this file; its `bound(q11, q22)` is a bound on the error, and `mlp_kernels` chooses
+    the number of terms from the tolerance and warns where it is not met.
 
     Args:
         phi: applied element by element.
         kinks: points other than 0 where phi is not smooth, such as (-1, 1) for hard tanh.
         tolerance: of the terms left out, relative to E[phi²]; None for 1e-10 in float64, 1e-7 in float32.
 
-    Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula).
+    Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula); Owen 1956 (kinks).
     """
     return series_rule(phi, tuple(map(float, kinks)), tolerance)
 

@@ -1,38 +1,89 @@
-"""What a series needs to know of its function: how many terms, and where it is not smooth."""
+"""What a series needs to know of its function: how many terms, and where it is not smooth. All in NumPy: nothing compiles."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.infinite.series import Kink, Series, coefficients, derivative, second_moment
+from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule, step_coefficients
+from ntk_jax.infinite.kinks import Kink, powers, values
+from ntk_jax.infinite.series import Series, derivative
+
+SIZES = (16, 32, 48, 64, 96, 128, 160, 256, 384, 512)  # few distinct numbers of terms, hence few compilations
 
 
-def fit(series: Series, q_max: float, dtype: jnp.dtype, most: int = 512) -> Series:
-    """Enough terms, a multiple of 16, for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
+def fit(series: Series, q_max: float, dtype: jnp.dtype) -> Series:
+    """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
     double = jnp.dtype(dtype) == jnp.float64
     tolerance = series.tolerance or (1e-10 if double else 1e-7)
     levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
-    if series.kinks or not double:  # kinks away from 0 converge slowly at any number of terms
-        most = min(most, 160)
-    kinks = series.kinks
-    if q_max > (100.0 if double else 2.0):  # relu(u)² and relu(u)³ grow faster than phi: subtracting them would cancel
-        kinks = tuple(Kink(c, (*jumps[:2], 0.0, 0.0)) for c, jumps in kinks if any(jumps[:2]))
-    trial = Series(series.phi, kinks, most, levels, series.tolerance)
-    needed = 16
-    for q in (q_max, q_max / 4):
-        for order in (0, 1):
-            c = coefficients(trial, order, jnp.asarray(q, dtype))
-            energy = np.asarray(c.all, float) ** 2 - (0 if c.singular is None else np.asarray(c.singular, float) ** 2)
-            rest = np.cumsum(np.abs(energy)[::-1])[::-1] + (0 if c.tail is None else float(jnp.sum(c.tail**2)))
-            enough = np.nonzero(
-                rest <= tolerance * max(float(second_moment(trial, order, jnp.asarray(q, dtype))), 1e-300)
-            )[0]
-            needed = max(needed, int(enough[0]) if enough.size else most)
-    return Series(series.phi, kinks, -(-needed // 16) * 16, levels, series.tolerance)
+    series = replace(series, levels=levels)
+    series = replace(series, kinks=_kept(series, q_max, dtype))
+    most = 160 if series.kinks or not double else 512  # what is left of a kink converges slowly at any number of terms
+    rest = np.max([_left_out(series, order, q, most) for q in (q_max, q_max / 4) for order in (0, 1)], axis=0)
+    enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
+    return replace(series, terms=enough[0] if enough else most)
+
+
+def relative_error(series: Series, q: float, dtype: jnp.dtype) -> float:
+    """A bound, relative to E[phi²] and E[phi'²], on the dual's error at variance `q`: terms left out, and cancellation."""
+    left_out = max(_left_out(series, order, q, 2 * series.terms)[series.terms] for order in (0, 1))
+    return max(left_out, _cancellation(series, series.kinks, q, dtype))
+
+
+def _left_out(series: Series, order: int, q: float, terms: int) -> np.ndarray:
+    """The share of E[phi^(order)²] in the terms from k on, for k up to `terms`, as far as no singular part holds it."""
+    u, _ = nodes_and_weights(series.levels)
+    s = math.sqrt(q)
+    smooth = (_values(series, order, s * u) - values(series.kinks, order, s * u)) @ basis(series.levels, terms)
+    singular = np.zeros(terms)
+    for kink in series.kinks:
+        threshold = np.array([abs(kink.at) / max(s, 1e-300)])
+        for power in powers((kink,), order):
+            part = kink.factor(power, order) * s**power * step_coefficients(threshold, terms, power)[:, 0]
+            singular += part * float(kink.sign) ** np.arange(terms)
+    second = max(_second_moment(series, lambda v: _values(series, order, v), q), 1e-300)
+    energy = np.abs((smooth + singular) ** 2 - singular**2)
+    beyond = 0.0 if series.kinks else max(second - float(np.sum(energy)), 0.0)
+    rest = np.append(np.cumsum(energy[::-1])[::-1], 0.0) + beyond
+    return (2 if series.kinks else 1) * rest / second
+
+
+def _values(series: Series, order: int, v: np.ndarray) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        return np.asarray(derivative(series.phi, order)(jnp.asarray(v)), float)
+
+
+def _second_moment(series: Series, f: Callable[[np.ndarray], np.ndarray], q: float) -> float:
+    s = math.sqrt(q)
+    breaks = [float(np.clip(c / s, -14, 14)) for c, _ in series.kinks if c and s]
+    u, w = panel_rule(np.sort([*breakpoints(series.levels), *breaks]))
+    return float(w @ f(s * u) ** 2)
+
+
+def _kept(series: Series, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
+    """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save."""
+    loss, kept = (1e-9 if jnp.dtype(dtype) == jnp.float64 else 1e-4), series.kinks
+    for highest in (2, 1, 0):
+        if _cancellation(series, kept, q, dtype) <= loss:
+            break
+        # the slope's jump at 0 never outgrows phi
+        cut = [
+            Kink(c, tuple(j * (p <= (highest if c else max(highest, 1))) for p, j in enumerate(jumps)))
+            for c, jumps in kept
+        ]
+        kept = tuple(kink for kink in cut if any(kink.jumps))
+    return kept
+
+
+def _cancellation(series: Series, kinks: tuple[Kink, ...], q: float, dtype: jnp.dtype) -> float:
+    """Rounding of the singular part's dual, relative to E[phi²]."""
+    whole = _second_moment(series, lambda v: _values(series, 0, v), q)
+    return float(jnp.finfo(dtype).eps) * _second_moment(series, lambda v: values(kinks, 0, v), q) / max(whole, 1e-300)
 
 
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:

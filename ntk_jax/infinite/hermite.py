@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import erfc
 
 RANGE, PANEL, NODES = 14.0, 0.75, 20
@@ -25,7 +25,8 @@ def breakpoints(levels: int) -> np.ndarray:
 def panel_rule(breaks: Array | np.ndarray) -> tuple[Any, Any]:
     """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., 20 (B - 1))."""
     xp = np if isinstance(breaks, np.ndarray) else jnp
-    x, w = (a.astype(breaks.dtype) for a in np.polynomial.legendre.leggauss(NODES))
+    rule = np.polynomial.legendre.leggauss(NODES)
+    x, w = (a.astype(breaks.dtype).reshape(*[1] * breaks.ndim, -1) for a in rule)
     half = (breaks[..., 1:, None] - breaks[..., :-1, None]) / 2
     u = (breaks[..., 1:, None] + breaks[..., :-1, None]) / 2 + half * x
     weights = half * w * xp.exp(-u * u / 2) / (2 * np.pi) ** 0.5
@@ -53,23 +54,40 @@ def step_coefficients(b: Array | np.ndarray, terms: int, order: int) -> Array | 
 
     Order -1 is the delta function, -2 its derivative. By parts, e_k(order) = e_(k-1)(order - 1) / sqrt(k).
     """
-    xp, tail = (np, _tail) if isinstance(b, np.ndarray) else (jnp, lambda x: erfc(x) / 2)
+    xp: Any = np if isinstance(b, np.ndarray) else jnp
     b = xp.clip(b, -13.0, 13.0)  # beyond, the density is 0 to double precision
-    density = xp.exp(-b * b / 2) / (2 * np.pi) ** 0.5
-    e = [density, b * density]  # order -1: density(b) h_k(b)
-    for k in range(1, terms + max(0, -order)):
-        e.append((b * e[k] - k**0.5 * e[k - 1]) / (k + 1) ** 0.5)
+    e = _at(b, terms + max(0, -1 - order))
+    roots = np.sqrt(np.arange(1.0, len(e) + 1)).reshape(-1, *[1] * b.ndim).astype(b.dtype)
     for _ in range(-1 - order):
-        e = [(k + 1) ** 0.5 * e[k + 1] for k in range(len(e) - 1)]
-    means = [tail(b * 0.5**0.5)]
-    means.append(density - b * means[0])
+        e = roots[: len(e) - 1] * e[1:]
+    means = [_beyond(b), e[0] - b * _beyond(b)] if order >= 0 else []
     for p in range(2, order + 1):
         means.append((means[p - 2] - b * means[p - 1]) / p)
     for p in range(order + 1):
-        e = [means[p], *(e[k - 1] / k**0.5 for k in range(1, terms))]
-    return xp.stack(e[:terms])
+        e = xp.concatenate([means[p][None], e[:-1] / roots[:-1]])
+    return e
 
 
-def _tail(x: np.ndarray) -> np.ndarray:
-    """erfc(x) / 2 in NumPy."""
-    return np.array([math.erfc(v) / 2 for v in x])
+def _at(b: Array | np.ndarray, count: int) -> Array | np.ndarray:
+    """density(b) h_k(b) for k below `count`."""
+    if isinstance(b, np.ndarray):
+        e = [np.exp(-b * b / 2) / (2 * np.pi) ** 0.5]
+        e.append(b * e[0])
+        for k in range(1, count - 1):
+            e.append((b * e[k] - k**0.5 * e[k - 1]) / (k + 1) ** 0.5)
+        return np.stack(e[:count])
+
+    def step(last, root_k):  # a loop: unrolled, hundreds of terms would compile for seconds
+        e, before, root_before = last
+        return ((b * e - root_before * before) / root_k, e, root_k), e
+
+    first = jnp.exp(-b * b / 2) / (2 * np.pi) ** 0.5
+    roots = jnp.asarray(np.sqrt(np.arange(1.0, count + 1)), b.dtype)
+    return lax.scan(step, (first, jnp.zeros_like(b), jnp.zeros((), b.dtype)), roots)[1]
+
+
+def _beyond(b: Any) -> Any:
+    """P(z > b)."""
+    if isinstance(b, np.ndarray):
+        return np.array([math.erfc(v * 0.5**0.5) / 2 for v in b])
+    return erfc(b * 0.5**0.5) / 2

@@ -16,7 +16,7 @@ from ntk_jax.checks import as_example_pair, check_integer, check_number, working
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import fit
+from ntk_jax.infinite.fit import fit, relative_error
 from ntk_jax.infinite.layers import Architecture, Layers, Side
 from ntk_jax.infinite.recursion import kernels, reference_kernels, sides
 from ntk_jax.infinite.series import Series
@@ -89,8 +89,7 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
 
     Arguments and errors are those of `mlp_kernels`.
     """
-    a1, _, layers, arch = _prepare(x, None, depth, **{**_DEFAULTS, **options})
-    own = sides(a1, None, layers, arch)[0]
+    own = _checked(x, None, depth, **{**_DEFAULTS, **options})[1][0]
     return Kernels(own.nngp, own.ntk)
 
 
@@ -107,10 +106,18 @@ _compiled = jax.jit(kernels, static_argnums=3)
 _compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argnums=3)
 
 
-def _prepare(
-    x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
-) -> tuple[Array, Array | None, Layers, Architecture]:
+Network = tuple[Array, Array | None, Layers, Architecture]
+
+
+def _prepare(*args: Any, **options: Any) -> Network:
     """Checked arguments of the compiled functions."""
+    return _checked(*args, **options)[0]
+
+
+def _checked(
+    x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
+) -> tuple[Network, tuple[Side, Side]]:
+    """`_prepare`, and what each example has with itself."""
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
@@ -120,13 +127,16 @@ def _prepare(
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     both = sides(a1, a2, layers, arch)
     if not all(is_concrete(s.largest) for s in both):
-        return a1, a2, layers, arch
+        return (a1, a2, layers, arch), both
     if not all(bool(jnp.isfinite(s.largest)) for s in both):
         raise ValueError(
             f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth {depth} with W_std = {W_std}. "
             "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for ReLU)."
         )
-    return a1, a2, layers, arch._replace(rule=_enough_terms(arch, both, dtype) if depth else arch.rule)
+    fitted = arch._replace(rule=_enough_terms(arch, both, dtype) if depth else arch.rule)
+    if fitted != arch:  # another quadrature: the diagonal must be that of the kernel to the bit
+        both = sides(a1, a2, layers, fitted)
+    return (a1, a2, layers, fitted), both
 
 
 def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> DualRule:
@@ -135,16 +145,15 @@ def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> Du
         return arch.rule
     q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
     q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
-    rule, at = fit(arch.rule, q, dtype), jnp.asarray(q, dtype)
-    bound, scale = rule.bound(at, at), rule.own(at)
-    worst = max(float(b) / max(float(s), 1e-30) for b, s in zip(bound, scale, strict=True))
+    rule = fit(arch.rule, q, dtype)
+    worst = relative_error(rule, q, dtype)
     asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
     if worst > max(asked, 1e-6 if rule.kinks else 0):
         warnings.warn(
             f"mlp_kernels: the series of {rule.phi!r} with {rule.terms} terms is within {worst:.1e} of the dual (relative, at "
             f"variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
             "Lower W_std, or pass an activation with a closed form.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return rule
 

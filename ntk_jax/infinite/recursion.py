@@ -8,7 +8,7 @@ from jax import Array
 
 from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, side
 from ntk_jax.infinite.tiles import tiled_layers
-from ntk_jax.linalg import matmul
+from ntk_jax.linalg import matmul, mirror_upper
 
 
 @partial(jax.jit, static_argnames=("arch",))
@@ -48,21 +48,15 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     out = all_layers(q12, side1, side2, layers, arch, every)
     if x2 is not None:
         return out
-    out = jax.tree.map(_mirror, out)
     if not every:
-        return _exact_diagonal(out, side1)
+        return _exact_diagonal(jax.tree.map(mirror_upper, out), side1)
+    out = jax.tree.map(jax.vmap(mirror_upper), out)
     own = [jnp.concatenate([h, end[None]]) for h, end in ((side1.variances, side1.nngp), (side1.tangents, side1.ntk))]
     return tuple(jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True))
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:
     return _with_diagonal(out[0], side1.nngp), _with_diagonal(out[1], side1.ntk)
-
-
-def _mirror(k: Array) -> Array:
-    """The lower triangle copied from the upper one."""
-    upper = jnp.tri(k.shape[-1], dtype=bool).T
-    return jnp.where(upper, k, jnp.swapaxes(k, -1, -2))
 
 
 def _with_diagonal(k: Array, diagonal: Array) -> Array:

@@ -1,8 +1,8 @@
 """The dual of any scalar function, by the Hermite (Mehler) series: E[f(u) g(v)] = sum_k a_k(f, q11) a_k(g, q22) rho^k.
 
 The coefficients a_k = E[f(sigma z) h_k(z)] cost one quadrature per example, a pair costs one multiplication and addition
-per term. Kinks at 0 are split off as sums of relu(u)^p, whose coefficients and duals are exact (`half_gaussian.py`): what
-remains is smooth and converges fast. Kinks elsewhere are split off for exact coefficients only.
+per term. Kinks are split off as sums of one-sided powers, whose coefficients and duals are exact (`kinks.py`): what remains is
+smooth and converges fast; of a piecewise polynomial, a polynomial remains and nothing is left out.
 
 All derivatives of the dual are again moments of the same kind: with M_ij = E[phi^(i)(u) phi^(j)(v)], Price's theorem reads
 d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) / 2 dq22. (Mehler 1866; Daniely, Frostig, Singer 2016, section 4.)
@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,17 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from ntk_jax.infinite import kinks
 from ntk_jax.infinite.dual import Dual, DualRule, ratio, root
-from ntk_jax.infinite.half_gaussian import MixedOrders
-from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule, step_coefficients
+from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule
+from ntk_jax.infinite.kinks import Kink, View
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
 
 
-class Kink(NamedTuple):
-    """A point where phi is not smooth, and the jumps there of phi, phi', phi'' and phi'''."""
-
-    at: float
-    jumps: tuple[float, ...]
-
-
 class Coefficients(NamedTuple):
-    """Of one function at one side's variances: (terms, ...), of its part singular at 0 likewise, and the tail (2, ...)."""
+    """Of one function at one side's variances: (terms, ...), of its singular part likewise, and the tail (2, ...)."""
 
     all: Array
     singular: Array | None
@@ -44,11 +38,11 @@ class Coefficients(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """One side of a pair: variance, deviation and its reciprocal, coefficients of phi and of phi'."""
+    """One side of a pair: variance, the deviation's reciprocal, how it sees the kinks, coefficients of phi and of phi'."""
 
     q: Array
-    s: Array
     r: Array
+    seen: View
     phi: Coefficients
     slope: Coefficients
 
@@ -74,7 +68,8 @@ class Series(DualRule):
 
     def rows(self, q):
         s = root(q)
-        return Rows(q, s, ratio(jnp.ones_like(s), s), *(coefficients(self, order, q) for order in (0, 1)))
+        parts = (coefficients(self, order, q) for order in (0, 1))
+        return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), *parts)
 
     def pair(self, rows1, q12, rows2):
         return Dual(*_pair(self, rows1, q12, rows2))
@@ -98,44 +93,17 @@ def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], A
     return phi
 
 
-def _jump_terms(series: Series, order: int) -> list[tuple[float, int, float]]:
-    """Of the `order`-th derivative's singular part: (where, power p of relu(v - c)^p / p!, factor)."""
-    return [(c, p - order, jump) for c, jumps in series.kinks for p, jump in enumerate(jumps) if jump]
-
-
-def _remainder(series: Series, order: int, v: Array) -> Array:
-    """phi^(order) without its singular part: smooth, so that fixed panels integrate it."""
-    value = derivative(series.phi, order)(v)
-    for c, p, jump in _jump_terms(series, order):
-        if p >= 0:
-            value = value - jump / math.factorial(p) * jnp.where(v > c, (v - c) ** p, 0)
-    return value
-
-
-def _power(s: Array, p: int) -> Array:
-    return s**p if p >= 0 else ratio(jnp.ones_like(s), s) ** -p
-
-
 def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     """E[phi^(order)(sigma z) h_k(z)] for k below `terms`."""
     u, _ = nodes_and_weights(series.levels)
-    s = root(q)
-    values = _remainder(series, order, s[..., None] * _row(u, q))
+    v = root(q)[..., None] * _row(u, q)
+    values = derivative(series.phi, order)(v) - kinks.values(series.kinks, order, v)
     projection = jnp.asarray(basis(series.levels, series.terms), q.dtype)
-    smooth = jnp.moveaxis(matmul(values, projection), -1, 0)
-    total, singular = smooth, None
-    for c, p, jump in _jump_terms(series, order):
-        if c == 0.0:
-            part: Any = jnp.asarray(step_coefficients(np.zeros(1), series.terms, p), q.dtype)
-            part = jump * part.reshape(-1, *[1] * q.ndim) * _power(s, p)[None]
-            singular = part if singular is None else singular + part
-        else:
-            part = jump * step_coefficients(c * ratio(jnp.ones_like(s), s), series.terms, p) * _power(s, p)[None]
-        total = total + part
-    tail = None
-    if singular is None and order < 2:
-        tail = _tail(series, order, q, total)
-    return Coefficients(total, singular, tail)
+    total = jnp.moveaxis(matmul(values, projection), -1, 0)
+    if series.kinks:
+        singular = kinks.coefficients(series.kinks, order, kinks.view(series.kinks, q), series.terms)
+        return Coefficients(total + singular, singular, None)
+    return Coefficients(total, None, _tail(series, order, q, total) if order < 2 else None)
 
 
 def second_moment(series: Series, order: int, q: Array) -> Array:
@@ -152,7 +120,7 @@ def _row(a: np.ndarray, q: Array) -> Array:
 
 
 def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
-    away = [c for c, _ in series.kinks if c != 0.0]
+    away = [c for c, _ in series.kinks if c != 0]
     if not away:
         u, w = nodes_and_weights(series.levels)
         return _row(u, q), _row(w, q)
@@ -200,27 +168,24 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
     return [value.shape, *(c.shape[1:] for left, right, _ in pairs for c in (left, right))]
 
 
-def _singular(series: Series, i: int, j: int, s1: Array, s2: Array, orders: MixedOrders) -> Array | float:
-    """E[S^(i)(u) S^(j)(v)] of the part singular at 0, in closed form."""
-    total: Any = 0.0
-    for c1, p1, jump1 in _jump_terms(series, i):
-        for c2, p2, jump2 in _jump_terms(series, j):
-            if c1 == c2 == 0.0 and min(p1, p2) >= -1:
-                total = total + jump1 * jump2 * _power(s1, p1) * _power(s2, p2) * orders(p1, p2)
-    return total
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pair(series, rows1, q12, rows2):
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
     k = _sum(rows1.phi, rows2.phi, rho, series.terms)
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.terms)
-    if rows1.phi.singular is None:
+    if not series.kinks:
         return k, k_dot
-    orders = MixedOrders(rho)
-    return k + _singular(series, 0, 0, rows1.s, rows2.s, orders), k_dot + _singular(
-        series, 1, 1, rows1.s, rows2.s, orders
-    )
+    ordered = _in_order(rows1, rows2)
+    singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho)
+    return k + singular[0], k_dot + singular[1]
+
+
+def _in_order(rows1: Rows, rows2: Rows) -> list[View]:
+    """The two views, smaller variance first: exchanging the sides then gives the same bits, however sums are rounded."""
+    swap = rows1.q > rows2.q
+    where = lambda a, b: jnp.where(swap if a.ndim == swap.ndim else swap[None], b, a)  # noqa: E731
+    pair = rows1.seen, rows2.seen
+    return [jax.tree.map(where, first, second) for first, second in (pair, pair[::-1])]
 
 
 @_pair.defjvp
@@ -237,7 +202,8 @@ def moment(series, i, j, q11, q12, q22):
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
     value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.terms)
-    return value + _singular(series, i, j, s1, s2, MixedOrders(rho))
+    views = [kinks.view(series.kinks, q) for q in (q11, q22)]
+    return value + kinks.moments(series.kinks, ((i, j),), *views, rho)[0]
 
 
 @moment.defjvp

@@ -14,7 +14,6 @@ from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.slots import chain
 from ntk_jax.infinite.program.values import Det, Param, Wide, static_det
 
-
 FEW = 3  # fewer units of an axis, beside others that stay, are not meant to be infinitely many
 
 
@@ -36,7 +35,9 @@ def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     if all(s is None for s in sides) and not of_two:
         zero = static_det(np.zeros(layout.shape, program.moments.dtype))
         return [Det(zero.sides, layout.wide, zero.literal, True)]
-    full = [jnp.zeros(value.shape, program.moments.dtype) if s is None else jnp.broadcast_to(s, value.shape) for s in sides]
+    full = [
+        jnp.zeros(value.shape, program.moments.dtype) if s is None else jnp.broadcast_to(s, value.shape) for s in sides
+    ]
     sums = [units * layout.apply(s) for s in full]
     pending = units if of_two and program.inner_products == "error" else None
     return [Det((sums[0], sums[1]), layout.wide, pending=pending)]
