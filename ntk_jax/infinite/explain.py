@@ -21,7 +21,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     """A table of what each operation of a model became in the limit of infinite width, for the first row of `x`.
 
     Columns: the operation; what its result is (a Gaussian, a function of Gaussians, a number); the dual that its moments take:
-    the name of a closed form, or "series" with its terms and the bound on its relative error; its shape, with infinite
+    a closed form, or a series with its terms and the bound on its relative error at unit variance; its shape, with infinite
     axes as ∞; E[z²] over units and positions; and the line of the model.
 
     Args:
@@ -112,7 +112,7 @@ def _dual(value: Any, table: dict[Any, DualRule]) -> str:
             if f.node is None:
                 continue
             rule = next((r for function, r in table.items() if getattr(function, "node", None) is f.node), None)
-            names.append("general series" if rule is None else describe(rule))
+            names.append("(part of what follows)" if rule is None else describe(rule))
     return ", ".join(dict.fromkeys(names))
 
 
@@ -123,7 +123,8 @@ def describe(rule: DualRule) -> str:
     if isinstance(rule, Series):
         at = jnp.asarray(1.0)
         bound, own = rule.bound(at, at), rule.own(at)
-        return f"series of {rule.terms} terms, error below {float(bound.k / own.k):.0e}"
+        error = max(float(bound.k / own.k), float(jnp.finfo(at.dtype).eps))
+        return f"series of {rule.terms} terms, error below {error:.0e}"
     function = getattr(rule, "function", None)
     return f"closed form: {type(rule).__name__.lower() if function is None else function.__name__}"
 

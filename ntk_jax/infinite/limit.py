@@ -13,7 +13,7 @@ from jax import Array
 from ntk_jax.checks import as_example_pair, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import fit
+from ntk_jax.infinite.fit import fit, relative_error
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
 from ntk_jax.infinite.program.batch import batched_kernels
@@ -131,7 +131,8 @@ class LimitKernel:
 
     def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
         """Series with as many terms as the variances ask for, known only outside jit."""
-        if not all(is_concrete(x) for x in (x1, x2) if x is not None):
+        now = jnp.zeros(())  # traced under someone's jit, where even constants cannot be looked at
+        if not all(is_concrete(x) for x in (now, x1, x2) if x is not None):
             return ()
         functions, variances, tails = _observed(self, program, x1)
         largest = [float(jnp.max(q)) for q in variances]
@@ -190,9 +191,7 @@ def _enough_terms(function: Any, q: float, dtype: Any) -> DualRule:
 
 def _fit(rule: Series, q: float, dtype: Any) -> Series:
     rule = fit(rule, q, dtype)
-    at = jnp.asarray(q, dtype)
-    bound, scale = rule.bound(at, at), rule.own(at)
-    worst = max(float(b) / max(float(s), 1e-30) for b, s in zip(bound, scale, strict=True))
+    worst = relative_error(rule, q, dtype)
     asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
     if worst > max(asked, 1e-6 if rule.kinks else 0):
         warnings.warn(

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from ntk_jax.compat import free_bytes, open_jaxpr
 from ntk_jax.infinite.program.trace import Program
+from ntk_jax.linalg import mirror_upper
 from ntk_jax.types import Kernels
 
 LIVE = 4  # arrays of the largest size that are held at once
@@ -89,9 +90,8 @@ def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most:
         out = Kernels(*(k[:n1, :n2] for k in out))
     if x2 is not None:
         return out
-    upper, at = jnp.tri(n1, dtype=bool).T, jnp.arange(n1)
-    exact = own(program, table, x1)
-    return Kernels(*(jnp.where(upper, k, k.T).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
+    at, exact = jnp.arange(n1), own(program, table, x1)
+    return Kernels(*(mirror_upper(k).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
 
 
 def _padded(x: Array, t: int) -> Array:
