@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness, kernels, memory
+from benchmarks import harness, kernels, limits, memory
 
 
 class FakeClock:
@@ -157,3 +157,8 @@ def test_quick_run_leaves_valid_files(tmp_path, capsys):
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert all(word in out for word in ("Against n", "Against width", "Against depth", "Memory", "extrapolated"))
+
+
+def test_equations_inside_calls_count_too():
+    jaxpr = jax.make_jaxpr(lambda x: jax.jit(lambda y: y * y + 1)(x) - 2)(1.0).jaxpr
+    assert limits.equations(jaxpr) == 4  # the call, two inside, one after

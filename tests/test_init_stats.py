@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ntk_jax.infinite.init_stats import InitStats, init_stats
+from ntk_jax.infinite.init_stats import InitStats, gaussian_initializer, init_stats
 
 I = nn.initializers
 SHAPE = (40, 3, 50)
@@ -232,3 +232,14 @@ def test_a_path_that_is_no_parameter_is_refused():
 
 def test_it_works_inside_jit():
     jax.jit(lambda x: check(stats_of(KNOWN["log-normal"][0]), *KNOWN["log-normal"][1:]) or x)(1.0)
+
+
+def test_gaussian_draws_have_the_same_moments():
+    def init(key):
+        return {"w": I.lecun_uniform()(key, (300, 200), jnp.float32), "b": jnp.full(7, 0.5), "slopes": jnp.arange(3.0)}
+
+    drawn = jax.jit(gaussian_initializer(init))(jax.random.key(0))
+    assert drawn["w"].dtype == jnp.float32 and drawn["w"].var() == pytest.approx(1 / 300, rel=0.03)
+    assert np.max(np.abs(drawn["w"])) > 3 * (1 / 300) ** 0.5  # no uniform variable is that far out
+    np.testing.assert_array_equal(drawn["b"], np.full(7, 0.5))
+    np.testing.assert_array_equal(drawn["slopes"], np.arange(3.0))

@@ -58,7 +58,7 @@ def test_models_without_a_limit_are_refused(case, unchecked_shapes):
 
 
 def test_gradients_with_respect_to_images_are_those_of_finite_differences():
-    case = by_name("cnn_1d")
+    case = by_name("cnn_1d_nnx")
     x = jnp.asarray(case.inputs(2, dtype=np.float64))
     kernel = lenient(infinite_width(case.build(16, 1)))
     total = jax.jit(lambda x: jnp.sum(kernel(x).ntk * jnp.array([[1.0, -0.4], [-0.4, 0.3]])) + kernel(x).nngp[0, 1])

@@ -87,8 +87,9 @@ def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], A
     Raises:
         ValueError: as `init_stats`.
     """
-    shapes, tree = jax.tree.flatten(jax.eval_shape(init_fn, jax.random.key(0)))
-    stats = tree.flatten_up_to(init_stats(init_fn))
+    params = jax.eval_shape(init_fn, jax.random.key(0))
+    shapes, tree = jax.tree.leaves(params), jax.tree.structure(params)
+    stats = jax.tree.leaves(init_stats(init_fn), is_leaf=lambda s: isinstance(s, InitStats))
 
     def entries(key: Array, leaf: Any, s: InitStats) -> Array:
         mean = jnp.broadcast_to(jnp.asarray(s.mean, leaf.dtype), leaf.shape)
@@ -99,7 +100,7 @@ def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], A
 
     def draw(key: Array) -> Any:
         keys = jax.random.split(key, len(shapes))
-        return tree.unflatten(entries(k, leaf, s) for k, leaf, s in zip(keys, shapes, stats, strict=True))
+        return jax.tree.unflatten(tree, [entries(k, leaf, s) for k, leaf, s in zip(keys, shapes, stats, strict=True)])
 
     return draw
 

@@ -75,8 +75,11 @@ def _nnx_constructor(make: Callable[..., Any], call: Mapping[str, Any]) -> Netwo
         return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
 
     def build(x):
-        module = outside_traces(lambda: make(rngs=nnx.Rngs(0)))
-        module.eval()
-        return from_nnx(module, **call)
+        def evaluated():
+            module = make(rngs=nnx.Rngs(0))
+            module.eval()
+            return module
+
+        return from_nnx(outside_traces(evaluated), **call)
 
     return Network(init, build)
