@@ -1,6 +1,6 @@
 """From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -38,17 +38,17 @@ def _static(program: Program) -> _Static:
 def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None) -> Kernels:
     """Kernels (n1, n2) of all pairs; with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
-    per_pair = pair_bytes(program, x1, table)
+    per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
     return _all_pairs(x1, x2, _static(program), table, most)
 
 
-def pair_bytes(program: Program, x: Array, table: Table) -> int:
+@lru_cache(maxsize=256)
+def pair_bytes(static: _Static, shape: tuple[int, ...], dtype: Any, table: Table) -> int:
     """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
     rows, columns = 5, 7
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    shapes = [jax.ShapeDtypeStruct((n, *one.shape), one.dtype) for n in (rows, columns)]
-    closed = jax.make_jaxpr(lambda a, b: block(program, table, a, b))(*shapes)
+    shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
+    closed = jax.make_jaxpr(lambda a, b: block(static.program, table, a, b))(*shapes)
     return max(_largest(closed.jaxpr, rows, columns), 8)
 
 
@@ -72,9 +72,9 @@ def block(program: Program, table: Table, x1: Array, x2: Array) -> Kernels:
     return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
 
 
-def own(program: Program, table: Table, x: Array) -> Kernels:
+def own(program: Program, table: Table, x: Array, at_once: int) -> Kernels:
     """Of every example with itself, exactly."""
-    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x)
+    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x, batch_size=min(len(x), at_once))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -90,7 +90,7 @@ def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most:
         out = Kernels(*(k[:n1, :n2] for k in out))
     if x2 is not None:
         return out
-    at, exact = jnp.arange(n1), own(program, table, x1)
+    at, exact = jnp.arange(n1), own(program, table, x1, most)
     return Kernels(*(mirror_upper(k).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
 
 
