@@ -40,7 +40,8 @@ def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table,
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
     per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-    return _all_pairs(x1, x2, _static(program), table, most)
+    out, exact = _all_pairs(x1, x2, _static(program), table, most)
+    return out if exact is None else _mirrored(out, exact)
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +79,8 @@ def own(program: Program, table: Table, x: Array, at_once: int) -> Kernels:
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> Kernels:
+def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
+    """All pairs, of which the upper ones are right; with x2 = None each example with itself."""
     program = static.program
     tile = partial(block, program, table)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
@@ -88,10 +90,14 @@ def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most:
     else:
         out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2))
         out = Kernels(*(k[:n1, :n2] for k in out))
-    if x2 is not None:
-        return out
-    at, exact = jnp.arange(n1), own(program, table, x1, most)
-    return Kernels(*(mirror_upper(k).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
+    return out, None if x2 is not None else own(program, table, x1, most)
+
+
+@jax.jit
+def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
+    """Symmetric, with an exact diagonal; on its own, because in one loop with the kernels all would be computed twice."""
+    diagonal = jnp.eye(len(out.ntk), dtype=bool)
+    return Kernels(*(jnp.where(diagonal, d, mirror_upper(k)) for k, d in zip(out, exact, strict=True)))
 
 
 def _padded(x: Array, t: int) -> Array:
