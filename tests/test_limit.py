@@ -90,6 +90,12 @@ def test_tiles_are_the_whole_and_gradients_pass_through_them():
     np.testing.assert_allclose(f(tiled), f(whole), rtol=1e-9, atol=1e-12)
 
 
+def test_examples_may_be_constants_of_a_compiled_function():
+    kernel = ntk_jax.infinite_width(ntk_jax.MLP((8,), 1, "tanh", 1.3, 0.2))
+    close(jax.jit(lambda: kernel(X, Y))(), kernel(X, Y), 1e-9)
+    close(jax.jit(lambda x: kernel(x, Y))(X), kernel(X, Y), 1e-9)
+
+
 def test_a_kernel_with_pooling_is_a_short_program():
     def body(x, width, num_outputs):
         for _ in range(3):
@@ -194,7 +200,17 @@ def narrow(params, x):
     return nn.relu(x @ params["W"][:, :1]) @ params["V"][:1]
 
 
+def shuffled(params, x):
+    h = nn.relu(x @ params["W"])
+    return (h + h.reshape(-1, 2, 3).swapaxes(1, 2).reshape(h.shape)) @ params["V"]
+
+
 REFUSALS = {
+    "shuffled units": (shuffled, r"infinite axes change places"),
+    "mean over pairs": (
+        lambda p, x: nn.relu(x @ p["W"]).reshape(-1, 3, 2).mean(-1) @ p["V"][:3],
+        r"a mean over 2 units of each group",
+    ),
     "straight-through gradient": (lambda p, x: straight_through(x @ p["W"]) @ p["V"], r"custom derivative that is not"),
     "readout inside": (readout_inside, r"readout weight W is used inside"),
     "scalar parameter": (scalar_gate, r"shared by all units.*`mul` in .*test_limit.py:\d+ \(scalar_gate\)"),

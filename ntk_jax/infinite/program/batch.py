@@ -1,6 +1,6 @@
 """From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -38,17 +38,18 @@ def _static(program: Program) -> _Static:
 def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None) -> Kernels:
     """Kernels (n1, n2) of all pairs; with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
-    per_pair = pair_bytes(program, x1, table)
+    per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-    return _all_pairs(x1, x2, _static(program), table, most)
+    out, exact = _all_pairs(x1, x2, _static(program), table, most)
+    return out if exact is None else _mirrored(out, exact)
 
 
-def pair_bytes(program: Program, x: Array, table: Table) -> int:
+@lru_cache(maxsize=256)
+def pair_bytes(static: _Static, shape: tuple[int, ...], dtype: Any, table: Table) -> int:
     """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
     rows, columns = 5, 7
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    shapes = [jax.ShapeDtypeStruct((n, *one.shape), one.dtype) for n in (rows, columns)]
-    closed = jax.make_jaxpr(lambda a, b: block(program, table, a, b))(*shapes)
+    shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
+    closed = jax.make_jaxpr(lambda a, b: block(static.program, table, a, b))(*shapes)
     return max(_largest(closed.jaxpr, rows, columns), 8)
 
 
@@ -72,13 +73,14 @@ def block(program: Program, table: Table, x1: Array, x2: Array) -> Kernels:
     return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
 
 
-def own(program: Program, table: Table, x: Array) -> Kernels:
+def own(program: Program, table: Table, x: Array, at_once: int) -> Kernels:
     """Of every example with itself, exactly."""
-    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x)
+    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x, batch_size=min(len(x), at_once))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> Kernels:
+def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
+    """All pairs, of which the upper ones are right; with x2 = None each example with itself."""
     program = static.program
     tile = partial(block, program, table)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
@@ -88,10 +90,14 @@ def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most:
     else:
         out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2))
         out = Kernels(*(k[:n1, :n2] for k in out))
-    if x2 is not None:
-        return out
-    at, exact = jnp.arange(n1), own(program, table, x1)
-    return Kernels(*(mirror_upper(k).at[at, at].set(d) for k, d in zip(out, exact, strict=True)))
+    return out, None if x2 is not None else own(program, table, x1, most)
+
+
+@jax.jit
+def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
+    """Symmetric, with an exact diagonal; on its own, because in one loop with the kernels all would be computed twice."""
+    diagonal = jnp.eye(len(out.ntk), dtype=bool)
+    return Kernels(*(jnp.where(diagonal, d, mirror_upper(k)) for k, d in zip(out, exact, strict=True)))
 
 
 def _padded(x: Array, t: int) -> Array:
