@@ -11,6 +11,7 @@ from references.quadrature import dual as quadrature
 
 from ntk_jax import duals
 from ntk_jax.infinite.angle import angle
+from ntk_jax.infinite.rectifiers import Rectifier
 
 REFERENCES = json.loads((Path(__file__).parent / "references" / "duals.json").read_text())
 KINKED = json.loads((Path(__file__).parent / "references" / "kinked_duals.json").read_text())
@@ -141,3 +142,8 @@ def test_gradients_against_finite_differences(name):
     numeric = [(dual(q + h * e[:, None]) - dual(q - h * e[:, None])) / (2 * h) for e in np.eye(3)]
     exact = jax.vmap(jax.jacfwd(dual), in_axes=1, out_axes=1)(q)
     np.testing.assert_allclose(exact, np.stack(numeric, axis=-1), rtol=2e-6, atol=1e-8)
+
+
+def test_a_cut_off_far_out_is_seen():
+    assert not isinstance(duals.rule(lambda u: jnp.minimum(jax.nn.relu(u), 8.0)), Rectifier)
+    assert duals.rule(lambda u: 2 * jax.nn.relu(u)) == Rectifier(2.0, 0.0)

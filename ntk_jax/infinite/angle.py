@@ -60,14 +60,14 @@ class Angle(NamedTuple):
         return self.sine * u * u * ((1 + u) * (2 / 3) + (3 + u * (2 * u - 4)) * self.R2)
 
 
-ROUNDING = 4
+ROUNDING = 2
 """Ulps within which a correlation computed from three moments counts as +-1.
 
 Below, the angle of parallel rows would be the square root of rounding, and their kernel not positive semi-definite.
 """
 
 
-def angle(u: Array, noise: float = ROUNDING) -> Angle:
+def angle(u: Array, noise: float = 0) -> Angle:
     """The angle of |rho| = 1 - u; u below `noise` ulps counts as 0: a correlation rounded past +-1 is +-1."""
     apart = u > noise * jnp.finfo(u.dtype).eps  # one comparison: `maximum` would take two to propagate NaN
     # A finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines.
@@ -100,7 +100,7 @@ def _arcsine_jvp(primals, tangents):
 @jax.custom_jvp
 def orthant(sine: Array, cosine: Array) -> Array:
     """pi/2 + arcsin(sine): pi minus the angle, exact relative to its value down to the pole sine = -1."""
-    to_pole = angle(cosine * cosine / (1 + jnp.abs(sine)), noise=0).to_pole
+    to_pole = angle(cosine * cosine / (1 + jnp.abs(sine))).to_pole
     return jnp.where(sine > 0, jnp.pi - to_pole, to_pole)
 
 

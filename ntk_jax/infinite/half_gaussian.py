@@ -12,7 +12,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.infinite.angle import angle
+from ntk_jax.infinite.angle import ROUNDING, angle
 from ntk_jax.infinite.dual import reciprocal
 from ntk_jax.infinite.orthant import FAR, Threshold, density, mass, orthant
 
@@ -24,7 +24,7 @@ class MixedOrders:
 
     def __init__(self, rho: Array, first: Threshold | None = None, second: Threshold | None = None):
         self.rho = jnp.clip(rho, -1, 1)
-        at = angle(1 - jnp.abs(self.rho))
+        at = angle(1 - jnp.abs(self.rho), ROUNDING)
         self.sine, self.inverse_sine = at.sine, reciprocal(at.sine, jnp.ones_like(at.sine))
         if first is None or second is None:
             zero, half = jnp.zeros_like(self.rho), jnp.full_like(self.rho, 0.5)

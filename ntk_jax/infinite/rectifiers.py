@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.infinite.angle import angle, arcsine
+from ntk_jax.infinite.angle import ROUNDING, angle, arcsine
 from ntk_jax.infinite.dual import Dual, DualRule, deviation_product, ratio, reciprocal, root
 
 
@@ -62,7 +62,7 @@ def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _rectifier(a, b, rows1, q12, rows2):
     even = (a + b) ** 2 / (2 * np.pi)
-    at = angle(1 - jnp.abs(correlation(rows1, q12, rows2)))
+    at = angle(1 - jnp.abs(correlation(rows1, q12, rows2)), ROUNDING)
     positive = q12 > 0
     linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
     k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
@@ -104,7 +104,7 @@ class Step(DualRule):
 @jax.custom_jvp
 def _sign(rows1, q12, rows2):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    cosine = angle(1 - jnp.abs(rho)).sine
+    cosine = angle(1 - jnp.abs(rho), ROUNDING).sine
     return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
 
 
@@ -133,7 +133,7 @@ class RectifiedSquare(DualRule):
 @jax.custom_jvp
 def _square(rows1, q12, rows2):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    gap = angle(1 - jnp.abs(rho)).second_gap
+    gap = angle(1 - jnp.abs(rho), ROUNDING).second_gap
     J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)
     return (rows1.q * rows2.q) * J2 / (2 * np.pi)
 
@@ -150,7 +150,7 @@ def _square_jvp(primals, tangents):
 def _mixed(rows1, q12, rows2):
     """(pi - theta + sin theta cos theta) / (2 pi) = E[1(u > 0) relu(v)²] / q22."""
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    at = angle(1 - jnp.abs(rho))
+    at = angle(1 - jnp.abs(rho), ROUNDING)
     gap = at.sine * at.u * (1 + at.R1)
     return jnp.where(rho > 0, np.pi - gap, gap) / (2 * np.pi)
 
