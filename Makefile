@@ -10,10 +10,10 @@ demo: $(VENV)/.demo          ## train wide networks and predict them from their 
 	$(RUN) -m ntk_jax demo
 
 test: $(VENV)/.test          ## the whole test suite, on the newest JAX that the package index has
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
-test-oldest: $(OLDEST)/.test ## the library's tests on the oldest supported versions: the lower bounds of pyproject.toml
-	$(OLDEST)/bin/python -m pytest -n 2 --ignore tests/test_notebooks.py --ignore tests/test_benchmarks.py
+test-oldest: $(OLDEST)/.test ## all but the slow tests on the oldest supported versions: the lower bounds of pyproject.toml
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev           ## formatting, style and types
 	$(RUN) -m ruff format --check .

@@ -24,24 +24,21 @@ from benchmarks.peer_processes.problems import Problem, draw
 Row = dict[str, Any]
 OURS, NT, TORCH, NAIVE = "ntk_jax", "neural_tangents", "torch", "naive"
 NT_FAST, NT_ALL = ((NT, "structured_derivatives"),), ((NT, "structured_derivatives"), (NT, "jacobian_contraction"))
+TORCH_METHODS = ("jacobian", "vector_products")
 LARGE, SMALL = ((OURS, "auto"), *NT_FAST), ((OURS, "auto"), *NT_ALL, (NT, "ntk_vector_products"), (NT, "default"))
 
 # Jacobians of the large networks need hundreds of gigabytes: the other implementations cannot run there.
 CASES: tuple[tuple[Problem, tuple[tuple[str, str], ...], int], ...] = (
+    *((Problem("analytic", n=4096, depth=depth), ((OURS, "mlp_kernels"), (NT, "stax")), 5) for depth in (1, 3, 10)),
     (Problem("mlp", n=2048, width=2048, depth=3, outputs=10), LARGE, 3),
     (Problem("mlp", n=2048, width=2048, depth=3, outputs=1), LARGE, 5),
     (Problem("mlp", n=1024, width=512, depth=3, outputs=10), LARGE, 5),
-    (Problem("mlp", n=256, width=512, depth=2, outputs=10), (*SMALL[:3], (NT, "default"), (NAIVE, "loop")), 1),
-    (
-        Problem("mlp", n=256, width=512, depth=2, outputs=1),
-        (*SMALL, (TORCH, "jacobian"), (NAIVE, "loop")),
-        3,
-    ),
-    (Problem("mlp", n=32, width=256, depth=2, outputs=1), (*SMALL[:3], (TORCH, "jacobian"), (TORCH, "vector_products")), 5),
     (Problem("cnn", n=256, width=32, outputs=10, image=32), (*SMALL[:3], (TORCH, "jacobian")), 3),
+    (Problem("mlp", n=256, width=512, depth=2, outputs=1), (*SMALL, (TORCH, "jacobian"), (NAIVE, "loop")), 3),
+    (Problem("mlp", n=256, width=512, depth=2, outputs=10), (*LARGE, (NT, "default"), (NAIVE, "loop")), 1),
     (Problem("resnet18", n=16, outputs=10, image=64), SMALL[:3], 3),
-    *((Problem("analytic", n=4096, depth=depth), ((OURS, "mlp_kernels"), (NT, "stax")), 5) for depth in (1, 3, 10)),
-)  # fmt: skip
+    (Problem("mlp", n=32, width=256, depth=2, outputs=1), (*SMALL[:3], *((TORCH, m) for m in TORCH_METHODS)), 5),
+)
 QUICK: tuple[tuple[Problem, tuple[tuple[str, str], ...], int], ...] = (
     (Problem("mlp", n=16, width=64, depth=2, outputs=3), ((OURS, "auto"), (NAIVE, "loop")), 2),
 )
@@ -55,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     for problem, peers, repeats in QUICK if args.quick else CASES:
         rows += measure_problem(problem, peers, repeats)
         print(table(rows[-len(peers) :], COLUMNS), flush=True)
+        save_json(args.out, "peers", rows, {"quick": args.quick, "dtype": "float32", "outputs": "mean"})
     print(environment_line())
-    save_json(args.out, "peers", rows, {"quick": args.quick, "dtype": "float32", "outputs": "mean"})
 
 
 COLUMNS = {

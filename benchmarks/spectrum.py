@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the kernel of a network with a million parameters, from products alone.
+"""The largest eigenvalues and kappa of a network with a million parameters, from products alone.
 
 The kernel of n examples is an operator: neither it nor a Jacobian is formed. Memory is that of a fresh process, beyond the
 network and the examples, compilation included.
@@ -20,6 +20,7 @@ from ntk_jax import (
     eigenvalues,
     empirical_ntk,
     from_linen,
+    laziness,
     ntk_operator,
     top_eigenvalues,
 )
@@ -55,11 +56,27 @@ def run(args: argparse.Namespace) -> None:
         "used_mib": memory.used / 2**20,
     }
     rows: list[dict[str, Any]] = [{"case": name, **row, **timing.record()} for name, timing in timings.items()]
+    rows.append(kappa_row(width, n // 16))
     print(table(rows, COLUMNS))
     print(environment_line())
     options = {"quick": args.quick, "width": width, "depth": 2, "num_features": NUM_FEATURES, "num_top": NUM_TOP}
     path = save_json(args.out, "spectrum", rows, options)
     print(f"\nSaved {path}.")
+
+
+def kappa_row(width: int, n: int) -> dict[str, Any]:
+    """Chizat, Oyallon and Bach's kappa: the first call of a fresh process, compilation included."""
+    memory = peak_memory("benchmarks.spectrum:make_kappa_case", width=width, n=n)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(operator(width, 1).params))
+    row = {"case": "kappa, first call", "parameters": parameters, "n": n, "median_s": memory.seconds}
+    return row | {"used_bytes": memory.used, "used_mib": memory.used / 2**20}
+
+
+def make_kappa_case(width: int, n: int) -> Callable[[], Any]:
+    """Kappa against standard normal targets."""
+    op = operator(width, n)
+    y = jax.random.normal(jax.random.key(3), (n, 1))
+    return lambda: laziness(op.apply_fn, op.params, op.x1, y)
 
 
 def operator(width: int, n: int) -> KernelOperator:

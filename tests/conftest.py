@@ -12,6 +12,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 matplotlib.use("Agg")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Modules share few programs, and thousands of them held to the end slow every later one down."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def unchecked_shapes():
     """What users have: no run-time shape annotations, so that the library's own errors are what is tested."""

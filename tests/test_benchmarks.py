@@ -11,6 +11,8 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import harness, kernels, limits, memory
 
+pytestmark = pytest.mark.slow
+
 
 class FakeClock:
     """Seconds that pass only when a case says so."""

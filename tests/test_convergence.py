@@ -7,6 +7,8 @@ import pytest
 from ntk_jax import MLP, check_limit, plots
 from ntk_jax.convergence import _slope, _verdict
 
+pytestmark = pytest.mark.slow
+
 X = np.random.default_rng(0).standard_normal((4, 5))
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from ntk_jax.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 def run_demo(tmp_path, *arguments):
     assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 0

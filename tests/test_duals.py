@@ -13,6 +13,8 @@ from ntk_jax import duals
 from ntk_jax.infinite.angle import angle
 from ntk_jax.infinite.rectifiers import Rectifier
 
+pytestmark = pytest.mark.slow
+
 REFERENCES = json.loads((Path(__file__).parent / "references" / "duals.json").read_text())
 KINKED = json.loads((Path(__file__).parent / "references" / "kinked_duals.json").read_text())
 RULES = {name: duals.rule(name) for name in REFERENCES if name != "rectified_square"}

@@ -8,6 +8,8 @@ import pytest
 
 import ntk_jax
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def problem():

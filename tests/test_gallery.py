@@ -5,7 +5,10 @@ from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
+import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.slow
 
 GALLERY = Path(__file__).parent.parent / "docs" / "gallery.py"
 

@@ -9,6 +9,8 @@ import pytest
 
 import ntk_jax
 
+pytestmark = pytest.mark.slow
+
 TWO_X, TWO_Y = jnp.array([[-3.0], [0.5]]), jnp.array([[2.0], [-1.0]])
 
 

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import ntk_jax
 from ntk_jax.data import digits_data
+
+pytestmark = pytest.mark.slow
 
 NUM_POOL = 900
 

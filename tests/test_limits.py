@@ -12,6 +12,8 @@ from limit_oracle import estimate
 
 from ntk_jax.infinite.limit import infinite_width
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = json.loads((Path(__file__).parent / "references" / "limits.json").read_text())
 # A part of the list, for time; `python -m benchmarks limits` goes through all of it.
 CHECKED = (

@@ -8,6 +8,8 @@ import pytest
 import ntk_jax
 from ntk_jax.finite.tiles import free_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wide():

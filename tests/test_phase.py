@@ -6,6 +6,8 @@ import pytest
 from ntk_jax import critical_W_std, phase
 from ntk_jax.plots import plot_phase_diagram
 
+pytestmark = pytest.mark.slow
+
 
 def test_relu_is_critical_at_the_square_root_of_two():
     assert critical_W_std("relu", 0.3) == pytest.approx(2**0.5, rel=1e-6)

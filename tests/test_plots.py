@@ -7,6 +7,8 @@ import ntk_jax
 from ntk_jax import KernelRecord, plots
 from ntk_jax.training.compare import Curves
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def close_figures():

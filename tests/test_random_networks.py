@@ -8,6 +8,8 @@ import pytest
 from benchmarks.monte_carlo import ACTIVATION_FUNCTIONS
 from ntk_jax import MLP, duals, empirical_nngp, empirical_ntk, from_linen, mlp_kernels
 
+pytestmark = pytest.mark.slow
+
 WIDTH, NUM_DRAWS, NUM_OUTPUTS, W_STD, B_STD = 512, 200, 64, 1.2, 0.3
 
 

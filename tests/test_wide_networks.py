@@ -8,6 +8,8 @@ import pytest
 import ntk_jax
 from ntk_jax.data import digits_data, linear_data
 
+pytestmark = pytest.mark.slow
+
 SCALES = {"W_std": 2**0.5, "b_std": 0.1}
 
 
