@@ -167,6 +167,7 @@ def test_dynamics_quick_run(tmp_path, capsys):
     assert [row["case"] for row in document["results"]] == [
         "diagonalize",
         "flow",
+        "flow, test outputs only",
         "descent, momentum",
         "one time by expm",
     ]
