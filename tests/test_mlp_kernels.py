@@ -67,10 +67,19 @@ def test_positive_semidefinite(dtype):
     x = data(120, 10, dtype)
     x[60:80] = x[:20]  # duplicates
     x[80:100] = -x[:20]
-    x[100:] = x[0] + np.geomspace(1e-8, 1e-1, 20)[:, None].astype(dtype) * x[100:]  # a cluster around one of them
+    # a cluster around one of them, farther apart than the angles that count as 0, sqrt(2 eps)
+    apart = 1e-8 if dtype == np.float32 else 1e-6
+    x[100:] = x[0] + np.geomspace(apart, 1e-1, 20)[:, None].astype(dtype) * x[100:]
     for k in mlp_kernels(x, depth=3, W_std=2**0.5):
         values = np.linalg.eigvalsh(np.asarray(k, np.float64))
         assert values[0] >= -np.finfo(dtype).eps * len(x) * values[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_examples_on_a_line_without_biases_have_a_kernel_of_rank_two(dtype):
+    x = np.linspace(-3, 3, 9)[:, None].astype(dtype)
+    values = np.linalg.eigvalsh(np.asarray(mlp_kernels(x, depth=3, W_std=1.4).ntk, np.float64))
+    assert np.all(np.abs(values[:-2]) <= np.finfo(dtype).eps * len(x) * values[-1])
 
 
 def test_relu_diagonal_is_exact_at_depth_1000():

@@ -160,7 +160,7 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     out = eqn.outvars[0].aval.shape
     windows = tuple(
-        (kernel[k], stride, tuple(pads), dilation, taps, out[o])
+        (kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, taps, out[o])  # NumPy integers in old versions
         for k, o, stride, pads, dilation, taps in zip(
             dims.rhs_spec[2:],
             dims.out_spec[2:],
