@@ -61,7 +61,7 @@ def measure_all(n: int, num_test: int, num_times: int, repeats: int) -> list[Row
         {
             DIAGONALIZE: lambda: diagonalize(k),
             FLOW: lambda: gradient_flow_mse(modes, y, t, **data),
-            FLOW_TEST: lambda: test_outputs(modes, y, t, data),
+            FLOW_TEST: lambda: outputs_on_test(modes, y, t, data),
             DESCENT: lambda: gradient_descent_mse(modes, y, steps, 1.0, momentum=0.9, **data),
             ONE_EXPONENTIAL: lambda: by_exponential(k, y, data["k_test_train"], data["fx_train_0"]),
         },
@@ -76,7 +76,7 @@ def measure_all(n: int, num_test: int, num_times: int, repeats: int) -> list[Row
 
 
 @jax.jit
-def test_outputs(modes: Modes, y: jax.Array, t: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
+def outputs_on_test(modes: Modes, y: jax.Array, t: jax.Array, data: dict[str, Any]) -> Any:
     """What a jitted caller who wants no training outputs pays: XLA drops their product, four times the other."""
     return gradient_flow_mse(modes, y, t, **data).test
 
