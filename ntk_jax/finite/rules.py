@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.compat import REMATS, bind, open_jaxpr
+from ntk_jax.finite.convolution import convolve
 from ntk_jax.finite.sites import BiasUse, conv_use, dot_use
 from ntk_jax.finite.views import Entry, Product, View, raw, times
 
@@ -35,7 +36,7 @@ def _conv(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:
     if isinstance(h, View) or not isinstance(view, View) or view.repeats or use is None:
         return None
     h = walk.settle([h])[0]
-    (out,) = bind(eqn, [h, view.array])
+    out = convolve(eqn, h, view.array)
     return [Product(out, (Entry(view.leaf, use, view.path, view.stacked, h, view.scale),))]
 
 
