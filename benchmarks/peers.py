@@ -6,10 +6,12 @@ are interleaved, and all results are compared with each other before any time is
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,13 +70,10 @@ def measure_problem(problem: Problem, peers: tuple[tuple[str, str], ...], repeat
         file = Path(folder) / "numbers.npz"
         numbers = {} if problem.kind == "analytic" else draw(shapes_of(problem))
         np.savez(file, **numbers)  # type: ignore[arg-type]
-        processes = [_start(problem, str(file), *peer) for peer in peers]
-        try:
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(_running(problem, str(file), *peer)) for peer in peers]
             first = [_call(process) for process in processes]
             rounds = [[_call(process) for process in processes] for _ in range(repeats)]
-        finally:
-            for process in processes:
-                process.kill()
     ours = first[0]
     rows = []
     for i, (peer, method) in enumerate(peers):
@@ -94,16 +93,22 @@ def _difference(answer: Row, reference: Row) -> float:
     return float(max(np.abs(a - b).max() / np.abs(b).max(), abs(answer["norm"] / reference["norm"] - 1)))
 
 
-def _start(problem: Problem, numbers: str, peer: str, method: str) -> Any:
+@contextlib.contextmanager
+def _running(problem: Problem, numbers: str, peer: str, method: str) -> Iterator[Any]:
+    """A peer's process; it is gone, and its files are closed, when the context ends."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and stop the process
-    process: Any = subprocess.Popen(
-        command(peer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        env={**os.environ, **quiet}, cwd=ROOT,
-    )  # fmt: skip
-    process.errors = errors
-    _write(process, json.dumps({"problem": problem._asdict(), "numbers": numbers, "method": method}))
-    return process
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill up and stop the process
+        process: Any = subprocess.Popen(
+            command(peer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            env={**os.environ, **quiet}, cwd=ROOT,
+        )  # fmt: skip
+        process.errors = errors
+        with process:  # closes the pipes and waits
+            try:
+                _write(process, json.dumps({"problem": problem._asdict(), "numbers": numbers, "method": method}))
+                yield process
+            finally:
+                process.kill()
 
 
 def _write(process: Any, line: str) -> None:
