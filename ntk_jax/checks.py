@@ -174,7 +174,8 @@ def check_params(params: Any) -> None:
                 "Pass what is trained, and close over the rest."
             )
     # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
-    known = [(path, jnp.asarray(leaf)) for path, leaf in leaves if is_concrete(leaf)]
+    arrays = ((path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves)
+    known = [(path, leaf) for path, leaf in arrays if is_concrete(leaf)]
     if known and not _all_finite([leaf for _, leaf in known]):
         for path, leaf in known:
             check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
