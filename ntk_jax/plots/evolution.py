@@ -96,4 +96,7 @@ def plot_scaling(
         ax.errorbar(m, mean, bars, color=COLORS[i % 7], capsize=3, label=label, **marks(i))
         ax.plot(m, line, color=COLORS[i % 7], linewidth=1.5, linestyle="-" if law else "--", zorder=1)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    if m.size <= 6:
+        ax.set_xticks(m, [f"{size:g}" for size in m])
+        ax.set_xticks([], minor=True)
     return finish(ax)
