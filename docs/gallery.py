@@ -1,4 +1,4 @@
-"""The moving pictures of the README, from the library: `python docs/gallery.py [--quick] [--out DIR]`."""
+"""The pictures of the README, moving and still, from the library: `python docs/gallery.py [--quick] [--out DIR]`."""
 
 import argparse
 from pathlib import Path
@@ -101,7 +101,14 @@ def lazy_to_rich(quick):
     return plots.animate_output_scale(grid, outputs, rate * steps, data=(x, y), linear=linear)
 
 
+def phase(quick):
+    """Order, chaos, and the line between, of deep erf networks."""
+    coarse = {"W_std": np.linspace(0.5, 3, 4), "b_std": np.linspace(0, 0.6, 3)} if quick else {}
+    return plots.plot_phase_diagram("erf", **coarse).figure
+
+
 PICTURES = (hundred_networks, hidden_weights, function_space, lazy_to_rich)
+STILLS = (phase,)
 
 
 def main(argv=None):
@@ -112,9 +119,12 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    for picture in PICTURES:
+    for picture in PICTURES + STILLS:
         if not args.names or picture.__name__ in args.names:
-            plots.save_gif(picture(args.quick), args.out / f"{picture.__name__}.gif")
+            if picture in STILLS:
+                picture(args.quick).savefig(args.out / f"{picture.__name__}.png", dpi=110)
+            else:
+                plots.save_gif(picture(args.quick), args.out / f"{picture.__name__}.gif")
             plots.plt.close("all")
 
 

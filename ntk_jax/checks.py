@@ -132,6 +132,12 @@ def check_symmetric(name: str, k: Array) -> None:
         )
 
 
+def _check_real(name: str, values: Array) -> None:
+    """Raise for complex values, whose imaginary parts a conversion would drop."""
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise ValueError(f"{name}: expected real values; got {values.dtype}. Use two outputs, real and imaginary part.")
+
+
 def as_targets(name: str, y: Any, num_rows: int, dtype: Any) -> Array:
     """`y` as a finite array of shape (n,) or (n, O) with one row per example."""
     y = jnp.asarray(y)
@@ -139,6 +145,7 @@ def as_targets(name: str, y: Any, num_rows: int, dtype: Any) -> Array:
         raise ValueError(
             f"{name}: expected one row per training example, shape ({num_rows},) or ({num_rows}, O); got {y.shape}."
         )
+    _check_real(name, y)
     check_finite(name, y)
     return y.astype(dtype)
 
@@ -151,6 +158,7 @@ def as_outputs(name: str, f: Any, shape: tuple[int, ...], dtype: Any) -> Array:
             f"{name}: expected a scalar or shape {shape}, like the targets; got {f.shape}. "
             "Reshape one of the two: broadcasting them against each other would be silently wrong."
         )
+    _check_real(name, f)
     check_finite(name, f)
     return jnp.broadcast_to(f.astype(dtype), shape)
 

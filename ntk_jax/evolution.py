@@ -21,8 +21,8 @@ class KernelRecord(NamedTuple):
     """The kernel at one step, or with a leading axis at all recorded steps; what needs targets is None without them.
 
     `change` is that of the kernel from its start, `velocity` its relative change per unit of time t; `share_by_layer`
-    holds each parameter leaf's share of the trace; `alignment_by_output` aligns the kernel of each output alone with its
-    targets; `kernel` is None unless it was asked for.
+    holds each parameter leaf's share of the trace; `change_by_output` and `alignment_by_output` are of the kernel of each
+    output (class) alone, the latter with its own targets; `kernel` is None unless it was asked for.
     """
 
     change: Float[Array, "*T"]
@@ -30,6 +30,7 @@ class KernelRecord(NamedTuple):
     alignment: Float[Array, "*T"] | None
     alignment_by_output: Float[Array, "*T O"] | None
     effective_rank: Float[Array, "*T"]
+    change_by_output: Float[Array, "*T O"]
     change_by_layer: dict[str, Float[Array, "*T"]]
     share_by_layer: dict[str, Float[Array, "*T"]]
     kernel: Float[Array, "*T n n"] | None
@@ -80,6 +81,7 @@ def kernel_evolution(
             alignment=None if targets is None else alignment(k, targets, centered=True),
             alignment_by_output=None if targets is None else _alignment_by_output(by_output, targets),
             effective_rank=effective_rank(k, kind="participation"),
+            change_by_output=jax.vmap(kernel_change, in_axes=2)(by_output, k_0),
             change_by_layer=change,
             share_by_layer={layer: jnp.trace(part) / jnp.trace(k) for layer, part in means.items()},
             kernel=k if keep_kernels else None,

@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Seconds before the bar of a solver shows, and its steps between two updates.
+SOLVER_DELAY, SOLVER_STEPS = 1.0, 50
+
+_solver_bars: list[Any] = []
 
 
 class _Silent:
@@ -14,7 +23,7 @@ class _Silent:
 
 
 @contextmanager
-def progress_bar(total: int, description: str, *, enabled: bool) -> Iterator[Any]:
+def progress_bar(total: int, description: str, *, enabled: bool, delay: float = 0.0) -> Iterator[Any]:
     """Yield a bar with `update(n)` and `set_postfix_str(text, refresh)`, removed when done."""
     try:
         from tqdm import tqdm
@@ -23,5 +32,47 @@ def progress_bar(total: int, description: str, *, enabled: bool) -> Iterator[Any
     if not enabled:
         yield _Silent()
         return
-    with tqdm(total=total, desc=description, leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
+    options: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.5, "delay": delay}
+    with tqdm(total=total, desc=description, **options) as bar:
         yield bar
+
+
+@contextmanager
+def solver_meter(diffrax: Any, description: str, *, enabled: bool) -> Iterator[Any]:
+    """Yield a diffrax progress meter whose bar shows only on long solves."""
+    with progress_bar(100, description, enabled=enabled, delay=SOLVER_DELAY) as bar:
+        if isinstance(bar, _Silent):
+            yield diffrax.NoProgressMeter()
+            return
+        _solver_bars.append(bar)
+        try:
+            yield _meter_class(diffrax)()
+        finally:
+            jax.effects_barrier()
+            _solver_bars.remove(bar)
+
+
+def _advance(progress: Any) -> None:
+    """Move the bar of the solve that runs to a fraction of the whole."""
+    if _solver_bars:
+        bar = _solver_bars[-1]
+        bar.update(round(100 * float(progress), 1) - bar.n)
+
+
+@cache
+def _meter_class(diffrax: Any) -> Any:
+    """One class, and no state but the number of steps: solves compile once, whichever bar they move."""
+
+    class Meter(diffrax.AbstractProgressMeter):
+        def init(self) -> jax.Array:
+            return jnp.asarray(0)
+
+        def step(self, state: jax.Array, progress: jax.Array) -> jax.Array:
+            due = state % SOLVER_STEPS == 0
+            jax.lax.cond(due, lambda p: jax.debug.callback(_advance, p), lambda p: None, progress)
+            return state + 1
+
+        def close(self, state: jax.Array) -> None:
+            del state
+
+    return Meter

@@ -123,6 +123,10 @@ CASES = {
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, k_test_train=np.ones((4, 7))),
         r"k_test_train: expected test examples in rows.*It is transposed",
     ),
+    "complex targets": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, 1j * Y, 1.0),
+        r"y_train: expected real values; got complex128. Use two outputs",
+    ),
     "outputs without kernel": (
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, fx_test_0=Y),
         r"k_test_train: expected the test kernel together with fx_test_0",

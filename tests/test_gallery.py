@@ -1,4 +1,4 @@
-"""The script of the README's moving pictures runs."""
+"""The script of the README's pictures runs."""
 
 import runpy
 from pathlib import Path
@@ -24,4 +24,7 @@ def test_all_pictures_are_made_and_shown(tmp_path):
         committed = GALLERY.parent / "images" / f"{picture.__name__}.gif"
         assert committed.stat().st_size < 1_000_000
         assert f"docs/images/{committed.name}" in readme
+    for picture in script["STILLS"]:
+        assert (tmp_path / f"{picture.__name__}.png").exists()
+        assert f"docs/images/{picture.__name__}.png" in readme
     plt.close("all")

@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import ntk_jax
-from ntk_jax import losses
+from ntk_jax import losses, progress
 
 N, N_TEST, O = 6, 4, 3
 TIMES = [7.0, 0.0, 0.5, 7.0]  # out of order and repeated
@@ -104,13 +104,35 @@ def test_momentum_follows_heavy_ball_to_second_order(problem):
     assert 3 < gaps[0] / gaps[1] < 5
 
 
-def test_zero_time_alone_and_progress(problem, capsys):
+def test_zero_time_alone_and_progress_of_long_solves(problem, capsys, monkeypatch):
     k, y, start = problem
     flow = ntk_jax.gradient_flow("mse", k, y, 0.0, **start)
     np.testing.assert_array_equal(flow.test, start["fx_test_0"])
-    ntk_jax.gradient_flow("mse", k[:2, :2], y[:2], 7.0, progress=True)
-    captured = capsys.readouterr()
-    assert "%" in captured.err and captured.out == ""
+    for delay, shown in ((0.0, True), (1000.0, False)):
+        monkeypatch.setattr(progress, "SOLVER_DELAY", delay)
+        monkeypatch.setattr(progress, "SOLVER_STEPS", 1)
+        ntk_jax.gradient_flow("mse", k[:2, :2], y[:2], 7.0)
+        captured = capsys.readouterr()
+        assert ("gradient flow" in captured.err) == shown and captured.out == ""
+    monkeypatch.setattr(progress, "SOLVER_DELAY", 0.0)
+    ntk_jax.gradient_flow("mse", k[:2, :2], y[:2], 7.0, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_has_no_solution_is_named(problem):
+    k, y, _ = problem
+    cases = (
+        (lambda f, y: jnp.sum(jnp.sqrt(f)), k, r"loss: expected a finite gradient at the initial outputs"),
+        (
+            lambda f, y: (f - y) ** 2,
+            k,
+            r"loss: expected a function of \(f, y\) that returns a scalar; got shape \(6, 3\)",
+        ),
+        ("mse", k - 5 * np.eye(N), r"k_train_train: expected a positive semi-definite kernel"),
+    )
+    for loss, kernel, message in cases:
+        with pytest.raises(ValueError, match=message):
+            ntk_jax.gradient_flow(loss, kernel, y, 1e5, fx_train_0=-np.ones((N, O)))
 
 
 def test_float32_in_float32_out(problem):

@@ -137,6 +137,9 @@ def test_a_line_without_biases_has_rank_two_and_with_them_full_rank():
     x = np.linspace(-2, 2.5, 9)[:, None]
     assert ntk_jax.definiteness(relu_kernel(x)).rank == 2
     assert ntk_jax.definiteness(relu_kernel(x, b_std=1.0)).positive_definite
+    he = ntk_jax.MLP((100,), W_std=2**0.5, parameterization="standard")  # biases start at zero, and are trained
+    k = ntk_jax.empirical_ntk(*ntk_jax.from_linen(he, he.init(jax.random.key(0), x)), x)
+    assert ntk_jax.definiteness(k).rank == 4  # max(x, 0), max(-x, 0), and a constant on each side
 
 
 def test_full_kernels_and_too_few_parameters():

@@ -110,5 +110,8 @@ def test_cross_validation_is_the_formula_and_estimates_the_test_error():
         inverse = np.linalg.inv(k[:n, :n] + ridge * np.eye(n))
         truth = np.mean((inverse @ y[:n]) ** 2) / (np.trace(inverse) / n) ** 2
         np.testing.assert_allclose(value, truth, rtol=1e-10)
+        scaled = np.linalg.inv(k[:n, :n] / n + ridge / n * np.eye(n))  # KARE, as Jacot et al. write it, λ = ridge / n
+        kare = np.trace(y[:n].T @ scaled @ scaled @ y[:n]) / (n * 2) / (np.trace(scaled) / n) ** 2
+        np.testing.assert_allclose(value, kare, rtol=1e-10)
         np.testing.assert_allclose(value, ridge_errors(k, y, train, ridge)[0], rtol=0.15)
     assert ntk_jax.generalized_cross_validation(k[:n, :n], y[:n], diag_reg=1.0).shape == ()

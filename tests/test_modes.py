@@ -107,6 +107,26 @@ def test_descent_in_float32_keeps_slow_modes():
     np.testing.assert_allclose(single.train, exact.train, rtol=30 * 2**-23)
 
 
+@pytest.fixture
+def single_precision():
+    """JAX's default: integers have 32 bits."""
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+def test_more_steps_than_32_bits_hold(single_precision):
+    k, _, y, f_0, _ = problem()
+    modes, steps = ntk_jax.diagonalize(k.astype(np.float32)), [3 * 10**9, 10**10]
+    slow = 1e-9 * float(ntk_jax.max_learning_rate(modes, O))
+    values, vectors = np.linalg.eigh(k)
+    left = vectors @ (np.exp(-values * slow * np.array(steps)[:, None] / y.size)[..., None] * (vectors.T @ (f_0 - y)))
+    for num_steps in (steps, np.array(steps)):
+        out = ntk_jax.gradient_descent_mse(modes, y, num_steps, slow, fx_train_0=f_0)
+        np.testing.assert_allclose(out.train, y + left, atol=1e-4)
+    assert ntk_jax.gradient_descent_mse(modes, y, steps[1], slow).train.shape == (N, O)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_descent_equals_optax_on_the_linearized_network(momentum, getkey):
     x, x_test = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N_TEST, 3))
@@ -152,6 +172,52 @@ def test_small_steps_are_the_flow():
         for steps in (1000, 10_000)
     ]
     assert gaps[1] < 1e-4 and 8 < gaps[0] / gaps[1] < 12  # first order in the step
+
+
+def test_time_is_learning_rate_times_steps(getkey):
+    # Twice the rate and half the steps is the same flow; a trained network differs from it by the order of its step.
+    x, y = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N, O))
+    model = ntk_jax.MLP((16,), O, W_std=1.5, b_std=0.1)
+    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full")
+    modes, f_0, rate = ntk_jax.diagonalize(k), apply_fn(params, x), 0.05
+    flow, gaps = ntk_jax.gradient_flow_mse(modes, y, rate * 256, fx_train_0=f_0).train, []
+    np.testing.assert_allclose(ntk_jax.gradient_flow("mse", k, y, rate * 256, fx_train_0=f_0).train, flow, atol=1e-6)
+    for factor in (1, 2):
+        history = ntk_jax.train(
+            ntk_jax.linearize(apply_fn, params), params, x, y, optimizer=optax.sgd(factor * rate),
+            num_steps=256 // factor, record_outputs=True, progress=False,
+        )  # fmt: skip
+        gaps.append(np.abs(history.fx_train[-1] - flow).max())
+    assert gaps[0] < 0.01 and 1.8 < gaps[1] / gaps[0] < 2.2
+
+
+def test_residuals_stay_below_the_bound_of_the_slowest_mode():
+    # |f_t - y| <= exp(-s_min t / nO) |f_0 - y|, and for steps the power of 1 - η s_min / nO, below the critical rate
+    k, _, y, f_0, _ = problem()
+    modes, t = ntk_jax.diagonalize(k), np.geomspace(0.1, 1000, 20)
+    left = lambda out: np.linalg.norm(np.asarray(out.train) - y, axis=(1, 2))  # noqa: E731
+    start, slowest = np.linalg.norm(f_0 - y), float(modes.eigenvalues[-1]) / y.size
+    norms = left(ntk_jax.gradient_flow_mse(modes, y, t, fx_train_0=f_0))
+    assert (norms <= np.exp(-slowest * t) * start).all() and norms[0] < 0.999 * np.exp(-slowest * t[0]) * start
+    alone = y + np.asarray(modes.eigenvectors[:, -1:])  # a residual in the slowest mode alone reaches the bound
+    norms = left(ntk_jax.gradient_flow_mse(modes, y, t, fx_train_0=alone))
+    np.testing.assert_allclose(norms, np.exp(-slowest * t) * 2**0.5, rtol=1e-8, atol=1e-14)
+    rate, steps = 0.5 * float(ntk_jax.max_learning_rate(modes, O)), np.array([1, 10, 100])
+    norms = left(ntk_jax.gradient_descent_mse(modes, y, steps, rate, fx_train_0=f_0))
+    assert (norms <= (1 - rate * slowest) ** steps * start).all()
+
+
+def test_test_outputs_alone_are_the_same():
+    k, k_test, y, f_0, f_test_0 = problem()
+    modes = ntk_jax.diagonalize(k)
+    options = {"fx_train_0": f_0, "k_test_train": k_test, "fx_test_0": f_test_0}
+    for fn, when in ((ntk_jax.gradient_flow_mse, ([0.0, 2.0],)), (ntk_jax.gradient_descent_mse, ([0, 9], 0.1))):
+        both, alone = fn(modes, y, *when, **options), fn(modes, y, *when, **options, predict_train=False)
+        assert alone.train is None
+        np.testing.assert_array_equal(alone.test, both.test)
+    with pytest.raises(ValueError, match=r"k_test_train: expected the test kernel with predict_train=False"):
+        ntk_jax.gradient_flow_mse(modes, y, 1.0, predict_train=False)
 
 
 def test_full_kernel_of_independent_outputs_is_the_shared_one():
@@ -219,6 +285,9 @@ def test_modes_report_their_rank_and_float32_warns_of_what_it_cannot_see():
     with pytest.warns(UserWarning, match="3 of 6 modes of this float32 kernel.*Trust times up to"):
         out = ntk_jax.gradient_flow_mse(single, y, np.inf)
     assert np.isfinite(out.train).all()
+    ntk_jax.gradient_descent_mse(single, y, 10, 0.1)
+    with pytest.warns(UserWarning, match=r"3 of 6 modes of this float32 kernel.*at t = 1e\+09"):
+        ntk_jax.gradient_descent_mse(single, y, 10**9, 0.1, momentum=0.9)
 
 
 def test_targets_without_output_axis_give_results_without_it():

@@ -117,6 +117,8 @@ def test_animations_show_the_frame_asked_for(tmp_path):
     (ax,) = last_frame(plots.animate_networks(x, f, t, data=(x, x), mean=f[:, 0], std=f[:, 0]), path)
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), f[2, 1])
     np.testing.assert_array_equal(ax.lines[3].get_ydata(), 3 * f[2, 0])
+    low, high = ax.get_ylim()
+    assert low < -f[:, 0].max() and high > 3 * f[:, 0].max()  # the whole band is seen
     assert ax.get_title() == "2 networks, t = 2"
     weights = np.stack([np.eye(3), 1.5 * np.eye(3)])
     (ax,) = last_frame(plots.animate_weights({"a": weights}, [0, 5], max_rows=2), path)
@@ -155,7 +157,7 @@ def test_learning_curves_are_lines_and_measurements_markers():
 
 def test_kernel_evolution_has_a_panel_per_quantity():
     t = np.array([0.0, 1.0, 2.0])
-    record = KernelRecord(t, None, t / 4, None, t + 1, {}, {}, None)
+    record = KernelRecord(t, None, t / 4, None, t + 1, t[:, None], {}, {}, None)
     change, rank = plots.plot_kernel_evolution({"a": t}, {"a": record}, ["change", "effective_rank"])
     np.testing.assert_array_equal(change.lines[0].get_xdata(), [1, 2])
     np.testing.assert_array_equal(rank.lines[0].get_ydata(), [2, 3])
@@ -170,3 +172,8 @@ def test_scaling_states_the_exponent():
     ax = plots.plot_scaling(m, {"kernel": runs, "weights": 1.0 / m})
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["kernel: exponent -0.50", "weights: exponent -1.00"]
+    ax = plots.plot_scaling(m, {"law": 1.0 / m, "saturates": np.array([1.0, 0.2, 0.2])}, fitted=["law"])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["law: exponent -1.00", "saturates"]
+    assert any(
+        np.array_equal(line.get_ydata(), [1.0, 0.2, 0.2]) and line.get_linestyle() != "None" for line in ax.lines
+    )

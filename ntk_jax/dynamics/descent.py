@@ -1,7 +1,6 @@
 """Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode, exactly."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.flow import as_axis
+from ntk_jax.dynamics.flow import warn_of_lost_modes
 from ntk_jax.dynamics.modes import Modes, Prediction, check_momentum, max_learning_rate
 from ntk_jax.dynamics.problem import check_problem
 from ntk_jax.linalg import matmul
@@ -34,6 +33,7 @@ def gradient_descent_mse(
     weight_decay: float = 0.0,
     radial_train_0: ArrayLike | None = None,
     radial_test_0: ArrayLike | None = None,
+    predict_train: bool = True,
 ) -> Prediction:
     """The outputs after a number of full-batch gradient descent steps on the half-mean squared loss, exactly.
 
@@ -51,7 +51,7 @@ def gradient_descent_mse(
     Args:
         modes: `diagonalize(k_train_train)`.
         y_train: targets, (n,) or (n, O).
-        num_steps: an integer, or an array of them (T,).
+        num_steps: an integer, or an array of them (T,), however large.
         learning_rate: step size, above 0.
         momentum: μ in [0, 1).
         nesterov: look ahead by the momentum.
@@ -62,12 +62,16 @@ def gradient_descent_mse(
         weight_decay: λ, a pull to 0.
         radial_train_0: J(x) θ_0 on the training examples, with weight decay.
         radial_test_0: J(x) θ_0 on the test examples.
+        predict_train: as in `gradient_flow_mse`.
 
     Returns:
         Prediction(train, test), shaped as in `gradient_flow_mse`.
 
     Raises:
         ValueError: as `gradient_flow_mse`; a learning rate so far above `max_learning_rate` that the result overflows.
+
+    Warns:
+        UserWarning: as `gradient_flow_mse`.
 
     Reference: Lee et al. 2019, section 2.2 (discrete steps); Polyak 1964; Nesterov 1983.
     """
@@ -76,31 +80,47 @@ def gradient_descent_mse(
     check_momentum(momentum)
     problem = check_problem(
         modes, y_train, fx_train_0, k_test_train, fx_test_0, diag_reg=diag_reg, weight_decay=weight_decay,
-        radial_train_0=radial_train_0, radial_test_0=radial_test_0,
+        radial_train_0=radial_train_0, radial_test_0=radial_test_0, predict_train=predict_train,
     )  # fmt: skip
-    steps, shape = as_axis("num_steps", num_steps)
-    if not jnp.issubdtype(steps.dtype, jnp.integer):
-        raise ValueError(f"num_steps: expected integers; got {steps.dtype}. For continuous time use gradient_flow_mse.")
-    num_bits = int(np.max(steps)).bit_length() if is_concrete(steps) else jnp.iinfo(steps.dtype).bits - 1
+    bits, shape = _bits(num_steps)
+    if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
+        time = float(np.max(np.asarray(num_steps))) * float(learning_rate) / (1 - momentum)
+        warn_of_lost_modes(modes, time, problem.num_entries)
     s = problem.eigenvalues
     decay = weight_decay * problem.num_entries
     rates = (learning_rate / problem.num_entries, momentum, nesterov)
-    joint = _final(_forced_by_residual(s + diag_reg + decay, *rates), steps, num_bits)[..., 0]  # (B, n, T)
+    joint = _final(_forced_by_residual(s + diag_reg + decay, *rates), bits)[..., 0]  # (B, n, T)
     weights = joint[..., None] * problem.residual[:, :, None, :]
-    shrink = jnp.zeros(steps.shape, s.dtype)
+    shrink = jnp.zeros(bits.shape[1:], s.dtype)
     if radial_train_0 is not None:
-        shrinking = _final(_forced_by_shrinking(s, diag_reg, decay, *rates), steps, num_bits)
+        shrinking = _final(_forced_by_shrinking(s, diag_reg, decay, *rates), bits)
         weights = weights + shrinking[..., :1] * problem.radial[:, :, None, :]
         shrink = shrinking[0, 0, :, 2]
     weights = jnp.where((s > 0)[:, :, None, None], weights, 0)
     out = problem.predict(weights, shrink, shape)
-    if is_concrete(out.train) and not bool(jnp.all(jnp.isfinite(out.train))):
+    if not all(bool(jnp.all(jnp.isfinite(f))) for f in out if f is not None and is_concrete(f)):
         limit = max_learning_rate(modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov)
         raise ValueError(
             f"learning_rate: expected at most {float(limit):.6g}, the largest stable step (max_learning_rate; "
             f"regularization lowers it); got {float(learning_rate):.6g}, under which the outputs overflow."
         )
     return out
+
+
+def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
+    """The binary digits of every number of steps, the least first, and the shape that these came in.
+
+    Known numbers become digits in NumPy, where 64 bits are at hand whatever JAX's default integers are.
+    """
+    known = all(map(is_concrete, jax.tree.leaves(num_steps)))
+    steps = np.asarray(num_steps) if known else jnp.asarray(num_steps)
+    if steps.ndim > 1 or not steps.size:
+        raise ValueError(f"num_steps: expected a scalar or a non-empty vector; got shape {steps.shape}.")
+    if not np.issubdtype(steps.dtype, np.integer):
+        raise ValueError(f"num_steps: expected integers; got {steps.dtype}. For continuous time use gradient_flow_mse.")
+    num_bits = int(np.max(steps)).bit_length() if known else jnp.iinfo(steps.dtype).bits - 1
+    digits = (steps.reshape(1, -1) >> np.arange(num_bits, dtype=steps.dtype)[:, None]) & 1
+    return jnp.asarray(digits, bool), steps.shape
 
 
 def _momentum_step(gradient: Array, velocity: Array, momentum: Any, nesterov: bool) -> tuple[Array, Array]:
@@ -133,20 +153,20 @@ def _forced_by_shrinking(
     return jnp.stack([*alphas, *betas, jnp.zeros_like(one)], -2)
 
 
-@partial(jax.jit, static_argnums=2)
-def _final(increment: Float[Array, "B n d d"], steps: Int[Array, " T"], num_bits: int) -> Float[Array, "B n T d"]:
+@jax.jit
+def _final(increment: Float[Array, "B n d d"], bits: Bool[Array, "bits T"]) -> Float[Array, "B n T d"]:
     """The state after each number of steps, from (0, ..., 0, 1).
 
     The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of slow modes that
     powers of I + D would round away. Bits of the step count say which squarings to apply.
     """
     *lead, size = increment.shape[:-1]
-    state = jnp.zeros((*lead, steps.size, size), increment.dtype).at[..., -1].set(1)
+    state = jnp.zeros((*lead, bits.shape[1], size), increment.dtype).at[..., -1].set(1)
 
-    def apply_bit(bit: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def apply_bit(carry: tuple[Array, Array], chosen: Array) -> tuple[tuple[Array, Array], None]:
         state, increment = carry
-        chosen = ((steps >> bit) & 1).astype(bool)[None, None, :, None]
         moved = state + jnp.einsum("bnij,bntj->bnti", increment, state, precision="highest")
-        return jnp.where(chosen, moved, state), 2 * increment + matmul(increment, increment)
+        state = jnp.where(chosen[None, None, :, None], moved, state)
+        return (state, 2 * increment + matmul(increment, increment)), None
 
-    return jax.lax.fori_loop(0, num_bits, apply_bit, (state, increment))[0]
+    return jax.lax.scan(apply_bit, (state, increment), bits)[0][0]

@@ -74,7 +74,8 @@ def ensemble_mse(
     test_test = kernels_test_test[0] if isinstance(kernels_test_test, tuple) else kernels_test_test
     prior, diagonal = check_test_test(test_test, k_test)
     modes = diagonalize(theta)
-    mean = jnp.asarray(gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, diag_reg=diag_reg).test)
+    options: dict[str, Any] = {"diag_reg": diag_reg, "predict_train": False}
+    mean = jnp.asarray(gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, **options).test)
     s, vectors = (part if k.ndim == 3 else part[None] for part in modes)
     rotated = matmul(jnp.swapaxes(vectors, 1, 2), matmul(as_matrices(k), vectors))  # Uᵀ K U
     response, overlap = (matmul(as_matrices(part), vectors) for part in (theta_test, k_test))

@@ -14,7 +14,9 @@ from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_integer, che
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.blocks import apply_kernel, as_matrices, as_test_kernel, check_outputs
 from ntk_jax.dynamics.modes import Prediction, check_momentum
+from ntk_jax.linalg import check_psd
 from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.progress import solver_meter
 
 
 class Flow(NamedTuple):
@@ -46,7 +48,7 @@ def gradient_flow(
     atol: float | None = None,
     dense: bool = False,
     max_steps: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Flow:
     """The outputs at time t of gradient flow on any loss L(f, y), train and test together.
 
@@ -77,14 +79,15 @@ def gradient_flow(
         atol: absolute tolerance of a step, in units of the outputs; default as rtol.
         dense: keep what `Flow.at` needs, memory for all steps.
         max_steps: error beyond; default 100,000, or 4,096 with `dense`.
-        progress: show the solver's progress (where tqdm is installed).
+        progress: show the solver's progress (where tqdm is installed), after a second.
 
     Returns:
         Flow(train, test, stats, at); train and test as in `gradient_flow_mse`.
 
     Raises:
         ImportError: diffrax is missing.
-        ValueError: shapes, targets, options, negative or infinite t; a solve that needs more than `max_steps`.
+        ValueError: shapes, targets, options, negative or infinite t; a loss that is not a scalar or has no finite gradient;
+            a solve that needs more than `max_steps`.
 
     Reference: Lee et al. 2019, eq. 7 and section 2.4.2; momentum: Kovachki, Stuart 2021.
     """
@@ -97,11 +100,16 @@ def gradient_flow(
     kernels, f_0 = _sides(k, y, fx_train_0, k_test_train, fx_test_0)
     times, shape = _times(t)
     loss_fn = jax.tree_util.Partial(loss_function(loss, y))  # static and compared by identity: compiled once
+    _check_scalar(loss_fn, f_0[0], y)
     problem = _Problem(loss_fn, kernels, y, *_coefficients(momentum, learning_rate, k.dtype))
     exact = is_concrete(f_0[0]) and is_concrete(k) and is_concrete(y)
     unique, inverse = np.unique(times, return_inverse=True)
     # diffrax is written for JAX's default promotion
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        solver_meter(diffrax, "gradient flow", enabled=progress and exact) as meter,
+    ):
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(_velocity if momentum is None else _acceleration),
             _solver(diffrax, solver),
@@ -111,13 +119,13 @@ def gradient_flow(
             y0=f_0 if momentum is None else (f_0, tuple(f / (1 + momentum) for f in _force(problem, f_0))),
             args=problem,
             saveat=diffrax.SaveAt(ts=jnp.asarray(unique, k.dtype), dense=dense),
-            stepsize_controller=_tolerances(diffrax, rtol, atol, k.dtype),
+            stepsize_controller=_tolerances(diffrax, rtol, atol, k.dtype, times.max()),
             max_steps=_step_limit(max_steps, dense),
             throw=not exact,
-            progress_meter=_meter(diffrax, progress),
+            progress_meter=meter,
         )
     if exact:
-        _check_success(diffrax, solution)
+        _check_success(diffrax, solution, problem, f_0)
     outputs = solution.ys if momentum is None else solution.ys[0]
     train, *test = (f[inverse].reshape(*shape, *f.shape[1:]) for f in outputs)
     stats = {name: solution.stats[name] for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")}
@@ -210,12 +218,13 @@ def _solver(diffrax: Any, solver: Any) -> Any:
     return names[solver]()
 
 
-def _tolerances(diffrax: Any, rtol: float | None, atol: float | None, dtype: Any) -> Any:
+def _tolerances(diffrax: Any, rtol: float | None, atol: float | None, dtype: Any, end: float) -> Any:
+    """Step control; steps that shrink to nothing, as they do after NaN, end the solve."""
     default = 1e-8 if dtype == jnp.float64 else 1e-5
     rtol, atol = (default if tolerance is None else tolerance for tolerance in (rtol, atol))
     check_number("rtol", rtol, strict=True)
     check_number("atol", atol, strict=True)
-    return diffrax.PIDController(rtol=rtol, atol=atol)
+    return diffrax.PIDController(rtol=rtol, atol=atol, dtmin=jnp.asarray(1e-25 * end, dtype), force_dtmin=False)
 
 
 def _step_limit(max_steps: int | None, dense: bool) -> int:
@@ -225,19 +234,24 @@ def _step_limit(max_steps: int | None, dense: bool) -> int:
     return max_steps
 
 
-def _meter(diffrax: Any, progress: bool) -> Any:
-    if not progress:
-        return diffrax.NoProgressMeter()
-    try:
-        import tqdm  # noqa: F401
-    except ImportError:
-        return diffrax.NoProgressMeter()
-    return diffrax.TqdmProgressMeter()
+def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
+    shape = jnp.shape(jax.eval_shape(loss_fn, f, y))
+    if shape:
+        raise ValueError(
+            f"loss: expected a function of (f, y) that returns a scalar; got shape {shape}. Take its mean."
+        )
 
 
-def _check_success(diffrax: Any, solution: Any) -> None:
+def _check_success(diffrax: Any, solution: Any, problem: _Problem, f_0: Outputs) -> None:
+    """Raise for a solve that did not reach the end, with the cause if it can be seen."""
     if solution.result == diffrax.RESULTS.successful:
         return
+    if not bool(jnp.all(jnp.isfinite(jax.grad(problem.loss)(f_0[0], problem.y)))):
+        raise ValueError(
+            "loss: expected a finite gradient at the initial outputs; got NaN or infinity. Start elsewhere."
+        )
+    for matrix in as_matrices(problem.kernels[0]):
+        check_psd("k_train_train", jnp.linalg.eigvalsh(matrix)[::-1])
     steps = int(solution.stats["num_steps"])
     reason = "max_steps" if solution.result == diffrax.RESULTS.max_steps_reached else str(solution.result)
     raise ValueError(

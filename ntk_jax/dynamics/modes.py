@@ -37,9 +37,9 @@ class Modes(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Outputs on the training and test examples; `test` is None if no test kernel was given."""
+    """Outputs on training and test examples; `test` is None without a test kernel, `train` with `predict_train=False`."""
 
-    train: Float[Array, "..."]
+    train: Float[Array, "..."] | None
     test: Float[Array, "..."] | None
 
 

@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     eigenvalues: Float[Array, "B n"]
     residual: Float[Array, "B n m"]  # Uᵀ (y - f_0)
     radial: Float[Array, "B n m"]  # Uᵀ J θ_0
-    train: Side
+    train: Side | None
     test: Side | None
     kind: Kind
     num_entries: int
@@ -37,12 +37,11 @@ class Problem(NamedTuple):
         self, weights: Float[Array, "B n T m"], shrink: Float[Array, " T"], times: tuple[int, ...]
     ) -> Prediction:
         """Outputs for the coefficients alpha = U weights, all times in one flat product."""
-        train, *test = (
-            _outputs(side, weights, shrink, self.kind).reshape(*times, *side.f_0.shape)
-            for side in (self.train, self.test)
-            if side is not None
-        )
-        return Prediction(train, test[0] if test else None)
+
+        def outputs(side: Side | None) -> Array | None:
+            return None if side is None else _outputs(side, weights, shrink, self.kind).reshape(*times, *side.f_0.shape)
+
+        return Prediction(outputs(self.train), outputs(self.test))
 
 
 @partial(jax.jit, static_argnums=3)
@@ -83,6 +82,7 @@ def check_problem(
     weight_decay: Any = 0.0,
     radial_train_0: Any = None,
     radial_test_0: Any = None,
+    predict_train: bool = True,
 ) -> Problem:
     """Raise for shapes that do not fit or would broadcast; move everything to the basis of the modes."""
     check_number("diag_reg", diag_reg)
@@ -103,7 +103,7 @@ def check_problem(
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, dtype)
     transposed = jnp.swapaxes(vectors, 1, 2)
     residual, radial_modes = (matmul(transposed, as_columns(f, kind)) for f in (y - f_0, radial))
-    train = Side(vectors * s[:, None, :], f_0, radial)
+    train = Side(vectors * s[:, None, :], f_0, radial) if predict_train else None
     test = None
     if k_test_train is not None:
         k, num_test = _test_matrices(k_test_train, kind, s, y)
@@ -112,6 +112,10 @@ def check_problem(
         test = Side(matmul(k.astype(dtype), vectors), as_outputs("fx_test_0", fx_test_0, shape, dtype), radial_test)
     elif jnp.ndim(fx_test_0) or radial_test_0 is not None:
         raise ValueError("k_test_train: expected the test kernel together with fx_test_0; got None.")
+    elif not predict_train:
+        raise ValueError(
+            "k_test_train: expected the test kernel with predict_train=False; got None, so nothing to predict."
+        )
     return Problem(s, residual, radial_modes, train, test, kind, y.size)
 
 

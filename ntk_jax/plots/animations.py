@@ -44,16 +44,18 @@ def animate_networks(
     fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     alpha = float(np.clip(12 / f.shape[1], 0.08, 0.8))
     lines = [ax.plot(grid, row, color=COLORS[0], linewidth=0.8, alpha=alpha)[0] for row in f[0]]
-    bands = []
+    bands, ends = [], list(np.quantile(f, [0.002, 0.998]))
     if mean is not None:
         middle, width = np.asarray(mean), 2 * np.asarray(np.zeros_like(mean) if std is None else std)
         for sign, style in ((0, "-"), (1, "--"), (-1, "--")):
             label = {0: "kernel: mean", 1: "kernel: ±2 std", -1: None}[sign]
             line = ax.plot([], [], color=COLORS[1], linestyle=style, linewidth=1.8, label=label)[0]
             bands.append((line, middle + sign * width))
+            ends += [bands[-1][1].min(), bands[-1][1].max()]
     ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
-    low, high = np.quantile(f, [0.002, 0.998])
-    ax.set(xlabel="x", ylabel="f(x)", ylim=(low, high), xlim=(grid.min(), grid.max()))
+    low, high = min(ends), max(ends)
+    room = 0.05 * (high - low)  # above, for the legend
+    ax.set(xlabel="x", ylabel="f(x)", ylim=(low - room, high + 3 * room), xlim=(grid.min(), grid.max()))
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=3)
 

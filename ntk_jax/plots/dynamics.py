@@ -56,7 +56,7 @@ def plot_comparison(comparison: Any, axes: Sequence[Axes] | None = None, *, num_
     for ax in axes:
         ax.set(xscale="log", xlabel="t = learning rate × steps")
         finish(ax)
-    axes[1].legend(frameon=False, fontsize="x-small", ncols=2)
+    axes[1].legend(framealpha=0.8, edgecolor="none", fontsize="x-small", ncols=2)
     return list(axes)
 
 

@@ -68,6 +68,7 @@ def plot_scaling(
     xlabel: str = "width $m$",
     ylabel: str = "",
     title: str = "",
+    fitted: Sequence[str] | None = None,
 ) -> Axes:
     """Quantities against a size on logarithmic axes, with the power law through each.
 
@@ -78,6 +79,7 @@ def plot_scaling(
         xlabel: what the size is.
         ylabel: quantity and unit.
         title: heading.
+        fitted: names of the quantities that follow a power law; the others are joined by lines. All if None.
 
     Returns:
         The Axes; the legend holds the exponents.
@@ -89,8 +91,12 @@ def plot_scaling(
         mean = runs.mean(axis=1)
         bars = 2 * runs.std(axis=1, ddof=1) / runs.shape[1] ** 0.5 if runs.shape[1] > 1 else None
         slope, intercept = np.polyfit(np.log(m), np.log(mean), 1)
-        label = f"{name}: exponent {slope:.2f}"
+        law = fitted is None or name in fitted
+        label, line = (f"{name}: exponent {slope:.2f}", np.exp(intercept) * m**slope) if law else (name, mean)
         ax.errorbar(m, mean, bars, color=COLORS[i % 7], capsize=3, label=label, **marks(i))
-        ax.plot(m, np.exp(intercept) * m**slope, color=COLORS[i % 7], linewidth=1.5, zorder=1)
+        ax.plot(m, line, color=COLORS[i % 7], linewidth=1.5, linestyle="-" if law else "--", zorder=1)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    if m.size <= 6:
+        ax.set_xticks(m, [f"{size:g}" for size in m])
+        ax.set_xticks([], minor=True)
     return finish(ax)
