@@ -53,6 +53,29 @@ class Weight(Field):
 
 
 @dataclass(eq=False)
+class InnerProduct(Field):
+    """Sums over `units` alike entries of products of two independent values, as scores of attention before their scaling.
+
+    Attributes:
+        left, right: the values.
+        labels: of the axes of left, of right and of the result, as `einsum` takes them.
+        heads: how many independent ones there are.
+    """
+
+    shape: Shape
+    left: Any
+    right: Any
+    labels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    units: int
+    heads: int
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether one of the values is a trained zero."""
+        return any(v.degenerate and v.offset is None for v in (self.left, self.right))
+
+
+@dataclass(eq=False)
 class Combination(Field):
     """A linear combination of Gaussians."""
 
