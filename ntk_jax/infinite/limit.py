@@ -58,17 +58,18 @@ def infinite_width(
         inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
             their law of large numbers.
         memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
-        num_samples, key: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
+        num_samples: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
             over the root of the width and infinitely many heads, functions of correlated Gaussians) from this many
             samples of the Gaussians below it, at all positions of both examples of a pair. None refuses such models.
+        key: a random key, for those samples.
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate, averaged over positions if the
         outputs have any. With x2=None both are symmetric to the bit. With samples, all pairs share their normals: the
         same key gives the same kernels, which are continuous in the examples, but pairs are sampled one by one, so that
         the matrix is positive semidefinite only up to about `kernel_fn.standard_error(x1, x2)`; nonlinear layers above a
-        sampled one add a bias of the order of its square. Derivatives are those of the estimate, in which the jumps of
-        dmax/dz are missing: exact in the mean for the NNGP below a single max pooling, not for its NTK.
+        sampled one add a bias of the order of its square. Derivatives are those of the estimate: right in the mean
+        for the NNGP, but in the NTK of a maximum they miss that its own derivative jumps.
 
     Raises:
         NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the

@@ -68,11 +68,7 @@ class InnerProduct(Field):
     labels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     units: int
     heads: int
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        """Whether one of the values is a trained zero."""
-        return any(v.degenerate and v.offset is None for v in (self.left, self.right))
+    degenerate: bool = False
 
 
 @dataclass(eq=False)
