@@ -140,9 +140,10 @@ def test_attention_follows_its_formulas():
         within([k[i, j] for k in means], truth, [e[i, j] for e in errors], spread)
 
 
-@pytest.mark.parametrize("case", SAMPLED, ids=lambda case: case.name)
-def test_wide_networks_of_the_very_same_module(case):
-    reference = REFERENCE[case.name]
+@pytest.mark.parametrize("name", ["max_pooled_twice", "standard_encoder"])
+def test_wide_networks_of_the_very_same_module(name):
+    case = next(case for case in SAMPLED if case.name == name)
+    reference = REFERENCE[name]
     kernel = infinite_width(case.build(reference["width"], 1), num_samples=256, key=jax.random.key(0))
     means, errors = estimates(kernel, case.inputs())
     truth, spread = ([np.asarray(reference[f"{k}{e}"]) for k in ("nngp", "ntk")] for e in ("", "_error"))

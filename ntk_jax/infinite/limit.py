@@ -65,11 +65,13 @@ def infinite_width(
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate, averaged over positions if the
-        outputs have any. With x2=None both are symmetric to the bit. With samples, all pairs share their normals: the
-        same key gives the same kernels, which are continuous in the examples, but pairs are sampled one by one, so that
-        the matrix is positive semidefinite only up to about `kernel_fn.standard_error(x1, x2)`; nonlinear layers above a
-        sampled one add a bias of the order of its square. Derivatives are those of the estimate: right in the mean
-        for the NNGP, but in the NTK of a maximum they miss that its own derivative jumps.
+        outputs have any. With x2=None both are symmetric to the bit.
+
+        With samples: all pairs share their normals, so that one key gives one kernel, continuous in the examples. But pairs
+        are sampled one by one: of n examples the smallest eigenvalue can fall below 0 by about sqrt(n) times
+        `kernel_fn.standard_error(x1, x2)`; regularize by more than that. Nonlinear layers above a sampled one add a bias
+        of the order of the error's square. Derivatives are those of the estimate: right in the mean for the NNGP, but in
+        the NTK of a maximum they miss that its own derivative jumps.
 
     Raises:
         NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the
