@@ -59,8 +59,8 @@ def infinite_width(
             their law of large numbers.
         memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
         num_samples: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
-            over the root of the width and infinitely many heads, functions of correlated Gaussians) from this many
-            samples of the Gaussians below it, at all positions of both examples of a pair. None refuses such models.
+            over the root of the width and infinitely many heads, nonlinearities after pooling) from this
+            many samples of the Gaussians below it, at all positions of both examples of a pair. None refuses such models.
         key: a random key, for those samples.
 
     Returns:
