@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,6 @@ from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.init_stats import gaussian_initializer, init_stats, leaf_path
 from ntk_jax.infinite.limit import infinite_width
 from ntk_jax.infinite.program.network import network
-from ntk_jax.types import Kernels
 
 FALLING = -0.25  # a fitted slope below it is taken for a fall like width^-1/2, above it for a level
 UNDECIDED = -0.4  # above FALLING, but not by three standard errors away from a fall
@@ -103,7 +102,7 @@ def _build(model: Any, width: int) -> Any:
 
 
 def _errors(model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]) -> Array:
-    limit = cast(Kernels, infinite_width(model, call=call)(x)).ntk
+    limit = infinite_width(model, call=call)(x).ntk
     net = network(model, call)
     if net.init_fn is None:
         raise ValueError(

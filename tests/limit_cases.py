@@ -1,5 +1,7 @@
 """One list of architectures as users write them, for the infinite-width interpreter: Linen and NNX, each at any width.
 
+`SAMPLED` are those that need `num_samples=`.
+
 `LimitCase.build(width, num_outputs)` is the module itself (Linen), or a constructor that takes `rngs` (NNX), with float32
 parameters and Flax's own initializers unless the case is about another one. `REFUSED` are those that have no limit or no
 rule, with what the error must say. Nothing here knows of the interpreter.
@@ -394,6 +396,35 @@ CASES = [
     LimitCase("attention_masked", attention(True, np.tril(np.ones((3, 3), bool))), (3, 4), "sequence"),
     LimitCase("encoder", net(encoder), (3, 4), "sequence published norm residual fast"),
     LimitCase("graph", net(graph), (4, 3), "graph fast"),
+]
+
+
+# What has no closed form: with num_samples= only
+
+
+def max_pooled_twice(x, width, num_outputs):
+    x = nn.max_pool(nn.relu(nn.Conv(width, (3, 3))(x)), (2, 2), (2, 2))
+    x = nn.max_pool(nn.tanh(nn.Conv(width, (2, 2))(x)), (2, 2), padding="SAME")
+    return nn.Dense(num_outputs)(flatten(x))
+
+
+def largest(x, width, num_outputs):
+    x = nn.Conv(width, (3,), bias_init=normal(0.3))(x)
+    return nn.Dense(num_outputs)(nn.relu(nn.Dense(width)(x + x.max(axis=1, keepdims=True))).mean(axis=1))
+
+
+def standard_encoder(x, width, num_outputs):
+    """Self-attention as Flax has it, heads and their width growing; scores of variance 16."""
+    x = nn.Dense(width)(x)
+    y = 2 * nn.LayerNorm()(x)
+    y = nn.MultiHeadDotProductAttention(width // 8, qkv_features=8 * width, out_features=width)(y)
+    return nn.Dense(num_outputs)(nn.relu(x + y).mean(axis=1))
+
+
+SAMPLED = [
+    LimitCase("max_pooled_twice", net(max_pooled_twice), (4, 4, 2), "image"),
+    LimitCase("largest", net(largest), (4, 3), "image"),
+    LimitCase("standard_encoder", net(standard_encoder), (3, 4), "image"),
 ]
 
 

@@ -9,7 +9,7 @@ from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, source_line
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.limit import infinite_width
-from ntk_jax.infinite.program.fields import Combination, Field
+from ntk_jax.infinite.program.fields import Combination, Field, InnerProduct
 from ntk_jax.infinite.program.functions import Scaled
 from ntk_jax.infinite.program.values import Det, Joined, Param, Wide
 from ntk_jax.infinite.series import Series
@@ -34,13 +34,13 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     """
     x = as_examples("x", x)
     kernel = infinite_width(model, **options)
-    program: Any = kernel.program(x)  # type: ignore[attr-defined]
-    table = dict(kernel.table(program, x, None))  # type: ignore[attr-defined]
+    program: Any = kernel.program(x)
+    table = dict(kernel.table(program, x, None))
     found: list[tuple[str, Any, str]] = []
 
     def moments_of(row):
         log: list[Any] = []
-        moments, _ = program.interpret((row, row), table, log=log)
+        moments, _ = program.interpret((row, row), table, log=log, key=kernel.key)
         found.clear()
         seconds = []
         for eqn, values, outs in log:
@@ -58,7 +58,8 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     seconds = jax.jit(moments_of)(x[0])
     rows = [HEADER]
     for (name, value, line), second in zip(found, seconds, strict=True):
-        rows.append((name, _kind(value), _dual(value, table), _shape(value), f"{float(second):.4g}", line))
+        dual = _dual(value, table, kernel.num_samples)
+        rows.append((name, _kind(value), dual, _shape(value), f"{float(second):.4g}", line))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -99,16 +100,20 @@ def _names(g: Field) -> str:
     if isinstance(g, Combination):
         inner = list(dict.fromkeys(_names(part) for _, part in g.parts))
         return " + ".join(inner) if len(inner) <= 3 else f"{inner[0]} + .. + {inner[-1]}"
+    if isinstance(g, InnerProduct):
+        return f"scores of {' and '.join(_names(v.gaussian) if v.gaussian else 'functions' for v in (g.left, g.right))}"
     return getattr(g, "leaf", None) or _names(g.source)  # type: ignore[attr-defined]
 
 
-def _dual(value: Any, table: dict[Any, DualRule]) -> str:
+def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> str:
     """The duals of the functions in a value."""
     if not isinstance(value, Wide) or value.product is not None or value.terms is None or value.gaussian is not None:
         return ""
     names = []
     for t in value.terms:
         for f in t.factors:
+            if f.sampled is not None:
+                names.append(f"sampled: {num_samples} draws")
             if f.node is None:
                 continue
             rule = next((r for function, r in table.items() if getattr(function, "node", None) is f.node), None)

@@ -10,7 +10,7 @@ import numpy as np
 from flax.errors import ModifyScopeVariableError
 from jax import Array
 
-from ntk_jax.checks import as_example_pair, check_option
+from ntk_jax.checks import as_example_pair, check_integer, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import fit, relative_error
@@ -23,7 +23,7 @@ from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.trace import Program, largest_variances, trace
 from ntk_jax.infinite.series import Series
 from ntk_jax.per_example import check_per_example
-from ntk_jax.types import KernelFn, Kernels
+from ntk_jax.types import Kernels
 
 LearningRates = None | str | Callable[[str, InitStats], float]
 
@@ -36,7 +36,9 @@ def infinite_width(
     call: Mapping[str, Any] | None = None,
     inner_products: str = "error",
     memory_limit: int | None = None,
-) -> KernelFn:
+    num_samples: int | None = None,
+    key: Array | None = None,
+) -> "LimitKernel":
     """The NNGP and NTK of a model as it is written, in the limit of infinite width.
 
     The model is traced and read as a tensor program: an axis is infinitely wide exactly if it is the output axis of a product
@@ -56,10 +58,20 @@ def infinite_width(
         inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
             their law of large numbers.
         memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
+        num_samples: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
+            over the root of the width and infinitely many heads, nonlinearities after pooling) from this
+            many samples of the Gaussians below it, at all positions of both examples of a pair. None refuses such models.
+        key: a random key, for those samples.
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate, averaged over positions if the
         outputs have any. With x2=None both are symmetric to the bit.
+
+        With samples: all pairs share their normals, so that one key gives one kernel, continuous in the examples. But pairs
+        are sampled one by one: of n examples the smallest eigenvalue can fall below 0 by about sqrt(n) times
+        `kernel_fn.standard_error(x1, x2)`; regularize by more than that. Nonlinear layers above a sampled one add a bias
+        of the order of the error's square. Derivatives are those of the estimate: right in the mean for the NNGP, but in
+        the NTK of a maximum they miss that its own derivative jumps.
 
     Raises:
         NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the
@@ -69,23 +81,40 @@ def infinite_width(
     Warns:
         UserWarning: an activation whose series misses its tolerance.
 
-    Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020.
+    Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020 (attention).
     """
     check_option("inner_products", inner_products, ("error", "mean"))
-    return LimitKernel(network(model, dict(call or {})), init_stats, learning_rates, inner_products, memory_limit)
+    if (num_samples is None) != (key is None):
+        raise ValueError(
+            "num_samples and key: expected both (samples for what has no closed form) or neither; "
+            f"got num_samples={num_samples}, key={key}."
+        )
+    if num_samples is not None:
+        check_integer("num_samples", num_samples, minimum=2)
+    samples = (num_samples, key)
+    return LimitKernel(
+        network(model, dict(call or {})), init_stats, learning_rates, inner_products, memory_limit, samples
+    )
 
 
 class LimitKernel:
     """`kernel_fn(x1, x2=None)`; programs are traced once per shape of an example."""
 
     def __init__(
-        self, net: Any, given: Any, learning_rates: LearningRates, inner_products: str, memory_limit: int | None
+        self,
+        net: Any,
+        given: Any,
+        learning_rates: LearningRates,
+        inner_products: str,
+        memory_limit: int | None,
+        samples: tuple[int | None, Array | None] = (None, None),
     ):
         if isinstance(learning_rates, str):
             check_option("learning_rates", learning_rates, ("variance",))
         self.net, self.given, self.rates = net, given, learning_rates
         self.options = {"inner_products": inner_products}
         self.memory_limit = memory_limit
+        self.num_samples, self.key = samples
         self.programs: dict[Any, Program] = {}
         self.observers: dict[Any, Any] = {}
         self.exact: set[Any] = set()  # programs of closed forms only, which no variance changes
@@ -95,7 +124,37 @@ class LimitKernel:
         a1, a2 = as_example_pair(x1, x2)
         program = self.program(a1)
         table = self.table(program, a1, a2)
-        return batched_kernels(program, a1, a2, table, self.memory_limit)
+        return batched_kernels(program, a1, a2, table, self.memory_limit, self.key)
+
+    def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> Kernels:
+        """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0 where none were needed.
+
+        It is the spread of `num_groups` independent estimates from num_samples / num_groups samples each, over the root of
+        their number: about the cost of the kernels. Errors of different entries are correlated.
+
+        Raises:
+            ValueError: a kernel without samples, or fewer than two groups, or than two samples in each.
+        """
+        if self.num_samples is None or self.key is None:
+            raise ValueError("standard_error: expected a kernel with num_samples= and key=; got one without samples.")
+        check_integer("num_groups", num_groups, minimum=2)
+        each = self.num_samples // num_groups
+        if each < 2:
+            raise ValueError(
+                f"num_groups: expected at most half of num_samples = {self.num_samples}; got {num_groups}."
+            )
+        a1, a2 = as_example_pair(x1, x2)
+        program = self.program(a1)._replace(num_samples=each)
+        if (each, a1.shape[1:], a1.dtype) not in self.programs:
+            self.programs[each, a1.shape[1:], a1.dtype] = program
+        program = self.programs[each, a1.shape[1:], a1.dtype]
+        table = self.table(program, a1, a2)
+        found = [
+            batched_kernels(program, a1, a2, table, self.memory_limit, jax.random.fold_in(self.key, g))
+            for g in range(num_groups)
+        ]
+        scale = num_groups**0.5
+        return Kernels(*(jnp.std(jnp.stack(k), axis=0, ddof=1) / scale for k in zip(*found, strict=True)))
 
     def program(self, x: Array) -> Program:
         """The network traced for examples like the rows of x."""
@@ -107,7 +166,7 @@ class LimitKernel:
                 self._check_rows(apply_fn, params, x)
             stats = self._stats(params, blank)
             example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-            self.programs[key] = trace(apply_fn, params, stats, self._eta, example, self.options)
+            self.programs[key] = trace(apply_fn, params, stats, self._eta, example, self.options, self.num_samples)
         return self.programs[key]
 
     def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
@@ -170,7 +229,7 @@ def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any
         names: dict[str, Any] = {}
 
         def one(x):
-            moments, _ = program.kernels((x, x), {}, (0, 0), observe=True)
+            moments, _ = program.kernels((x, x), {}, (0, 0), observe=True, key=kernel.key)
             functions, variances = largest_variances(moments)
             names["functions"], names["tails"] = functions, [name for name, _ in moments.tails]
             return variances, [jnp.max(t) for _, t in moments.tails]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from limit_cases import CASES, init_and_apply
+from limit_cases import CASES, SAMPLED, init_and_apply
 from limit_oracle import estimate
 
 PATH = Path(__file__).with_suffix(".json")
@@ -34,7 +34,7 @@ def reference(case):
 
 def main(names):
     document = json.loads(PATH.read_text()) if PATH.exists() else {}
-    for case in CASES:
+    for case in [*CASES, *SAMPLED]:
         if not names or case.name in names:
             document[case.name] = reference(case)
             print(case.name, flush=True)

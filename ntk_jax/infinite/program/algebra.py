@@ -96,6 +96,8 @@ def tidy(terms: list[Term], shape: Shape) -> list[Term]:
     slots = Slots()
     if any(len(t.factors) > 1 or (t.map is not None and _literal(t.map) is None) for t in terms):
         return terms
+    if any(t.factors[0].sampled is not None for t in terms):
+        return terms
     node = slots.sum(terms, None)
     if len(slots.roots(terms)) == 1 and not slots.operands:
         return [Term((Factor(slots.gaussians, node),))]
@@ -254,6 +256,8 @@ def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moment
         if not met:
             factors.append(g)
             continue
+        if any(f.sampled is not None for f in (*met, g)):
+            return None
         slots = Slots()
         slots.resolve(list(dict.fromkeys(a for f in [*met, g] for a in f.gaussians)))
         node = slots.term(Term((*met, g)))

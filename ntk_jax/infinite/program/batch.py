@@ -25,31 +25,34 @@ class _Static:
         self.program = program
 
 
-_STATIC: dict[int, _Static] = {}
+_STATIC: dict[tuple[int, int | None], _Static] = {}
 
 
 def _static(program: Program) -> _Static:
-    key = id(program.jaxpr)
+    key = (id(program.jaxpr), program.num_samples)
     if key not in _STATIC or _STATIC[key].program.jaxpr is not program.jaxpr:
         _STATIC[key] = _Static(program)
     return _STATIC[key]
 
 
-def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None) -> Kernels:
+def batched_kernels(
+    program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None
+) -> Kernels:
     """Kernels (n1, n2) of all pairs; with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
-    per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table)
+    per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table, key is not None)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-    out, exact = _all_pairs(x1, x2, _static(program), table, most)
+    out, exact = _all_pairs(x1, x2, key, _static(program), table, most)
     return out if exact is None else _mirrored(out, exact)
 
 
 @lru_cache(maxsize=256)
-def pair_bytes(static: _Static, shape: tuple[int, ...], dtype: Any, table: Table) -> int:
+def pair_bytes(static: _Static, shape: tuple[int, ...], dtype: Any, table: Table, sampled: bool = False) -> int:
     """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
     rows, columns = 5, 7
     shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
-    closed = jax.make_jaxpr(lambda a, b: block(static.program, table, a, b))(*shapes)
+    key = jax.random.key(0) if sampled else None
+    closed = jax.make_jaxpr(lambda a, b: block(static.program, table, a, b, key))(*shapes)
     return max(_largest(closed.jaxpr, rows, columns), 8)
 
 
@@ -67,22 +70,23 @@ def _largest(jaxpr: Any, rows: int, columns: int) -> int:
     return largest
 
 
-def block(program: Program, table: Table, x1: Array, x2: Array) -> Kernels:
+def block(program: Program, table: Table, x1: Array, x2: Array, key: Any = None) -> Kernels:
     """All pairs at once."""
-    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1))[1]  # noqa: E731
+    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1), key=key)[1]  # noqa: E731
     return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
 
 
-def own(program: Program, table: Table, x: Array, at_once: int) -> Kernels:
+def own(program: Program, table: Table, x: Array, at_once: int, key: Any = None) -> Kernels:
     """Of every example with itself, exactly."""
-    return lax.map(lambda a: program.kernels((a, a), dict(table), (0, 0))[1], x, batch_size=min(len(x), at_once))
+    one = lambda a: program.kernels((a, a), dict(table), (0, 0), key=key)[1]  # noqa: E731
+    return lax.map(one, x, batch_size=min(len(x), at_once))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _all_pairs(x1: Array, x2: Array | None, key: Any, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
     """All pairs, of which the upper ones are right; with x2 = None each example with itself."""
     program = static.program
-    tile = partial(block, program, table)
+    tile = partial(block, program, table, key=key)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     t1, t2 = (-(-n // -(-n // most)) for n in (n1, n2))
     if n1 <= t1 and n2 <= t2:
@@ -90,7 +94,7 @@ def _all_pairs(x1: Array, x2: Array | None, static: _Static, table: Table, most:
     else:
         out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2))
         out = Kernels(*(k[:n1, :n2] for k in out))
-    return out, None if x2 is not None else own(program, table, x1, most)
+    return out, None if x2 is not None else own(program, table, x1, most, key)
 
 
 @jax.jit

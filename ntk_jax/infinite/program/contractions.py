@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.infinite.program.fields import Weight
-from ntk_jax.infinite.program.linear import Shape
+from ntk_jax.infinite.program.fields import InnerProduct, Weight
+from ntk_jax.infinite.program.linear import Shape, diagonal
 from ntk_jax.infinite.program.values import Det
 
 Answer = Array | None
@@ -162,3 +162,28 @@ def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, t
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def inner_products(moments: Any, g: InnerProduct, h: InnerProduct, sides: tuple[int, int], diag: bool, tangent: bool):
+    """Covariance of two inner products, E[x x'] E[y y'] at each unit, or their tangent kernel by the product rule."""
+    total: Answer = None
+    other = [tuple(1000 + a for a in part) for part in h.labels]
+    straight = ((g.left, h.left, g.labels[0], other[0]), (g.right, h.right, g.labels[1], other[1]))
+    crossed = ((g.left, h.right, g.labels[0], other[1]), (g.right, h.left, g.labels[1], other[0]))
+    for one, two in (straight, crossed):
+        for ask1, ask2 in (
+            ((moments.theta, moments.second), (moments.second, moments.theta))
+            if tangent
+            else ((moments.second, moments.second),)
+        ):
+            k1 = ask1(one[0], one[1], sides, False)
+            k2 = None if k1 is None else ask2(two[0], two[1], sides, False)
+            if k1 is not None and k2 is not None:
+                k = jnp.einsum(
+                    k1, [*one[2], *one[3]], k2, [*two[2], *two[3]], [*g.labels[2], *other[2]], precision="highest"
+                )
+                total = k if total is None else total + k
+    if total is None:
+        return None
+    total = g.units * total
+    return diagonal(total, g.shape) if diag else total

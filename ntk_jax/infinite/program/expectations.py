@@ -47,6 +47,10 @@ class Expectations:
         """E[g h'] of two Gaussians."""
         raise NotImplementedError
 
+    def sampled_mean(self, f: Factor, side: int) -> Answer:
+        """E[f] of a sampled function."""
+        raise NotImplementedError
+
     def rule(self, function: Any) -> DualRule:
         """The dual of a scalar function."""
         return self.rules.get(function) or rule_of(function)
@@ -64,6 +68,8 @@ class Expectations:
         return self.memory[key]
 
     def _mean(self, f, side, d):
+        if f.sampled is not None:
+            return self.sampled_mean(f, side)
         if f.node is None:
             return None if d is None else jnp.ones(f.shape, self.dtype)
         function = self.scalar(f, d)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.infinite.program import mehler
-from ntk_jax.infinite.program.expectations import Answer, Expectations, Sides
+from ntk_jax.infinite.program.draws import Draws
+from ntk_jax.infinite.program.expectations import Answer, Sides
 from ntk_jax.infinite.program.expression import (
     nodes,
 )
@@ -17,7 +18,7 @@ from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.values import Factor, Term
 
 
-class FactorMoments(Expectations):
+class FactorMoments(Draws):
     """Moments of terms on both sides."""
 
     def spread(self, ask: Any, g: Field, h: Field, sides: Sides, diag: bool, shape1: Shape, shape2: Shape) -> Answer:
@@ -34,10 +35,19 @@ class FactorMoments(Expectations):
 
     # Terms
 
-    def moment(self, t: Term, u: Term, sides: Sides, diag: bool, dt: Any = None, du: Any = None) -> Answer:
-        """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of its Gaussians."""
+    def moment(
+        self, t: Term, u: Term, sides: Sides, diag: bool, dt: Any = None, du: Any = None, skip: Any = (None, None)
+    ) -> Answer:
+        """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of its Gaussians.
+
+        Factor number skip[0] of t and skip[1] of u, correlated with no other, are left out.
+        """
         pairs = self._matched(t, u, sides)
-        total: Answer = None
+        if skip != (None, None):
+            if skip not in pairs and ((skip[0], None) not in pairs or (None, skip[1]) not in pairs):
+                raise NoLimitError("products of correlated wide vectors meet each other: their moment has no rule,")
+            pairs = [(i, j) for i, j in pairs if i != skip[0] and j != skip[1]]
+        total: Answer = jnp.ones((), self.dtype) if not pairs else None
         for i, j in pairs:
             d1, d2 = (d[1] if d is not None and d[0] == at else None for d, at in ((dt, i), (du, j)))
             if i is not None and j is not None:
@@ -93,22 +103,32 @@ class FactorMoments(Expectations):
 
     def _both(self, f, g, d1, d2, sides, diag, shape1, shape2):
         """E[f g'] of two factors that may be correlated, at the positions of the terms that they stand in."""
+        if f.sampled is not None or g.sampled is not None:
+            return self._sampled_pair(f, g, sides, diag, shape1, shape2)
         m1, m2 = f.mains, g.mains
         links = [
             [self.spread(self.covariance, f.gaussians[i], g.gaussians[j], sides, diag, shape1, shape2) for j in m2]
             for i in m1
         ]
         if not any(c is not None for row in links for c in row):
-            a, b = self.mean(f, sides[0], d1), self.mean(g, sides[1], d2)
-            if a is None or b is None:
-                return None
-            a, b = jnp.broadcast_to(a, shape1), jnp.broadcast_to(b, shape2)
-            return a * b if diag else outer(a, b)
+            return self._unrelated(f, g, d1, d2, sides, diag, shape1, shape2)
         if len(m1) == len(m2) == 1:
             k = self._scalar_pair(f, g, d1, d2, links[0][0], sides, diag, shape1, shape2)
             if k is not None:
                 return k
         return self._series_pair(f, g, d1, d2, links, sides, diag, shape1, shape2)
+
+    def _unrelated(self, f, g, d1, d2, sides, diag, shape1, shape2):
+        a, b = self.mean(f, sides[0], d1), self.mean(g, sides[1], d2)
+        if a is None or b is None:
+            return None
+        a, b = jnp.broadcast_to(a, shape1), jnp.broadcast_to(b, shape2)
+        return a * b if diag else outer(a, b)
+
+    def _sampled_pair(self, f, g, sides, diag, shape1, shape2):
+        if any(self.related(a, b, sides) for a in f.gaussians for b in g.gaussians):
+            return self.sampled_second(f, g, sides, diag, shape1, shape2)
+        return self._unrelated(f, g, None, None, sides, diag, shape1, shape2)
 
     def _scalar_pair(self, f, g, d1, d2, c, sides, diag, shape1, shape2):
         main1, main2 = d1 is not None and d1 in f.mains, d2 is not None and d2 in g.mains

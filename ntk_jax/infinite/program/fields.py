@@ -53,6 +53,25 @@ class Weight(Field):
 
 
 @dataclass(eq=False)
+class InnerProduct(Field):
+    """Sums over `units` alike entries of products of two independent values, as scores of attention before their scaling.
+
+    Attributes:
+        left, right: the values.
+        labels: of the axes of left, of right and of the result, as `einsum` takes them.
+        heads: how many independent ones there are.
+    """
+
+    shape: Shape
+    left: Any
+    right: Any
+    labels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    units: int
+    heads: int
+    degenerate: bool = False
+
+
+@dataclass(eq=False)
 class Combination(Field):
     """A linear combination of Gaussians."""
 

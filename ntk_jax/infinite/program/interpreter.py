@@ -13,7 +13,7 @@ from ntk_jax.infinite.program.derivatives import check_custom_derivative
 from ntk_jax.infinite.program.expression import bind_elementwise
 from ntk_jax.infinite.program.layouts import LAYOUTS, lazy_broadcast
 from ntk_jax.infinite.program.moments import Moments
-from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.refusal import SAMPLES, NoLimitError
 from ntk_jax.infinite.program.uses import Uses
 from ntk_jax.infinite.program.values import Det, Joined, Noise, Param, Wide, joint_wide, static_det
 
@@ -245,7 +245,7 @@ def check_pending(eqn: Any, values: Sequence[Any]) -> None:
                 f"an inner product of two wide vectors of width {v.pending} is used without division by the width: with "
                 "the standard 1/sqrt(width) it stays random, and has no closed form,",
                 "Scale attention by 1/width, or pass inner_products='mean' to accept the law of large numbers. "
-                "Otherwise ntk_jax.monte_carlo_kernels estimates the kernels of the finite network.",
+                f"For attention of several heads with independent queries and keys, {SAMPLES}",
             )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.infinite.program.contractions import inner_products
 from ntk_jax.infinite.program.factors import FactorMoments
-from ntk_jax.infinite.program.fields import Combination, Entries, Field, Segment, Weight
+from ntk_jax.infinite.program.fields import Combination, Entries, Field, InnerProduct, Segment, Weight
 from ntk_jax.infinite.program.linear import diagonal, keeps_diagonal, on_both, on_diagonal, outer
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.values import Det, Term, offsets
@@ -58,6 +59,9 @@ class Moments(FactorMoments):
             return self._combinations(g, h, sides, diag, ask)
         if isinstance(g, Segment) or isinstance(h, Segment):
             return self._segments(g, h, sides, diag, ask)
+        if isinstance(g, InnerProduct) or isinstance(h, InnerProduct):
+            both = isinstance(g, InnerProduct) and isinstance(h, InnerProduct)
+            return inner_products(self, g, h, sides, diag, tangent) if both else None
         assert isinstance(g, Weight | Entries) and isinstance(h, Weight | Entries)
         if g.leaf != h.leaf or g.key != h.key:  # parts of one leaf with different keys do not overlap: see Uses
             return None
@@ -149,14 +153,25 @@ class Moments(FactorMoments):
     def _term_tangent(self, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
         total = None
         for i, f in enumerate(t.factors):
-            for a, g in enumerate(f.gaussians):
-                for j, other in enumerate(u.factors):
+            for j, other in enumerate(u.factors):
+                if f.sampled is not None or other.sampled is not None:
+                    total = plus(total, self._sampled_part(t, u, i, j, sides, diag))
+                    continue
+                for a, g in enumerate(f.gaussians):
                     for b, h in enumerate(other.gaussians):
                         k = self.spread(self.tangent, g, h, sides, diag, t.base, u.base)
                         if k is not None:
                             slope = self.moment(t, u, sides, diag, (i, a), (j, b))
                             total = plus(total, None if slope is None else k * slope)
         return total
+
+    def _sampled_part(self, t: Term, u: Term, i: int, j: int, sides: Sides, diag: bool) -> Answer:
+        """What passes through factors i and j, of which one is sampled, times the moment of the others."""
+        k = self.sampled_tangent(self.tangent, t.factors[i], u.factors[j], sides, diag, t.base, u.base)
+        if k is None:
+            return None
+        others = self.moment(t, u, sides, diag, skip=(i, j))
+        return None if others is None else k * others
 
     def mean_of(self, x: Any, side: int) -> Answer:
         """E[x] of a value on one side, None for a structural zero."""

@@ -4,7 +4,7 @@
 class NoLimitError(ValueError):
     """An operation without an infinite-width limit, or without a rule for it: the message says where, why, and what to do."""
 
-    def __init__(self, why: str, advice: str = ""):
+    def __init__(self, why: str, advice: str | None = None):
         self.why, self.advice = why, advice or MONTE_CARLO
         self.operation, self.where = "", ""
         super().__init__(why)
@@ -15,4 +15,8 @@ class NoLimitError(ValueError):
         return f"infinite_width: {why}{where} {self.advice}"
 
 
+SAMPLES = (
+    "estimate this operation with samples of its Gaussians (num_samples=, key= of infinite_width), or everything with "
+    "ntk_jax.monte_carlo_kernels."
+)
 MONTE_CARLO = "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ntk_jax.infinite.program.expression import Expression, apply, constant, operand, substitute, variable
 from ntk_jax.infinite.program.fields import Combination, Field
 from ntk_jax.infinite.program.primitives import ADD, MUL
-from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.refusal import SAMPLES, NoLimitError
 from ntk_jax.infinite.program.values import Det, Term
 
 
@@ -75,8 +75,10 @@ class Slots:
             raise NoLimitError(
                 "a nonlinearity acts on a sum of finitely many random entries that is not Gaussian, as after pooling a "
                 "nonlinearity: that has no closed form,",
-                "Put a linear layer between, or estimate with ntk_jax.monte_carlo_kernels.",
+                f"Put a linear layer between, or {SAMPLES}",
             )
+        if any(f.sampled is not None for f in t.factors):
+            raise NoLimitError("a nonlinearity acts on what is known by samples only,")
         nodes = []
         for f in t.factors:
             variables = [self.variable(g) for g in f.gaussians]

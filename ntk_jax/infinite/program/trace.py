@@ -10,7 +10,8 @@ from jax import Array
 
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.program import rules as rules
-from ntk_jax.infinite.program.fields import Combination, Field, Segment, Weight
+from ntk_jax.infinite.program.draws import Sampling
+from ntk_jax.infinite.program.fields import Combination, Field, InnerProduct, Segment, Weight
 from ntk_jax.infinite.program.interpreter import Interpreter
 from ntk_jax.infinite.program.moments import Moments
 from ntk_jax.infinite.program.refusal import NoLimitError
@@ -26,25 +27,37 @@ class Program(NamedTuple):
         params: every parameter leaf, as it is at initialization.
         dtype: of the kernels.
         options: of the interpreter.
+        num_samples: for what has no closed form; None refuses it.
     """
 
     jaxpr: Any
     params: list[Param]
     dtype: Any
     options: Mapping[str, Any]
+    num_samples: int | None = None
 
-    def interpret(self, sides: tuple[Any, Any], table: Mapping[Any, Any], observe: bool = False, log: Any = None):
-        """(moments, value of the outputs) for a pair of examples."""
-        moments = Moments(self.dtype, table, observe)
+    def interpret(
+        self, sides: tuple[Any, Any], table: Mapping[Any, Any], observe: bool = False, log: Any = None, key: Any = None
+    ):
+        """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if there are any."""
+        sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
+        moments = Moments(self.dtype, table, observe, sampling)
         walk = Interpreter(moments, log=log, **self.options)
         sides = tuple(x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides)
         example = Det(sides, (1,) * sides[0].ndim)
         (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
         return moments, out
 
-    def kernels(self, sides: tuple[Any, Any], table: Mapping[Any, Any], which: tuple[int, int], observe: bool = False):
+    def kernels(
+        self,
+        sides: tuple[Any, Any],
+        table: Mapping[Any, Any],
+        which: tuple[int, int],
+        observe: bool = False,
+        key: Any = None,
+    ):
         """(moments, Kernels of scalars) of the outputs, averaged over their positions."""
-        moments, out = self.interpret(sides, table, observe)
+        moments, out = self.interpret(sides, table, observe, key=key)
         g = output_gaussian(out)
         both = (ask(g, g, which, True) for ask in (moments.covariance, moments.tangent))
         zero = jnp.zeros((), self.dtype)
@@ -58,6 +71,7 @@ def trace(
     eta: Callable[[str, InitStats], float],
     example: Any,
     options: Any,
+    num_samples: int | None = None,
 ) -> Program:
     """Trace a network for an example of this shape and dtype."""
     leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
@@ -71,7 +85,7 @@ def trace(
     dtype = jnp.float64 if example.dtype == jnp.float64 else jnp.float32
     if not jnp.issubdtype(example.dtype, jnp.floating):
         dtype = jnp.zeros(()).dtype
-    return Program(jaxpr, found, jnp.dtype(dtype), options)
+    return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
 
 
 def _one(apply_fn, params, x):
@@ -132,10 +146,12 @@ def _check_readout(g: Field) -> None:
             stack += [(part, top) for _, part in h.parts]
         elif isinstance(h, Segment):
             stack.append((h.source, top))
-        elif isinstance(h, Weight):
-            (readout if top else inside).add(h.leaf)
-            if isinstance(h.value, Wide):
-                stack += [(a, False) for t in h.value.random for f in t.factors for a in f.gaussians]
+        elif isinstance(h, Weight | InnerProduct):
+            if isinstance(h, Weight):
+                (readout if top else inside).add(h.leaf)
+            below = [h.value] if isinstance(h, Weight) else [h.left, h.right]
+            wides = [v for v in below if isinstance(v, Wide)]
+            stack += [(a, False) for v in wides for t in v.random for f in t.factors for a in f.gaussians]
     if shared := sorted(readout & inside):
         raise NoLimitError(
             f"the readout weight {', '.join(shared)} is used inside the network as well: the gradients depend on it,"

@@ -4,7 +4,7 @@ A pair of examples is interpreted at once: what is deterministic has one array p
 entries are independent and alike; it is stored with size 1, its true length in `wide` (1 marks a finite axis).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,12 +116,37 @@ class Param:
 
 
 @dataclass(eq=False)
+class Sampled:
+    """A function of Gaussians without a closed form, which may mix positions: known by running it on samples.
+
+    Attributes:
+        apply: (side, arrays) -> array, on stored shapes.
+        inputs: the values (Wide or Det) that it takes.
+        variables: the Gaussians below them.
+        multiples: for each Gaussian of the inputs, the variable and the factor that it is a multiple by.
+        shape: of the result.
+    """
+
+    apply: Callable[[int, list[Array]], Array]
+    inputs: "list[Any]"
+    variables: tuple[Field, ...]
+    multiples: dict[Field, tuple[Field, Det | None]]
+    shape: Shape
+
+
+@dataclass(eq=False)
 class Factor:
-    """A function of Gaussians, entry by entry: `node` over variables (the Gaussians) and operands; None for one itself."""
+    """A function of Gaussians: `node` over variables (the Gaussians) and operands, entry by entry; `sampled`; or one itself."""
 
     gaussians: tuple[Field, ...]
     node: Expression | None = None
     operands: tuple[Det, ...] = ()
+    sampled: Sampled | None = None
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether it is its Gaussian."""
+        return self.node is None and self.sampled is None
 
     @property
     def mains(self) -> list[int]:
@@ -130,7 +155,9 @@ class Factor:
 
     @property
     def shape(self) -> Shape:
-        """The broadcast shape of its Gaussians and operands."""
+        """The broadcast shape of its Gaussians and operands, or that of the samples."""
+        if self.sampled is not None:
+            return self.sampled.shape
         return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
 
 
@@ -153,7 +180,7 @@ class Term:
     @property
     def is_gaussian(self) -> bool:
         """Whether it is a linear map of one Gaussian."""
-        return len(self.factors) == 1 and self.factors[0].node is None
+        return len(self.factors) == 1 and self.factors[0].is_gaussian
 
     def mapped(self, linear: Linear) -> "Term":
         """`linear` of this term."""

@@ -11,6 +11,7 @@ from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import reduce_sum as summed
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.rules.attention import check_apart, scores, weighted_sum
 from ntk_jax.infinite.program.slots import chain
 from ntk_jax.infinite.program.values import Det, Param, Wide, static_det
 
@@ -30,6 +31,8 @@ def reduce_sum(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         return [algebra.mapped(value, Linear(lambda _, z: layout.apply(z), layout.shape, None), layout.wide)]
     if units < FEW and any(w > 1 for w in layout.wide):
         raise NoLimitError(f"a mean over {units} units of each group is not deterministic, and not Gaussian,")
+    if any(w > 1 for w in layout.wide):
+        check_apart(value)
     sides = [_mean(program, value, side) for side in (0, 1)]
     of_two = value.product is not None and value.product[0] is not value.product[1]
     if all(s is None for s in sides) and not of_two:
@@ -52,7 +55,7 @@ def _mean(program: Interpreter, value: Wide, side: int) -> Any:
     return program.moments.second(x, y, (side, side), True)
 
 
-def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det:
+def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det | Wide:
     """The product of two wide values, contracted over a wide axis: the sum of their second moments."""
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
     x, y = values
@@ -61,6 +64,8 @@ def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det:
     partners = [b for a, b in pairs if x.wide[a] > 1]
     if partners != sorted(partners):
         raise NoLimitError("infinite axes meet in a different order: which unit meets which is lost,")
+    if units == 1 and program.moments.sampling is not None:
+        return weighted_sum(program, eqn, values)
     if units == 1 or any(x.wide[a] != y.wide[b] for a, b in [*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)]):
         raise NoLimitError(
             "two random values are multiplied and summed over a finite axis: the result is not Gaussian,"
@@ -74,13 +79,16 @@ def inner_product(program: Interpreter, eqn: Any, values: list[Any]) -> Det:
         raise NoLimitError("an inner product leaves an infinite axis of one factor: it is no number,")
     out = [left[a] for a in lb] + [left[a] for a in rest[0]] + [right[b] for b in rest[1]]
     wide = tuple(x.wide[a] for a in lb) + (1,) * (len(out) - len(lb))
+    settled = program.inner_products == "mean" or _divided(x, units) or _divided(y, units)
+    random = None if settled else scores(program, x, y, (left, right, out), units, wide)
+    if random is not None:
+        return random
     sides = []
     for side in (0, 1):
         k = program.moments.second(x, y, (side, side), False)
         if k is None:
             k = jnp.zeros(x.shape + y.shape, program.moments.dtype)
         sides.append(units * jnp.einsum(k, left + right, out))
-    settled = program.inner_products == "mean" or _divided(x, units) or _divided(y, units)
     return Det((sides[0], sides[1]), wide, pending=None if settled else units)
 
 

@@ -19,12 +19,7 @@ REFUSED = {
     "argmin": "argmin of random values is not differentiable and not a function of single units,",
     "cond": "a branch depends on random values or meets them,",
     "custom_lin": "a derivative inside the network has no rule,",
-    "reduce_max": "a maximum over positions or units is not Gaussian and has no closed form,",
-    "reduce_min": "a minimum over positions or units is not Gaussian and has no closed form,",
-    "reduce_prod": "a product over positions or units is not Gaussian and has no closed form,",
-    "reduce_window_max": "max pooling has no closed form,",
     "select_and_gather_add": "max pooling has no closed form,",
-    "sort": "sorting random values has no closed form,",
     "top_k": "sorting random values has no closed form,",
     "while": "a loop of unknown length meets random values,",
 }

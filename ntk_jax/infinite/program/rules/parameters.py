@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +11,7 @@ from ntk_jax.infinite.program.fields import Entries
 from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import axis_groups
 from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.rules.sampled import sampled
 from ntk_jax.infinite.program.values import Det, Factor, Param, Term, Wide, number, with_view
 
 
@@ -149,5 +151,7 @@ def cut(param: Param, starts: Any, stops: Any) -> Param:
 
 @rule("stop_gradient")
 def stop_gradient(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    """Refused on random values: it would remove a part of the tangent kernel."""
-    raise NoLimitError("stop_gradient acts on a random value,")
+    """On random values it removes a part of the tangent kernel: only samples know which."""
+    if program.moments.sampling is None or not isinstance(values[0], Wide):
+        raise NoLimitError("stop_gradient acts on a random value,")
+    return [sampled(program, lambda _, arrays: jax.lax.stop_gradient(arrays[0]), values, values[0].wide)]

@@ -8,6 +8,8 @@ import numpy as np
 from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import Interpreter, check_pending, deterministic, rule
 from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.rules import sampled
+from ntk_jax.infinite.program.rules.attention import settled
 from ntk_jax.infinite.program.rules.parameters import inverse, param_arithmetic, promoted
 from ntk_jax.infinite.program.values import Det, Param, Wide, joint_wide, number, static_det, with_view
 
@@ -34,19 +36,28 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     wide = _wide(values, out.shape)
     found = _linear(name, values, wide)
     if found is not None:
-        return [found]
+        return [settled(program, found)]
     wides = [v for v in values if isinstance(v, Wide)]
+    sampling = program.moments.sampling is not None
     if name == "mul" and len(wides) == 2:
-        return [algebra.product(wides[0], wides[1], wide, program.moments)]
+        result = algebra.product(wides[0], wides[1], wide, program.moments)
+        if result.terms is None and sampling:
+            result.terms = sampled.elementwise(program, eqn, values, wide).terms
+        return [result]
     squared = name == "square" or (name == "integer_pow" and eqn.params["y"] == 2)
     if squared and wides[0].terms is not None:
         try:
             result = algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)
         except NoLimitError:
-            result = Wide(wides[0].shape, wide, None)
+            result = sampled.elementwise(program, eqn, values, wide) if sampling else Wide(wides[0].shape, wide, None)
         result.product = (wides[0], wides[0])
         return [result]
-    return [algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)]
+    try:
+        return [algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)]
+    except NoLimitError:
+        if not sampling:
+            raise
+        return [sampled.elementwise(program, eqn, values, wide)]
 
 
 def _regrouped(name: str, values: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from ntk_jax.infinite.program.interpreter import Interpreter, rule
 from ntk_jax.infinite.program.layouts import LAYOUTS
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
+from ntk_jax.infinite.program.rules.attention import check_apart
 from ntk_jax.infinite.program.rules.parameters import cut, entries, view
 from ntk_jax.infinite.program.rules.weights import embedding
 from ntk_jax.infinite.program.values import Det, Factor, Joined, Param, Term, Wide
@@ -65,10 +66,12 @@ def _part_of_wide(value: Wide, eqn: Any, axis: int, start: int, stop: int) -> Wi
 
 def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) -> Wide:
     """The value of the units from start to stop."""
+    check_apart(value)
     terms = [
         Term(
             tuple(
-                Factor(tuple(Segment(g, (of, start, stop)) for g in f.gaussians), f.node, f.operands) for f in t.factors
+                Factor(tuple(Segment(g, (of, start, stop)) for g in f.gaussians), f.node, f.operands, f.sampled)
+                for f in t.factors
             ),
             t.map,
         )
