@@ -118,6 +118,8 @@ def view(param: Param, eqn: Any) -> Param:
         if any(f != s and s > 1 for f, s in zip(p["shape"], shape, strict=True)):
             raise NoLimitError(f"parameter {param.leaf} is repeated along an axis of its own,")
         return with_view(param, shape=tuple(shape), axes=tuple(axes))
+    if name == "rev" and not param.box:  # read backwards, the entries are as independent, but another layout
+        return with_view(param, axes=tuple(range(len(param.shape))), layout=(*param.layout, param.axes, ("rev", p["dimensions"])))
     if name == "slice" and set(p["strides"] or (1,)) == {1}:
         return cut(param, p["start_indices"], p["limit_indices"])
     raise NoLimitError(f"parameter {param.leaf} goes through `{name}` before it meets data,")
