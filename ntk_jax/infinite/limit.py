@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ModifyScopeVariableError
+from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
 from ntk_jax.checks import as_example_pair, check_option
@@ -35,6 +35,7 @@ def infinite_width(
     learning_rates: LearningRates = None,
     call: Mapping[str, Any] | None = None,
     inner_products: str = "error",
+    dropout: str = "error",
     memory_limit: int | None = None,
 ) -> KernelFn:
     """The NNGP and NTK of a model as it is written, in the limit of infinite width.
@@ -55,6 +56,10 @@ def infinite_width(
         call: keyword arguments of the model's call, such as {"train": False}.
         inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
             their law of large numbers.
+        dropout: "error" refuses random numbers of the model's own; "expectation" takes the mean over the masks of dropout that
+            the model applies, each with its own mask for every example: turn it on by `call`, such as {"train": True} (an NNX
+            module's dropout is turned on here). An example with itself, on the diagonal for x2=None and in the variances of
+            all later layers, meets its own mask, and counts 1 / (1 - rate) times; different rows, equal or not, do not.
         memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
 
     Returns:
@@ -72,19 +77,27 @@ def infinite_width(
     Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020.
     """
     check_option("inner_products", inner_products, ("error", "mean"))
-    return LimitKernel(network(model, dict(call or {})), init_stats, learning_rates, inner_products, memory_limit)
+    check_option("dropout", dropout, ("error", "expectation"))
+    options = {"inner_products": inner_products, "dropout": dropout}
+    net = network(model, dict(call or {}), with_dropout=dropout == "expectation")
+    return LimitKernel(net, init_stats, learning_rates, options, memory_limit)
 
 
 class LimitKernel:
     """`kernel_fn(x1, x2=None)`; programs are traced once per shape of an example."""
 
     def __init__(
-        self, net: Any, given: Any, learning_rates: LearningRates, inner_products: str, memory_limit: int | None
+        self,
+        net: Any,
+        given: Any,
+        learning_rates: LearningRates,
+        options: Mapping[str, str],
+        memory_limit: int | None,
     ):
         if isinstance(learning_rates, str):
             check_option("learning_rates", learning_rates, ("variance",))
         self.net, self.given, self.rates = net, given, learning_rates
-        self.options = {"inner_products": inner_products}
+        self.options = options
         self.memory_limit = memory_limit
         self.programs: dict[Any, Program] = {}
         self.observers: dict[Any, Any] = {}
@@ -113,6 +126,12 @@ class LimitKernel:
     def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
         try:
             check_per_example(apply_fn, params, x)
+        except InvalidRngError as error:
+            raise NoLimitError(
+                "the model asks for random numbers of its own (dropout in training mode),",
+                "Turn dropout off: deterministic=True or train=False, through the argument `call`; or take its mean over masks: "
+                'infinite_width(..., dropout="expectation").',
+            ) from error
         except ModifyScopeVariableError as error:
             raise NoLimitError(
                 "the model updates statistics of its batch, so that its outputs depend on the other examples,",

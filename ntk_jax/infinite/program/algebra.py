@@ -1,6 +1,7 @@
 """Sums, products and functions of wide values, in a form that keeps what is Gaussian Gaussian and what is scalar scalar."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ntk_jax.infinite.program.moments import Moments
 from ntk_jax.infinite.program.primitives import MUL
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.slots import Slots, chain
-from ntk_jax.infinite.program.values import Det, Factor, Term, Wide
+from ntk_jax.infinite.program.values import Det, Factor, Masked, Term, Wide
 
 MOST_GAUSSIANS = 3
 
@@ -91,7 +92,7 @@ def tidy(terms: list[Term], shape: Shape) -> list[Term]:
     if all(t.is_gaussian for t in terms):
         parts = [(broadcasting(t.shape, shape), t.factors[0].gaussians[0]) for t in terms]
         return [Term((Factor((Combination(shape, _flat(parts)),)),))]
-    if any(g.degenerate for t in terms for f in t.factors for g in f.gaussians):
+    if any(t.masked or any(g.degenerate for f in t.factors for g in f.gaussians) for t in terms):
         return terms
     slots = Slots()
     if any(len(t.factors) > 1 or (t.map is not None and _literal(t.map) is None) for t in terms):
@@ -189,6 +190,9 @@ def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
     out = Wide(shape, tuple(wide), None, product=(x, y))
     if x.terms is None or y.terms is None:
         return out
+    if any(t.masked for t in [*x.terms, *y.terms]):
+        found = _inside_masks(x, y, wide, moments) or _inside_masks(y, x, wide, moments)
+        return out if found is None else Wide(shape, tuple(wide), tidy(found.random, shape), found.offset, (x, y))
     fields = fields_of([x, y])
     roots = {chain(g)[-1][0] for g in fields}
     if len(roots) == 1 and not any(g.degenerate for g in fields):
@@ -212,6 +216,25 @@ def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
     return out
 
 
+def _inside_masks(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide | None:
+    """The product if x alone has masked terms: each mask is left outside; None if it has no form."""
+    shape = jnp.broadcast_shapes(x.shape, y.shape)
+    if any(t.masked for t in y.random) or any(t.map is not None and t.map.factor is None for t in x.random if t.masked):
+        return None
+    rest = Wide(x.shape, x.wide, [t for t in x.random if not t.masked], x.offset)
+    total = product(rest, y, wide, moments) if rest.terms or rest.offset is not None else Wide(shape, tuple(wide), [])
+    terms = total.terms
+    for t in x.random:
+        if terms is None or not t.masked:
+            continue
+        value = t.masked.value if t.map is None else scaled(t.masked.value, t.map.factor, wide)
+        inner = product(value, y, wide, moments)
+        if inner.terms is None or inner.shape != shape:
+            return None
+        terms = [*terms, Term((Masked(inner, t.masked.source, t.masked.mask_shape, t.masked.keep),))]
+    return None if terms is None else Wide(shape, tuple(wide), terms, total.offset)
+
+
 NOTHING: Any = object()
 
 
@@ -225,6 +248,7 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
         term = term if by is None else map_term(term, by)
         by = broadcasting(term.shape, shape)
         return term if by is None else map_term(term, by)
+    t, u = _scale_only(t), _scale_only(u)
     maps = [m for m in (t.map, u.map) if m is not None]
     for m, other in ((t.map, u), (u.map, t)):
         # A map moves past a factor that is the same everywhere, or scales where it stands.
@@ -238,6 +262,14 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
         term = term.mapped(m if m.factor is None else scaling(m.factor, term.shape) or m)
     by = broadcasting(term.shape, shape)
     return term if by is None else term.mapped(by)
+
+
+def _scale_only(t: Term) -> Term:
+    """A map of a single entry (a mean over positions, broadcast to all of them) is its multiplication by what 1 becomes."""
+    if t.map is None or t.map.factor is not None or math.prod(t.base) != 1:
+        return t
+    one = [t.map.apply(side, jnp.ones(t.base)) for side in (0, 1)]
+    return Term(t.factors, scaling(Det((one[0], one[1]), (1,) * one[0].ndim), t.base))
 
 
 def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moments) -> tuple[Factor, ...] | None:

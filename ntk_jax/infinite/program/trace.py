@@ -135,11 +135,17 @@ def _check_readout(g: Field) -> None:
         elif isinstance(h, Weight):
             (readout if top else inside).add(h.leaf)
             if isinstance(h.value, Wide):
-                stack += [(a, False) for t in h.value.random for f in t.factors for a in f.gaussians]
+                stack += [(a, False) for a in _inside(h.value)]
     if shared := sorted(readout & inside):
         raise NoLimitError(
             f"the readout weight {', '.join(shared)} is used inside the network as well: the gradients depend on it,"
         )
+
+
+def _inside(value: Wide) -> list[Field]:
+    """All Gaussians that a value is made of."""
+    found = [a for t in value.random for f in t.factors for a in f.gaussians]
+    return found + [a for t in value.random if t.masked for a in _inside(t.masked.value)]
 
 
 def largest_variances(moments: Moments) -> tuple[list[Any], list[Array]]:

@@ -134,6 +134,32 @@ class Factor:
         return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
 
 
+@dataclass(eq=False, init=False)
+class Masked(Factor):
+    """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep, else 0.
+
+    Attributes:
+        value: what is masked.
+        source: which random numbers the mask is made of; equal for equal masks.
+        mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries share it.
+        keep: the probability.
+    """
+
+    value: "Wide"
+    source: Any
+    mask_shape: Shape
+    keep: float
+
+    def __init__(self, value: "Wide", source: Any, mask_shape: Shape, keep: float):
+        super().__init__(())
+        self.value, self.source, self.mask_shape, self.keep = value, source, mask_shape, keep
+
+    @property
+    def shape(self) -> Shape:
+        """That of the value."""
+        return self.value.shape
+
+
 @dataclass(eq=False)
 class Term:
     """A linear map of a product of functions of independent Gaussians."""
@@ -153,7 +179,12 @@ class Term:
     @property
     def is_gaussian(self) -> bool:
         """Whether it is a linear map of one Gaussian."""
-        return len(self.factors) == 1 and self.factors[0].node is None
+        return len(self.factors) == 1 and self.factors[0].node is None and self.masked is None
+
+    @property
+    def masked(self) -> Masked | None:
+        """The masked value that it is a linear map of, if it is one; that is then its only factor."""
+        return self.factors[0] if isinstance(self.factors[0], Masked) else None
 
     def mapped(self, linear: Linear) -> "Term":
         """`linear` of this term."""
@@ -200,21 +231,47 @@ class Wide:
     def degenerate(self) -> bool:
         """Whether it is constant at initialization."""
         return self.terms is not None and all(
-            any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms
+            t.masked.value.degenerate if t.masked else any(g.degenerate for f in t.factors for g in f.gaussians)
+            for t in self.terms
         )
 
 
 @dataclass(eq=False)
 class Joined:
-    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic."""
+    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic.
+
+    With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units of all parts in turn.
+    """
 
     axis: int
     sizes: tuple[int, ...]
     parts: list[Any]
+    repeats: int = 1
+
+    @property
+    def places(self) -> Any:
+        """Equal for values whose parts meet each other."""
+        return self.axis, self.sizes, self.repeats
 
 
+@dataclass(eq=False)
 class Noise:
-    """Random numbers of the model's own, as of dropout: harmless until they meet a value."""
+    """Random numbers of the model's own, as of dropout: harmless until they meet a value.
+
+    Attributes:
+        of_bits: each entry as a function of its random bits, if it is one.
+        shape: with size 1 along axes where one number is repeated.
+        bits: dtype of the random bits.
+        nominal: the number that they were compared with: the probability of one answer.
+        origin: the drawing that they come from; `part` which part of it.
+    """
+
+    of_bits: Any = None
+    shape: Shape | None = None
+    bits: Any = None
+    nominal: float | None = None
+    origin: Any = field(default_factory=object)
+    part: tuple[int, ...] = ()
 
 
 Value = Det | Param | Wide | Joined | Noise
