@@ -1,4 +1,4 @@
-"""Dropout in the limit of infinite width: the mean over masks, against the formula written out and against networks with dropout."""
+"""Dropout in the limit of infinite width: its mean over masks, against the formula and against networks with dropout."""
 
 from functools import partial
 

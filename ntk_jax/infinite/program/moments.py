@@ -151,22 +151,15 @@ class Moments(FactorMoments):
         if not t.masked and not u.masked:
             return of_terms(t, u, sides, diag)
         k = of_values(self._inside(t), self._inside(u), sides, diag)
-        same = t.masked and u.masked and t.masked.source == u.masked.source and sides[0] == sides[1]
-        return k if k is None or not same else self._with_mask(k, t.masked, sides, diag)
+        if k is None or not t.masked or not u.masked or t.masked.source != u.masked.source or sides[0] != sides[1]:
+            return k
+        return _with_mask(k, t.masked, diag)
 
     def _inside(self, t: Term) -> Wide:
         """A term as a value before its map, without its mask."""
         if t.masked:
             return t.masked.value
         return self.memory.setdefault(("inside", t), Wide(t.base, (1,) * len(t.base), [Term(t.factors)]))
-
-    def _with_mask(self, k: Array, masked: Masked, sides: Sides, diag: bool) -> Array:
-        """A mask of mean 1 and second moment 1 / keep, where one example meets itself."""
-        if diag:
-            return k / masked.keep
-        n, shape = math.prod(masked.mask_shape), masked.mask_shape
-        extra = (1 / masked.keep - 1) * jnp.eye(n, dtype=k.dtype)
-        return k * (1 + extra.reshape(shape + shape))
 
     def _term_tangent(self, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
         total = None
@@ -195,3 +188,12 @@ class Moments(FactorMoments):
 def plus(a: Answer, b: Answer) -> Answer:
     """The sum of two answers, either of which may be a structural zero."""
     return b if a is None else a if b is None else a + b
+
+
+def _with_mask(k: Array, masked: Masked, diag: bool) -> Array:
+    """A mask of mean 1 and second moment 1 / keep, where one example meets itself."""
+    if diag:
+        return k / masked.keep
+    shape = masked.mask_shape
+    extra = (1 / masked.keep - 1) * jnp.eye(math.prod(shape), dtype=k.dtype)
+    return k * (1 + extra.reshape(shape + shape))

@@ -134,7 +134,6 @@ class Factor:
         return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
 
 
-@dataclass(eq=False, init=False)
 class Masked(Factor):
     """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep, else 0.
 
@@ -144,11 +143,6 @@ class Masked(Factor):
         mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries share it.
         keep: the probability.
     """
-
-    value: "Wide"
-    source: Any
-    mask_shape: Shape
-    keep: float
 
     def __init__(self, value: "Wide", source: Any, mask_shape: Shape, keep: float):
         super().__init__(())

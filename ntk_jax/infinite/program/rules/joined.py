@@ -10,7 +10,7 @@ from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import ELEMENTWISE, Interpreter, rule
 from ntk_jax.infinite.program.layouts import axis_groups
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.rules.parameters import cut, cut_of_each
+from ntk_jax.infinite.program.rules.parameters import cut_of_each
 from ntk_jax.infinite.program.rules.structure import side_by_side
 from ntk_jax.infinite.program.values import Det, Joined, Param, Wide
 

@@ -70,9 +70,9 @@ def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) ->
     return Wide(value.shape, wide, terms, value.offset)
 
 
-def _part(f: Factor, tag: Any, wide: tuple[int, ...]) -> Factor:
+def _part(f: Factor, tag: tuple[Any, int, int], wide: tuple[int, ...]) -> Factor:
     if isinstance(f, Masked):
-        inner = parts(f.value, *tag, wide)  # other units, hence other entries of the mask
+        inner = parts(f.value, tag[0], tag[1], tag[2], wide)  # other units, hence other entries of the mask
         return Masked(inner, (f.source, tag), f.mask_shape, f.keep)
     return Factor(tuple(Segment(g, tag) for g in f.gaussians), f.node, f.operands)
 
