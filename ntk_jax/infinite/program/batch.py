@@ -15,6 +15,7 @@ from ntk_jax.linalg import mirror_upper
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
+COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
 Table = tuple[tuple[Any, Any], ...]
@@ -42,6 +43,8 @@ def batched_kernels(program: Program, x1: Array, x2: Array | None, table: Table,
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
     per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
+    if x2 is None and per_pair >= COSTLY:
+        most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
     out, exact = _all_pairs(x1, x2, _static(program), table, most)
     if exact is None:
         return out
