@@ -152,7 +152,8 @@ class LimitKernel:
     def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
         """Series with as many terms as the variances ask for, known only outside jit."""
         now = jnp.zeros(())  # traced under someone's jit, where even constants cannot be looked at
-        if not all(is_concrete(x) for x in (now, x1, x2) if x is not None):
+        scales = program.jaxpr.consts  # of the model, such as a W_std that it is differentiated by
+        if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
             return ()
         if (x1.shape[1:], x1.dtype) in self.exact:
             return ()

@@ -147,11 +147,15 @@ class ConvContraction:
         return jnp.transpose(k, axes).reshape(g.shape if diag else g.shape + h.shape)
 
 
-BANDED = 64  # entries up to which a sum over taps is a product with a matrix: slices would compute their input for every tap
+BANDED = (
+    64  # entries up to which a sum over taps is a product with a matrix: slices would compute their input for every tap
+)
 
 
 @lru_cache(maxsize=64)
-def _band(size: int, taps: int, stride: int, padding: tuple[int, int], spacing: int, tap_spacing: int, length: int) -> Any:
+def _band(
+    size: int, taps: int, stride: int, padding: tuple[int, int], spacing: int, tap_spacing: int, length: int
+) -> Any:
     """(size, length) matrix of 1s where an input is under a tap of an output."""
     band = np.zeros((size, length))
     for p in range(length):
