@@ -10,8 +10,10 @@ LIMITS = {"limit_flatten": "flattened", "limit_pool": "average pools"}
 
 
 class Problem(NamedTuple):
-    """One kernel: `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs); "analytic" (ReLU, NNGP and NTK); or, of
-    infinite width and read from a Flax model here, "limit_flatten", "limit_pool" (`depth` 3 x 3 convolutions, ReLU).
+    """One kernel.
+
+    `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs); "analytic" (ReLU, NNGP and NTK); or, of infinite width
+    and read from a Flax model here, "limit_flatten", "limit_pool" (`depth` 3 x 3 convolutions with ReLU).
     """
 
     kind: str
