@@ -7,13 +7,14 @@ few beyond 3 are expected by chance, and networks of finite width differ from th
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.harness import environment_line, measure, save_json, table
-from ntk_jax import infinite_width
+from ntk_jax import MLP, infinite_width, mlp_kernels
 from tests.limit_cases import CASES, LimitCase, by_name, init_and_apply, lenient
 from tests.limit_oracle import estimate
 
@@ -35,6 +36,10 @@ COLUMNS = {
     "entry_us|per entry [µs]": ".3g",
 }
 
+BESIDE = {
+    "activation": "", "n": "d", "median_s|infinite_width [s]": ".3g", "mlp_kernels_s|mlp_kernels [s]": ".3g", "ratio": ".2f",
+}  # fmt: skip
+
 Row = dict[str, Any]
 
 
@@ -47,8 +52,12 @@ def run(args: argparse.Namespace) -> None:
         rows.append({"case": case.name, "tags": case.tags, **compared(case, width, networks), **timed(case, width)})
         print(table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
     print(table(rows, COLUMNS))
+    n = 256 if args.quick else 2048
+    beside = [over_mlp_kernels(n, activation) for activation in (("relu",) if args.quick else ("relu", "erf", "tanh"))]
+    print(table(beside, BESIDE))
     print(environment_line())
-    path = save_json(args.out, "limits", rows, {"quick": args.quick, "examples": 3, "timed_examples": NUM_TIMED})
+    options = {"quick": args.quick, "examples": 3, "timed_examples": NUM_TIMED}
+    path = save_json(args.out, "limits", rows, options, over_mlp_kernels=beside)
     print(f"\nSaved {path}.")
 
 
@@ -81,6 +90,17 @@ def timed(case: LimitCase, width: int) -> Row:
     timing = measure({case.name: lambda: kernel(x)}, repeats=5, warmup=0)[case.name]
     seconds = {"interpretation_s": interpretation, **timing.record()}
     return {"equations": equations(traced.jaxpr), **seconds, "entry_us": 1e6 * timing.median / NUM_TIMED**2}
+
+
+def over_mlp_kernels(n: int, activation: str) -> Row:
+    """An `MLP` of three hidden layers read as a Flax model, and the same kernels from the formula, calls interleaved."""
+    x = np.random.default_rng(0).standard_normal((n, 784), dtype=np.float32)
+    kernel = infinite_width(MLP((64,) * 3, 1, activation, 2**0.5, 0.1))
+    formula = partial(mlp_kernels, x, depth=3, activation=activation, W_std=2**0.5, b_std=0.1)
+    timings = measure({"read": lambda: kernel(x), "formula": formula}, repeats=9)
+    ratio = timings["read"].ratio(timings["formula"])
+    seconds = {**timings["read"].record(), "mlp_kernels_s": timings["formula"].median}
+    return {"activation": activation, "n": n, "ratio": ratio, **seconds}
 
 
 def equations(jaxpr: Any) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.harness import environment_line, save_json, table
 from benchmarks.peer_processes.environments import ROOT, command
 from benchmarks.peer_processes.networks import shapes_of
-from benchmarks.peer_processes.problems import Problem, draw
+from benchmarks.peer_processes.problems import LIMITS, Problem, draw
 
 Row = dict[str, Any]
 OURS, NT, TORCH, NAIVE = "ntk_jax", "neural_tangents", "torch", "naive"
@@ -32,6 +32,8 @@ LARGE, SMALL = ((OURS, "auto"), *NT_FAST), ((OURS, "auto"), *NT_ALL, (NT, "ntk_v
 # Jacobians of the large networks need hundreds of gigabytes: the other implementations cannot run there.
 CASES: tuple[tuple[Problem, tuple[tuple[str, str], ...], int], ...] = (
     *((Problem("analytic", n=4096, depth=depth), ((OURS, "mlp_kernels"), (NT, "stax")), 5) for depth in (1, 3, 10)),
+    (Problem("limit_flatten", n=64, depth=3, image=32), ((OURS, "infinite_width"), (NT, "stax")), 5),
+    (Problem("limit_pool", n=8, depth=3, image=32), ((OURS, "infinite_width"), (NT, "stax")), 3),
     (Problem("mlp", n=2048, width=2048, depth=3, outputs=10), LARGE, 3),
     (Problem("mlp", n=2048, width=2048, depth=3, outputs=1), LARGE, 5),
     (Problem("mlp", n=1024, width=512, depth=3, outputs=10), LARGE, 5),
@@ -51,7 +53,10 @@ TOLERANCE = 5e-3
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, save `peers.json`."""
     rows = []
+    only = os.environ.get("PEERS_ONLY", "")  # a part of a kind, such as "limit": the others are left out
     for problem, peers, repeats in QUICK if args.quick else CASES:
+        if only not in problem.kind:
+            continue
         rows += measure_problem(problem, peers, repeats)
         print(table(rows[-len(peers) :], COLUMNS), flush=True)
         save_json(args.out, "peers", rows, {"quick": args.quick, "dtype": "float32", "outputs": "mean"})
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 COLUMNS = {
     "problem": "", "n": "d", "peer": "", "method": "", "median_s|time [s]": ".3g", "first_call_s|first call [s]": ".3g",
-    "over_ours|/ ntk_jax": ".1f", "peak_mib|peak [MiB]": ".0f", "difference": ".0e",
+    "entry_us|per entry [µs]": ".3g", "over_ours|/ ntk_jax": ".2f", "peak_mib|peak [MiB]": ".0f", "difference": ".0e",
 }  # fmt: skip
 
 
@@ -68,7 +73,7 @@ def measure_problem(problem: Problem, peers: tuple[tuple[str, str], ...], repeat
     """One row per peer; ours is the first."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npz"
-        numbers = {} if problem.kind == "analytic" else draw(shapes_of(problem))
+        numbers = {} if problem.kind in ("analytic", *LIMITS) else draw(shapes_of(problem))
         np.savez(file, **numbers)  # type: ignore[arg-type]
         with contextlib.ExitStack() as stack:
             processes = [stack.enter_context(_running(problem, str(file), *peer)) for peer in peers]
@@ -83,6 +88,7 @@ def measure_problem(problem: Problem, peers: tuple[tuple[str, str], ...], repeat
             raise RuntimeError(f"{problem}: {peer} ({method}) and {OURS} disagree by {difference:.2g}.")
         row = {"problem": problem.label, **problem._asdict(), "peer": peer, "method": method}
         row |= {"median_s": median(times), "rounds_s": times, "first_call_s": first[i]["seconds"]}
+        row["entry_us"] = 1e6 * median(times) / problem.n**2
         row["over_ours"] = median(answers[i]["seconds"] / answers[0]["seconds"] for answers in rounds)
         rows.append(row | {"peak_mib": rounds[-1][i]["peak_mib"], "difference": difference})
     return rows

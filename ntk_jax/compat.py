@@ -44,7 +44,11 @@ def source_line(eqn: Any) -> str | None:
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
         parts = frame.file_name.replace("\\", "/").split("/")
-        if not {"jax", "flax"} & set(parts[:-1]) and parts[-3:-1] != ["ntk_jax", "infinite"] and "program" not in parts:
+        if (
+            not {"jax", "flax", "numpy"} & set(parts[:-1])
+            and parts[-3:-1] != ["ntk_jax", "infinite"]
+            and "program" not in parts
+        ):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return None
 

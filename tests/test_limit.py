@@ -96,6 +96,21 @@ def test_examples_may_be_constants_of_a_compiled_function():
     close(jax.jit(lambda x: kernel(x, Y))(X), kernel(X, Y), 1e-9)
 
 
+@pytest.mark.parametrize("phi", [nn.relu, jnp.tanh])
+def test_gradients_with_respect_to_scales_are_those_of_finite_differences(phi):
+    def draw(key, x):
+        return {"W": jax.random.normal(key, (6, 8), F64), "V": jax.random.normal(key, (8, 1), F64)}
+
+    def total(W_std):
+        apply_fn = lenient(lambda p, x: W_std * phi(W_std * (x @ p["W"])) @ p["V"])
+        k = ntk_jax.infinite_width((draw, apply_fn))(X[:2] / 3)
+        return jnp.sum(k.ntk * jnp.array([[1.0, -0.4], [-0.4, 0.3]])) + k.nngp[0, 1]
+
+    h = 1e-5
+    numeric = (total(1.3 + h) - total(1.3 - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(total)(1.3), numeric, rtol=1e-6)
+
+
 def test_a_kernel_with_pooling_is_a_short_program():
     def body(x, width, num_outputs):
         for _ in range(3):
@@ -239,3 +254,49 @@ def test_what_would_be_wrong_is_refused(name):
     init_fn = lambda key, x: {"W": normal(key, (6, 6)), "V": normal(key, (6, 6)), "gate": normal(key, ())}  # noqa: E731
     with pytest.raises(ValueError, match=f"(?s){pattern}"):
         ntk_jax.infinite_width((init_fn, lenient(apply_fn)))(X)
+
+
+def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
+    """Networks written with joins, stacks and edges, each against the same network written as sums."""
+    edges = np.array([0, 1, 2, 0]), np.array([1, 0, 2, 2])
+    adjacency = np.zeros((3, 3))
+    np.add.at(adjacency, edges[::-1], 1.0)
+    no_bias = {"use_bias": False}
+
+    def dense(x, features, fan_in, **more):
+        return nn.Dense(features, **init(fan_in), **no_bias, **more)(x)
+
+    def parts(x, width):
+        return [nn.relu(dense(x, w, 4)) for w in (width, 2 * width)]
+
+    def joined(x, width, num_outputs):  # then flattened: the parts take turns, position by position
+        both = jnp.concatenate(parts(x, width), -1)
+        both = jnp.concatenate([both, nn.relu(dense(both, width, 3 * width))], -1)  # densely connected
+        return dense(both.reshape(len(x), -1), num_outputs, 12 * width)
+
+    def summed(x, width, num_outputs):
+        a, b = parts(x, width)
+        c = nn.relu(dense(a, width, 3 * width) + dense(b, width, 3 * width))
+        return sum(dense(h.reshape(len(x), -1), num_outputs, 12 * width) for h in (a, b, c))
+
+    def stacked(x, width, num_outputs):
+        a, b = parts(x, width)[0], parts(x, width)[0]
+        return dense(jnp.stack([a, b], axis=1).mean((1, 2)), num_outputs, width)
+
+    def averaged(x, width, num_outputs):
+        a, b = parts(x, width)[0], parts(x, width)[0]
+        return dense(((a + b) / 2).mean(1), num_outputs, width)
+
+    def scattered(x, width, num_outputs):
+        h = nn.relu(dense(x, width, 4))
+        h = jax.vmap(lambda v: jax.ops.segment_sum(v[edges[0]], edges[1], 3))(h)
+        return dense(h.reshape(len(x), -1), num_outputs, 3 * width)
+
+    def multiplied(x, width, num_outputs):
+        h = jnp.einsum("ij,bjc->bic", adjacency, nn.relu(dense(x, width, 4)))
+        return dense(h.reshape(len(x), -1), num_outputs, 3 * width)
+
+    x = RNG.standard_normal((2, 3, 4))
+    for one, other in ((joined, summed), (stacked, averaged), (scattered, multiplied)):
+        a, b = (lenient(ntk_jax.infinite_width(Net(body, 8, 1)))(x) for body in (one, other))
+        close(a, b, 1e-10)

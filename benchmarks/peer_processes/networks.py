@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peer_processes.problems import Problem, examples
+from benchmarks.peer_processes.problems import B_STD, LIMITS, W_STD, Problem, examples
 
 
 class MLP(nn.Module):
@@ -73,8 +73,34 @@ class ResNet18(nn.Module):
         return nn.Dense(self.outputs)(x.mean((1, 2)))
 
 
+class LimitCNN(nn.Module):
+    """`depth` 3 x 3 convolutions with ReLU, each with an average pool of 2 x 2 after it or none; flattened, readout."""
+
+    width: int
+    depth: int
+    pools: bool
+
+    @nn.compact
+    def __call__(self, x):
+        """(n, h, w, 3) -> (n, 1)."""
+        for _ in range(self.depth):
+            scales = _scales(9 * x.shape[-1])
+            x = nn.relu(nn.Conv(self.width, (3, 3), **scales)(x))
+            if self.pools:
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+        x = x.reshape((x.shape[0], -1))
+        return nn.Dense(1, **_scales(x.shape[-1]))(x)
+
+
+def _scales(fan_in: int) -> dict[str, Any]:
+    normal = nn.initializers.normal
+    return {"kernel_init": normal(W_STD / fan_in**0.5), "bias_init": normal(B_STD)}
+
+
 def model_of(p: Problem) -> nn.Module:
     """The module of a problem."""
+    if p.kind in LIMITS:
+        return LimitCNN(16, p.depth, p.kind == "limit_pool")
     if p.kind == "mlp":
         return MLP(p.width, p.depth, p.outputs)
     return CNN(p.width, p.outputs) if p.kind == "cnn" else ResNet18(p.outputs)

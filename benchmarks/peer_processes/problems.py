@@ -6,10 +6,15 @@ import numpy as np
 
 NUM_FEATURES = 784
 W_STD, B_STD = 2**0.5, 0.1
+LIMITS = {"limit_flatten": "flattened", "limit_pool": "average pools"}
 
 
 class Problem(NamedTuple):
-    """One kernel: `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs) or "analytic" (ReLU, NNGP and NTK)."""
+    """One kernel.
+
+    `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs); "analytic" (ReLU, NNGP and NTK); or, of infinite width
+    and read from a Flax model here, "limit_flatten", "limit_pool" (`depth` 3 x 3 convolutions with ReLU).
+    """
 
     kind: str
     n: int
@@ -25,6 +30,8 @@ class Problem(NamedTuple):
             return f"analytic ReLU, depth {self.depth}"
         if self.kind == "mlp":
             return f"MLP {NUM_FEATURES}-{self.width}x{self.depth}-{self.outputs}"
+        if self.kind in LIMITS:
+            return f"infinite CNN, depth {self.depth}, {LIMITS[self.kind]}, {self.image}x{self.image}x3"
         name = {"cnn": f"CNN 3x{self.width}", "resnet18": "ResNet-18"}[self.kind]
         return f"{name} on {self.image}x{self.image}x3, O = {self.outputs}"
 

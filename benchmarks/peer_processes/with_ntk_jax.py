@@ -3,8 +3,8 @@
 import jax
 
 import ntk_jax
-from benchmarks.peer_processes.networks import network
-from benchmarks.peer_processes.problems import B_STD, W_STD, examples
+from benchmarks.peer_processes.networks import model_of, network
+from benchmarks.peer_processes.problems import B_STD, LIMITS, W_STD, examples
 from benchmarks.peer_processes.worker import serve
 
 
@@ -13,6 +13,10 @@ def make_case(problem, numbers, method):
     if problem.kind == "analytic":
         x = jax.numpy.asarray(examples(problem))
         return lambda: jax.block_until_ready(ntk_jax.mlp_kernels(x, depth=problem.depth, W_std=W_STD, b_std=B_STD)).ntk
+    if problem.kind in LIMITS:
+        x = jax.numpy.asarray(examples(problem))
+        kernel_fn = ntk_jax.infinite_width(model_of(problem), learning_rates="variance")
+        return lambda: jax.block_until_ready(kernel_fn(x)).ntk
     apply_fn, params, x = network(problem, numbers)
     return lambda: jax.block_until_ready(ntk_jax.empirical_ntk(apply_fn, params, x, method=method))
 

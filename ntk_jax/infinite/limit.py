@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ModifyScopeVariableError
+from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
 from ntk_jax.checks import as_example_pair, check_integer, check_option
@@ -35,6 +35,7 @@ def infinite_width(
     learning_rates: LearningRates = None,
     call: Mapping[str, Any] | None = None,
     inner_products: str = "error",
+    dropout: str = "error",
     memory_limit: int | None = None,
     num_samples: int | None = None,
     key: Array | None = None,
@@ -57,6 +58,10 @@ def infinite_width(
         call: keyword arguments of the model's call, such as {"train": False}.
         inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
             their law of large numbers.
+        dropout: "error" refuses random numbers of the model's own; "expectation" takes the mean over the masks of dropout that
+            the model applies, each with its own mask for every example: turn it on by `call`, such as {"train": True} (an NNX
+            module's dropout is turned on here). An example with itself, on the diagonal for x2=None and in the variances of
+            all later layers, meets its own mask, and counts 1 / (1 - rate) times; different rows, equal or not, do not.
         memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
         num_samples: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
             over the root of the width and infinitely many heads, nonlinearities after pooling) from this
@@ -84,6 +89,7 @@ def infinite_width(
     Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020 (attention).
     """
     check_option("inner_products", inner_products, ("error", "mean"))
+    check_option("dropout", dropout, ("error", "expectation"))
     if (num_samples is None) != (key is None):
         raise ValueError(
             "num_samples and key: expected both (samples for what has no closed form) or neither; "
@@ -91,10 +97,9 @@ def infinite_width(
         )
     if num_samples is not None:
         check_integer("num_samples", num_samples, minimum=2)
-    samples = (num_samples, key)
-    return LimitKernel(
-        network(model, dict(call or {})), init_stats, learning_rates, inner_products, memory_limit, samples
-    )
+    options = {"inner_products": inner_products, "dropout": dropout}
+    net = network(model, dict(call or {}), with_dropout=dropout == "expectation")
+    return LimitKernel(net, init_stats, learning_rates, options, memory_limit, (num_samples, key))
 
 
 class LimitKernel:
@@ -105,14 +110,14 @@ class LimitKernel:
         net: Any,
         given: Any,
         learning_rates: LearningRates,
-        inner_products: str,
+        options: Mapping[str, str],
         memory_limit: int | None,
         samples: tuple[int | None, Array | None] = (None, None),
     ):
         if isinstance(learning_rates, str):
             check_option("learning_rates", learning_rates, ("variance",))
         self.net, self.given, self.rates = net, given, learning_rates
-        self.options = {"inner_products": inner_products}
+        self.options = options
         self.memory_limit = memory_limit
         self.num_samples, self.key = samples
         self.programs: dict[Any, Program] = {}
@@ -172,6 +177,12 @@ class LimitKernel:
     def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
         try:
             check_per_example(apply_fn, params, x)
+        except InvalidRngError as error:
+            raise NoLimitError(
+                "the model asks for random numbers of its own (dropout in training mode),",
+                "Turn dropout off: deterministic=True or train=False, through the argument `call`; or take its mean over masks: "
+                'infinite_width(..., dropout="expectation").',
+            ) from error
         except ModifyScopeVariableError as error:
             raise NoLimitError(
                 "the model updates statistics of its batch, so that its outputs depend on the other examples,",
@@ -192,7 +203,8 @@ class LimitKernel:
     def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
         """Series with as many terms as the variances ask for, known only outside jit."""
         now = jnp.zeros(())  # traced under someone's jit, where even constants cannot be looked at
-        if not all(is_concrete(x) for x in (now, x1, x2) if x is not None):
+        scales = program.jaxpr.consts  # of the model, such as a W_std that it is differentiated by
+        if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
             return ()
         if (x1.shape[1:], x1.dtype) in self.exact:
             return ()

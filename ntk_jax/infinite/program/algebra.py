@@ -1,4 +1,4 @@
-"""Sums, products and functions of wide values, in a form that keeps what is Gaussian Gaussian and what is scalar scalar."""
+"""Sums and functions of wide values, in a form that keeps what is Gaussian Gaussian and what is scalar scalar."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from ntk_jax.infinite.program.expression import apply
 from ntk_jax.infinite.program.fields import Combination, Field
 from ntk_jax.infinite.program.linear import Linear, Shape
 from ntk_jax.infinite.program.moments import Moments
-from ntk_jax.infinite.program.primitives import MUL
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.slots import Slots, chain
 from ntk_jax.infinite.program.values import Det, Factor, Term, Wide
@@ -91,7 +90,7 @@ def tidy(terms: list[Term], shape: Shape) -> list[Term]:
     if all(t.is_gaussian for t in terms):
         parts = [(broadcasting(t.shape, shape), t.factors[0].gaussians[0]) for t in terms]
         return [Term((Factor((Combination(shape, _flat(parts)),)),))]
-    if any(g.degenerate for t in terms for f in t.factors for g in f.gaussians):
+    if any(t.masked or any(g.degenerate for f in t.factors for g in f.gaussians) for t in terms):
         return terms
     slots = Slots()
     if any(len(t.factors) > 1 or (t.map is not None and _literal(t.map) is None) for t in terms):
@@ -183,89 +182,3 @@ def function(primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[
             Linear(lambda side, z: jnp.broadcast_to(z, shape), shape, (("broadcast", term.base, shape),))
         )
     return Wide(shape, tuple(wide), [term])
-
-
-def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
-    """The product of two wide values."""
-    shape = jnp.broadcast_shapes(x.shape, y.shape)
-    out = Wide(shape, tuple(wide), None, product=(x, y))
-    if x.terms is None or y.terms is None:
-        return out
-    fields = fields_of([x, y])
-    roots = {chain(g)[-1][0] for g in fields}
-    if len(roots) == 1 and not any(g.degenerate for g in fields):
-        try:
-            out.terms = function(MUL[0], MUL[1], [x, y], wide, moments).terms
-        except NoLimitError:
-            out.terms = None
-        return out
-    terms = []
-    for t in [*x.terms, *([x.offset] if x.offset is not None else [])]:
-        for u in [*y.terms, *([y.offset] if y.offset is not None else [])]:
-            term = _times(t, u, shape, moments)
-            if term is NOTHING:
-                continue
-            if term is None:
-                return out
-            terms.append(term)
-    out.terms = tidy(terms, shape)
-    if x.offset is not None and y.offset is not None:
-        out.offset = x.offset.times(y.offset)
-    return out
-
-
-NOTHING: Any = object()
-
-
-def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
-    """The product of two terms or offsets; NOTHING for two offsets, None where it has no form."""
-    if isinstance(t, Det) and isinstance(u, Det):
-        return NOTHING
-    if isinstance(t, Det) or isinstance(u, Det):
-        term, d = (u, t) if isinstance(t, Det) else (t, u)
-        by = scaling(d, term.shape)
-        term = term if by is None else map_term(term, by)
-        by = broadcasting(term.shape, shape)
-        return term if by is None else map_term(term, by)
-    maps = [m for m in (t.map, u.map) if m is not None]
-    for m, other in ((t.map, u), (u.map, t)):
-        # A map moves past a factor that is the same everywhere, or scales where it stands.
-        if m is not None and m.factor is None and (any(s != 1 for s in other.base) or other.map is not None):
-            return None
-    factors = _joined(t.factors, u.factors, moments)
-    if factors is None:
-        return None
-    term = Term(factors)
-    for m in maps:
-        term = term.mapped(m if m.factor is None else scaling(m.factor, term.shape) or m)
-    by = broadcasting(term.shape, shape)
-    return term if by is None else term.mapped(by)
-
-
-def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moments) -> tuple[Factor, ...] | None:
-    """The factors of a product: functions of the same Gaussian become one."""
-    factors = list(left)
-    for g in right:
-        met = []
-        for f in factors:
-            roots1, roots2 = ({chain(a)[-1][0] for a in x.gaussians if not a.degenerate} for x in (f, g))
-            if roots1 & roots2:
-                met.append(f)
-            elif any(moments.related(a, b, (0, 0)) for a in f.gaussians for b in g.gaussians):
-                return None
-        if not met:
-            factors.append(g)
-            continue
-        if any(f.sampled is not None for f in (*met, g)):
-            return None
-        slots = Slots()
-        slots.resolve(list(dict.fromkeys(a for f in [*met, g] for a in f.gaussians)))
-        node = slots.term(Term((*met, g)))
-        mains = [a for a in slots.gaussians if not a.degenerate]
-        if (
-            any(moments.related(a, b, (0, 0)) for a, b in itertools.combinations(mains, 2))
-            or len(mains) > MOST_GAUSSIANS
-        ):
-            return None
-        factors = [f for f in factors if f not in met] + [Factor(slots.gaussians, node, tuple(slots.operands))]
-    return tuple(factors)

@@ -10,9 +10,12 @@ from jax import Array, lax
 
 from ntk_jax.compat import free_bytes, open_jaxpr
 from ntk_jax.infinite.program.trace import Program
+from ntk_jax.infinite.tiles import tile_size
 from ntk_jax.linalg import mirror_upper
 from ntk_jax.types import Kernels
 
+UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
+COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
 Table = tuple[tuple[Any, Any], ...]
@@ -42,8 +45,12 @@ def batched_kernels(
     limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
     per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table, key is not None)
     most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
+    if x2 is None and per_pair >= COSTLY:
+        most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
     out, exact = _all_pairs(x1, x2, key, _static(program), table, most)
-    return out if exact is None else _mirrored(out, exact)
+    if exact is None:
+        return out
+    return _with_diagonal(out, exact) if len(x1) > max(1, min(UNTILED, most)) else _mirrored(out, exact)
 
 
 @lru_cache(maxsize=256)
@@ -84,17 +91,29 @@ def own(program: Program, table: Table, x: Array, at_once: int, key: Any = None)
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _all_pairs(x1: Array, x2: Array | None, key: Any, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
-    """All pairs, of which the upper ones are right; with x2 = None each example with itself."""
+    """All pairs, symmetric or for one tile right above the diagonal; with x2 = None each example with itself."""
     program = static.program
-    tile = partial(block, program, table, key=key)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    t1, t2 = (-(-n // -(-n // most)) for n in (n1, n2))
+    t1, t2 = (min(tile_size(n), -(-n // -(-n // most))) if n > UNTILED else min(n, most) for n in (n1, n2))
+
+    def tile(a, b):
+        # XLA's fusion on CPU has one output: as two arrays, the kernels would be computed twice.
+        return lax.complex(*block(program, table, a, b, key=key))
+
     if n1 <= t1 and n2 <= t2:
-        out = tile(x1, x1 if x2 is None else x2)
+        both = tile(x1, x1 if x2 is None else x2)
+        out = Kernels(both.real, both.imag)
     else:
-        out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2))
-        out = Kernels(*(k[:n1, :n2] for k in out))
+        out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2), t1, t2)
+        out = Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
     return out, None if x2 is not None else own(program, table, x1, most, key)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _with_diagonal(out: Kernels, exact: Kernels) -> Kernels:
+    """Another diagonal."""
+    i = jnp.arange(len(out.ntk))
+    return Kernels(*(k.at[i, i].set(d, unique_indices=True) for k, d in zip(out, exact, strict=True)))
 
 
 @jax.jit
@@ -105,25 +124,44 @@ def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
 
 
 def _padded(x: Array, t: int) -> Array:
-    """(tiles, t, ...), the last ones repeated."""
+    """Rows up to a multiple of t, the last one repeated."""
     n = len(x)
-    at = np.minimum(np.arange(-(-n // t) * t), n - 1)
-    return x[at].reshape(-1, t, *x.shape[1:])
+    return x if n % t == 0 else x[np.minimum(np.arange(-(-n // t) * t), n - 1)]
 
 
-def _tiled(tile: Any, x1: Array, x2: Array | None) -> Kernels:
-    """Tile by tile, each forgotten for its derivative; the upper ones if x2 is None."""
+def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
+    """Tile by tile, each computed again for its derivative; the upper ones if x2 is None."""
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
-    pairs = [(i, j) for i in range(len(x1)) for j in range(i if symmetric else 0, len(x2))]
-    i, j = (jnp.asarray(p) for p in zip(*pairs, strict=True))
-    body = jax.checkpoint(lambda ij: tile(x1[ij[0]], x2[ij[1]]))
-    tiles = lax.map(body, (i, j))
+    shape = (len(x1), len(x2))
+    starts = [(i, j) for i in range(0, shape[0], t1) for j in range(i if symmetric else 0, shape[1], t2)]
+    cut = lambda x, i, t: lax.dynamic_slice_in_dim(x, i, t)  # noqa: E731
+    compute = jax.checkpoint(lambda i, j: tile(cut(x1, i, t1), cut(x2, j, t2)))
 
-    def assemble(k):
-        full = jnp.zeros((len(x1), len(x2), *k.shape[1:]), k.dtype).at[i, j].set(k)
-        if symmetric:
-            full = full.at[j, i].set(jnp.where((i == j)[:, None, None], k, jnp.swapaxes(k, 1, 2)))
-        return full.transpose(0, 2, 1, 3).reshape(len(x1) * k.shape[1], len(x2) * k.shape[2])
+    write = partial(_written, symmetric)
 
-    return Kernels(*map(assemble, tiles))
+    def step(carry, here):
+        # A tile is written one step after it was computed: fused into its writes, it would be computed for each of them.
+        state, done, before = carry
+        return (write(state, done, before), compute(*here), here), None
+
+    like = jax.eval_shape(compute, 0, 0)
+    zero = jnp.zeros((), like.dtype).real
+    state = Kernels(*(jnp.zeros(shape, zero.dtype) for _ in Kernels._fields))
+    at = jnp.asarray(starts)
+    first = (state, jnp.zeros(like.shape, like.dtype), (at[0, 0], at[0, 1]))
+    (state, done, before), _ = lax.scan(step, first, (at[:, 0], at[:, 1]))
+    return write(state, done, before)
+
+
+def _written(symmetric: bool, state: Kernels, both: Array, at: tuple[Array, Array]) -> Kernels:
+    """A tile in its place, and mirrored; one on the diagonal takes its lower half from the upper one."""
+    i, j = at
+    if symmetric:
+        upper = jnp.arange(both.shape[0])[:, None] <= jnp.arange(both.shape[1])[None, :]
+        both = jnp.where((i != j) | upper, both, both.T)
+    parts = (both.real, both.imag)
+    state = Kernels(*(lax.dynamic_update_slice(k, p, (i, j)) for k, p in zip(state, parts, strict=True)))
+    if not symmetric:
+        return state
+    return Kernels(*(lax.dynamic_update_slice(k, p.T, (j, i)) for k, p in zip(state, parts, strict=True)))

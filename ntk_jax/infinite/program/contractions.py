@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -146,8 +147,31 @@ class ConvContraction:
         return jnp.transpose(k, axes).reshape(g.shape if diag else g.shape + h.shape)
 
 
+BANDED = (
+    64  # entries up to which a sum over taps is a product with a matrix: slices would compute their input for every tap
+)
+
+
+@lru_cache(maxsize=64)
+def _band(
+    size: int, taps: int, stride: int, padding: tuple[int, int], spacing: int, tap_spacing: int, length: int
+) -> Any:
+    """(size, length) matrix of 1s where an input is under a tap of an output."""
+    band = np.zeros((size, length))
+    for p in range(length):
+        for t in range(taps):
+            at, rest = divmod(stride * p + tap_spacing * t - padding[0], spacing)
+            if rest == 0 and 0 <= at < size:
+                band[at, p] = 1
+    return band
+
+
 def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length) -> Array:
     """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs of taps are not."""
+    if len(axes) == 1 and taps > 1 and max(k.shape[axes[0]], length) <= BANDED:
+        band = _band(k.shape[axes[0]], taps, stride, tuple(padding), spacing, tap_spacing, length)
+        moved = jnp.tensordot(k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest")
+        return jnp.moveaxis(moved, -1, axes[0])
     config = [(0, 0, 0)] * k.ndim
     for a in axes:
         config[a] = (*padding, spacing - 1)

@@ -93,6 +93,8 @@ class FactorMoments(Draws):
 
     def term_mean(self, t: Term, side: int) -> Answer:
         """E[t] before its map."""
+        if t.masked:
+            return self.mean_of(t.masked.value, side)
         total: Answer = None
         for f in t.factors:
             m = self.mean(f, side, None)
@@ -100,6 +102,10 @@ class FactorMoments(Draws):
                 return None
             total = m if total is None else total * m
         return None if total is None else jnp.broadcast_to(total, t.base)
+
+    def mean_of(self, x: Any, side: int) -> Answer:
+        """E[x] of a value on one side."""
+        raise NotImplementedError
 
     def _both(self, f, g, d1, d2, sides, diag, shape1, shape2):
         """E[f g'] of two factors that may be correlated, at the positions of the terms that they stand in."""

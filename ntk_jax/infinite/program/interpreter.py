@@ -48,12 +48,15 @@ class Interpreter:
         moments: the answers about its values.
         uses: how each parameter has been used so far.
         inner_products: "error", or "mean" for the law of large numbers in inner products of wide vectors.
+        dropout: "error", or "expectation" for the mean over masks.
         log: if not None, gets (equation, values) of every step.
     """
 
-    def __init__(self, moments: Moments, *, inner_products: str = "error", log: list[Any] | None = None):
+    def __init__(
+        self, moments: Moments, *, inner_products: str = "error", dropout: str = "error", log: list[Any] | None = None
+    ):
         self.moments, self.uses = moments, Uses()
-        self.inner_products, self.log = inner_products, log
+        self.inner_products, self.dropout, self.log = inner_products, dropout, log
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """The values of the results."""
@@ -81,10 +84,12 @@ class Interpreter:
         if line is not None and (not error.where or called_inside):
             error.where = f" at `{error.operation}` in {line}."
 
-    def constant(self, value: Any) -> Det:
+    def constant(self, value: Any) -> Any:
         """A constant of the trace: known now unless someone else's tracer."""
         if isinstance(value, jax.core.Tracer):
             return Det((value, value), (1,) * value.ndim)
+        if jnp.issubdtype(value.dtype if hasattr(value, "dtype") else type(value), jax.dtypes.prng_key):
+            return Noise()
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
             value = (
                 np.asarray(value).astype(self.moments.dtype)
@@ -99,7 +104,7 @@ class Interpreter:
         if name in USER_RULES:
             return USER_RULES[name](self, eqn, values)
         if any(isinstance(v, Noise) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS, "scan"):
-            return noise(eqn, values)
+            return RULES["noise"](self, eqn, values)
         random = any(not isinstance(v, Det) for v in values)
         if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
             raise NoLimitError("patches of a wide value are used other than in a product with a weight,")
@@ -129,22 +134,12 @@ REGISTER = (
 ALWAYS: set[str] = {"scan"}
 
 
-def noise(eqn: Any, values: list[Any]) -> list[Any]:
-    """Random numbers stay random numbers, as long as they meet no value of the network."""
-    if any(isinstance(v, Wide | Param | Joined) for v in values):
-        raise NoLimitError(
-            "the model draws random numbers of its own (dropout in training mode),",
-            "Turn dropout off: deterministic=True, train=False or module.eval(), through the argument `call`.",
-        )
-    return [Noise() for _ in eqn.outvars]
-
-
 def deterministic(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """An operation on deterministic values: done on both sides; once, and now, if they are constants."""
     name, dtype = eqn.primitive.name, program.moments.dtype
     static = all(v.static for v in values)
     if name in RANDOMNESS:
-        return noise(eqn, values)
+        return RULES["noise"](program, eqn, values)
     check_pending(eqn, values)
     evaluate, shape_wide = _evaluation(eqn, values, dtype)
     sides = []

@@ -16,7 +16,7 @@ from ntk_jax.infinite.program.factors import FactorMoments
 from ntk_jax.infinite.program.fields import Combination, Entries, Field, InnerProduct, Segment, Weight
 from ntk_jax.infinite.program.linear import diagonal, keeps_diagonal, on_both, on_diagonal, outer
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.values import Det, Term, offsets
+from ntk_jax.infinite.program.values import Det, Masked, Term, Wide, offsets
 
 Sides = tuple[int, int]
 Answer = Array | None
@@ -136,7 +136,7 @@ class Moments(FactorMoments):
             total = combine(a, my) + combine(mx, b) - combine(a, b)
         for t in x.random:
             for u in y.random:
-                ask = lambda d, t=t, u=u: self.moment(t, u, sides, d)  # noqa: E731
+                ask = lambda d, t=t, u=u: self._of_terms(self.second, self.moment, t, u, sides, d)  # noqa: E731
                 total = plus(total, self._mapped(t.map, u.map, t.base, u.base, sides, diag, ask))
         return total
 
@@ -146,9 +146,24 @@ class Moments(FactorMoments):
         total = None
         for t in x.random:
             for u in y.random:
-                ask = lambda d, t=t, u=u: self._term_tangent(t, u, sides, d)  # noqa: E731
+                ask = lambda d, t=t, u=u: self._of_terms(self.theta, self._term_tangent, t, u, sides, d)  # noqa: E731
                 total = plus(total, self._mapped(t.map, u.map, t.base, u.base, sides, diag, ask))
         return total
+
+    def _of_terms(self, of_values, of_terms, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
+        """Before their maps; of masked values, those of the values, times the second moment of a mask that they share."""
+        if not t.masked and not u.masked:
+            return of_terms(t, u, sides, diag)
+        k = of_values(self._inside(t), self._inside(u), sides, diag)
+        if k is None or not t.masked or not u.masked or t.masked.source != u.masked.source or sides[0] != sides[1]:
+            return k
+        return _with_mask(k, t.masked, diag)
+
+    def _inside(self, t: Term) -> Wide:
+        """A term as a value before its map, without its mask."""
+        if t.masked:
+            return t.masked.value
+        return self.memory.setdefault(("inside", t), Wide(t.base, (1,) * len(t.base), [Term(t.factors)]))
 
     def _term_tangent(self, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
         total = None
@@ -188,3 +203,12 @@ class Moments(FactorMoments):
 def plus(a: Answer, b: Answer) -> Answer:
     """The sum of two answers, either of which may be a structural zero."""
     return b if a is None else a if b is None else a + b
+
+
+def _with_mask(k: Array, masked: Masked, diag: bool) -> Array:
+    """A mask of mean 1 and second moment 1 / keep, where one example meets itself."""
+    if diag:
+        return k / masked.keep
+    shape = masked.mask_shape
+    extra = (1 / masked.keep - 1) * jnp.eye(math.prod(shape), dtype=k.dtype)
+    return k * (1 + extra.reshape(shape + shape))

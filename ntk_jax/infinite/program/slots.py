@@ -71,6 +71,11 @@ class Slots:
 
     def term(self, t: Term) -> Expression:
         """One term."""
+        if t.masked:
+            raise NoLimitError(
+                "a nonlinearity acts on a value right after dropout, which is not Gaussian: that has no closed form,",
+                "Apply dropout after the nonlinearity, or put a linear layer between.",
+            )
         if t.map is not None and t.map.factor is None:
             raise NoLimitError(
                 "a nonlinearity acts on a sum of finitely many random entries that is not Gaussian, as after pooling a "

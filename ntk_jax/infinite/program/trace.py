@@ -150,12 +150,17 @@ def _check_readout(g: Field) -> None:
             if isinstance(h, Weight):
                 (readout if top else inside).add(h.leaf)
             below = [h.value] if isinstance(h, Weight) else [h.left, h.right]
-            wides = [v for v in below if isinstance(v, Wide)]
-            stack += [(a, False) for v in wides for t in v.random for f in t.factors for a in f.gaussians]
+            stack += [(a, False) for v in below if isinstance(v, Wide) for a in _inside(v)]
     if shared := sorted(readout & inside):
         raise NoLimitError(
             f"the readout weight {', '.join(shared)} is used inside the network as well: the gradients depend on it,"
         )
+
+
+def _inside(value: Wide) -> list[Field]:
+    """All Gaussians that a value is made of."""
+    found = [a for t in value.random for f in t.factors for a in f.gaussians]
+    return found + [a for t in value.random if t.masked for a in _inside(t.masked.value)]
 
 
 def largest_variances(moments: Moments) -> tuple[list[Any], list[Array]]:

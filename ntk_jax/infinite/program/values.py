@@ -12,76 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ntk_jax.infinite.program.deterministic import Det as Det
+from ntk_jax.infinite.program.deterministic import joint_wide as joint_wide
+from ntk_jax.infinite.program.deterministic import number as number
+from ntk_jax.infinite.program.deterministic import static_det as static_det
 from ntk_jax.infinite.program.expression import Expression
 from ntk_jax.infinite.program.fields import Field
 from ntk_jax.infinite.program.linear import Linear, Shape, then
 from ntk_jax.infinite.program.refusal import NoLimitError
-
-
-@dataclass(eq=False)
-class Det:
-    """A deterministic value: one array per side, axes of size 1 standing for repeated ones.
-
-    Attributes:
-        sides: the arrays of both examples.
-        wide: multiplicity of each axis that is stored with size 1 because its entries are equal.
-        literal: the Python number that it is, if it is one everywhere.
-        static: whether it is a constant, equal on both sides and known now.
-        pending: the width over which it is a sum of products of wide vectors, until that is divided by.
-    """
-
-    sides: tuple[Any, Any]
-    wide: Shape
-    literal: Any = None
-    static: bool = False
-    pending: int | None = None
-
-    @property
-    def shape(self) -> Shape:
-        """The stored shape."""
-        return tuple(np.shape(self.sides[0]))
-
-    def times(self, other: "Det") -> "Det":
-        """The product, broadcast."""
-        literal = None if self.literal is None or other.literal is None else self.literal * other.literal
-        return _combined(self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal)
-
-    def plus(self, other: "Det") -> "Det":
-        """The sum, broadcast."""
-        literal = None if self.literal is None or other.literal is None else self.literal + other.literal
-        return _combined(self, other, [a + b for a, b in zip(self.sides, other.sides, strict=True)], literal)
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether it is known to be 0 everywhere."""
-        return self.static and not np.any(np.asarray(self.sides[0]))
-
-
-def _combined(a: Det, b: Det, sides: list[Any], literal: Any) -> Det:
-    static = a.static and b.static
-    return Det((sides[0], sides[0] if static else sides[1]), joint_wide([a, b]), literal, static)
-
-
-def joint_wide(values: Sequence[Any]) -> Shape:
-    """The multiplicities of a broadcast result: an axis that any value stores in full is stored in full."""
-    rank = max(len(v.wide) for v in values)
-    wides = [(1,) * (rank - len(v.wide)) + tuple(v.wide) for v in values]
-    shape = np.broadcast_shapes(*(v.shape for v in values))
-    shape = (1,) * (rank - len(shape)) + tuple(shape)
-    return tuple(1 if size > 1 else max(w) for size, *w in zip(shape, *wides, strict=True))
-
-
-def number(value: Any, rank: int = 0) -> Det:
-    """A constant number, with `rank` axes of size 1."""
-    array = np.full((1,) * rank, value)
-    return Det((array, array), (1,) * rank, value, True)
-
-
-def static_det(array: Any) -> Det:
-    """A constant array; a number if all its entries are equal."""
-    array = np.asarray(array)
-    literal = array.flat[0].item() if array.size and np.all(array == array.flat[0]) else None
-    return Det((array, array), (1,) * array.ndim, literal, True)
 
 
 @dataclass(eq=False)
@@ -161,6 +99,31 @@ class Factor:
         return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
 
 
+class Masked(Factor):
+    """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep, else 0.
+
+    Attributes:
+        value: what is masked.
+        source: which random numbers the mask is made of; equal for equal masks.
+        mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries share it.
+        keep: the probability.
+    """
+
+    def __init__(self, value: "Wide", source: Any, mask_shape: Shape, keep: float):
+        super().__init__(())
+        self.value, self.source, self.mask_shape, self.keep = value, source, mask_shape, keep
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def shape(self) -> Shape:
+        """That of the value."""
+        return self.value.shape
+
+
 @dataclass(eq=False)
 class Term:
     """A linear map of a product of functions of independent Gaussians."""
@@ -181,6 +144,11 @@ class Term:
     def is_gaussian(self) -> bool:
         """Whether it is a linear map of one Gaussian."""
         return len(self.factors) == 1 and self.factors[0].is_gaussian
+
+    @property
+    def masked(self) -> Masked | None:
+        """The masked value that it is a linear map of, if it is one; that is then its only factor."""
+        return self.factors[0] if isinstance(self.factors[0], Masked) else None
 
     def mapped(self, linear: Linear) -> "Term":
         """`linear` of this term."""
@@ -227,21 +195,47 @@ class Wide:
     def degenerate(self) -> bool:
         """Whether it is constant at initialization."""
         return self.terms is not None and all(
-            any(g.degenerate for f in t.factors for g in f.gaussians) for t in self.terms
+            t.masked.value.degenerate if t.masked else any(g.degenerate for f in t.factors for g in f.gaussians)
+            for t in self.terms
         )
 
 
 @dataclass(eq=False)
 class Joined:
-    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic."""
+    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic.
+
+    With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units of all parts in turn.
+    """
 
     axis: int
     sizes: tuple[int, ...]
     parts: list[Any]
+    repeats: int = 1
+
+    @property
+    def places(self) -> Any:
+        """Equal for values whose parts meet each other."""
+        return self.axis, self.sizes, self.repeats
 
 
+@dataclass(eq=False)
 class Noise:
-    """Random numbers of the model's own, as of dropout: harmless until they meet a value."""
+    """Random numbers of the model's own, as of dropout: harmless until they meet a value.
+
+    Attributes:
+        of_bits: each entry as a function of its random bits, if it is one.
+        shape: with size 1 along axes where one number is repeated.
+        bits: dtype of the random bits.
+        nominal: the number that they were compared with: the probability of one answer.
+        origin: the drawing that they come from; `part` which part of it.
+    """
+
+    of_bits: Any = None
+    shape: Shape | None = None
+    bits: Any = None
+    nominal: float | None = None
+    origin: Any = field(default_factory=object)
+    part: tuple[int, ...] = ()
 
 
 Value = Det | Param | Wide | Joined | Noise

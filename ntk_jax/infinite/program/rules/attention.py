@@ -16,6 +16,7 @@ from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.fields import Combination, Field, InnerProduct, Segment
 from ntk_jax.infinite.program.interpreter import Interpreter
 from ntk_jax.infinite.program.linear import Linear
+from ntk_jax.infinite.program.products import product
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.sampled import sampled
 from ntk_jax.infinite.program.slots import chain
@@ -67,12 +68,12 @@ def weighted_sum(program: Interpreter, eqn: Any, values: Sequence[Any]) -> Wide:
     if any(w > 1 and v > 1 and w != v for w, v in zip(x.wide, y.wide, strict=True)):
         raise NoLimitError("infinite axes of different lengths meet in a product,")
     wide = tuple(map(max, x.wide, y.wide))
-    product = algebra.product(x, y, wide, program.moments)
-    if product.terms is None:
+    both = product(x, y, wide, program.moments)
+    if both.terms is None:
         raise NoLimitError("two correlated values are multiplied and summed over a finite axis: that has no rule,")
     axes = tuple(range(len(wide) - len(lc), len(wide)))
     shape = tuple(np.broadcast_shapes(x.shape, y.shape)[: axes[0]])
-    return algebra.mapped(product, Linear(lambda _, z: z.sum(axes), shape, None), wide[: axes[0]])
+    return algebra.mapped(both, Linear(lambda _, z: z.sum(axes), shape, None), wide[: axes[0]])
 
 
 def _aligned(program: Interpreter, value: Wide, axes: Any, ones: Any) -> Wide:

@@ -11,6 +11,7 @@ from ntk_jax.infinite.program.interpreter import Interpreter, deterministic, rul
 from ntk_jax.infinite.program.linear import Linear
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.parameters import cut
+from ntk_jax.infinite.program.rules.stacking import with_axis
 from ntk_jax.infinite.program.rules.structure import joined
 from ntk_jax.infinite.program.values import Det, Noise, Param, with_view
 
@@ -88,13 +89,10 @@ def _stacked(program: Interpreter, column: list[Any], var: Any) -> Any:
         full = var.aval.shape[1:]
         sides = [jnp.stack([jnp.broadcast_to(jnp.asarray(v.sides[i]), full) for v in column]) for i in (0, 1)]
         return Det((sides[0], sides[1]), (1,) * (len(full) + 1))
-    return joined(program, [_with_axis(v) for v in column], 0, [(1, *var.aval.shape[1:])] * len(column), var.aval.shape)
+    return joined(program, [_collected(v) for v in column], 0, [(1, *var.aval.shape[1:])] * len(column), var.aval.shape)
 
 
-def _with_axis(value: Any) -> Any:
-    if isinstance(value, Det):
-        return Det((value.sides[0][None], value.sides[1][None]), (1, *value.wide), value.literal, value.static)
+def _collected(value: Any) -> Any:
     if isinstance(value, Param):
         raise NoLimitError("a scan collects parameters,")
-    key = (("axis", value.shape),)
-    return algebra.mapped(value, Linear(lambda _, z: z[None], (1, *value.shape), key), (1, *value.wide))
+    return with_axis(value, 0)

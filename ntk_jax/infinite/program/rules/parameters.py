@@ -120,6 +120,10 @@ def view(param: Param, eqn: Any) -> Param:
         if any(f != s and s > 1 for f, s in zip(p["shape"], shape, strict=True)):
             raise NoLimitError(f"parameter {param.leaf} is repeated along an axis of its own,")
         return with_view(param, shape=tuple(shape), axes=tuple(axes))
+    if name == "rev" and not param.box:  # read backwards, the entries are as independent, but another layout
+        return with_view(
+            param, axes=tuple(range(len(param.shape))), layout=(*param.layout, param.axes, ("rev", p["dimensions"]))
+        )
     if name == "slice" and set(p["strides"] or (1,)) == {1}:
         return cut(param, p["start_indices"], p["limit_indices"])
     raise NoLimitError(f"parameter {param.leaf} goes through `{name}` before it meets data,")
@@ -147,6 +151,20 @@ def cut(param: Param, starts: Any, stops: Any) -> Param:
             box.append((param.layout, param.axes[a], int(start), int(stop)))
     shape = tuple(int(b) - int(a) for a, b in zip(starts, stops, strict=True))
     return with_view(param, shape=shape, box=tuple(box))
+
+
+def cut_of_each(param: Param, axis: int, start: int, size: int, repeats: int) -> Param:
+    """The entries start to start + size of an axis; for `repeats` above 1 its part in each of that many equal blocks."""
+    if repeats > 1:
+        shape = list(param.shape)
+        blocks = [*shape[:axis], repeats, shape[axis] // repeats, *shape[axis + 1 :]]
+        start, stop = start // repeats, (start + size) // repeats
+        bounds = [(start, stop) if a == axis + 1 else (0, s) for a, s in enumerate(blocks)]
+        part = cut(_reshaped(param, tuple(blocks)), *zip(*bounds, strict=True))
+        shape[axis] = size
+        return with_view(part, shape=tuple(shape), axes=tuple(range(len(shape))), layout=(*part.layout, tuple(shape)))
+    bounds = [(start, start + size) if a == axis else (0, s) for a, s in enumerate(param.shape)]
+    return cut(param, *zip(*bounds, strict=True))
 
 
 @rule("stop_gradient")

@@ -7,6 +7,7 @@ import numpy as np
 
 from ntk_jax.infinite.program import algebra
 from ntk_jax.infinite.program.interpreter import Interpreter, check_pending, deterministic, rule
+from ntk_jax.infinite.program.products import product
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules import sampled
 from ntk_jax.infinite.program.rules.attention import settled
@@ -40,7 +41,7 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     wides = [v for v in values if isinstance(v, Wide)]
     sampling = program.moments.sampling is not None
     if name == "mul" and len(wides) == 2:
-        result = algebra.product(wides[0], wides[1], wide, program.moments)
+        result = product(wides[0], wides[1], wide, program.moments)
         if result.terms is None and sampling:
             result.terms = sampled.elementwise(program, eqn, values, wide).terms
         return [result]

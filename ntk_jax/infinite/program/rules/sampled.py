@@ -54,6 +54,11 @@ def sampled(
 ) -> Wide:
     """A function of values, on stored shapes, as one known by samples."""
     dtype = program.moments.dtype
+    if any(t.masked for v in values if isinstance(v, Wide) for t in v.random):
+        raise NoLimitError(
+            "a dropout mask enters a function that has no closed form,",
+            "Apply dropout behind it, turn dropout off, or estimate with ntk_jax.monte_carlo_kernels.",
+        )
     fields = algebra.fields_of(values)
     slots = Slots()
     slots.resolve(fields)

@@ -15,7 +15,7 @@ from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.rules.attention import check_apart
 from ntk_jax.infinite.program.rules.parameters import cut, entries, view
 from ntk_jax.infinite.program.rules.weights import embedding
-from ntk_jax.infinite.program.values import Det, Factor, Joined, Param, Term, Wide
+from ntk_jax.infinite.program.values import Det, Factor, Joined, Masked, Param, Term, Wide
 
 
 @rule("layout")
@@ -67,17 +67,16 @@ def _part_of_wide(value: Wide, eqn: Any, axis: int, start: int, stop: int) -> Wi
 def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) -> Wide:
     """The value of the units from start to stop."""
     check_apart(value)
-    terms = [
-        Term(
-            tuple(
-                Factor(tuple(Segment(g, (of, start, stop)) for g in f.gaussians), f.node, f.operands, f.sampled)
-                for f in t.factors
-            ),
-            t.map,
-        )
-        for t in value.random
-    ]
+    tag = (of, start, stop)
+    terms = [Term(tuple(_part(f, tag, wide) for f in t.factors), t.map) for t in value.random]
     return Wide(value.shape, wide, terms, value.offset)
+
+
+def _part(f: Factor, tag: tuple[Any, int, int], wide: tuple[int, ...]) -> Factor:
+    if isinstance(f, Masked):
+        inner = parts(f.value, tag[0], tag[1], tag[2], wide)  # other units, hence other entries of the mask
+        return Masked(inner, (f.source, tag), f.mask_shape, f.keep)
+    return Factor(tuple(Segment(g, tag) for g in f.gaussians), f.node, f.operands, f.sampled)
 
 
 @rule("split")
@@ -113,7 +112,7 @@ def concatenate(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """Values one after the other along a finite axis."""
     shapes = [a.aval.shape for a in eqn.invars]
     if _along_wide(values, eqn.params["dimension"]):
-        return [_side_by_side(values, eqn.params["dimension"], shapes)]
+        return [side_by_side(values, eqn.params["dimension"], shapes)]
     return [joined(program, values, eqn.params["dimension"], shapes, eqn.outvars[0].aval.shape)]
 
 
@@ -121,13 +120,13 @@ def _along_wide(values: list[Any], d: int) -> bool:
     return any(isinstance(v, Joined) or (isinstance(v, Wide) and v.wide[d] > 1) for v in values)
 
 
-def _side_by_side(values: list[Any], d: int, shapes: Any) -> Joined:
+def side_by_side(values: list[Any], d: int, shapes: Any) -> Joined:
     """Values along an infinite axis; those that are joined already bring their parts."""
     parts_: list[Any] = []
     sizes: list[int] = []
     for v, shape in zip(values, shapes, strict=True):
         if isinstance(v, Joined):
-            if v.axis != d:
+            if v.axis != d or v.repeats > 1:
                 raise NoLimitError("values joined along different infinite axes meet,")
             parts_ += v.parts
             sizes += v.sizes
