@@ -102,14 +102,19 @@ def _cancellation(series: Series, kinks: tuple[Kink, ...], q: float, dtype: jnp.
 
 
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
-    """The jumps of phi and of its first derivatives at a point; None if all are 0."""
+    """The jumps of phi and of its first derivatives at a point; None if those up to the third are 0."""
+    if not any(_jumps(phi, at, 4)):  # higher derivatives take long to trace
+        return None
+    return Kink(at, _jumps(phi, at, ORDERS))
+
+
+def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float, ...]:
     gap = 1e-30 if at == 0.0 else abs(at) * 2.0**-8
     with jax.ensure_compile_time_eval():
-        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(ORDERS)] for side in (-gap, gap)]
+        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(orders)] for side in (-gap, gap)]
     low, high = (
-        [sum(d[p + i] * h**i / math.factorial(i) for i in range(ORDERS - p)) for p in range(ORDERS)]
+        [sum(d[p + i] * h**i / math.factorial(i) for i in range(orders - p)) for p in range(orders)]
         for d, h in zip(sides, (gap, -gap), strict=True)
     )
-    jumps = tuple(round(b - a, 12) for a, b in zip(low, high, strict=True))
-    jumps = tuple(j if abs(j) > 1e-5 else 0.0 for j in jumps)
-    return Kink(at, jumps) if any(jumps) else None
+    jumps = (round(b - a, 12) for a, b in zip(low, high, strict=True))
+    return tuple(j if abs(j) > 1e-5 else 0.0 for j in jumps)

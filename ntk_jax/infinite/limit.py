@@ -14,9 +14,9 @@ from ntk_jax.checks import as_example_pair, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import choose, relative_error
-from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
+from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.program.batch import batched_kernels
 from ntk_jax.infinite.program.functions import Scaled, rule_of
 from ntk_jax.infinite.program.network import network

@@ -71,10 +71,12 @@ class Mixture(DualRule):
     unroll = 1
 
     def rows(self, q):
+        """The variances, and those at every scale."""
         rates = jnp.asarray([self.rate / s for s in _law(q.dtype).scales], q.dtype)
         return _Rows(q, rates.reshape(-1, *[1] * q.ndim) ** 2 * q[None])
 
     def pair(self, rows1, q12, rows2):
+        """The double sum over scales."""
         return Dual(*_pair(self, rows1, q12, rows2))
 
 
