@@ -149,3 +149,18 @@ def test_gradients_against_finite_differences(name):
 def test_a_cut_off_far_out_is_seen():
     assert not isinstance(duals.rule(lambda u: jnp.minimum(jax.nn.relu(u), 8.0)), Rectifier)
     assert duals.rule(lambda u: 2 * jax.nn.relu(u)) == Rectifier(2.0, 0.0)
+
+
+@pytest.mark.parametrize("q", [1.0, 0.3, 3.0])
+def test_derivatives_of_k_dot_are_exact_at_identical_and_antipodal_inputs(q):
+    # erf: k_dot = 4/pi D^(-1/2), D = (1 + 2 q11)(1 + 2 q22) - 4 q12²; gaussian: k_dot = 4 q12 D^(-3/2)
+    slopes = [
+        jax.jit(jax.jacfwd(lambda *m, name=n: duals.rule(name)(*m).k_dot, (0, 1, 2))) for n in ("erf", "gaussian")
+    ]
+    for c in (q, -q):
+        D = (1 + 2 * q) ** 2 - 4 * c * c
+        own, cross = -(1 + 2 * q) * D**-1.5, 4 * c * D**-1.5
+        np.testing.assert_allclose(slopes[0](q, c, q), 4 / np.pi * np.array([own, cross, own]), rtol=1e-12)
+        by_own = -12 * c * (1 + 2 * q) * D**-2.5
+        exact = [by_own, 4 * D**-1.5 + 48 * c * c * D**-2.5, by_own]
+        np.testing.assert_allclose(slopes[1](q, c, q), exact, rtol=1e-12)

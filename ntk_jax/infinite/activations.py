@@ -14,6 +14,7 @@ from ntk_jax.infinite import closed_forms
 from ntk_jax.infinite.closed_forms import ClosedForm
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import find_kink
+from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.rectifiers import RectifiedSquare, Rectifier, Step
 from ntk_jax.infinite.series import Series
 from ntk_jax.networks import ACTIVATIONS
@@ -45,13 +46,16 @@ def hermite(degree: int) -> DualRule:
     return ClosedForm(closed_forms.hermite, (int(degree),))
 
 
+ERF = ClosedForm(closed_forms.erf)
+GELU = ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope)
+SMOOTH_RELU = ClosedForm(closed_forms.smooth_relu, slope=closed_forms.smooth_relu_slope)
 CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "abs": lambda: Rectifier(1.0, 1.0),
     "cos": lambda frequency=1.0: ClosedForm(closed_forms.sinusoid, (float(frequency), math.pi / 2)),
-    "erf": lambda: ClosedForm(closed_forms.erf),
+    "erf": lambda: ERF,
     "exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
     "gaussian": lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
-    "gelu": lambda: ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope),
+    "gelu": lambda: GELU,
     "hermite": hermite,
     "identity": lambda: Rectifier(1.0, -1.0),
     "leaky_relu": lambda slope=0.01: Rectifier(1.0, -float(slope)),
@@ -62,11 +66,18 @@ CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "rectified_monomial": rectified_monomial,
     "rectifier": lambda positive, negative: Rectifier(float(positive), float(negative)),
     "relu": lambda: Rectifier(1.0, 0.0),
+    "sigmoid": lambda: Mixture(ERF, jax.nn.sigmoid, gain=0.5, rate=0.5**0.5, shift=0.5),
     "sign": lambda: Step(-1.0, 1.0),
+    "silu": lambda: Mixture(GELU, jax.nn.silu, power=1),
     "sin": lambda: ClosedForm(closed_forms.sinusoid, (1.0, 0.0)),
     "sinusoid": lambda frequency=1.0, phase=0.0: ClosedForm(closed_forms.sinusoid, (float(frequency), float(phase))),
+    "softplus": lambda: Mixture(SMOOTH_RELU, jax.nn.softplus, power=1),
     "step": lambda: Step(0.0, 1.0),
+    "swish": lambda: Mixture(GELU, jax.nn.silu, power=1),
+    "tanh": lambda: Mixture(ERF, jnp.tanh, rate=2**0.5),
 }
+
+MIXTURES = ("tanh", "sigmoid", "silu", "softplus")
 
 NUMERICAL: dict[str, tuple[float, ...]] = {
     "celu": (),
@@ -78,11 +89,6 @@ NUMERICAL: dict[str, tuple[float, ...]] = {
     "mish": (),
     "relu6": (6.0,),
     "selu": (),
-    "sigmoid": (),
-    "silu": (),
-    "softplus": (),
-    "swish": (),
-    "tanh": (),
 }
 """Names of `networks.ACTIVATIONS` that are summed as a series, and their kinks away from 0."""
 
@@ -150,8 +156,8 @@ def _match(u, values: np.ndarray) -> DualRule | None:
     positive, negative = at(4.0) / 4, at(-4.0) / 4
     candidates = [
         (Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x)),
-        (ClosedForm(closed_forms.erf), plain),
-        (ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope), x * (1 + erf) / 2),
+        (ERF, plain),
+        (GELU, x * (1 + erf) / 2),
         (ClosedForm(closed_forms.sinusoid, (1.0, 0.0)), np.sin(x)),
         (ClosedForm(closed_forms.sinusoid, (1.0, math.pi / 2)), np.cos(x)),
         (ClosedForm(closed_forms.exponential, (1.0, 0.0)), exp),
@@ -159,6 +165,7 @@ def _match(u, values: np.ndarray) -> DualRule | None:
         (RectifiedSquare(), np.maximum(x, 0) ** 2),
         (polynomial((0.0, 0.0, 1.0)), x**2),
         (polynomial((0.0, 0.0, 0.0, 1.0)), x**3),
+        *((CLOSED_FORMS[name](), np.asarray(ACTIVATIONS[name](u), float)) for name in MIXTURES),
         (Step(-1.0, 1.0), np.sign(x)),
         (Step(0.0, 1.0), np.heaviside(x, 0.5)),
     ]

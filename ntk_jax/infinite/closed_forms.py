@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
-from ntk_jax.infinite.angle import arcsine, orthant
+from ntk_jax.infinite.angle import ROUNDING, angle, arcsine, orthant
 from ntk_jax.infinite.dual import Dual, DualRule, correlation
 
 
@@ -43,21 +43,30 @@ def _pair(rule, q11, q12, q22):
 @_pair.defjvp
 def _pair_jvp(rule, primals, tangents):
     """Partial derivatives first, then their products with the tangents: in reverse, cotangents of size k would overflow."""
-    f = lambda *q: tuple(rule.function(*q, *rule.options))  # noqa: E731
-    one = lambda i: tuple(jnp.ones_like(q) if i == j else jnp.zeros_like(q) for j, q in enumerate(primals))  # noqa: E731
-    partials = [list(jax.jvp(f, primals, one(i))[1]) for i in range(3)]
     out = _pair(rule, *primals)
-    partials[1][0] = out[1]  # Price's theorem
+    partials = partial_derivatives(rule, out[1], *primals)
+    return out, tuple(sum(g * t for g, t in zip(row, tangents, strict=True)) for row in partials)
+
+
+def partial_derivatives(rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, q22: Array) -> list[list[Array]]:
+    """Of k and of k_dot, by (q11, q12, q22); that of k by q12 is k_dot (Price's theorem)."""
+    moments = q11, q12, q22
+    f = lambda *q: tuple(rule.function(*q, *rule.options))  # noqa: E731
+    one = lambda i: tuple(jnp.ones_like(q) if i == j else jnp.zeros_like(q) for j, q in enumerate(moments))  # noqa: E731
+    k, of_k_dot = (list(row) for row in zip(*(jax.jvp(f, moments, one(i))[1] for i in range(3)), strict=True))
+    k[1] = k_dot
     if rule.slope is not None:
-        partials[0][0], partials[2][0] = rule.slope(*primals), rule.slope(*primals[::-1])
-    return out, tuple(sum(g[i] * t for g, t in zip(partials, tangents, strict=True)) for i in (0, 1))
+        k[0], k[2] = rule.slope(q11, q12, q22), rule.slope(q22, q12, q11)
+    return [k, of_k_dot]
 
 
 def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array, Array]:
     """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine², 1 - rho², all in [0, 1]."""
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
     rho = correlation(q11, q12, q22)
-    apart = jnp.maximum((1 - rho) * (1 + rho), 0)
+    apart = (1 - rho) * (1 + rho)
+    # rounding past or next to the pole is taken off the value alone: the derivative at parallel inputs stays
+    apart = apart - lax.stop_gradient(jnp.where(apart > 2 * ROUNDING * jnp.finfo(rho.dtype).eps, 0, apart))
     return p1, p2, (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * apart, apart
 
 
@@ -93,6 +102,21 @@ def gelu_slope(q11, q12, q22):
     c, t = apart + rho2 * p1, p2 / cosine2
     bracket = (1 + p1) * c - rho2 * p1 * (q11 * p1) * (1 + t)
     return jnp.sqrt(p1) * (q22 * jnp.sqrt(p2)) / jnp.sqrt(cosine2) * bracket / (4 * np.pi)
+
+
+def smooth_relu(q11, q12, q22):
+    """Phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
+    p1, p2, cosine2, _ = _determinant(q11, q12, q22)
+    h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
+    sine = q12 * (h1 * h2)
+    gap = angle(cosine2 / (1 + jnp.abs(sine))).first_gap / (2 * np.pi)
+    return Dual(jnp.maximum(q12, 0) / 2 + gap / (h1 * h2), orthant(sine, cosine) / (2 * np.pi))
+
+
+def smooth_relu_slope(q11, q12, q22):
+    """dk/dq11 = sqrt(det(I + Sigma)) / (4 pi (1 + q11)), by homogeneity."""
+    p1, p2, cosine2, _ = _determinant(q11, q12, q22)
+    return jnp.sqrt(cosine2) * (jnp.sqrt(p1) / jnp.sqrt(p2)) / (4 * np.pi)
 
 
 def sinusoid(q11, q12, q22, frequency, phase):

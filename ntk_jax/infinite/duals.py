@@ -112,6 +112,39 @@ def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     return dual_rule("gelu")(q11, q12, q22)
 
 
+def tanh(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """Phi = tanh = sum_i w_i erf(sqrt(2) u / s_i): k = sum_ij w_i w_j erf's k at (2 q11/s_i², 2 q12/(s_i s_j), 2 q22/s_j²).
+
+    s_i and w_i discretize the law of scales that makes the logistic distribution of normal ones, to ten digits (float32:
+    rounding). Reference: Andrews, Mallows 1974; Williams 1997, eq. 11.
+    """
+    return dual_rule("tanh")(q11, q12, q22)
+
+
+def sigmoid(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = 1 / (1 + exp(-u)) = (1 + tanh(u/2)) / 2: k = (1 + k_tanh(Sigma / 4)) / 4. (Andrews, Mallows 1974.)"""
+    return dual_rule("sigmoid")(q11, q12, q22)
+
+
+def silu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = u / (1 + exp(-u)) = sum_i w_i s_i gelu(u / s_i), s_i and w_i of `tanh`: a double sum of the dual of GELU.
+
+    Reference: Andrews, Mallows 1974; Tsuchida, Pearce, van der Heide, Roosta, Gallagher 2021.
+    """
+    return dual_rule("silu")(q11, q12, q22)
+
+
+swish = silu
+
+
+def softplus(q11: Moment, q12: Moment, q22: Moment) -> Dual:
+    """phi(u) = log(1 + exp(u)) = sum_i w_i E[relu(u + s_i z)]: ReLU's k at (q11 + s_i², q12, q22 + s_j²), summed with w_i w_j.
+
+    s_i and w_i are those of `tanh`. Reference: Andrews, Mallows 1974; Cho, Saul 2009.
+    """
+    return dual_rule("softplus")(q11, q12, q22)
+
+
 def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12)."""
     return dual_rule("sin")(q11, q12, q22)

@@ -9,6 +9,7 @@ from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, source_line
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.limit import infinite_width
+from ntk_jax.infinite.mixture import DOUBLE, Mixture
 from ntk_jax.infinite.program.fields import Combination, Field, InnerProduct
 from ntk_jax.infinite.program.functions import Scaled
 from ntk_jax.infinite.program.values import Det, Joined, Param, Wide
@@ -132,6 +133,8 @@ def describe(rule: DualRule) -> str:
         bound, own = rule.bound(at, at), rule.own(at)
         error = max(float(bound.k / own.k), float(jnp.finfo(at.dtype).eps))
         return f"series of {rule.terms} terms, error below {error:.0e}"
+    if isinstance(rule, Mixture):
+        return f"mixture of closed forms: {rule.base.function.__name__} at {len(DOUBLE.scales)} scales"
     function = getattr(rule, "function", None)
     return f"closed form: {type(rule).__name__.lower() if function is None else function.__name__}"
 

@@ -9,21 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule, step_coefficients
 from ntk_jax.infinite.kinks import Kink, powers, values
+from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.series import Series, derivative
 
+ORDERS = 6  # phi and its derivatives whose jumps are split off
 SIZES = (16, 32, 48, 64, 96, 128, 160, 256, 384, 512)  # few distinct numbers of terms, hence few compilations
+
+
+def choose(rule: DualRule, q_max: float, dtype: jnp.dtype) -> DualRule:
+    """The cheapest exact way at variances up to `q_max`: a series with enough terms; a short one instead of a mixture."""
+    if isinstance(rule, Series):
+        return fit(rule, q_max, dtype)
+    if not isinstance(rule, Mixture):
+        return rule
+    if jnp.dtype(dtype) != jnp.float64:  # a mixture of six scales costs less than 32 terms
+        return rule
+    short = fit(Series(rule.phi), q_max, dtype)
+    return short if short.terms <= 160 else rule
 
 
 def fit(series: Series, q_max: float, dtype: jnp.dtype) -> Series:
     """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
-    double = jnp.dtype(dtype) == jnp.float64
-    tolerance = series.tolerance or (1e-10 if double else 1e-7)
+    tolerance = series.tolerance or (1e-10 if jnp.dtype(dtype) == jnp.float64 and not series.kinks else 1e-7)
     levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
     series = replace(series, levels=levels)
     series = replace(series, kinks=_kept(series, q_max, dtype))
-    most = 160 if series.kinks or not double else 512  # what is left of a kink converges slowly at any number of terms
+    most = SIZES[-1]
     rest = np.max([_left_out(series, order, q, most) for q in (q_max, q_max / 4) for order in (0, 1)], axis=0)
     enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
     return replace(series, terms=enough[0] if enough else most)
@@ -68,8 +82,9 @@ def _second_moment(series: Series, f: Callable[[np.ndarray], np.ndarray], q: flo
 def _kept(series: Series, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
     """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save."""
     loss, kept = (1e-9 if jnp.dtype(dtype) == jnp.float64 else 1e-4), series.kinks
-    for highest in (2, 1, 0):
-        if _cancellation(series, kept, q, dtype) <= loss:
+    for highest in range(ORDERS - 2, -1, -1):
+        # from the fourth derivative on, jumps are split off for speed of convergence only
+        if _cancellation(series, kept, q, dtype) <= (loss if highest < 3 else loss / 100):
             break
         # the slope's jump at 0 never outgrows phi
         cut = [
@@ -87,14 +102,19 @@ def _cancellation(series: Series, kinks: tuple[Kink, ...], q: float, dtype: jnp.
 
 
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
-    """The jumps of phi, phi', phi'' and phi''' at a point; None if all are 0."""
+    """The jumps of phi and of its first derivatives at a point; None if those up to the third are 0."""
+    if not any(_jumps(phi, at, 4)):  # higher derivatives take long to trace
+        return None
+    return Kink(at, _jumps(phi, at, ORDERS))
+
+
+def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float, ...]:
     gap = 1e-30 if at == 0.0 else abs(at) * 2.0**-8
     with jax.ensure_compile_time_eval():
-        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(4)] for side in (-gap, gap)]
+        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(orders)] for side in (-gap, gap)]
     low, high = (
-        [sum(d[p + i] * h**i / math.factorial(i) for i in range(4 - p)) for p in range(4)]
+        [sum(d[p + i] * h**i / math.factorial(i) for i in range(orders - p)) for p in range(orders)]
         for d, h in zip(sides, (gap, -gap), strict=True)
     )
-    jumps = tuple(round(b - a, 12) for a, b in zip(low, high, strict=True))
-    jumps = tuple(j if abs(j) > 1e-5 else 0.0 for j in jumps)
-    return Kink(at, jumps) if any(jumps) else None
+    jumps = (round(b - a, 12) for a, b in zip(low, high, strict=True))
+    return tuple(j if abs(j) > 1e-5 else 0.0 for j in jumps)

@@ -18,7 +18,7 @@ from ntk_jax.infinite.orthant import FAR, Threshold, threshold
 
 
 class Kink(NamedTuple):
-    """A point where phi is not smooth, and the jumps there of phi, phi', phi'' and phi'''."""
+    """A point where phi is not smooth, and the jumps there of phi and of its first derivatives."""
 
     at: float
     jumps: tuple[float, ...]

@@ -13,9 +13,10 @@ from jax import Array
 from ntk_jax.checks import as_example_pair, check_integer, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import fit, relative_error
+from ntk_jax.infinite.fit import choose, relative_error
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
+from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.program.batch import batched_kernels
 from ntk_jax.infinite.program.functions import Scaled, rule_of
 from ntk_jax.infinite.program.network import network
@@ -266,13 +267,16 @@ def _enough_terms(function: Any, q: float, dtype: Any) -> DualRule:
     return Scaled(inner, rule.scale) if isinstance(rule, Scaled) else inner
 
 
-def _series(rule: DualRule) -> Series | None:
+def _series(rule: DualRule) -> DualRule | None:
+    """The part of a rule that depends on the variances that it will meet."""
     inner = rule.rule if isinstance(rule, Scaled) else rule
-    return inner if isinstance(inner, Series) else None
+    return inner if isinstance(inner, Series | Mixture) else None
 
 
-def _fit(rule: Series, q: float, dtype: Any) -> Series:
-    rule = fit(rule, q, dtype)
+def _fit(rule: DualRule, q: float, dtype: Any) -> DualRule:
+    rule = choose(rule, q, dtype)
+    if not isinstance(rule, Series):
+        return rule
     worst = relative_error(rule, q, dtype)
     asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
     if worst > max(asked, 1e-6 if rule.kinks else 0):

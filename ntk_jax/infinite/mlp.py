@@ -16,8 +16,9 @@ from ntk_jax.checks import as_example_pair, check_integer, check_number, working
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import fit, relative_error
+from ntk_jax.infinite.fit import choose, relative_error
 from ntk_jax.infinite.layers import Architecture, Layers, Side
+from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.recursion import kernels, reference_kernels, sides
 from ntk_jax.infinite.series import Series
 from ntk_jax.networks import check_scales, per_layer
@@ -140,12 +141,14 @@ def _checked(
 
 
 def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> DualRule:
-    """A series with as many terms as the variances that it will meet ask for."""
-    if not isinstance(arch.rule, Series):
+    """The cheapest exact dual at the variances that it will meet: a series has as many terms as they ask for."""
+    if not isinstance(arch.rule, Series | Mixture):
         return arch.rule
     q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
     q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
-    rule = fit(arch.rule, q, dtype)
+    rule = choose(arch.rule, q, dtype)
+    if not isinstance(rule, Series):
+        return rule
     worst = relative_error(rule, q, dtype)
     asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
     if worst > max(asked, 1e-6 if rule.kinks else 0):
