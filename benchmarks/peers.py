@@ -2,7 +2,8 @@
 
 Environments are built on request in `.peers` (a few minutes, some gigabytes): neural-tangents 0.6.5 needs JAX 0.4.38
 and TensorFlow. Every case runs in one process per peer, on the same numbers from one file; the calls of all processes
-are interleaved, and all results are compared with each other before any time is believed.
+are interleaved, and all results are compared with each other before any time is believed. PEERS_ONLY=limit in the environment
+runs only the kinds of problems whose name contains that word, and saves only those.
 """
 
 import argparse

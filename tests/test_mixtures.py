@@ -9,6 +9,8 @@ from ntk_jax import duals, mlp_kernels
 from ntk_jax.infinite.fit import choose
 from ntk_jax.infinite.mixture import Mixture
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["tanh", "sigmoid", "softplus", "silu"]
 FUNCTIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "softplus": jax.nn.softplus, "silu": jax.nn.silu}
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
