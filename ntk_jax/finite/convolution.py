@@ -41,11 +41,11 @@ def by_offsets(eqn: Any, h: Array, w: Array) -> Array:
     p = eqn.params
     h, w, out_shape = _channels_last(eqn, h, w)
     total = jnp.zeros(out_shape, eqn.outvars[0].aval.dtype)
-    axes = list(zip(p["window_strides"], p["rhs_dilation"], p["padding"], h.shape[1:-1], out_shape[1:-1], strict=True))
+    axes = list(zip(p["window_strides"], p["rhs_dilation"], _lows(p), h.shape[1:-1], out_shape[1:-1], strict=True))
     for entry in itertools.product(*map(range, w.shape[:-2])):
         cuts = [
             _overlap(o * dilation - low, stride, size, positions)
-            for o, (stride, dilation, (low, _), size, positions) in zip(entry, axes, strict=True)
+            for o, (stride, dilation, low, size, positions) in zip(entry, axes, strict=True)
         ]
         if all(first < last for first, last, _ in cuts):
             total = total + _one_entry(p, h, w[entry], cuts, out_shape)
@@ -92,7 +92,7 @@ def unstrided(eqn: Any, h: Array, w: Array) -> Array:
     p = eqn.params
     h, w, (_, *positions, _) = _channels_last(eqn, h, w)
     d = len(positions)
-    for i, (s, (low, _)) in enumerate(zip(p["window_strides"], p["padding"], strict=True)):
+    for i, (s, low) in enumerate(zip(p["window_strides"], _lows(p), strict=True)):
         size = s * math.ceil(w.shape[i] / s) if w.shape[i] > 1 else 1
         length = (positions[i] - 1) * s + size
         h = _padded(h, 1 + i, low, length - h.shape[1 + i] - low)
@@ -107,6 +107,11 @@ def unstrided(eqn: Any, h: Array, w: Array) -> Array:
         preferred_element_type=p["preferred_element_type"],
     )  # fmt: skip
     return _as_asked(eqn, result)
+
+
+def _lows(p: Any) -> list[int]:
+    """The padding before each axis; older versions of JAX keep NumPy integers."""
+    return [int(low) for low, _ in p["padding"]]
 
 
 def _channels_last(eqn: Any, h: Array, w: Array) -> tuple[Array, Array, tuple[int, ...]]:
