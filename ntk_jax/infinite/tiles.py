@@ -125,15 +125,17 @@ class _Tiles:
         return self._write(state, done, len(self.starts) - 1)
 
     def _write(self, state, both, m):
-        i, j = self.starts[m, 0], self.starts[m, 1]
-        if self.symmetric:  # a tile on the diagonal takes its lower half from the upper one
-            upper = jnp.arange(self.t1)[:, None] <= jnp.arange(self.t2)[None, :]
-            both = jnp.where((i != j) | upper, both, both.T)
-        state = tuple(
-            lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, (both.real, both.imag), strict=True)
-        )
-        if not self.symmetric:
-            return state
-        return tuple(
-            lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, (both.real, both.imag), strict=True)
-        )
+        return write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
+
+
+def write_tile(symmetric: bool, state: tuple[Array, ...], both: Array, at: tuple[Array, Array]) -> tuple[Array, ...]:
+    """A tile of both kernels in its place, and mirrored; one on the diagonal takes its lower half from the upper one."""
+    i, j = at
+    if symmetric:
+        upper = jnp.arange(both.shape[0])[:, None] <= jnp.arange(both.shape[1])[None, :]
+        both = jnp.where((i != j) | upper, both, both.T)
+    parts = (both.real, both.imag)
+    state = tuple(lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, parts, strict=True))
+    if not symmetric:
+        return state
+    return tuple(lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, parts, strict=True))

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from ntk_jax.compat import free_bytes, open_jaxpr
 from ntk_jax.infinite.program.trace import Program
-from ntk_jax.infinite.tiles import tile_size
+from ntk_jax.infinite.tiles import tile_size, write_tile
 from ntk_jax.linalg import mirror_upper
 from ntk_jax.types import Kernels
 
@@ -138,7 +138,7 @@ def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
     cut = lambda x, i, t: lax.dynamic_slice_in_dim(x, i, t)  # noqa: E731
     compute = jax.checkpoint(lambda i, j: tile(cut(x1, i, t1), cut(x2, j, t2)))
 
-    write = partial(_written, symmetric)
+    write = partial(write_tile, symmetric)
 
     def step(carry, here):
         # A tile is written one step after it was computed: fused into its writes, it would be computed for each of them.
@@ -147,21 +147,8 @@ def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
 
     like = jax.eval_shape(compute, 0, 0)
     zero = jnp.zeros((), like.dtype).real
-    state = Kernels(*(jnp.zeros(shape, zero.dtype) for _ in Kernels._fields))
+    state = tuple(jnp.zeros(shape, zero.dtype) for _ in Kernels._fields)
     at = jnp.asarray(starts)
     first = (state, jnp.zeros(like.shape, like.dtype), (at[0, 0], at[0, 1]))
     (state, done, before), _ = lax.scan(step, first, (at[:, 0], at[:, 1]))
-    return write(state, done, before)
-
-
-def _written(symmetric: bool, state: Kernels, both: Array, at: tuple[Array, Array]) -> Kernels:
-    """A tile in its place, and mirrored; one on the diagonal takes its lower half from the upper one."""
-    i, j = at
-    if symmetric:
-        upper = jnp.arange(both.shape[0])[:, None] <= jnp.arange(both.shape[1])[None, :]
-        both = jnp.where((i != j) | upper, both, both.T)
-    parts = (both.real, both.imag)
-    state = Kernels(*(lax.dynamic_update_slice(k, p, (i, j)) for k, p in zip(state, parts, strict=True)))
-    if not symmetric:
-        return state
-    return Kernels(*(lax.dynamic_update_slice(k, p.T, (j, i)) for k, p in zip(state, parts, strict=True)))
+    return Kernels(*write(state, done, before))
