@@ -3,6 +3,7 @@
 Values are looked at only where they exist: inside `jax.jit` the checks of shape and dtype remain.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,7 +28,10 @@ def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
     """Raise unless `value` is one of `options`."""
     options = tuple(options)
     if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}; got {value!r}.")
+        known = {option.lower(): option for option in options if isinstance(option, str)}
+        close = difflib.get_close_matches(str(value).lower(), known, n=1)
+        hint = f" Did you mean {known[close[0]]!r}?" if close else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}; got {value!r}.{hint}")
 
 
 def check_number(name: str, value: Any, *, minimum: float = 0.0, strict: bool = False, finite: bool = True) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ntk_jax import duals, mlp_kernels
-from ntk_jax.infinite.fit import choose
 from ntk_jax.infinite.mixture import Mixture
 
 pytestmark = pytest.mark.slow
@@ -60,8 +59,8 @@ def test_derivatives_of_mixtures(name):
 def test_mixtures_are_found_and_chosen():
     assert duals.rule(lambda u: jax.nn.sigmoid(u)) == duals.rule("sigmoid")
     assert duals.rule("swish") == duals.rule(jax.nn.silu)
-    assert isinstance(choose(duals.rule("tanh"), 1.0, jnp.dtype("float64")), duals.Series)
-    assert isinstance(choose(duals.rule("tanh"), 100.0, jnp.dtype("float64")), Mixture)
+    assert isinstance(duals.rule("tanh").fitted(1.0, jnp.dtype("float64")), duals.Series)
+    assert isinstance(duals.rule("tanh").fitted(100.0, jnp.dtype("float64")), Mixture)
 
 
 def test_the_series_chosen_at_small_variances_is_the_same_kernel():

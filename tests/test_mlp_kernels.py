@@ -118,7 +118,7 @@ def recursion(k, rule, W_std, b_std, roundings):
     return jax.lax.scan(layer, (first, first), roundings)[0]
 
 
-@pytest.mark.parametrize("activation, W_std", [("relu", 2**0.5), ("erf", 1.3)])
+@pytest.mark.parametrize("activation, W_std", [("relu", 2**0.5), ("erf", 1.3), ("gelu", 1.3), ("tanh", 1.3)])
 @pytest.mark.parametrize("depth", [1, 10, 100])
 def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation, W_std, depth):
     x, eps = data(12, 8), float(np.finfo(np.float32).eps)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.infinite.angle import ROUNDING, angle, arcsine, orthant
-from ntk_jax.infinite.dual import Dual, DualRule, correlation
+from ntk_jax.infinite.dual import Dual, DualRule, clip_rounding, correlation
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def smooth_relu_slope(q11, q12, q22):
 def sinusoid(q11, q12, q22, frequency, phase):
     """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E = exp(-f² (q11 + q22) / 2)."""
     f2 = frequency**2
-    together = jnp.exp(-f2 * (jnp.maximum((q11 + q22) / 2 + q12, 0)))
-    apart = jnp.exp(-f2 * jnp.maximum((q11 + q22) / 2 - q12, 0))
+    together = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 + q12, 0))
+    apart = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
     small = jnp.abs(f2 * q12) < 1  # the difference of exponentials cancels there
     series = jnp.exp(-f2 * (q11 + q22) / 2) * jnp.sinh(jnp.where(small, f2 * q12, 0))
     odd = jnp.where(small, series, (apart - together) / 2)
@@ -132,13 +132,13 @@ def sinusoid(q11, q12, q22, frequency, phase):
 
 def rbf(q11, q12, q22, gamma):
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2 gamma k."""
-    k = jnp.exp(-gamma * jnp.maximum(q11 + q22 - 2 * q12, 0))
+    k = jnp.exp(-gamma * clip_rounding(q11 + q22 - 2 * q12, 0))
     return Dual(k, 2 * gamma * k)
 
 
 def exponential(q11, q12, q22, rate, shift):
     """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate² k."""
-    k = jnp.exp(rate**2 * jnp.maximum((q11 + q22) / 2 + q12, 0) + 2 * shift)
+    k = jnp.exp(rate**2 * clip_rounding((q11 + q22) / 2 + q12, 0) + 2 * shift)
     return Dual(k, rate**2 * k)
 
 

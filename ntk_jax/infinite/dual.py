@@ -1,10 +1,12 @@
 """What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -23,6 +25,15 @@ class DualRule:
     """
 
     unroll = 8
+    adaptive = False  # whether `fitted` depends on the variances
+
+    def fitted(self, q_max: float, dtype: Any) -> "DualRule":
+        """The cheapest rule that is exact at variances up to `q_max`."""
+        return self
+
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
+        """What a user must know where a fitted rule is not exact at variances up to `q_max`."""
+        return None
 
     def rows(self, q: Array) -> Any:
         """What `pair` needs of one side: a pytree of arrays whose last axes are those of the variances `q`."""
@@ -42,6 +53,17 @@ class DualRule:
         return self.pair(self.rows(q11), q12, self.rows(q22))
 
 
+def _tangent(f: Callable[[Array], Array], v: Array) -> Array:
+    return jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
+
+
+def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], Array]:
+    """The `order`-th derivative of an elementwise function."""
+    for _ in range(order):
+        phi = partial(_tangent, phi)
+    return phi
+
+
 def as_moments(*moments: Any) -> list[Array]:
     """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
     arrays = [jnp.asarray(m) for m in moments]
@@ -49,6 +71,12 @@ def as_moments(*moments: Any) -> list[Array]:
     dtype = max(floats, key=lambda t: jnp.dtype(t).itemsize) if floats else jnp.zeros(()).dtype
     rank = max(a.ndim for a in arrays)
     return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
+
+
+def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
+    """`jnp.clip` with the derivative of `a` itself: at the bounds, where parallel examples stand, that of `clip` is halved."""
+    clipped = jnp.clip(a, low, high)
+    return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
 
 
 def ratio(a: ArrayLike, b: Array) -> Array:

@@ -39,8 +39,8 @@ def series(phi: Callable[[Array], Array], *, kinks: Sequence[float] = (), tolera
     """The dual of any scalar JAX function: k = sum_k a_k(q11) a_k(q22) rho^k with a_k(q) = E[phi(sqrt(q) z) h_k(z)].
 
     Kinks, at 0 (found) and at `kinks` (named), are split off and treated exactly: of a piecewise polynomial nothing is left out.
-    The result is called like the duals of this file; its `bound(q11, q22)` is a bound on the error, and `mlp_kernels` chooses
-    the number of terms from the tolerance and warns where it is not met.
+    The result is called like the duals of this file; its `bound(q11, q22)` is a bound on the error. The number of terms is chosen
+    from the tolerance at the variances met, with a warning where it is not; inside jit, where they are not known, it is 64.
 
     Args:
         phi: applied element by element.
@@ -71,12 +71,15 @@ def abs(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def rectifier(q11: Moment, q12: Moment, q22: Moment, *, positive: float, negative: float) -> Dual:
-    """phi(u) = a relu(u) + b relu(-u): k = (a² + b²) r(rho) + 2 a b r(-rho), r the dual of ReLU; k_dot likewise with -2 a b."""
+    """phi(u) = a relu(u) + b relu(-u): k = (a² + b²) r(rho) + 2 a b r(-rho), r the dual of ReLU; k_dot likewise with -2 a b.
+
+    Reference: Cho, Saul 2009, eq. 3 and 6; Tsuchida, Roosta, Gallagher 2018 (leaky ReLU).
+    """
     return dual_rule("rectifier", positive=positive, negative=negative)(q11, q12, q22)
 
 
 def identity(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi(u) = u: k = q12, k_dot = 1."""
+    """phi(u) = u: k = q12, k_dot = 1 (by definition of the covariance)."""
     return dual_rule("identity")(q11, q12, q22)
 
 
@@ -86,12 +89,12 @@ def rectified_monomial(q11: Moment, q12: Moment, q22: Moment, *, order: int) -> 
 
 
 def step(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi(u) = 1 for u > 0, 0 below: k = (pi - theta) / (2 pi). k_dot = 0: a step's derivative is 0 almost everywhere."""
+    """phi(u) = 1 for u > 0, 0 below: k = (pi - theta) / (2 pi) (Cho, Saul 2009, eq. 4), k_dot = 0 almost everywhere."""
     return dual_rule("step")(q11, q12, q22)
 
 
 def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """phi(u) = sign(u): k = 2 arcsin(rho) / pi, k_dot = 0 as for `step`."""
+    """phi(u) = sign(u): k = 2 arcsin(rho) / pi, k_dot = 0 as for `step`. (Sheppard 1899; Williams 1997, eq. 11 in the limit.)"""
     return dual_rule("sign")(q11, q12, q22)
 
 
@@ -146,22 +149,25 @@ def softplus(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12)."""
+    """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12). (`sinusoid` at phase 0.)"""
     return dual_rule("sin")(q11, q12, q22)
 
 
 def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12)."""
+    """Phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12). (`sinusoid` at phase pi/2.)"""
     return dual_rule("cos")(q11, q12, q22)
 
 
 def sinusoid(q11: Moment, q12: Moment, q22: Moment, *, frequency: float = 1.0, phase: float = 0.0) -> Dual:
-    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), E = exp(-f² (q11 + q22) / 2); k_dot: f², cos²(c)."""
+    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), E = exp(-f² (q11 + q22) / 2); k_dot: f², cos²(c).
+
+    Reference: the characteristic function of f (u ± v); Rahimi, Recht 2007, section 3.
+    """
     return dual_rule("sinusoid", frequency=frequency, phase=phase)(q11, q12, q22)
 
 
 def exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
-    """phi(u) = exp(a u): k = exp(a² (q11 + 2 q12 + q22) / 2), k_dot = a² k."""
+    """phi(u) = exp(a u): k = exp(a² (q11 + 2 q12 + q22) / 2), k_dot = a² k. (Mean of a log-normal.)"""
     return dual_rule("exp", rate=rate)(q11, q12, q22)
 
 
@@ -181,12 +187,15 @@ def rbf(q11: Moment, q12: Moment, q22: Moment, *, gamma: float = 1.0) -> Dual:
 
 
 def polynomial(q11: Moment, q12: Moment, q22: Moment, *, coefficients: Sequence[float]) -> Dual:
-    """phi(u) = sum_i c_i u^i, lowest power first: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]."""
+    """phi(u) = sum_i c_i u^i, lowest power first: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)].
+
+    Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula, which ends at the degree).
+    """
     return dual_rule("polynomial", coefficients=coefficients)(q11, q12, q22)
 
 
 def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
-    """phi(u) = u^degree, by `polynomial`."""
+    """phi(u) = u^degree, by `polynomial`. (Daniely, Frostig, Singer 2016, section 4.)"""
     return dual_rule("monomial", degree=degree)(q11, q12, q22)
 
 

@@ -132,7 +132,7 @@ def describe(rule: DualRule) -> str:
         at = jnp.asarray(1.0)
         bound, own = rule.bound(at, at), rule.own(at)
         error = max(float(bound.k / own.k), float(jnp.finfo(at.dtype).eps))
-        return f"series of {rule.terms} terms, error below {error:.0e}"
+        return f"series of {rule.count} terms, error below {error:.0e}"
     if isinstance(rule, Mixture):
         return f"mixture of closed forms: {rule.base.function.__name__} at {len(DOUBLE.scales)} scales"
     function = getattr(rule, "function", None)

@@ -1,55 +1,84 @@
 """What a series needs to know of its function: how many terms, and where it is not smooth. All in NumPy: nothing compiles."""
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.infinite.dual import DualRule
+from ntk_jax.infinite.dual import DualRule, derivative
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule, step_coefficients
 from ntk_jax.infinite.kinks import Kink, powers, values
-from ntk_jax.infinite.mixture import Mixture
-from ntk_jax.infinite.series import Series, derivative
 
 ORDERS = 6  # phi and its derivatives whose jumps are split off
-SIZES = (16, 32, 48, 64, 96, 128, 160, 256, 384, 512)  # few distinct numbers of terms, hence few compilations
+SIZES = (16, 32, 48, 64, 96, 128, 160, 256, 384, 512, 1024)  # few distinct numbers of terms, hence few compilations
 
 
-def choose(rule: DualRule, q_max: float, dtype: jnp.dtype) -> DualRule:
-    """The cheapest exact way at variances up to `q_max`: a series with enough terms; a short one instead of a mixture."""
-    if isinstance(rule, Series):
-        return fit(rule, q_max, dtype)
-    if not isinstance(rule, Mixture):
+@dataclass(frozen=True)
+class Expansion(DualRule):
+    """A scalar function, where it is not smooth, and how far its Hermite series goes.
+
+    Attributes:
+        phi: a scalar JAX function, applied to arrays element by element.
+        kinks: where it is not smooth.
+        terms: how many terms of the series; None leaves it to the variances, or takes 64 where they are not known (inside jit).
+        levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
+        tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
+    """
+
+    phi: Callable[[Array], Array]
+    kinks: tuple[Kink, ...] = ()
+    terms: int | None = None
+    levels: int = 12
+    tolerance: float | None = None
+
+    @property
+    def count(self) -> int:
+        """How many terms are summed."""
+        return self.terms or 64
+
+
+E = TypeVar("E", bound=Expansion)
+
+
+def fitted_rule(caller: str, rule: DualRule, q_max: float, dtype: Any, *, stacklevel: int) -> DualRule:
+    """`rule.fitted`, at few distinct variances and hence with few compilations, with a warning where it is not exact."""
+    if not rule.adaptive:
         return rule
-    if jnp.dtype(dtype) != jnp.float64:  # a mixture of six scales costs less than 32 terms
-        return rule
-    short = fit(Series(rule.phi), q_max, dtype)
-    return short if short.terms <= 160 else rule
+    q_max = 4.0 ** math.ceil(math.log(max(q_max, 1e-30), 4.0))
+    fitted = rule.fitted(q_max, dtype)
+    shortfall = fitted.shortfall(q_max, dtype)
+    if shortfall is not None:
+        warnings.warn(f"{caller}: {shortfall}", stacklevel=stacklevel + 1)
+    return fitted
 
 
-def fit(series: Series, q_max: float, dtype: jnp.dtype) -> Series:
+def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
     """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
     tolerance = series.tolerance or (1e-10 if jnp.dtype(dtype) == jnp.float64 and not series.kinks else 1e-7)
     levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
     series = replace(series, levels=levels)
     series = replace(series, kinks=_kept(series, q_max, dtype))
-    most = SIZES[-1]
-    rest = np.max([_left_out(series, order, q, most) for q in (q_max, q_max / 4) for order in (0, 1)], axis=0)
-    enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
-    return replace(series, terms=enough[0] if enough else most)
+    for most in (512, SIZES[-1]):
+        rest = np.max([_left_out(series, order, q, most) for q in (q_max, q_max / 4) for order in (0, 1)], axis=0)
+        enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
+        if enough:
+            return replace(series, terms=enough[0])
+    return replace(series, terms=most)
 
 
-def relative_error(series: Series, q: float, dtype: jnp.dtype) -> float:
+def relative_error(series: Expansion, q: float, dtype: jnp.dtype) -> float:
     """A bound, relative to E[phi²] and E[phi'²], on the dual's error at variance `q`: terms left out, and cancellation."""
-    left_out = max(_left_out(series, order, q, 2 * series.terms)[series.terms] for order in (0, 1))
+    left_out = max(_left_out(series, order, q, 2 * series.count)[series.count] for order in (0, 1))
     return max(left_out, _cancellation(series, series.kinks, q, dtype))
 
 
-def _left_out(series: Series, order: int, q: float, terms: int) -> np.ndarray:
+def _left_out(series: Expansion, order: int, q: float, terms: int) -> np.ndarray:
     """The share of E[phi^(order)²] in the terms from k on, for k up to `terms`, as far as no singular part holds it."""
     u, _ = nodes_and_weights(series.levels)
     s = math.sqrt(q)
@@ -67,19 +96,19 @@ def _left_out(series: Series, order: int, q: float, terms: int) -> np.ndarray:
     return (2 if series.kinks else 1) * rest / second
 
 
-def _values(series: Series, order: int, v: np.ndarray) -> np.ndarray:
+def _values(series: Expansion, order: int, v: np.ndarray) -> np.ndarray:
     with jax.ensure_compile_time_eval():
         return np.asarray(derivative(series.phi, order)(jnp.asarray(v)), float)
 
 
-def _second_moment(series: Series, f: Callable[[np.ndarray], np.ndarray], q: float) -> float:
+def _second_moment(series: Expansion, f: Callable[[np.ndarray], np.ndarray], q: float) -> float:
     s = math.sqrt(q)
     breaks = [float(np.clip(c / s, -14, 14)) for c, _ in series.kinks if c and s]
     u, w = panel_rule(np.sort([*breakpoints(series.levels), *breaks]))
     return float(w @ f(s * u) ** 2)
 
 
-def _kept(series: Series, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
+def _kept(series: Expansion, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
     """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save."""
     loss, kept = (1e-9 if jnp.dtype(dtype) == jnp.float64 else 1e-4), series.kinks
     for highest in range(ORDERS - 2, -1, -1):
@@ -95,7 +124,7 @@ def _kept(series: Series, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
     return kept
 
 
-def _cancellation(series: Series, kinks: tuple[Kink, ...], q: float, dtype: jnp.dtype) -> float:
+def _cancellation(series: Expansion, kinks: tuple[Kink, ...], q: float, dtype: jnp.dtype) -> float:
     """Rounding of the singular part's dual, relative to E[phi²]."""
     whole = _second_moment(series, lambda v: _values(series, 0, v), q)
     return float(jnp.finfo(dtype).eps) * _second_moment(series, lambda v: values(kinks, 0, v), q) / max(whole, 1e-300)

@@ -13,16 +13,14 @@ from jax import Array
 from ntk_jax.checks import as_example_pair, check_integer, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import choose, relative_error
+from ntk_jax.infinite.fit import fitted_rule
 from ntk_jax.infinite.init_stats import InitStats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
-from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.program.batch import batched_kernels
-from ntk_jax.infinite.program.functions import Scaled, rule_of
+from ntk_jax.infinite.program.functions import rule_of
 from ntk_jax.infinite.program.network import network
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.program.trace import Program, largest_variances, trace
-from ntk_jax.infinite.series import Series
 from ntk_jax.per_example import check_per_example
 from ntk_jax.types import Kernels
 
@@ -210,7 +208,7 @@ class LimitKernel:
         if (x1.shape[1:], x1.dtype) in self.exact:
             return ()
         functions, variances, tails = _observed(self, program, x1)
-        if not tails and not any(_series(rule_of(f)) for f in functions):
+        if not tails and not any(rule_of(f).adaptive for f in functions):
             self.exact.add((x1.shape[1:], x1.dtype))
             return ()
         largest = [float(jnp.max(q)) for q in variances]
@@ -254,39 +252,7 @@ def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any
 
 
 def _fitted(found: tuple[tuple[Any, float], ...], dtype: Any) -> tuple[tuple[Any, DualRule], ...]:
-    return tuple((function, _enough_terms(function, q, dtype)) for function, q in found)
-
-
-def _enough_terms(function: Any, q: float, dtype: Any) -> DualRule:
-    rule = rule_of(function)
-    inner = _series(rule)
-    if inner is None:
-        return rule
-    q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
-    inner = _fit(inner, q, dtype)
-    return Scaled(inner, rule.scale) if isinstance(rule, Scaled) else inner
-
-
-def _series(rule: DualRule) -> DualRule | None:
-    """The part of a rule that depends on the variances that it will meet."""
-    inner = rule.rule if isinstance(rule, Scaled) else rule
-    return inner if isinstance(inner, Series | Mixture) else None
-
-
-def _fit(rule: DualRule, q: float, dtype: Any) -> DualRule:
-    rule = choose(rule, q, dtype)
-    if not isinstance(rule, Series):
-        return rule
-    worst = relative_error(rule, q, dtype)
-    asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
-    if worst > max(asked, 1e-6 if rule.kinks else 0):
-        warnings.warn(
-            f"infinite_width: the series of an activation with {rule.terms} terms is within {worst:.1e} of its dual (relative, "
-            f"at variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
-            "Use smaller weights, or an activation with a closed form.",
-            stacklevel=5,
-        )
-    return rule
+    return tuple((f, fitted_rule("infinite_width", rule_of(f), q, dtype, stacklevel=5)) for f, q in found)
 
 
 def _warn_tail(names: str, tail: float) -> None:

@@ -1,13 +1,11 @@
 """The infinite-width kernels of a fully connected network, written from the recursion."""
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -16,11 +14,9 @@ from ntk_jax.checks import as_example_pair, check_integer, check_number, working
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import choose, relative_error
+from ntk_jax.infinite.fit import fitted_rule
 from ntk_jax.infinite.layers import Architecture, Layers, Side
-from ntk_jax.infinite.mixture import Mixture
 from ntk_jax.infinite.recursion import kernels, reference_kernels, sides
-from ntk_jax.infinite.series import Series
 from ntk_jax.networks import check_scales, per_layer
 from ntk_jax.types import Kernels
 
@@ -134,31 +130,16 @@ def _checked(
             f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth {depth} with W_std = {W_std}. "
             "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for ReLU)."
         )
-    fitted = arch._replace(rule=_enough_terms(arch, both, dtype) if depth else arch.rule)
+    fitted = _fitted(arch, both, dtype) if depth else arch
     if fitted != arch:  # another quadrature: the diagonal must be that of the kernel to the bit
         both = sides(a1, a2, layers, fitted)
     return (a1, a2, layers, fitted), both
 
 
-def _enough_terms(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> DualRule:
-    """The cheapest exact dual at the variances that it will meet: a series has as many terms as they ask for."""
-    if not isinstance(arch.rule, Series | Mixture):
-        return arch.rule
+def _fitted(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> Architecture:
+    """With the cheapest exact dual at the variances that it will meet: a series has as many terms as they ask for."""
     q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
-    q = 4.0 ** np.ceil(np.log(max(q, 1e-30)) / np.log(4.0))  # few distinct values, hence few compilations
-    rule = choose(arch.rule, q, dtype)
-    if not isinstance(rule, Series):
-        return rule
-    worst = relative_error(rule, q, dtype)
-    asked = rule.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
-    if worst > max(asked, 1e-6 if rule.kinks else 0):
-        warnings.warn(
-            f"mlp_kernels: the series of {rule.phi!r} with {rule.terms} terms is within {worst:.1e} of the dual (relative, at "
-            f"variance {q:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
-            "Lower W_std, or pass an activation with a closed form.",
-            stacklevel=5,
-        )
-    return rule
+    return arch._replace(rule=fitted_rule("mlp_kernels", arch.rule, q, dtype, stacklevel=5))
 
 
 def _layers(

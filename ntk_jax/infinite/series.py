@@ -9,8 +9,7 @@ d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) / 2 dq22. (Mehler 1866
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,10 +19,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.infinite import kinks
-from ntk_jax.infinite.dual import Dual, DualRule, ratio, root
+from ntk_jax.infinite.dual import Dual, as_moments, derivative, ratio, root
+from ntk_jax.infinite.fit import Expansion, enough_terms, fitted_rule, relative_error
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule
-from ntk_jax.infinite.kinks import Kink, View
+from ntk_jax.infinite.kinks import View
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
@@ -48,23 +49,37 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series(DualRule):
-    """The dual of the scalar function `phi` by `terms` terms.
+class Series(Expansion):
+    """The dual of a scalar function by its Hermite series. Called on values, it takes as many terms as their variances ask for.
 
-    Attributes:
-        phi: a scalar JAX function, applied to arrays element by element.
-        kinks: where it is not smooth.
-        terms: how many terms of the series.
-        levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
-        tolerance: what `fit` asks of the tail; None for 1e-10 in float64 and 1e-7 in float32.
+    Warns:
+        UserWarning: (when called on values) the tolerance is not met.
     """
 
-    phi: Callable[[Array], Array]
-    kinks: tuple[Kink, ...] = ()
-    terms: int = 64
-    levels: int = 12
-    tolerance: float | None = None
     unroll = 1
+    adaptive = True
+
+    def __call__(self, q11, q12, q22):
+        moments = as_moments(q11, q12, q22)
+        q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
+        rule = self
+        if self.terms is None and all(is_concrete(m) for m in (*moments, *q_max)):
+            rule = fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2)
+        return rule.pair(rule.rows(moments[0]), moments[1], rule.rows(moments[2]))
+
+    def fitted(self, q_max, dtype):
+        return self if self.terms else enough_terms(self, q_max, dtype)
+
+    def shortfall(self, q_max, dtype):
+        worst, asked = relative_error(self, q_max, dtype), self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
+        if worst <= max(asked, 1e-6 if self.kinks else 0):
+            return None
+        return (
+            f"the series of {self.phi!r} with {self.count} terms is within {worst:.1e} of the dual (relative, at variance "
+            f"{q_max:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
+            "Use smaller weights, an activation with a closed form, or name the points other than 0 where the function is not "
+            "smooth: duals.series(phi, kinks=(...))."
+        )
 
     def rows(self, q):
         s = root(q)
@@ -82,26 +97,15 @@ class Series(DualRule):
         return Dual(*(_tail_bound(self, order, jnp.asarray(q11), jnp.asarray(q22)) for order in (0, 1)))
 
 
-def _tangent(f, v):
-    return jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
-
-
-def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], Array]:
-    """The `order`-th derivative of an elementwise function."""
-    for _ in range(order):
-        phi = partial(_tangent, phi)
-    return phi
-
-
 def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     """E[phi^(order)(sigma z) h_k(z)] for k below `terms`."""
     u, _ = nodes_and_weights(series.levels)
     v = root(q)[..., None] * _row(u, q)
     values = derivative(series.phi, order)(v) - kinks.values(series.kinks, order, v)
-    projection = jnp.asarray(basis(series.levels, series.terms), q.dtype)
+    projection = jnp.asarray(basis(series.levels, series.count), q.dtype)
     total = jnp.moveaxis(matmul(values, projection), -1, 0)
     if series.kinks:
-        singular = kinks.coefficients(series.kinks, order, kinks.view(series.kinks, q), series.terms)
+        singular = kinks.coefficients(series.kinks, order, kinks.view(series.kinks, q), series.count)
         return Coefficients(total + singular, singular, None)
     return Coefficients(total, None, _tail(series, order, q, total) if order < 2 else None)
 
@@ -171,8 +175,8 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pair(series, rows1, q12, rows2):
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
-    k = _sum(rows1.phi, rows2.phi, rho, series.terms)
-    k_dot = _sum(rows1.slope, rows2.slope, rho, series.terms)
+    k = _sum(rows1.phi, rows2.phi, rho, series.count)
+    k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
     ordered = _in_order(rows1, rows2)
@@ -201,7 +205,7 @@ def moment(series, i, j, q11, q12, q22):
     """E[phi^(i)(u) phi^(j)(v)], differentiable to any order."""
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
-    value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.terms)
+    value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.count)
     views = [kinks.view(series.kinks, q) for q in (q11, q22)]
     return value + kinks.moments(series.kinks, ((i, j),), *views, rho)[0]
 
@@ -225,9 +229,9 @@ def _tail_bound(series: Series, order: int, q11: Array, q22: Array) -> Array:
     for q in (q11, q22):
         c = coefficients(series, order, q)
         if c.tail is None:  # the remainder against itself and against the singular part
-            longer = coefficients(Series(series.phi, series.kinks, 2 * series.terms, series.levels), order, q)
+            longer = coefficients(replace(series, terms=2 * series.count), order, q)
             singular = 0.0 if longer.singular is None else longer.singular**2
-            rest = jnp.abs(longer.all**2 - singular)[series.terms :]
+            rest = jnp.abs(longer.all**2 - singular)[series.count :]
             tails.append(jnp.sqrt(2 * jnp.sum(rest, axis=0)))
         else:
             tails.append(jnp.sqrt(jnp.sum(c.tail**2, axis=0)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from ntk_jax.infinite.dual import correlation, root
+from ntk_jax.infinite.dual import clip_rounding, correlation, root
 from ntk_jax.infinite.program.expectations import Answer, Expectations, Sides
 from ntk_jax.infinite.program.expression import evaluate
 from ntk_jax.infinite.program.fields import Field
@@ -102,7 +102,7 @@ class Draws(Expectations):
         """(size1, size2), 0 next to a zero variance: there the scale is 0, whatever the sample."""
         q1, q2 = self._variances(fields1, sides[0])[:, None], self._variances(fields2, sides[1])[None]
         C = self._blocks(self.covariance, fields1, fields2, sides)
-        return jnp.clip(correlation(jnp.broadcast_to(q1, C.shape), C, jnp.broadcast_to(q2, C.shape)), -1, 1)
+        return clip_rounding(correlation(jnp.broadcast_to(q1, C.shape), C, jnp.broadcast_to(q2, C.shape)), -1, 1)
 
     def _blocks(self, ask: Any, fields1: Sequence[Field], fields2: Sequence[Field], sides: Sides) -> Array:
         """Covariances or tangent kernels of all fields in one matrix."""

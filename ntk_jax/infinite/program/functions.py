@@ -1,6 +1,6 @@
 """From an elementwise function read off a trace to its dual."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -129,6 +129,19 @@ class Scaled(DualRule):
 
     rule: DualRule
     scale: float
+
+    @property
+    def adaptive(self) -> bool:
+        """As the other rule."""
+        return self.rule.adaptive
+
+    def fitted(self, q_max, dtype):
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.fitted(q_max, dtype))
+
+    def shortfall(self, q_max, dtype):
+        """Relative, hence that of the other rule."""
+        return self.rule.shortfall(q_max, dtype)
 
     def rows(self, q):
         """Those of the other rule."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.infinite.dual import ratio, root
+from ntk_jax.infinite.dual import clip_rounding, ratio, root
 from ntk_jax.infinite.hermite import basis, nodes_and_weights
 from ntk_jax.infinite.program.refusal import NoLimitError
 
@@ -99,7 +99,7 @@ def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
 def correlation(q1: Array, c: Array, q2: Array) -> Array:
     """C / sqrt(q1 q2) within ±1, 0 next to a zero variance."""
     one = jnp.ones((), c.dtype)
-    return jnp.clip(c * ratio(one, root(q1)) * ratio(one, root(q2)), -1, 1)
+    return clip_rounding(c * ratio(one, root(q1)) * ratio(one, root(q2)), -1, 1)
 
 
 def differentiated(f: Callable[..., Array], zs: Sequence[Array], wrt: int) -> Array:
