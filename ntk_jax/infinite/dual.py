@@ -25,7 +25,11 @@ class DualRule:
     """
 
     unroll = 8
-    adaptive = False  # whether `fitted` depends on the variances
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether `fitted` depends on the variances."""
+        return False
 
     def fitted(self, q_max: float, dtype: Any) -> "DualRule":
         """The cheapest rule that is exact at variances up to `q_max`."""
