@@ -1,6 +1,6 @@
 """Tangent features: what each parameter contributes to each output, per example, as factors or as gradients."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ntk_jax.checks import working_dtype
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["inputs", "cotangents"], meta_fields=["leaves"])
+@partial(jax.tree_util.register_dataclass, data_fields=["inputs", "cotangents", "scales"], meta_fields=["leaves"])
 @dataclass(frozen=True, eq=False)
 class FactoredBlock:
     """Leaves whose gradient is sum_t a[b, t, i] delta[o, b, t, d], all with the same cotangents.
@@ -21,20 +21,38 @@ class FactoredBlock:
         inputs: one array (n, B, T, I) per leaf.
         cotangents: (n, O, B, T, D).
         leaves: names of the leaves.
+        scales: of cotangents that all outputs share, (n, 1, B, T, D): their weights in the mean over outputs, (B, 1, D).
     """
 
     inputs: Any
     cotangents: Any
     leaves: tuple[str, ...] = field(default=())
+    scales: Any = None
 
     @property
     def num_outputs(self) -> int:
         """O."""
         return int(self.cotangents.shape[1])
 
+    def rows(self, rows: slice) -> "FactoredBlock":
+        """The block of some of the rows."""
+        return replace(self, inputs=tuple(a[rows] for a in self.inputs), cotangents=self.cotangents[rows])
+
+    def weighted(self, dtype: Any) -> "FactoredBlock":
+        """One side of a product, with the weights of shared cotangents."""
+        if self.scales is None:
+            return self
+        return replace(
+            self, cotangents=self.cotangents.astype(dtype) * self.scales[None, None].astype(dtype), scales=None
+        )
+
     def gradients(self, precision: str) -> "GradientBlock":
         """The same block with the sum over positions carried out."""
-        return GradientBlock(tuple(_outer(a, self.cotangents, precision) for a in self.inputs), self.leaves)
+        scales = None
+        if self.scales is not None:
+            B, _, D = self.scales.shape
+            scales = tuple(jnp.broadcast_to(self.scales, (B, a.shape[3], D)).reshape(-1) for a in self.inputs)
+        return GradientBlock(tuple(_outer(a, self.cotangents, precision) for a in self.inputs), self.leaves, scales)
 
     def squared_norms(self, precision: str) -> Float[Array, "n O"]:
         """|d f_o(x_i) / d leaves|², without the gradients."""
@@ -46,18 +64,32 @@ class FactoredBlock:
         return jnp.einsum("nbst,nobsd,nobtd->no", a_gram, d, d, precision=precision)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["jacobians"], meta_fields=["leaves"])
+@partial(jax.tree_util.register_dataclass, data_fields=["jacobians", "scales"], meta_fields=["leaves"])
 @dataclass(frozen=True, eq=False)
 class GradientBlock:
-    """Explicit gradients: one array (n, O, p) per leaf."""
+    """Explicit gradients: one array (n, O, p) per leaf; where all outputs share one, its weights in their mean, (p,)."""
 
     jacobians: Any
     leaves: tuple[str, ...] = field(default=())
+    scales: Any = None
 
     @property
     def num_outputs(self) -> int:
         """O."""
         return int(self.jacobians[0].shape[1])
+
+    def rows(self, rows: slice) -> "GradientBlock":
+        """The block of some of the rows."""
+        return replace(self, jacobians=tuple(j[rows] for j in self.jacobians))
+
+    def weighted(self, dtype: Any) -> "GradientBlock":
+        """One side of a product, with the weights of shared gradients."""
+        if self.scales is None:
+            return self
+        pairs = zip(self.jacobians, self.scales, strict=True)
+        return replace(
+            self, jacobians=tuple(j.astype(dtype) * s[None, None].astype(dtype) for j, s in pairs), scales=None
+        )
 
     def gradients(self, precision: str) -> "GradientBlock":
         """The block itself."""
@@ -88,6 +120,11 @@ class TangentFeatures:
     num_rows: int
     num_outputs: int
     dtype: Any
+
+    def rows(self, start: int, stop: int) -> "TangentFeatures":
+        """The features of some of the rows."""
+        blocks = tuple(block.rows(slice(start, stop)) for block in self.blocks)
+        return TangentFeatures(blocks, stop - start, self.num_outputs, self.dtype)
 
 
 def _outer(a: Float[Array, "n B T I"], d: Float[Array, "n O B T D"], precision: str) -> Float[Array, "n O p"]:

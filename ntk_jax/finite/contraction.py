@@ -14,6 +14,7 @@ from ntk_jax.linalg import swap_sides as swap_sides
 
 OUTPUTS = ("mean", "diagonal", "full")
 PRECISIONS = ("highest", "high", "default")
+HALF = 128  # rows below which smaller products are slower than the entries that they save
 
 
 def contract_features(
@@ -28,6 +29,18 @@ def contract_features(
         for part in _parts(b1, b2, outputs, precision, f1.dtype)
     ]
     return _sum(parts)
+
+
+def contract_symmetric(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
+    """The kernel of all pairs of one batch, symmetric to the bit; of large ones a quarter is copied, not computed."""
+    n = f.num_rows
+    if n < 2 * HALF:
+        return mirror_upper(contract_features(f, f, outputs, precision))
+    h = n // 2
+    upper = contract_features(f.rows(0, h), f, outputs, precision)
+    lower = contract_features(f.rows(h, n), f.rows(h, n), outputs, precision)
+    copied = jnp.zeros((n - h, h, *upper.shape[2:]), upper.dtype)
+    return mirror_upper(jnp.concatenate([upper, jnp.concatenate([copied, lower], axis=1)]))
 
 
 def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:
@@ -53,6 +66,7 @@ def _sum(parts: list[Array]) -> Array:
 
 def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False) -> list[Array]:
     """The kernel of a block, or with `split` one per leaf."""
+    b1 = b1.weighted(dtype)
     if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
         return _factored(b1, b2, outputs, precision, dtype, split)
     g1, g2 = b1.gradients(precision), b2.gradients(precision)

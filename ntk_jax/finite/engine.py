@@ -9,7 +9,7 @@ from jax import Array
 
 from ntk_jax.finite import cost
 from ntk_jax.finite.blocks import Block, TangentFeatures
-from ntk_jax.finite.contraction import contract_features, mirror_upper, output_axes
+from ntk_jax.finite.contraction import contract_features, contract_symmetric, mirror_upper, output_axes
 from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features, shapes_of
 from ntk_jax.finite.plan import Plan
 from ntk_jax.finite.tiles import (
@@ -97,7 +97,8 @@ def _decide(
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
     plan = plan_features(apply_fn, params, row)
-    factored, explicit = (_blocks(apply_fn, params, row, m, precision) for m in ("layerwise", "jacobian"))
+    for_mean = problem.outputs == "mean"
+    factored, explicit = (_blocks(apply_fn, params, row, m, precision, for_mean) for m in ("layerwise", "jacobian"))
     forms, gradients = cost.choose_forms(factored, problem), ("gradients",) * len(explicit)
     operations = _operations(plan, params, factored, forms, explicit, problem)
     if method == "auto":
@@ -112,9 +113,11 @@ def _decide(
     return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, precision, shape, dtype)
 
 
-def _blocks(apply_fn: ApplyFn, params: Params, row: Any, method: str, precision: str) -> tuple[Block, ...]:
+def _blocks(
+    apply_fn: ApplyFn, params: Params, row: Any, method: str, precision: str, for_mean: bool
+) -> tuple[Block, ...]:
     """The blocks of one row, as shapes."""
-    fn = partial(features_jit, apply_fn, method=method, precision=precision)
+    fn = partial(features_jit, apply_fn, method=method, precision=precision, for_mean=for_mean)
     return tuple(jax.eval_shape(fn, params, row).blocks)
 
 
@@ -137,21 +140,23 @@ def run_strategy(
     if s.method == "vector_products":
         prepare: Any = lambda x: x  # noqa: E731
         combine: Any = partial(_vector_products, apply_fn, params, outputs=s.problem.outputs, precision=s.precision)
+        own: Any = lambda x: _mirror(combine(x, x))  # noqa: E731
     else:
-        prepare = partial(features_jit, apply_fn, params, forms=s.forms, method=s.method, precision=s.precision)
+        options = {"method": s.method, "precision": s.precision, "for_mean": s.problem.outputs == "mean"}
+        prepare = partial(features_jit, apply_fn, params, forms=s.forms, **options)
         combine = partial(_contract_pair, outputs=s.problem.outputs, precision=s.precision)
+        own = partial(_contract_own, outputs=s.problem.outputs, precision=s.precision)
     if x2 is None and s.shape[0] <= s.tiling.rows1:
-        rows = prepare(x1)
-        return _mirror(combine(rows, rows))
+        return own(prepare(x1))
     if x2 is not None and s.shape[0] <= s.tiling.rows1 and s.shape[1] <= s.tiling.rows2:
         return combine(prepare(x1), prepare(x2))
     num_tiles = count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling)
     with progress_bar(num_tiles, "kernel tiles", enabled=progress) as bar:
-        assembly = Assembly(prepare, combine, s.shape, s.dtype, s.tiling, lambda: bar.update(1))
+        assembly = Assembly(prepare, combine, own, s.shape, s.dtype, s.tiling, lambda: bar.update(1))
         return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("forms", "method", "precision"))
+@partial(jax.jit, static_argnums=0, static_argnames=("forms", "method", "precision", "for_mean"))
 def features_jit(
     apply_fn: ApplyFn,
     params: Params,
@@ -160,12 +165,13 @@ def features_jit(
     forms: tuple[str, ...] | None = None,
     method: str = "layerwise",
     precision: str = "highest",
+    for_mean: bool = False,
 ) -> TangentFeatures:
-    """Features of a batch, each block in the form asked for."""
+    """Features of a batch, each block in the form asked for; `for_mean`: for the mean over outputs only."""
     with jax.default_matmul_precision(precision):
         if method == "jacobian":
             return jacobian_features(apply_fn, params, x)
-        features = factored_features(apply_fn, params, x, plan_features(apply_fn, params, x))
+        features = factored_features(apply_fn, params, x, plan_features(apply_fn, params, x), for_mean=for_mean)
     return features if forms is None else _in_forms(features, forms, precision)
 
 
@@ -176,8 +182,9 @@ def contract_jit(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: st
     problem = cost.Problem(f1.num_rows, other.num_rows, f2 is None, outputs, default_memory_limit())
     forms = cost.choose_forms(f1.blocks, problem)
     f1, other = (_in_forms(f, forms, precision) for f in (f1, other))
-    k = contract_features(f1, other, outputs, precision)
-    return mirror_upper(k) if f2 is None else k
+    if f2 is None:
+        return contract_symmetric(f1, outputs, precision)
+    return contract_features(f1, other, outputs, precision)
 
 
 def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str) -> TangentFeatures:
@@ -191,6 +198,11 @@ def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str)
 @partial(jax.jit, static_argnames=("outputs", "precision"))
 def _contract_pair(f1: TangentFeatures, f2: TangentFeatures, *, outputs: str, precision: str) -> Array:
     return contract_features(f1, f2, outputs, precision)
+
+
+@partial(jax.jit, static_argnames=("outputs", "precision"))
+def _contract_own(f: TangentFeatures, *, outputs: str, precision: str) -> Array:
+    return contract_symmetric(f, outputs, precision)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("outputs", "precision"))

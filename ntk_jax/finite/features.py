@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Num
 from ntk_jax.checks import working_dtype
 from ntk_jax.finite.blocks import Block, FactoredBlock, GradientBlock, TangentFeatures
 from ntk_jax.finite.plan import BlockPlan, Plan, make_plan, outputs_of_one, trace_one, walk_one
+from ntk_jax.finite.separable import separate
 from ntk_jax.finite.sites import canonical
 from ntk_jax.finite.trace import Walk
 from ntk_jax.types import ApplyFn, Params
@@ -60,12 +62,20 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
     return math.prod(out.shape[1:])
 
 
-def factored_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan) -> TangentFeatures:
-    """Features with factored gradients wherever the plan found them."""
+def factored_features(
+    apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan, *, for_mean: bool = False
+) -> TangentFeatures:
+    """Features with factored gradients wherever the plan found them.
+
+    With `for_mean`, cotangents that are the same for all outputs up to weights are kept once: for means over outputs only.
+    """
     params = jax.tree.map(jnp.asarray, params)
-    closed = trace_one(apply_fn, params, x[0])
-    blocks = jax.vmap(lambda x_one: _features_of_one(closed, jax.tree.leaves(params), plan, x_one))(x)
-    return TangentFeatures(blocks, x.shape[0], plan.num_outputs, kernel_dtype(params, plan.out_dtype))
+    closed, leaves = trace_one(apply_fn, params, x[0]), jax.tree.leaves(params)
+    shared = _shared(closed, leaves, plan, x[0]) if for_mean and plan.num_outputs > 1 else {}
+    blocks = jax.vmap(lambda x_one: _features_of_one(closed, leaves, plan, x_one))(x)
+    for i, (masks, scales) in shared.items():
+        blocks[i] = replace(blocks[i], cotangents=jax.vmap(masks)(x), scales=scales)
+    return TangentFeatures(tuple(blocks), x.shape[0], plan.num_outputs, kernel_dtype(params, plan.out_dtype))
 
 
 def kernel_dtype(params: Params, out_dtype: Any) -> Any:
@@ -73,7 +83,9 @@ def kernel_dtype(params: Params, out_dtype: Any) -> Any:
     return working_dtype(out_dtype, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
 
 
-def _features_of_one(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> tuple[Block, ...]:
+def _pull_back(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> tuple[Array, Any, Any]:
+    """Outputs of one example, the vjp that takes their cotangents to those of taps and explicit leaves, and layer inputs."""
+
     def network(taps: list[Array], explicit: list[Array]) -> tuple[Array, Any]:
         values = list(leaves)
         for i, leaf in zip(plan.explicit, explicit, strict=True):
@@ -82,13 +94,35 @@ def _features_of_one(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> 
         return walk_one(walk, closed, values, plan.tracked, x), walk.inputs
 
     taps = [jnp.zeros(tap.shape, tap.dtype) for tap in plan.taps]
-    out, vjp, inputs = jax.vjp(network, taps, [leaves[i] for i in plan.explicit], has_aux=True)
+    return jax.vjp(network, taps, [leaves[i] for i in plan.explicit], has_aux=True)
+
+
+def _shared(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> dict[int, tuple[Any, Array]]:
+    """By block: the function from an example to the cotangents (1, B, T, D) that all outputs share, and their weights."""
+    eye = jnp.eye(plan.num_outputs, dtype=plan.out_dtype)
+    cotangents = separate(lambda x, e: _pull_back(closed, leaves, plan, x)[1](e)[0], x, eye[0])
+    shared = {}
+    for i, block in enumerate(plan.blocks):
+        if any(len(uses) != 1 for uses in block.uses):
+            continue
+        tap, record = block.uses[0][0].tap, plan.record(block.uses[0][0])
+        found, layout, shape = cotangents.found[tap], record.use.layout, plan.taps[tap].shape
+        if found is None or record.scans or any(shape[p] > 1 and p not in found.constant for p in layout.positions):
+            continue
+        weights = jax.vmap(lambda e, tap=tap, arrange=layout.arrange: arrange(cotangents.weight(tap, e)))(eye)
+        masks = lambda x, tap=tap, arrange=layout.arrange: arrange(cotangents.mask(tap, x))[None]  # noqa: E731
+        shared[i] = (masks, jnp.mean(weights[:, :, :1] ** 2, axis=0))
+    return shared
+
+
+def _features_of_one(closed: Any, leaves: list[Array], plan: Plan, x: Array) -> list[Block]:
+    out, vjp, inputs = _pull_back(closed, leaves, plan, x)
     cotangents, jacobians = jax.vmap(vjp)(jnp.eye(out.shape[0], dtype=out.dtype))
-    blocks = [_factored(plan, block, inputs, cotangents) for block in plan.blocks]
+    blocks: list[Block] = [_factored(plan, block, inputs, cotangents) for block in plan.blocks]
     if plan.explicit:
         flat = tuple(j.reshape(j.shape[0], -1) for j in jacobians)
         blocks.append(GradientBlock(flat, tuple(plan.names[i] for i in plan.explicit)))
-    return tuple(blocks)
+    return blocks
 
 
 def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Block:

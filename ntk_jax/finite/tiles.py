@@ -11,9 +11,9 @@ from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.compat import free_bytes, is_concrete
-from ntk_jax.finite.contraction import mirror_upper, swap_sides
+from ntk_jax.finite.contraction import swap_sides
 
-MAX_BLOCK = 256
+MAX_BLOCK = 512
 """Rows of a tile: large enough for the rate of large matrix products, small enough for the caches."""
 
 
@@ -91,18 +91,22 @@ def readable_size(num_bytes: float) -> str:
 
 
 class Assembly:
-    """The loop over tiles: `combine(prepare(rows of x1), prepare(rows of x2))` written into one result."""
+    """The loop over tiles: `combine(prepare(rows of x1), prepare(rows of x2))` written into one result.
+
+    `own(prepare(rows))` is the tile of a block of rows with itself.
+    """
 
     def __init__(
         self,
         prepare: Callable[[Array], Any],
         combine: Callable[[Any, Any], Array],
+        own: Callable[[Any], Array],
         shape: tuple[int, ...],
         dtype: Any,
         tiling: Tiling,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        self.prepare, self.combine, self.tiling, self.advance = prepare, combine, tiling, advance
+        self.prepare, self.combine, self.own, self.tiling, self.advance = prepare, combine, own, tiling, advance
         self.out = jnp.zeros(shape, dtype)
 
     def symmetric(self, x: Array) -> Float[Array, "n n ..."]:
@@ -145,13 +149,12 @@ class Assembly:
                 self._tile(r, c, left, right, mirror)
 
     def _tile(self, rows: slice, columns: slice, f1: Any, f2: Any, mirror: bool = False) -> None:
-        tile = self.combine(f1, f2)[: rows.stop - rows.start, : columns.stop - columns.start]
-        if mirror and rows == columns:
-            self.out = _write(self.out, mirror_upper(tile), rows.start, columns.start)
-        else:
-            self.out = _write(self.out, tile, rows.start, columns.start)
-            if mirror:
-                self.out = _write(self.out, swap_sides(tile), columns.start, rows.start)
+        own = mirror and rows == columns
+        tile = self.own(f1) if own else self.combine(f1, f2)
+        tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
+        self.out = _write(self.out, tile, rows.start, columns.start)
+        if mirror and not own:
+            self.out = _write(self.out, swap_sides(tile), columns.start, rows.start)
         if is_concrete(self.out):
             self.out.block_until_ready()  # work that is only queued would hold more features than the budget allows
         self.advance()
