@@ -67,12 +67,34 @@ def test_positive_semidefinite(dtype):
     x = data(120, 10, dtype)
     x[60:80] = x[:20]  # duplicates
     x[80:100] = -x[:20]
-    # a cluster around one of them, farther apart than the angles that count as 0, sqrt(2 eps)
+    # a cluster around one of them, farther apart than the angles that count as 0, sqrt(16 eps)
     apart = 1e-8 if dtype == np.float32 else 1e-6
     x[100:] = x[0] + np.geomspace(apart, 1e-1, 20)[:, None].astype(dtype) * x[100:]
     for k in mlp_kernels(x, depth=3, W_std=2**0.5):
         values = np.linalg.eigvalsh(np.asarray(k, np.float64))
         assert values[0] >= -np.finfo(dtype).eps * len(x) * values[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("distance", [1e-2, 3e-4, 1e-5, 1e-7, 0.0])
+def test_clusters_are_positive_semidefinite(dtype, distance):
+    x = data(64, 50, np.float64)
+    x = (x[:1] + distance * x).astype(dtype)
+    for k in mlp_kernels(x, depth=3, W_std=2**0.5):
+        values = np.linalg.eigvalsh(np.asarray(k, np.float64))
+        assert values[0] >= -np.finfo(dtype).eps * len(x) * values[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [50, 784])
+def test_equal_and_parallel_rows_have_the_kernels_of_equal_and_parallel_rows(dtype, d):
+    # a product of matrices and a sum of squares round differently: the root of that is 5e-4 in float32
+    x = np.abs(data(40, d, dtype))
+    k = mlp_kernels(np.concatenate([x, x, 3 * x]), depth=3, W_std=2**0.5)
+    for kernel in map(np.asarray, k):
+        own, few = np.diag(kernel)[:40], 8 * np.finfo(dtype).eps
+        np.testing.assert_allclose(np.diag(kernel[:40, 40:80]), own, rtol=few)
+        np.testing.assert_allclose(np.diag(kernel[:40, 80:]), 3 * own, rtol=few)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -131,6 +153,7 @@ def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation
     exact, spread = from_roundings(np.zeros((depth, 12, 12))), [np.zeros((12, 12))] * 2
     for seed in range(10):
         e = np.triu(np.random.default_rng(seed).uniform(-4 * eps, 4 * eps, (depth, 12, 12)))
+        e[0] *= 2.5  # inner products within 8 ulps of parallel count as parallel
         perturbed = from_roundings(e + np.triu(e, 1).swapaxes(1, 2))
         spread = [np.maximum(s, np.abs(p - k)) for s, p, k in zip(spread, perturbed, exact, strict=True)]
     single = mlp_kernels(x, depth=depth, activation=activation, W_std=W_std, b_std=0.1)

@@ -31,16 +31,16 @@ def contract_features(
     return _sum(parts)
 
 
-def contract_symmetric(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
-    """The kernel of all pairs of one batch, symmetric to the bit; of large ones a quarter is copied, not computed."""
+def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
+    """The kernel of one batch with itself: its upper triangle; of what is below, a half is left out."""
     n = f.num_rows
     if n < 2 * HALF:
-        return mirror_upper(contract_features(f, f, outputs, precision))
+        return contract_features(f, f, outputs, precision)
     h = n // 2
     upper = contract_features(f.rows(0, h), f, outputs, precision)
     lower = contract_features(f.rows(h, n), f.rows(h, n), outputs, precision)
-    copied = jnp.zeros((n - h, h, *upper.shape[2:]), upper.dtype)
-    return mirror_upper(jnp.concatenate([upper, jnp.concatenate([copied, lower], axis=1)]))
+    nothing = jnp.zeros((n - h, h, *upper.shape[2:]), upper.dtype)
+    return jnp.concatenate([upper, jnp.concatenate([nothing, lower], axis=1)])
 
 
 def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
 from ntk_jax.finite.blocks import TangentFeatures
 from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
-from ntk_jax.finite.engine import METHODS, contract_jit, features_jit, make_strategy, run_strategy
+from ntk_jax.finite.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
 from ntk_jax.finite.projection import project
 from ntk_jax.per_example import check_per_example
@@ -202,7 +202,7 @@ def contract(
             f"features2: expected features of the same network, leaves {_leaves(features1)}; got {_leaves(features2)}. "
             "Compute both with the same apply_fn, params and projection."
         )
-    return contract_jit(features1, features2, outputs=outputs, precision=precision)
+    return contract_batches(features1, features2, outputs=outputs, precision=precision)
 
 
 def check_inputs(

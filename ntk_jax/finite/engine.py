@@ -9,7 +9,7 @@ from jax import Array
 
 from ntk_jax.finite import cost
 from ntk_jax.finite.blocks import Block, TangentFeatures
-from ntk_jax.finite.contraction import contract_features, contract_symmetric, mirror_upper, output_axes
+from ntk_jax.finite.contraction import contract_features, contract_upper, mirror_upper, output_axes
 from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features, shapes_of
 from ntk_jax.finite.plan import Plan
 from ntk_jax.finite.tiles import (
@@ -145,7 +145,7 @@ def run_strategy(
         options = {"method": s.method, "precision": s.precision, "for_mean": s.problem.outputs == "mean"}
         prepare = partial(features_jit, apply_fn, params, forms=s.forms, **options)
         combine = partial(_contract_pair, outputs=s.problem.outputs, precision=s.precision)
-        own = partial(_contract_own, outputs=s.problem.outputs, precision=s.precision)
+        own = lambda f: _mirror(_contract_own(f, outputs=s.problem.outputs, precision=s.precision))  # noqa: E731
     if x2 is None and s.shape[0] <= s.tiling.rows1:
         return own(prepare(x1))
     if x2 is not None and s.shape[0] <= s.tiling.rows1 and s.shape[1] <= s.tiling.rows2:
@@ -175,16 +175,19 @@ def features_jit(
     return features if forms is None else _in_forms(features, forms, precision)
 
 
-@partial(jax.jit, static_argnames=("outputs", "precision"))
-def contract_jit(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
+def contract_batches(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
     """The kernel of two batches of features; per block, factors become gradients where that is cheaper."""
+    k = _contract_any(f1, f2, outputs=outputs, precision=precision)
+    return _mirror(k) if f2 is None else k
+
+
+@partial(jax.jit, static_argnames=("outputs", "precision"))
+def _contract_any(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
     other = f1 if f2 is None else f2
     problem = cost.Problem(f1.num_rows, other.num_rows, f2 is None, outputs, default_memory_limit())
     forms = cost.choose_forms(f1.blocks, problem)
     f1, other = (_in_forms(f, forms, precision) for f in (f1, other))
-    if f2 is None:
-        return contract_symmetric(f1, outputs, precision)
-    return contract_features(f1, other, outputs, precision)
+    return contract_upper(f1, outputs, precision) if f2 is None else contract_features(f1, other, outputs, precision)
 
 
 def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str) -> TangentFeatures:
@@ -202,7 +205,7 @@ def _contract_pair(f1: TangentFeatures, f2: TangentFeatures, *, outputs: str, pr
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
 def _contract_own(f: TangentFeatures, *, outputs: str, precision: str) -> Array:
-    return contract_symmetric(f, outputs, precision)
+    return contract_upper(f, outputs, precision)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("outputs", "precision"))
@@ -211,4 +214,5 @@ def _vector_products(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *,
         return vector_product_block(apply_fn, params, x1, x2, outputs)
 
 
+# Compiled alone: fused with what makes the kernel, an entry and its mirror image may be rounded differently.
 _mirror = jax.jit(mirror_upper)

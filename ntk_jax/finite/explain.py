@@ -116,4 +116,5 @@ def _rule(block: Any, form: str) -> str:
         return "own Jacobian block"
     _, B, T, _ = block.inputs[0].shape
     sizes = f" (B={B}, T={T})" if B * T > 1 else ""
+    sizes += "" if block.scales is None else ", cotangents shared by all outputs"
     return ("Gram matrices" if form == "factors" else "explicit gradients") + sizes

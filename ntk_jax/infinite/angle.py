@@ -60,7 +60,7 @@ class Angle(NamedTuple):
         return self.sine * u * u * ((1 + u) * (2 / 3) + (3 + u * (2 * u - 4)) * self.R2)
 
 
-ROUNDING = 1
+ROUNDING = 2
 """Ulps within which a correlation computed from three moments counts as +-1.
 
 Below, the angle of parallel rows would be the square root of rounding, and their kernel not positive semi-definite.
