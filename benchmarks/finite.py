@@ -1,7 +1,8 @@
 """Finite-width kernels: rate against a matrix product of the host, methods against each other, memory.
 
 Operations counted are those of the layerwise form with each unordered pair once: forward pass, one backward pass per
-output, Gram matrices of layer inputs and of cotangents (folded over outputs). No GPU is needed; on one, the same
+output, Gram matrices of layer inputs and of cotangents (folded over outputs; those of the last hidden layer, a mask times
+the readout, are one output's). No GPU is needed; on one, the same
 script times `jax.numpy` matrix products as well, because NumPy's run on the host.
 """
 
@@ -43,8 +44,8 @@ class Problem(NamedTuple):
         sizes = (NUM_FEATURES, *(self.width,) * self.depth, self.outputs)
         weights = [a * b for a, b in itertools.pairwise(sizes)]
         forward = 2.0 * self.n * sum(weights)
-        backward = 2.0 * self.n * self.outputs * sum(weights[1:])
-        grams = self.n**2 * (sum(sizes[:-1]) + self.outputs * sum(sizes[1:-1]))
+        backward = 2.0 * self.n * self.outputs * sum(weights[1:-1])
+        grams = self.n**2 * (sum(sizes[:-1]) + self.outputs * sum(sizes[1:-2]) + sizes[-2])
         return forward + backward + grams
 
 

@@ -300,3 +300,14 @@ def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
     for one, other in ((joined, summed), (stacked, averaged), (scattered, multiplied)):
         a, b = (lenient(ntk_jax.infinite_width(Net(body, 8, 1)))(x) for body in (one, other))
         close(a, b, 1e-10)
+
+
+@pytest.mark.parametrize("d", [50, 784])
+def test_equal_and_parallel_rows_have_exact_kernels_in_float32(d):
+    x = np.abs(np.random.default_rng(0).standard_normal((20, d))).astype(np.float32)
+    model = ntk_jax.MLP((8, 8, 8), 1, "relu", 2**0.5)
+    kernels = ntk_jax.infinite_width(model)(np.concatenate([x, x, 3 * x]))
+    for kernel in map(np.asarray, kernels):
+        own, few = np.diag(kernel)[:20], 16 * np.finfo(np.float32).eps
+        np.testing.assert_allclose(np.diag(kernel[:20, 20:40]), own, rtol=few)
+        np.testing.assert_allclose(np.diag(kernel[:20, 40:]), 3 * own, rtol=few)

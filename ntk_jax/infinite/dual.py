@@ -83,6 +83,17 @@ def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
     return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
 
 
+def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
+    """A covariance that a product of matrices left within 8 ulps of +-sqrt(q1 q2), put there.
+
+    Products round differently from sums of squares, so that equal and parallel rows would be a rounding apart: in the tangent
+    kernel of ReLU, whose derivative at a pole is infinite, the root of that.
+    """
+    s = root(q1) * root(q2)
+    parallel = jnp.abs(c) >= s * (1 - 8 * float(jnp.finfo(s.dtype).eps))
+    return c + lax.stop_gradient(jnp.where(parallel, jnp.sign(c) * s - c, 0))
+
+
 def ratio(a: ArrayLike, b: Array) -> Array:
     """A / b where b > 0, else 0, with finite derivatives."""
     positive = b > 0

@@ -51,17 +51,6 @@ def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
     return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
 
 
-def inner_products(products: Array, q1: Array, q2: Array) -> Array:
-    """Covariances of the inputs, x·x' / d, with what a product of matrices left within 8 ulps of +-sqrt(q1 q2) put there.
-
-    Products round differently from the sums of squares, so that equal and parallel rows would be a rounding apart: in the tangent
-    kernel of ReLU, whose derivative at a pole is infinite, the root of that.
-    """
-    s = root(q1) * root(q2)
-    parallel = jnp.abs(products) >= s * (1 - 8 * float(jnp.finfo(s.dtype).eps))
-    return products + lax.stop_gradient(jnp.where(parallel, jnp.sign(products) * s - products, 0))
-
-
 def _add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
     if not arch.residual:
         return new

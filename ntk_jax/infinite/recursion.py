@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, inner_products, side
+from ntk_jax.infinite.dual import covariance_at_poles
+from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, side
 from ntk_jax.infinite.tiles import tiled_layers
 from ntk_jax.linalg import matmul, mirror_upper
 
@@ -43,7 +44,7 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     """The same without tiles; with `every` layer on a leading axis."""
     side1, side2 = sides(x1, x2, layers, arch)
     products = matmul(x1, (x1 if x2 is None else x2).T) / x1.shape[1]
-    q12 = inner_products(products, side1.q0[:, None], side2.q0[None, :])
+    q12 = covariance_at_poles(products, side1.q0[:, None], side2.q0[None, :])
     if x2 is None:
         q12 = _with_diagonal(q12, side1.q0)
     out = all_layers(q12, side1, side2, layers, arch, every)

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ntk_jax.infinite.dual import covariance_at_poles
 from ntk_jax.infinite.layers import (
     Architecture,
     Layers,
     Side,
     first_dense,
-    inner_products,
     pair_step,
     rows,
     split_layers,
@@ -56,7 +56,7 @@ def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: 
     def start(i, j, _):
         products = matmul(visit.left(x1, i), visit.right(x2_, j).T) / x1.shape[1]
         q1, q2 = visit.left(side1.q0, i)[:, None], visit.right(side2.q0, j)[None, :]
-        return first_dense(first, inner_products(products, q1, q2))
+        return first_dense(first, covariance_at_poles(products, q1, q2))
 
     zero = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype)
     state = visit.update((zero, zero), start, _group(arch, head, lead))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.infinite.dual import covariance_at_poles
 from ntk_jax.infinite.program import mehler
 from ntk_jax.infinite.program.draws import Draws
 from ntk_jax.infinite.program.expectations import Answer, Sides
@@ -182,13 +183,15 @@ class FactorMoments(Draws):
             own = rule.own(q1)
             return tuple(jnp.broadcast_to(k, shape1) for k in own)
         rows1, rows2 = self._rows(f, function, sides[0], len(shape1)), self._rows(g, function, sides[1], len(shape2))
+        first, second = q1, _lift(self._variance_in(g, g.mains[0], sides[1]), len(shape2))
         if not diag:
             rank1, rank2 = len(shape1), len(shape2)
-            rows1 = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * rank2), rows1)
-            rows2 = jax.tree.map(
-                lambda a: a.reshape(a.shape[: a.ndim - rank2] + (1,) * rank1 + a.shape[a.ndim - rank2 :]), rows2
+            rows1, first = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * rank2), (rows1, q1))
+            rows2, second = jax.tree.map(
+                lambda a: a.reshape(a.shape[: a.ndim - rank2] + (1,) * rank1 + a.shape[a.ndim - rank2 :]),
+                (rows2, second),
             )
-        dual = rule.pair(rows1, c, rows2)
+        dual = rule.pair(rows1, covariance_at_poles(c, first, second), rows2)
         full = shape1 if diag else shape1 + shape2
         both = tuple(jnp.broadcast_to(k, full) for k in dual)
         if same:
