@@ -8,8 +8,6 @@ import pytest
 
 import ntk_jax
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def problem():
@@ -18,6 +16,7 @@ def problem():
     return *ntk_jax.from_linen(model, model.init(jax.random.key(2), x)), x, y
 
 
+@pytest.mark.slow
 def test_history_is_that_of_the_kernels(problem):
     apply_fn, params, x, y = problem
     record = ntk_jax.kernel_evolution(apply_fn, params, x, y, keep_kernels=True)
@@ -113,6 +112,7 @@ def by_hand(params, x, y, grid):
     return np.linalg.norm(kernel(watched, weights, a) - k_0) / np.linalg.norm(k_0)
 
 
+@pytest.mark.slow
 def test_kernels_of_wide_networks_stay():
     data, means = wave(), []
     published = {50: 0.10, 200: 0.025, 1000: 0.011, 5000: 0.0040}  # means of five networks each
@@ -130,6 +130,7 @@ def test_kernels_of_wide_networks_stay():
     assert abs(np.polyfit(np.log([*published]), np.log(means), 1)[0] + 0.6) < 0.1
 
 
+@pytest.mark.slow
 def test_small_output_scales_learn_features():
     x = jax.random.normal(jax.random.key(3), (20, 4))
     y = jnp.sign(x[:, :1] * x[:, 1:2])

@@ -107,6 +107,7 @@ def test_ensemble_is_the_affine_image_of_the_prior(kind, diag_reg):
     np.testing.assert_allclose(limit.mean, regression.test, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_trained_ensemble_is_certain_where_it_was_trained():
     data = linear_data(8, 1, 5)
     kernels = ntk_jax.mlp_kernels(data.x_train, depth=1, b_std=0.5)
@@ -156,6 +157,7 @@ def test_leave_one_out_equals_refits(kind):
         np.testing.assert_allclose(loss, np.mean((expected - y) ** 2) / 2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_selected_ridge_is_about_the_noise():
     rng = np.random.default_rng(3)
     phi = rng.normal(size=(200, 50)) / 50**0.5

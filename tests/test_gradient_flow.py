@@ -25,6 +25,7 @@ def probabilities(y):
     return np.asarray(jax.nn.softmax(y))
 
 
+@pytest.mark.slow
 def test_squared_loss_equals_the_closed_form(problem):
     k, y, start = problem
     closed = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, TIMES, **start)
@@ -67,6 +68,7 @@ def test_kernels_of_every_shape_agree(problem):
     np.testing.assert_allclose(outs[2], outs[0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_stiff_problems_take_few_implicit_steps():
     rng = np.random.default_rng(1)
     vectors = np.linalg.qr(rng.normal(size=(N, N)))[0]
@@ -90,6 +92,7 @@ def test_dense_output_is_the_solution_between_times(problem):
         flow.at(8.0)
 
 
+@pytest.mark.slow
 def test_momentum_follows_heavy_ball_to_second_order(problem):
     k, y, start = problem
     modes = ntk_jax.diagonalize(k)

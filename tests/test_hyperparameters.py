@@ -23,6 +23,7 @@ def kernel(x, **options):
     return ntk_jax.mlp_kernels(x, activation="erf", **options)
 
 
+@pytest.mark.slow
 def test_fit_is_the_optimum_of_the_likelihood(data):
     x, y = data
     fit = ntk_jax.fit_hyperparameters(

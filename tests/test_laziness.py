@@ -55,6 +55,7 @@ def test_frobenius_kappa_is_sampled_with_a_standard_error(dense):
     assert abs(out.kappa - truth) < 4 * out.standard_error
 
 
+@pytest.mark.slow
 def test_kappa_falls_like_one_over_alpha_only_from_zero_output():
     one = ntk_jax.laziness(APPLY, PARAMS, X, Y)
     unit = one.hessian / one.jacobian**2
@@ -66,6 +67,7 @@ def test_kappa_falls_like_one_over_alpha_only_from_zero_output():
     np.testing.assert_allclose(stuck, np.linalg.norm(APPLY(PARAMS, X)) * unit, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_kappa_falls_like_one_over_root_width():
     x, y = jax.random.normal(jax.random.key(0), (8, 3)), jax.random.normal(jax.random.key(9), (8, 1))
     means, widths = [], (256, 4096)

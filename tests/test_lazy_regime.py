@@ -94,9 +94,10 @@ def two_points(width, alpha=1.0, zero=False, num_seeds=10):
     return [float(jnp.median(v)) for v in one_seed(jax.random.split(jax.random.key(0), num_seeds))]
 
 
-@pytest.mark.parametrize(("width", "change"), [(10, 0.32), (100, 0.050), (1000, 0.0053)])
-def test_two_point_experiment_moves_less_the_wider_it_is(width, change):
-    np.testing.assert_allclose(two_points(width)[0], change, rtol=0.25)
+# Wide networks differ little from each other, and take long.
+@pytest.mark.parametrize(("width", "change", "num_seeds"), [(10, 0.32, 10), (100, 0.050, 10), (1000, 0.0053, 4)])
+def test_two_point_experiment_moves_less_the_wider_it_is(width, change, num_seeds):
+    np.testing.assert_allclose(two_points(width, num_seeds=num_seeds)[0], change, rtol=0.25)
 
 
 def test_weights_move_like_one_over_alpha_only_from_zero_output():

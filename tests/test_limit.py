@@ -22,7 +22,10 @@ def close(found, expected, rtol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "erf", "leaky_relu", "tanh"])
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", "tanh", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gelu", "erf", "leaky_relu"))],
+)
 def test_equals_the_recursion_of_fully_connected_networks(activation):
     width = (8, 16)
     for parameterization in ("ntk", "standard") if activation in ("relu", "gelu") else ("ntk",):
@@ -96,7 +99,7 @@ def test_examples_may_be_constants_of_a_compiled_function():
     close(jax.jit(lambda x: kernel(x, Y))(X), kernel(X, Y), 1e-9)
 
 
-@pytest.mark.parametrize("phi", [nn.relu, jnp.tanh])
+@pytest.mark.parametrize("phi", [pytest.param(nn.relu, marks=pytest.mark.slow), jnp.tanh])
 def test_gradients_with_respect_to_scales_are_those_of_finite_differences(phi):
     def draw(key, x):
         return {"W": jax.random.normal(key, (6, 8), F64), "V": jax.random.normal(key, (8, 1), F64)}

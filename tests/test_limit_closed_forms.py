@@ -77,7 +77,9 @@ VECTORS = RNG.standard_normal((N, 5))
 VECTORS[1] = 0.7 * VECTORS[0] + 0.1 * VECTORS[1]
 
 
-@pytest.mark.parametrize("ntk", [False, True], ids=["standard", "ntk"])
+@pytest.mark.parametrize(
+    "ntk", [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")]
+)
 @pytest.mark.parametrize("head", ["flatten", "average"])
 def test_convolutional_networks(head, ntk):
     def body(x, width, num_outputs):
@@ -98,7 +100,9 @@ def test_convolutional_networks(head, ntk):
     check(limit(body, IMAGES), state)
 
 
-@pytest.mark.parametrize("ntk", [False, True], ids=["standard", "ntk"])
+@pytest.mark.parametrize(
+    "ntk", [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")]
+)
 def test_residual_network(ntk):
     def body(x, width, num_outputs):
         x = dense(x, width, ntk)

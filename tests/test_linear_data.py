@@ -43,6 +43,7 @@ def test_regression_with_the_analytic_kernel():
     np.testing.assert_allclose(out.train, DATA.y_train, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_empirical_kernel_approaches_the_analytic_one_as_one_over_root_width():
     x = DATA.x_train.astype(np.float32)
     k = analytic(DATA.x_train)
@@ -88,6 +89,7 @@ def trained():
     return out
 
 
+@pytest.mark.slow
 def test_trained_network_is_where_its_kernel_says(trained):
     error = {width: np.mean((h.fx_test - p.test) ** 2, axis=(1, 2)) for width, (h, p) in trained.items()}
     assert trained[4096][0].converged
@@ -95,6 +97,7 @@ def test_trained_network_is_where_its_kernel_says(trained):
     assert error[4096][-1] < error[512][-1] / 2
 
 
+@pytest.mark.slow
 def test_weights_of_wide_networks_move_less(trained):
     moved = {width: h.relative_change[-1] for width, (h, _) in trained.items()}
     slope = np.log(moved[4096] / moved[512]) / np.log(8)

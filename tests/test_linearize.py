@@ -53,6 +53,7 @@ def test_first_degree_is_the_dense_jacobian_and_second_the_hessian(network):
     np.testing.assert_allclose(ntk_jax.taylor_expand(apply_fn, params, 2)(moved(params, 0.3), x), second, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_second_degree_trains_closer_to_the_network_than_the_first(network):
     apply_fn, params, x, y = network
     options = {"optimizer": optax.sgd(0.2), "num_steps": 20, "progress": False, "record_outputs": True}

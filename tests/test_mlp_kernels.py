@@ -35,7 +35,9 @@ def test_symmetric_and_diagonal_to_the_bit(options, depth):
         assert jnp.array_equal(jnp.diagonal(k), diagonal)
 
 
-@pytest.mark.parametrize("options", CASES)
+@pytest.mark.parametrize(
+    "options", [CASES[1], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[:1] + CASES[2:])]
+)
 def test_fast_path_equals_reference_and_blocks_equal_slices(options):
     x = data(35, 6, np.float64)
     out, layers = mlp_kernels(x, depth=3, **options), mlp_kernels_by_layer(x, depth=3, **options)
@@ -45,6 +47,7 @@ def test_fast_path_equals_reference_and_blocks_equal_slices(options):
         np.testing.assert_allclose(k[:20, 20:], part, rtol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.sampled_from([3, 50, 300]))
 def test_permuting_rows_permutes_the_kernel_to_the_bit(seed, n):
@@ -53,6 +56,7 @@ def test_permuting_rows_permutes_the_kernel_to_the_bit(seed, n):
         assert np.array_equal(np.asarray(a)[np.ix_(p, p)], np.asarray(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["selu", "hard_swish"])
 @pytest.mark.filterwarnings("ignore:mlp_kernels. the series")
 def test_permuting_rows_permutes_series_of_kinked_functions_to_the_bit(activation):
@@ -62,6 +66,7 @@ def test_permuting_rows_permutes_series_of_kinked_functions_to_the_bit(activatio
         assert np.array_equal(np.asarray(a)[np.ix_(p, p)], np.asarray(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_positive_semidefinite(dtype):
     x = data(120, 10, dtype)
@@ -104,6 +109,7 @@ def test_examples_on_a_line_without_biases_have_a_kernel_of_rank_two(dtype):
     assert np.all(np.abs(values[:-2]) <= np.finfo(dtype).eps * len(x) * values[-1])
 
 
+@pytest.mark.slow
 def test_relu_diagonal_is_exact_at_depth_1000():
     x = data(5, 7)
     k = mlp_kernels(x, depth=1000, W_std=2**0.5)
@@ -112,6 +118,7 @@ def test_relu_diagonal_is_exact_at_depth_1000():
     np.testing.assert_allclose(jnp.diagonal(k.ntk), q * 1001, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_float32_relu_scales_and_follows_float64(scale):
     x = data(30, 8)
@@ -140,8 +147,11 @@ def recursion(k, rule, W_std, b_std, roundings):
     return jax.lax.scan(layer, (first, first), roundings)[0]
 
 
-@pytest.mark.parametrize("activation, W_std", [("relu", 2**0.5), ("erf", 1.3), ("gelu", 1.3), ("tanh", 1.3)])
-@pytest.mark.parametrize("depth", [1, 10, 100])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "activation, W_std, depth",
+    [*(("relu", 2**0.5, depth) for depth in (1, 10, 100)), *((a, 1.3, 100) for a in ("erf", "gelu", "tanh"))],
+)
 def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation, W_std, depth):
     x, eps = data(12, 8), float(np.finfo(np.float32).eps)
     x[4:8] = (
@@ -161,6 +171,7 @@ def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation
         assert np.all(np.abs(np.asarray(k32, float) - k) <= s + (2 + depth) * eps * np.max(k))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "erf", "gelu"])
 def test_float32_gradients_are_finite_at_inputs_of_1e15(activation):
     x = data(3, 4)
@@ -169,6 +180,7 @@ def test_float32_gradients_are_finite_at_inputs_of_1e15(activation):
     assert jnp.all(jnp.isfinite(jax.grad(total)(jnp.asarray(y))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "tanh", "sign", "hard_tanh"])
 @pytest.mark.parametrize("scale", [1e15, 1e-15])
 @pytest.mark.filterwarnings("ignore:mlp_kernels. the series")

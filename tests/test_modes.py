@@ -97,6 +97,7 @@ def test_descent_equals_recursion(momentum, nesterov, diag_reg):
     np.testing.assert_allclose(traced(jnp.asarray(steps)), out.test, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_descent_in_float32_keeps_slow_modes():
     k = np.diag([1.0, 1e-3, 1e-6])
     y = np.ones(3)
@@ -127,7 +128,7 @@ def test_more_steps_than_32_bits_hold(single_precision):
     assert ntk_jax.gradient_descent_mse(modes, y, steps[1], slow).train.shape == (N, O)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
 def test_descent_equals_optax_on_the_linearized_network(momentum, getkey):
     x, x_test = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N_TEST, 3))
     y = jax.random.normal(getkey(), (N, O))
@@ -174,6 +175,7 @@ def test_small_steps_are_the_flow():
     assert gaps[1] < 1e-4 and 8 < gaps[0] / gaps[1] < 12  # first order in the step
 
 
+@pytest.mark.slow
 def test_time_is_learning_rate_times_steps(getkey):
     # Twice the rate and half the steps is the same flow; a trained network differs from it by the order of its step.
     x, y = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N, O))
@@ -192,6 +194,7 @@ def test_time_is_learning_rate_times_steps(getkey):
     assert gaps[0] < 0.01 and 1.8 < gaps[1] / gaps[0] < 2.2
 
 
+@pytest.mark.slow
 def test_residuals_stay_below_the_bound_of_the_slowest_mode():
     # |f_t - y| <= exp(-s_min t / nO) |f_0 - y|, and for steps the power of 1 - η s_min / nO, below the critical rate
     k, _, y, f_0, _ = problem()
@@ -298,6 +301,7 @@ def test_targets_without_output_axis_give_results_without_it():
     np.testing.assert_array_equal(flat.test, column.test[:, :, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.5, True)])
 def test_max_learning_rate_separates_stable_from_unstable(momentum, nesterov):
     k, _, y, _, _ = problem()

@@ -8,8 +8,6 @@ import pytest
 import ntk_jax
 from ntk_jax.finite.tiles import free_bytes
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def wide():
@@ -57,16 +55,17 @@ def test_one_sample_has_no_error(wide, unchecked_shapes):
         ntk_jax.monte_carlo_kernels(init_fn, apply_fn, x, key=jax.random.key(0), num_samples=1)
 
 
+@pytest.mark.slow
 def test_projection_is_unbiased_and_its_error_falls(wide):
     _, apply_fn, params, x = wide
     exact = np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x))
 
     def estimates(dimensions, num_keys):
-        kernels = []
-        for key in jax.random.split(jax.random.key(7), num_keys):
-            features = ntk_jax.tangent_features(apply_fn, params, x, projection=dimensions, key=key)
-            kernels.append(np.asarray(ntk_jax.contract(features)))
-        return np.stack(kernels)
+        @jax.jit
+        def estimate(key):
+            return ntk_jax.contract(ntk_jax.tangent_features(apply_fn, params, x, projection=dimensions, key=key))
+
+        return np.stack([estimate(key) for key in jax.random.split(jax.random.key(7), num_keys)])
 
     few = estimates(64, 24)
     error = few.std(0, ddof=1) / 24**0.5
@@ -76,6 +75,7 @@ def test_projection_is_unbiased_and_its_error_falls(wide):
     assert 2.5 < ratio < 6  # 4 = sqrt(1024 / 64)
 
 
+@pytest.mark.slow
 def test_projection_of_shared_weights_and_plain_gradients():
     def apply_fn(p, x):  # one weight at two positions; a scale with its own Jacobian block
         return jnp.tanh(jnp.einsum("ntd,do->nto", x, p["w"])).sum(1) * jnp.broadcast_to(p["s"], (len(x), 3))
@@ -89,6 +89,7 @@ def test_projection_of_shared_weights_and_plain_gradients():
     np.testing.assert_allclose(ntk_jax.contract(features), exact, atol=0.05 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_projection_errors(wide, unchecked_shapes):
     _, apply_fn, params, x = wide
     with pytest.raises(ValueError, match="key: expected a random key"):

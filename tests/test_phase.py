@@ -6,8 +6,6 @@ import pytest
 from ntk_jax import critical_W_std, phase
 from ntk_jax.plots import plot_phase_diagram
 
-pytestmark = pytest.mark.slow
-
 
 def test_relu_is_critical_at_the_square_root_of_two():
     assert critical_W_std("relu", 0.3) == pytest.approx(2**0.5, rel=1e-6)
@@ -16,6 +14,7 @@ def test_relu_is_critical_at_the_square_root_of_two():
     assert phase("relu", 2.0, 0.1).q_star == np.inf
 
 
+@pytest.mark.slow
 def test_erf_has_order_and_chaos_on_either_side_of_its_critical_line():
     W = critical_W_std("erf", 0.2)
     assert phase("erf", 0.9 * W, 0.2).name == "ordered"
@@ -25,11 +24,13 @@ def test_erf_has_order_and_chaos_on_either_side_of_its_critical_line():
     assert q == pytest.approx(0.04 + (1.1 * W) ** 2 * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_no_critical_point_is_an_error():
     with pytest.raises(ValueError, match="change sign"):
         critical_W_std("sign", 0.1)
 
 
+@pytest.mark.slow
 def test_plot_shows_the_line():
     ax = plot_phase_diagram("erf", W_std=np.linspace(0.5, 3, 5), b_std=np.linspace(0, 0.4, 3))
     assert len(ax.lines[0].get_xdata()) == 3

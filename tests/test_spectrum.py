@@ -60,6 +60,7 @@ def test_lanczos_on_a_network_never_forms_the_kernel(network):
     np.testing.assert_allclose(top.eigenvectors.T @ top.eigenvectors, np.eye(6), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_lanczos_finds_repeated_eigenvalues():
     s = np.array([5.0, 5.0, 5.0, 3.0, 3.0, *np.linspace(1, 0.1, 55)])
     op = Matrix(with_eigenvalues(s))
@@ -70,6 +71,7 @@ def test_lanczos_finds_repeated_eigenvalues():
     np.testing.assert_allclose(narrow.eigenvalues, [5.0, 3.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_lanczos_on_singular_and_small_kernels():
     s = np.array([7.0, 2.0, *np.zeros(48)])
     top = ntk_jax.top_eigenvalues(with_eigenvalues(s), 4, key=jax.random.key(0))
@@ -97,6 +99,7 @@ def test_lanczos_in_single_precision():
     np.testing.assert_allclose(top.eigenvalues, s[:5], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_stochastic_trace_within_its_standard_error(network):
     op, full = network
     k = flat(full)

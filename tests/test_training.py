@@ -153,6 +153,7 @@ def test_batches_are_those_of_the_key_and_losses_are_over_all_examples(problem):
         p = jax.tree.map(lambda a, g: a - 0.1 * g, p, grads)
 
 
+@pytest.mark.slow
 def test_closed_form_is_the_mean_of_mini_batch_training(problem):
     apply_fn, params, x, y = problem
     linear = ntk_jax.linearize(apply_fn, params)

@@ -45,6 +45,7 @@ def test_flow_equals_ode_of_the_parameters(features, diag_reg):
     np.testing.assert_allclose(limit.test, [expected] * 2, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "nesterov", "diag_reg"), [(0.0, False, 0.3), (0.9, False, 0.0), (0.9, True, 0.3)])
 def test_descent_equals_the_recursion_of_the_parameters(features, momentum, nesterov, diag_reg):
     modes, y, start, (jacobian, jacobian_test, theta_0) = features
@@ -63,6 +64,7 @@ def test_descent_equals_the_recursion_of_the_parameters(features, momentum, nest
     np.testing.assert_allclose(out.test, test, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_descent_equals_optax_on_the_linearized_network(getkey):
     x, x_test = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N_TEST, 3))
     y = jax.random.normal(getkey(), (N, O))
