@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> None:
         large = (Problem(512, 512, 3, 10), Problem(512, 512, 3, 1))
     found = rates(large, 1024 if quick else 2048, 3 if quick else 5)
     print(table(found, {**COLUMNS, "gflop": ".0f", "median_s": ".3g", "compile_s": ".3g", "of_product": ".0%"}))
-    grid = methods(GRID[:2] if quick else GRID, 3 if quick else 5)
+    grid = methods(GRID[:2] if quick else GRID, 3 if quick else 15)
     seconds = {f"{m}_s": ".3g" for m in METHODS}
     print(table(grid, {**COLUMNS, **seconds, "best": "", "auto_over_best": ".2f"}))
     cnn = () if quick else (Problem(256, 32, 0, 10, image=32),)
