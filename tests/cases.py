@@ -258,3 +258,16 @@ CASES = [
     Case("unused", plain(lookup_of_unused, {"layers": ({"w": (3, 4), "dead": (7,)}, ((4, 2), (3,)))}, (3,)), 2),
     Case("branching", plain(branching, {"w": (3, 4), "v": (4, 2), "u": (3, 2)}, (3,)), 2),
 ]
+
+
+def dense_ntk(apply_fn, params, x1, x2):
+    """J(x1) J(x2)^T from the whole Jacobian of the whole batch, in every output mode."""
+
+    @jax.jit
+    def jacobian(x):
+        jac = jax.jacobian(lambda p: apply_fn(p, x).reshape(x.shape[0], -1))(params)
+        return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jac)], axis=2)
+
+    full = np.einsum("iop,jqp->ijoq", jacobian(x1), jacobian(x2))
+    diagonal = np.einsum("ijoo->ijo", full)
+    return {"mean": diagonal.mean(axis=2), "diagonal": diagonal, "full": full}

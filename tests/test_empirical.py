@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import dense_ntk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,19 +53,6 @@ CASES = {
     ),
     "image": (image, (3, 3, 1)),
 }
-
-
-def dense_ntk(apply_fn, params, x1, x2):
-    """J(x1) J(x2)^T from the whole Jacobian of the whole batch, in every output mode."""
-
-    @jax.jit
-    def jacobian(x):
-        jac = jax.jacobian(lambda p: apply_fn(p, x).reshape(x.shape[0], -1))(params)
-        return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jac)], axis=2)
-
-    full = np.einsum("iop,jqp->ijoq", jacobian(x1), jacobian(x2))
-    diagonal = np.einsum("ijoo->ijo", full)
-    return {"mean": diagonal.mean(axis=2), "diagonal": diagonal, "full": full}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
+from cases import dense_ntk
 
 from ntk_jax import empirical_ntk, from_linen
 from ntk_jax.finite.blocks import FactoredBlock
@@ -44,12 +44,6 @@ def case(model, shape):
     return *from_linen(model, model.init(jax.random.key(0), x)), x
 
 
-def dense_ntk(apply_fn, params, x):
-    flat, unravel = ravel_pytree(params)
-    J = jax.jacrev(lambda p: apply_fn(unravel(p), x))(flat)
-    return np.einsum("iop,jop->ij", J, J) / J.shape[1]
-
-
 def shared(apply_fn, params, x):
     blocks = features_jit(apply_fn, params, x, for_mean=True).blocks
     return {
@@ -70,7 +64,7 @@ CASES = [
 def test_shared_cotangents_give_the_kernel_of_dense_jacobians(name, model, shape, expected):
     apply_fn, params, x = case(model, shape)
     assert shared(apply_fn, params, x) == expected
-    exact = np.asarray(dense_ntk(apply_fn, params, x))
+    exact = np.asarray(dense_ntk(apply_fn, params, x, x)["mean"])
     for k, truth in (
         (empirical_ntk(apply_fn, params, x, method="layerwise"), exact),
         (empirical_ntk(apply_fn, params, x[:4], x[2:], method="layerwise"), exact[:4, 2:]),

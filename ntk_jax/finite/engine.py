@@ -144,8 +144,8 @@ def run_strategy(
     else:
         options = {"method": s.method, "precision": s.precision, "for_mean": s.problem.outputs == "mean"}
         prepare = partial(features_jit, apply_fn, params, forms=s.forms, **options)
-        combine = partial(_contract_pair, outputs=s.problem.outputs, precision=s.precision)
-        own = lambda f: _mirror(_contract_own(f, outputs=s.problem.outputs, precision=s.precision))  # noqa: E731
+        combine = partial(_contract, outputs=s.problem.outputs, precision=s.precision)
+        own = lambda f: _mirror(combine(f, None))  # noqa: E731
     if x2 is None and s.shape[0] <= s.tiling.rows1:
         return own(prepare(x1))
     if x2 is not None and s.shape[0] <= s.tiling.rows1 and s.shape[1] <= s.tiling.rows2:
@@ -177,17 +177,17 @@ def features_jit(
 
 def contract_batches(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
     """The kernel of two batches of features; per block, factors become gradients where that is cheaper."""
-    k = _contract_any(f1, f2, outputs=outputs, precision=precision)
+    k = _contract_in_best_forms(f1, f2, outputs=outputs, precision=precision)
     return _mirror(k) if f2 is None else k
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
-def _contract_any(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
-    other = f1 if f2 is None else f2
-    problem = cost.Problem(f1.num_rows, other.num_rows, f2 is None, outputs, default_memory_limit())
+def _contract_in_best_forms(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
+    num_columns = f1.num_rows if f2 is None else f2.num_rows
+    problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, default_memory_limit())
     forms = cost.choose_forms(f1.blocks, problem)
-    f1, other = (_in_forms(f, forms, precision) for f in (f1, other))
-    return contract_upper(f1, outputs, precision) if f2 is None else contract_features(f1, other, outputs, precision)
+    other = None if f2 is None else _in_forms(f2, forms, precision)
+    return _contract(_in_forms(f1, forms, precision), other, outputs=outputs, precision=precision)
 
 
 def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str) -> TangentFeatures:
@@ -199,13 +199,9 @@ def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str)
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
-def _contract_pair(f1: TangentFeatures, f2: TangentFeatures, *, outputs: str, precision: str) -> Array:
-    return contract_features(f1, f2, outputs, precision)
-
-
-@partial(jax.jit, static_argnames=("outputs", "precision"))
-def _contract_own(f: TangentFeatures, *, outputs: str, precision: str) -> Array:
-    return contract_upper(f, outputs, precision)
+def _contract(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
+    """The kernel of two batches; of one with itself (None) the upper triangle."""
+    return contract_upper(f1, outputs, precision) if f2 is None else contract_features(f1, f2, outputs, precision)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("outputs", "precision"))

@@ -65,7 +65,7 @@ class Series(Expansion):
         rule = self
         if self.terms is None and all(is_concrete(m) for m in (*moments, *q_max)):
             rule = fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2)
-        return rule.pair(rule.rows(moments[0]), moments[1], rule.rows(moments[2]))
+        return super(Series, rule).__call__(*moments)
 
     def fitted(self, q_max, dtype):
         return self if self.terms else enough_terms(self, q_max, dtype)

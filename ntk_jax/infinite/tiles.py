@@ -13,15 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import (
-    Architecture,
-    Layers,
-    Side,
-    first_dense,
-    pair_step,
-    rows,
-    split_layers,
-)
+from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, pair_step, rows, split_layers
 from ntk_jax.linalg import matmul
 
 TILE = 256
