@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve, eigh
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ntk_jax.compat import is_concrete
 
@@ -124,10 +124,15 @@ def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
 def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
     """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
     n, outputs = k.shape[0], k.shape[2:]
-    row, column = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
     if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
-        row = row[:, :, None, None] * outputs[0] + jnp.arange(outputs[0]).reshape(1, 1, -1, 1)
-        column = column[:, :, None, None] * outputs[1] + jnp.arange(outputs[1]).reshape(1, 1, 1, -1)
-        return jnp.where(row <= column, k, swap_sides(k))
-    upper = (row <= column).reshape(n, n, *(1,) * len(outputs))
-    return jnp.where(upper, k, swap_sides(k))
+        lower = strictly_lower(n * outputs[0]).reshape(n, outputs[0], n, outputs[1]).transpose(0, 2, 1, 3)
+        return jnp.where(lower, swap_sides(k), k)
+    return jnp.where(strictly_lower(n).reshape(n, n, *(1,) * len(outputs)), swap_sides(k), k)
+
+
+def strictly_lower(n: int) -> Bool[Array, "n n"]:
+    """Where the row is below the diagonal.
+
+    XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows; `tri` it leaves alone.
+    """
+    return jnp.tri(n, k=-1, dtype=bool)

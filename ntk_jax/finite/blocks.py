@@ -38,6 +38,12 @@ class FactoredBlock:
         """The block of some of the rows."""
         return replace(self, inputs=tuple(a[rows] for a in self.inputs), cotangents=self.cotangents[rows])
 
+    def with_rows_of(self, others: "list[FactoredBlock]") -> "FactoredBlock":
+        """The block with the rows of others after its own."""
+        parts = [self, *others]
+        inputs = tuple(jnp.concatenate(a) for a in zip(*(block.inputs for block in parts), strict=True))
+        return replace(self, inputs=inputs, cotangents=jnp.concatenate([block.cotangents for block in parts]))
+
     def weighted(self, dtype: Any) -> "FactoredBlock":
         """One side of a product, with the weights of shared cotangents."""
         if self.scales is None:
@@ -82,6 +88,11 @@ class GradientBlock:
         """The block of some of the rows."""
         return replace(self, jacobians=tuple(j[rows] for j in self.jacobians))
 
+    def with_rows_of(self, others: "list[GradientBlock]") -> "GradientBlock":
+        """The block with the rows of others after its own."""
+        parts = zip(*(block.jacobians for block in (self, *others)), strict=True)
+        return replace(self, jacobians=tuple(jnp.concatenate(j) for j in parts))
+
     def weighted(self, dtype: Any) -> "GradientBlock":
         """One side of a product, with the weights of shared gradients."""
         if self.scales is None:
@@ -125,6 +136,13 @@ class TangentFeatures:
         """The features of some of the rows."""
         blocks = tuple(block.rows(slice(start, stop)) for block in self.blocks)
         return TangentFeatures(blocks, stop - start, self.num_outputs, self.dtype)
+
+
+def join_rows(parts: tuple[TangentFeatures, ...]) -> TangentFeatures:
+    """The features of all rows, from those of some rows each."""
+    first, num_rows = parts[0], sum(part.num_rows for part in parts)
+    blocks = tuple(block.with_rows_of(list(others)) for block, *others in zip(*(p.blocks for p in parts), strict=True))
+    return TangentFeatures(blocks, num_rows, first.num_outputs, first.dtype)
 
 
 def _outer(a: Float[Array, "n B T I"], d: Float[Array, "n O B T D"], precision: str) -> Float[Array, "n O p"]:

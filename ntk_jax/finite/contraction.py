@@ -14,7 +14,7 @@ from ntk_jax.linalg import swap_sides as swap_sides
 
 OUTPUTS = ("mean", "diagonal", "full")
 PRECISIONS = ("highest", "high", "default")
-HALF = 128  # rows below which smaller products are slower than the entries that they save
+HALF = 256  # rows below which smaller products are slower than the entries that they save
 
 
 def contract_features(

@@ -48,6 +48,8 @@ class Problem(NamedTuple):
 SHORT_PRODUCT = 3.0
 # Operations that one element of a temporary costs by being written and read, at the rate of matrix products.
 PASS = 24.0
+# Bytes of temporaries that stay in caches, and that the C library does not map and clear anew for every call.
+IN_THE_MAKING = 2**24
 
 
 def factored_cost(block: FactoredBlock, outputs: str) -> BlockCost:
@@ -142,6 +144,13 @@ def footprint(blocks: tuple[Block, ...], forms: tuple[str, ...], plan: Plan, out
     # Features, the cotangents they are arranged from, and what the backward pass keeps.
     work = row + 2 * sum(factors) + 4 * taps + (1 + plan.num_outputs) * taps
     return Footprint(row, work, max([8, *(c.pair_bytes for c in costs)]))
+
+
+def rows_at_once(forms: tuple[str, ...], footprint: Footprint, problem: Problem) -> int | None:
+    """Rows whose features are made together: few where what they are made from is larger than what is kept of them."""
+    if all(form == "factors" for form in forms) or footprint.work < 4 * footprint.row:
+        return None
+    return max(1, min(IN_THE_MAKING, problem.memory_limit // 4) // footprint.work)
 
 
 def vector_product_footprint(plan: Plan, params: Any, outputs: str) -> Footprint:

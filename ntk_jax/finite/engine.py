@@ -1,5 +1,6 @@
 """The strategy for one kernel (method, form of every layer, tiles) and its execution."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.finite import cost
-from ntk_jax.finite.blocks import Block, TangentFeatures
+from ntk_jax.finite.blocks import Block, TangentFeatures, join_rows
 from ntk_jax.finite.contraction import contract_features, contract_upper, mirror_upper, output_axes
 from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features, shapes_of
 from ntk_jax.finite.plan import Plan
@@ -20,6 +22,7 @@ from ntk_jax.finite.tiles import (
     choose_tiling,
     count_tiles,
     default_memory_limit,
+    take_rows,
 )
 from ntk_jax.finite.vector_products import vector_product_block
 from ntk_jax.progress import progress_bar
@@ -40,6 +43,7 @@ class Strategy(NamedTuple):
         operations: of every method.
         footprint: bytes per row and pair.
         tiling: blocks and tiles.
+        rows_at_once: in the making of features.
         precision: of the matrix products.
         shape: of the result.
         dtype: of the result.
@@ -53,6 +57,7 @@ class Strategy(NamedTuple):
     operations: dict[str, float]
     footprint: Footprint
     tiling: Tiling
+    rows_at_once: int | None
     precision: str
     shape: tuple[int, ...]
     dtype: Any
@@ -105,12 +110,17 @@ def _decide(
         method = min(("layerwise", "vector_products"), key=operations.__getitem__)
     if method == "jacobian":
         factored, forms = explicit, gradients
+    at_once = None
     if method == "vector_products":
         footprint = cost.vector_product_footprint(plan, params, problem.outputs)
     else:
         footprint = cost.footprint(factored, forms, plan, problem.outputs)
+    if method == "layerwise" and (at_once := cost.rows_at_once(forms, footprint, problem)) is not None:
+        footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
     tiling = choose_tiling(problem.n1, problem.n2, footprint, problem.memory_limit)
-    return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, precision, shape, dtype)
+    return Strategy(
+        method, forms, factored, plan, problem, operations, footprint, tiling, at_once, precision, shape, dtype
+    )
 
 
 def _blocks(
@@ -143,7 +153,9 @@ def run_strategy(
         own: Any = lambda x: _mirror(combine(x, x))  # noqa: E731
     else:
         options = {"method": s.method, "precision": s.precision, "for_mean": s.problem.outputs == "mean"}
-        prepare = partial(features_jit, apply_fn, params, forms=s.forms, **options)
+        prepare = partial(
+            _few_at_once, partial(features_jit, apply_fn, params, forms=s.forms, **options), s.rows_at_once
+        )
         combine = partial(_contract, outputs=s.problem.outputs, precision=s.precision)
         own = lambda f: _mirror(combine(f, None))  # noqa: E731
     if x2 is None and s.shape[0] <= s.tiling.rows1:
@@ -173,6 +185,19 @@ def features_jit(
             return jacobian_features(apply_fn, params, x)
         features = factored_features(apply_fn, params, x, plan_features(apply_fn, params, x), for_mean=for_mean)
     return features if forms is None else _in_forms(features, forms, precision)
+
+
+def _few_at_once(prepare: Callable[[Array], TangentFeatures], few: int | None, x: Array) -> TangentFeatures:
+    """`prepare(x)`, `few` rows at a time: in a loop of Python's, as XLA's convolutions are slow in a loop of its own."""
+    n = x.shape[0]
+    if few is None or n <= few or not is_concrete(x):
+        return prepare(x)
+    return _join(tuple(prepare(take_rows(x, slice(a, min(a + few, n)), few)) for a in range(0, n, few)), n)
+
+
+@partial(jax.jit, static_argnums=1)
+def _join(parts: tuple[TangentFeatures, ...], num_rows: int) -> TangentFeatures:
+    return join_rows(parts).rows(0, num_rows)
 
 
 def contract_batches(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:

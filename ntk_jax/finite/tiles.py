@@ -16,6 +16,9 @@ from ntk_jax.finite.contraction import swap_sides
 MAX_BLOCK = 512
 """Rows of a tile: large enough for the rate of large matrix products, small enough for the caches."""
 
+LARGE_FEATURES = 2**25
+"""Bytes of a block's features above which half the rows already make large products, and waste less of the diagonal."""
+
 
 class Tiling(NamedTuple):
     """Rows per block on each side, and how many blocks of features each side holds at a time."""
@@ -41,9 +44,8 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
     Blocks never get smaller than one row: below that the limit cannot be kept.
     """
     quarter = memory_limit // 4
-    cap = min(
-        MAX_BLOCK, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1))
-    )
+    rows = MAX_BLOCK if MAX_BLOCK * footprint.row <= LARGE_FEATURES else MAX_BLOCK // 2
+    cap = min(rows, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1)))
     rows1, rows2 = (_even(n, max(cap, 1)) for n in (n1, n2))
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))
@@ -141,7 +143,7 @@ class Assembly:
 
     def _features(self, x: Array, group: list[slice]) -> list[Any]:
         size = group[0].stop - group[0].start
-        return [self.prepare(_rows(x, s, max(size, s.stop - s.start))) for s in group]
+        return [self.prepare(take_rows(x, s, max(size, s.stop - s.start))) for s in group]
 
     def _pairs(self, rows: list[slice], columns: list[slice], f1: Any, f2: Any, mirror: bool = False) -> None:
         for r, left in zip(rows, f1, strict=True):
@@ -174,7 +176,7 @@ def _groups(n: int, rows: int, held: int) -> list[list[slice]]:
     return [blocks[i : i + held] for i in range(0, len(blocks), held)]
 
 
-def _rows(x: Array, rows: slice, size: int) -> Array:
+def take_rows(x: Array, rows: slice, size: int) -> Array:
     """A block of x; the last one is filled up with its last row, so that all blocks share one compiled program."""
     block = x[rows]
     missing = size - block.shape[0]

@@ -18,6 +18,13 @@ class Dual(NamedTuple):
     k_dot: Float[Array, "..."]
 
 
+class Apart(NamedTuple):
+    """1 - rho and 1 + rho of pairs, each exact relative to its own value: near a pole, rho itself has rounded it away."""
+
+    minus: Any
+    plus: Any
+
+
 class DualRule:
     """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static arguments of `jax.jit`.
 
@@ -25,6 +32,11 @@ class DualRule:
     """
 
     unroll = 8
+
+    @property
+    def cusp(self) -> bool:
+        """Whether k or k_dot has an infinite derivative at the poles, and `apart` answers for them."""
+        return False
 
     @property
     def adaptive(self) -> bool:
@@ -50,6 +62,10 @@ class DualRule:
     def own(self, q: Array) -> Dual:
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
+
+    def apart(self, inputs: Apart) -> tuple[Apart, Array]:
+        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and k_dot."""
+        raise NotImplementedError
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         """The dual of broadcastable moments."""

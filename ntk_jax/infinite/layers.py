@@ -51,7 +51,8 @@ def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
     return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
 
 
-def _add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+def add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The kernels after a layer, with those before it if a skip connection leads around it: not around the readout."""
     if not arch.residual:
         return new
     return jax.tree.map(lambda a, b: a + jnp.where(last, jnp.zeros_like(b), b), new, old)
@@ -75,7 +76,7 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         if arch.layer_norm:
             qn, thetan = jnp.where(q > 0, jnp.ones_like(q), 0), ratio(theta, q)
         k, k_dot = arch.rule.own(qn)
-        new = _add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
     start = first_dense(first, q0)
@@ -103,7 +104,7 @@ def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
     k, k_dot = arch.rule.pair(dual1, q12, dual2)
-    return _add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
+    return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
 def all_layers(

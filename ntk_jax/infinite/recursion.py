@@ -4,10 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, side
+from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_dense, side, split_layers
+from ntk_jax.infinite.near import directions, is_near, near_kernels
 from ntk_jax.infinite.tiles import tiled_layers
 from ntk_jax.linalg import matmul, mirror_upper
 
@@ -48,6 +49,8 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     if x2 is None:
         q12 = _with_diagonal(q12, side1.q0)
     out = all_layers(q12, side1, side2, layers, arch, every)
+    if arch.rule.cusp and layers.W.shape[0] > 1:
+        out = _with_near(out, x1, x1 if x2 is None else x2, q12, side1, side2, layers, arch, every)
     if x2 is not None:
         return out
     if not every:
@@ -55,6 +58,18 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     out = jax.tree.map(jax.vmap(mirror_upper), out)
     own = [jnp.concatenate([h, end[None]]) for h, end in ((side1.variances, side1.nngp), (side1.tangents, side1.ntk))]
     return tuple(jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True))
+
+
+def _with_near(
+    out, x1: Array, x2: Array, q12: Array, side1: Side, side2: Side, layers, arch: Architecture, every: bool
+):
+    """The values, not the derivatives, of pairs that are nearly parallel, from the distance of their directions."""
+    first, _ = split_layers(layers)
+    left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in ((x1, side1), (x2, side2)))
+    start = first_dense(first, q12)
+    wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
+    exact = near_kernels(left, start, right, wanted, layers, arch, every)
+    return jax.tree.map(lambda k, new: k + lax.stop_gradient(jnp.where(wanted, new - k, 0)), out, exact)
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ the time grew exponentially with depth.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ from jax import Array, lax
 
 from ntk_jax.infinite.dual import covariance_at_poles
 from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, pair_step, rows, split_layers
-from ntk_jax.linalg import matmul
+from ntk_jax.infinite.near import directions, is_near, near_kernels
+from ntk_jax.linalg import matmul, strictly_lower
 
 TILE = 256
 
@@ -51,14 +53,26 @@ def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: 
         return first_dense(first, covariance_at_poles(products, q1, q2))
 
     zero = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype)
-    state = visit.update((zero, zero), start, _group(arch, head, lead))
+    watch = partial(visit.near, side1.variances[0], side2.variances[0]) if depth and arch.rule.cusp else None
+    state, near = visit.update((zero, zero), start, _group(arch, head, lead), watch)
 
     def chunk(state, inputs):
-        return visit.update(state, visit.load, _group(arch, inputs, unroll)), None
+        return visit.update(state, visit.load, _group(arch, inputs, unroll))[0], None
 
     if depth > lead:
         chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
         state, _ = lax.scan(chunk, state, chunks)
+    if watch is not None:
+        u1, u2 = directions(x1, side1.variances[0], first), directions(x2_, side2.variances[0], first)
+
+        def exact(i, j, state):
+            moments = start(i, j, state)
+            left = visit.left(u1, i), visit.left(side1.variances, i, -1)
+            right = visit.right(u2, j), visit.right(side2.variances, j, -1)
+            wanted = watch(i, j, moments)
+            return wanted, near_kernels(left, moments, right, wanted, layers, arch)
+
+        state = visit.correct(state, near, exact)
     return jax.tree.map(lambda k: k[:n1, :n2], state) if state[0].shape != (n1, n2) else state
 
 
@@ -96,35 +110,58 @@ class _Tiles:
         self.starts = jnp.asarray([(i * t1, j * t2) for i, j in pairs])
         self.t1, self.t2, self.symmetric = t1, t2, symmetric
 
-    def left(self, x: Array, i: Array) -> Array:
-        return lax.dynamic_slice_in_dim(x, i, self.t1)
+    def left(self, x: Array, i: Array, axis: int = 0) -> Array:
+        return lax.dynamic_slice_in_dim(x, i, self.t1, axis)
 
-    def right(self, x: Array, j: Array) -> Array:
-        return lax.dynamic_slice_in_dim(x, j, self.t2)
+    def right(self, x: Array, j: Array, axis: int = 0) -> Array:
+        return lax.dynamic_slice_in_dim(x, j, self.t2, axis)
 
     def load(self, i, j, state):
         return tuple(lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
 
-    def update(self, state, start, group):
-        """`state` after `group` of layers, tile by tile from `start(i, j, state)`."""
+    def near(self, q1, q2, i, j, moments):
+        """The pairs of a tile that are nearly parallel; an example and itself are not a pair."""
+        near = is_near(self.left(q1, i)[:, None], moments[0], self.right(q2, j)[None, :])
+        if not self.symmetric:
+            return near
+        return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
+
+    def update(self, state, start, group, watch=None):
+        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and the tiles where `watch` saw something.
+
+        These are a list of tile numbers and how many of its entries count.
+        """
         rows1, rows2, through = group
 
         def tile(m, state):
             i, j = self.starts[m, 0], self.starts[m, 1]
-            left = jax.tree.map(lambda r: lax.dynamic_slice_in_dim(r, i, self.t1, axis=r.ndim - 1)[..., :, None], rows1)
-            right = jax.tree.map(
-                lambda r: lax.dynamic_slice_in_dim(r, j, self.t2, axis=r.ndim - 1)[..., None, :], rows2
-            )
-            return lax.complex(*through(start(i, j, state), left, right))
+            left = jax.tree.map(lambda r: self.left(r, i, -1)[..., :, None], rows1)
+            right = jax.tree.map(lambda r: self.right(r, j, -1)[..., None, :], rows2)
+            moments = start(i, j, state)
+            seen = 0 if watch is None else jnp.any(watch(i, j, moments)).astype(int)
+            return lax.complex(*through(moments, left, right)), seen
 
         def body(m, carry):
             # A tile is written one step after it was computed: fused into its four writes, it would be computed four times.
-            state, done = carry
-            return self._write(state, done, jnp.maximum(m - 1, 0)), tile(m, state)
+            state, done, listed, count = carry
+            new, seen = tile(m, state)
+            return self._write(state, done, jnp.maximum(m - 1, 0)), new, listed.at[count].set(m), count + seen
 
-        nothing = lax.complex(*self.load(0, 0, state))
-        state, done = lax.fori_loop(0, len(self.starts), body, (state, nothing))
-        return self._write(state, done, len(self.starts) - 1)
+        nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), int), 0
+        state, done, listed, count = lax.fori_loop(0, len(self.starts), body, (state, *nothing))
+        return self._write(state, done, len(self.starts) - 1), (listed, count)
+
+    def correct(self, state, tiles, exact):
+        """`state` with some pairs of the listed tiles replaced: which, and by what, says `exact(i, j, state)`."""
+        listed, count = tiles
+
+        def body(m, state):
+            i, j = self.starts[listed[m]]
+            wanted, new = exact(i, j, state)
+            both = (jnp.where(wanted, k, old) for k, old in zip(new, self.load(i, j, state), strict=True))
+            return self._write(state, lax.complex(*both), listed[m])
+
+        return lax.fori_loop(0, count, body, state)
 
     def _write(self, state, both, m):
         return write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
@@ -134,8 +171,7 @@ def write_tile(symmetric: bool, state: tuple[Array, ...], both: Array, at: tuple
     """A tile of both kernels in its place, and mirrored; one on the diagonal takes its lower half from the upper one."""
     i, j = at
     if symmetric:
-        upper = jnp.arange(both.shape[0])[:, None] <= jnp.arange(both.shape[1])[None, :]
-        both = jnp.where((i != j) | upper, both, both.T)
+        both = jnp.where((i == j) & strictly_lower(both.shape[0]), both.T, both)
     parts = (both.real, both.imag)
     state = tuple(lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, parts, strict=True))
     if not symmetric:
