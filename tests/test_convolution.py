@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from ntk_jax import empirical_ntk, from_linen
+from ntk_jax.finite import cost, engine
 from ntk_jax.finite.convolution import by_offsets, convolve, unstrided
 
 RNG = np.random.default_rng(0)
@@ -88,3 +89,23 @@ def test_kernel_of_a_network_down_to_one_pixel_and_its_gradient():
     found = scalar(lambda a, b: empirical_ntk(apply_fn, params, a, b, outputs="full"))(x)
     expected = scalar(lambda a, b: dense_kernel(apply_fn, params, a, b))(x)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("outputs", ["mean", "full"])
+def test_a_few_rows_at_a_time_give_the_same_kernel(monkeypatch, outputs):
+    x = jnp.asarray(RNG.standard_normal((7, 8, 8, 2)))
+    model = Narrowing()
+    apply_fn, params = from_linen(model, model.init(jax.random.key(0), x))
+    whole = empirical_ntk(apply_fn, params, x, x[:5], outputs=outputs)
+    monkeypatch.setattr(cost, "IN_THE_MAKING", 49152)
+    engine._decide.cache_clear()
+    strategy = engine.make_strategy(apply_fn, params, x, None, outputs, "layerwise", None, "highest")
+    assert "gradients" in strategy.forms and 1 < strategy.rows_at_once < 5
+    few = empirical_ntk(apply_fn, params, x, outputs=outputs)
+    np.testing.assert_allclose(few[:, :5], whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        empirical_ntk(apply_fn, params, x, x[:5], outputs=outputs), whole, rtol=1e-12, atol=1e-12
+    )
+    traced = jax.jit(lambda p: empirical_ntk(apply_fn, p, x, outputs=outputs))(params)  # all rows together
+    np.testing.assert_allclose(traced, few, rtol=1e-12, atol=1e-12)
+    engine._decide.cache_clear()

@@ -84,7 +84,10 @@ def make_strategy(
     check_result_fits(shape, dtype)
     limit = default_memory_limit() if memory_limit is None else memory_limit
     problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
-    return _decide(apply_fn, *shapes_of(params), (x1.shape[1:], x1.dtype), problem, method, precision, shape, dtype)
+    # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
+    in_parts = jax.default_backend() == "cpu" and all(is_concrete(a) for a in jax.tree.leaves((params, x1, x2)))
+    x = (x1.shape[1:], x1.dtype)
+    return _decide(apply_fn, *shapes_of(params), x, problem, method, precision, in_parts, shape, dtype)
 
 
 @lru_cache(maxsize=256)
@@ -96,6 +99,7 @@ def _decide(
     problem: cost.Problem,
     method: str,
     precision: str,
+    in_parts: bool,
     shape: tuple[int, ...],
     dtype: Any,
 ) -> Strategy:
@@ -110,17 +114,17 @@ def _decide(
         method = min(("layerwise", "vector_products"), key=operations.__getitem__)
     if method == "jacobian":
         factored, forms = explicit, gradients
-    at_once = None
+    few = None
     if method == "vector_products":
         footprint = cost.vector_product_footprint(plan, params, problem.outputs)
     else:
         footprint = cost.footprint(factored, forms, plan, problem.outputs)
-    if method == "layerwise" and (at_once := cost.rows_at_once(forms, footprint, problem)) is not None:
+    if method == "layerwise" and in_parts:
+        few = cost.rows_at_once(forms, footprint, problem)
+    if few is not None:
         footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
     tiling = choose_tiling(problem.n1, problem.n2, footprint, problem.memory_limit)
-    return Strategy(
-        method, forms, factored, plan, problem, operations, footprint, tiling, at_once, precision, shape, dtype
-    )
+    return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, few, precision, shape, dtype)
 
 
 def _blocks(
@@ -190,7 +194,7 @@ def features_jit(
 def _few_at_once(prepare: Callable[[Array], TangentFeatures], few: int | None, x: Array) -> TangentFeatures:
     """`prepare(x)`, `few` rows at a time: in a loop of Python's, as XLA's convolutions are slow in a loop of its own."""
     n = x.shape[0]
-    if few is None or n <= few or not is_concrete(x):
+    if few is None or n <= few:
         return prepare(x)
     return _join(tuple(prepare(take_rows(x, slice(a, min(a + few, n)), few)) for a in range(0, n, few)), n)
 
