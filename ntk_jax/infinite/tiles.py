@@ -63,12 +63,12 @@ def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: 
         chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
         state, _ = lax.scan(chunk, state, chunks)
     if watch is not None:
-        u1, u2 = directions(x1, side1.variances[0], first), directions(x2_, side2.variances[0], first)
 
         def exact(i, j, state):
             moments = start(i, j, state)
-            left = visit.left(u1, i), visit.left(side1.variances, i, -1)
-            right = visit.right(u2, j), visit.right(side2.variances, j, -1)
+            q1, q2 = visit.left(side1.variances, i, -1), visit.right(side2.variances, j, -1)
+            left = directions(visit.left(x1, i), q1[0], first), q1
+            right = directions(visit.right(x2_, j), q2[0], first), q2
             wanted = watch(i, j, moments)
             return wanted, near_kernels(left, moments, right, wanted, layers, arch)
 
