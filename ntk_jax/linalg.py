@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_factor, cho_solve, eigh
 from jaxtyping import Bool, Float
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.draws import draw_flat
 
 # TF32 and bfloat16 products make kernels indefinite: full precision unless the caller says otherwise.
 matmul = partial(jnp.matmul, precision="highest")
@@ -111,7 +112,7 @@ def largest_eigenvalue(
         norm = jnp.linalg.norm(w)
         return jnp.where(norm == 0, w, w / jnp.where(norm == 0, 1, norm))
 
-    start = jax.random.normal(jax.random.key(0), shape, dtype)
+    start = draw_flat(jax.random.normal, jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))
 
