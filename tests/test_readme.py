@@ -10,7 +10,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.slow
-def test_python_blocks_run(monkeypatch, tmp_path, unchecked_shapes):
+def test_python_blocks_run(monkeypatch, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert blocks
     monkeypatch.chdir(tmp_path)
