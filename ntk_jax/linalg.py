@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_factor, cho_solve, eigh
 from jaxtyping import Bool, Float
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.draws import draw_flat
 
 # TF32 and bfloat16 products make kernels indefinite: full precision unless the caller says otherwise.
 matmul = partial(jnp.matmul, precision="highest")
@@ -83,10 +84,7 @@ def ridge_solve(
 
     They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per cent).
     """
-    regularized = k + diag_reg * jnp.eye(k.shape[0], dtype=k.dtype)
-    factor = cho_factor(regularized, lower=True)
-    largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
-    smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)
+    solution, smallest, largest = _ridge(k, b, diag_reg)
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
             "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky factorization failed "
@@ -95,7 +93,17 @@ def ridge_solve(
             "or diag_reg=0 for the pseudo-inverse."
         )
     rank = jnp.asarray(k.shape[0])
-    return cho_solve(factor, b), SolveReport(rank, smallest, largest, largest / smallest)
+    return solution, SolveReport(rank, smallest, largest, largest / smallest)
+
+
+@jax.jit
+def _ridge(k: Array, b: Array, diag_reg: Any) -> tuple[Array, Array, Array]:
+    """The solution, and the extreme eigenvalues: compiled once for any ridge."""
+    regularized = k + diag_reg * jnp.eye(k.shape[0], dtype=k.dtype)
+    factor = cho_factor(regularized, lower=True)
+    largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
+    smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)
+    return cho_solve(factor, b), smallest, largest
 
 
 def largest_eigenvalue(
@@ -111,7 +119,7 @@ def largest_eigenvalue(
         norm = jnp.linalg.norm(w)
         return jnp.where(norm == 0, w, w / jnp.where(norm == 0, 1, norm))
 
-    start = jax.random.normal(jax.random.key(0), shape, dtype)
+    start = draw_flat(jax.random.normal, jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))
 

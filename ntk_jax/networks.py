@@ -21,6 +21,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer, check_number, check_option
+from ntk_jax.draws import draw_flat
 from ntk_jax.types import ApplyFn, Params
 
 PARAMETERIZATIONS = ("ntk", "standard")
@@ -109,12 +110,17 @@ class Dense(nn.Module):
         scales = (self.W_std / x.shape[-1] ** 0.5, 0.0 if self.b_std is None else self.b_std)
         forward, initial = (scales, (1.0, 1.0)) if self.parameterization == "ntk" else ((1.0, 1.0), scales)
         (W_scale, b_scale), (W_init, b_init) = forward, initial
-        W = self.param("kernel", nn.initializers.normal(W_init), (x.shape[-1], self.features), dtype)
+        W = self.param("kernel", _normal(W_init), (x.shape[-1], self.features), dtype)
         z = W_scale * (x @ W)
         if self.b_std is None:
             return z
-        b = self.param("bias", nn.initializers.normal(b_init), (self.features,), dtype)
+        b = self.param("bias", _normal(b_init), (self.features,), dtype)
         return z + jnp.broadcast_to(b_scale * b, z.shape)
+
+
+def _normal(std: float) -> Callable[[Array, Sequence[int], Any], Array]:
+    """The initializer of that name."""
+    return partial(draw_flat, nn.initializers.normal(std))
 
 
 class MLP(nn.Module):
@@ -177,7 +183,7 @@ def torch_init(params: Params, key: Array) -> Params:
             return leaf
         own, bound = draws[path[:-1]]
         own = jax.random.fold_in(own, 0 if _name(path) == "kernel" else 1)
-        return jax.random.uniform(own, leaf.shape, leaf.dtype, -bound, bound)
+        return draw_flat(jax.random.uniform, own, leaf.shape, leaf.dtype, -bound, bound)
 
     return jax.tree_util.tree_map_with_path(draw, params)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.compat import CALLS, REMATS, Literal, bind, open_jaxpr
+from ntk_jax.draws import draw_flat
 from ntk_jax.infinite.init_rules import (
     ELEMENTWISE,
     STRUCTURE,
@@ -96,7 +97,7 @@ def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], A
         if not np.any(s.variance):
             return mean
         scale = jnp.broadcast_to(jnp.asarray(np.sqrt(s.variance), leaf.dtype), leaf.shape)
-        return mean + scale * jax.random.normal(key, leaf.shape, leaf.dtype)
+        return mean + scale * draw_flat(jax.random.normal, key, leaf.shape, leaf.dtype)
 
     def draw(key: Array) -> Any:
         keys = jax.random.split(key, len(shapes))

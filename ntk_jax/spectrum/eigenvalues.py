@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_option, check_symmetric
+from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import as_matrix, matmul, symmetric_eigh
 from ntk_jax.spectrum.lanczos import BlockLanczos, Krylov, as_operator, multiply
 from ntk_jax.types import SymmetricOperator
@@ -86,7 +87,9 @@ def top_eigenvalues(
     if n <= 3 * max(num, block_size):  # three blocks would fill the space
         return _by_diagonalization(multiply(operator, jnp.eye(n, dtype=dtype)), num)
     max_dimension = min(max_dimension, n) // block_size * block_size
-    space = BlockLanczos(operator, jax.random.normal(key, (n, block_size), dtype), max(max_dimension, block_size))
+    space = BlockLanczos(
+        operator, draw_flat(jax.random.normal, key, (n, block_size), dtype), max(max_dimension, block_size)
+    )
     while True:
         krylov = space.grow()
         if space.dimension < num:

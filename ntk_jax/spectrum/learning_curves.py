@@ -69,6 +69,13 @@ def eigenlearning(
     n = as_counts(num_train, s.dtype)
     if not diag_reg:
         check_below_rank(n, s)
+    found = _curves(s, power, n.reshape(-1), diag_reg, noise)
+    return LearningCurve(*(part.reshape(*n.shape, *part.shape[1:]) for part in found))
+
+
+@jax.jit
+def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> LearningCurve:
+    """The predictions at each n: compiled once for any spectrum, ridge and noise of these shapes."""
 
     def at(n: Array) -> LearningCurve:
         kappa = solve_kappa(s, n, lambda kappa: diag_reg / kappa, (jnp.sum(s) + diag_reg) / n)
@@ -77,8 +84,7 @@ def eigenlearning(
         test = overfitting * (jnp.sum(jnp.square(1 - learnability) * power) + noise)
         return LearningCurve(test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting)
 
-    found = jax.lax.map(at, n.reshape(-1))
-    return LearningCurve(*(part.reshape(*n.shape, *part.shape[1:]) for part in found))
+    return jax.lax.map(at, n)
 
 
 def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:

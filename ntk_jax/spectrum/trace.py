@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import check_integer, check_number
+from ntk_jax.draws import draw_flat
 from ntk_jax.spectrum.lanczos import Quadrature, as_operator, gauss_quadrature
 from ntk_jax.types import SymmetricOperator
 
@@ -124,5 +125,5 @@ def _quadrature(
     check_integer("num_probes", num_probes, minimum=2)
     check_integer("num_steps", num_steps, minimum=1)
     n = operator.shape[0]
-    probes = jax.random.rademacher(key, (n, num_probes), jnp.dtype(operator.dtype))
+    probes = draw_flat(jax.random.rademacher, key, (n, num_probes), jnp.dtype(operator.dtype))
     return n, gauss_quadrature(operator, probes, min(num_steps, n))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from ntk_jax.draws import draw_flat
 from ntk_jax.infinite.dual import clip_rounding, correlation, root
 from ntk_jax.infinite.program.expectations import Answer, Expectations, Sides
 from ntk_jax.infinite.program.expression import evaluate
@@ -89,7 +90,9 @@ class Draws(Expectations):
         assert self.sampling is not None
         key, n = self.sampling
         keys = [jax.random.fold_in(jax.random.fold_in(key, self.number(g)), slot) for g in fields]
-        normals = [jax.random.normal(k, (n, _size(g)), self.dtype) for k, g in zip(keys, fields, strict=True)]
+        normals = [
+            draw_flat(jax.random.normal, k, (n, _size(g)), self.dtype) for k, g in zip(keys, fields, strict=True)
+        ]
         return jnp.concatenate(normals, axis=1)
 
     def _variances(self, fields: Sequence[Field], side: int) -> Array:

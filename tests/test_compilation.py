@@ -1,0 +1,35 @@
+"""What the library does so that less is compiled: once for any number, and draws along one axis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_jax
+from ntk_jax.draws import draw_flat
+
+
+@pytest.mark.parametrize("sampler", [jax.random.normal, jax.random.uniform, jax.random.rademacher])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 1, 4)])
+def test_flat_draws_are_the_same_draws(sampler, shape, getkey):
+    key = getkey()
+    np.testing.assert_array_equal(draw_flat(sampler, key, shape, jnp.float32), sampler(key, shape, jnp.float32))
+
+
+def regression(ridge):
+    k = jnp.eye(6) + 0.1
+    return ntk_jax.kernel_regression(k, jnp.ones((6, 1)), k[:2], diag_reg=ridge)
+
+
+def learning(ridge):
+    return ntk_jax.eigenlearning(1 / jnp.arange(1.0, 7.0), jnp.ones(6), [2, 3], diag_reg=ridge)
+
+
+@pytest.mark.parametrize("function", [regression, learning])
+def test_another_ridge_compiles_nothing(function, caplog):
+    with jax.log_compiles():
+        function(0.1)
+        assert "Finished XLA compilation" in caplog.text
+        caplog.clear()
+        function(0.2)
+    assert "Finished XLA compilation" not in caplog.text
