@@ -249,7 +249,7 @@ def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
     return apply_zero
 
 
-def scale_output(apply_fn: ApplyFn, alpha: float) -> ApplyFn:
+def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
     """The network times `alpha`: its tangent kernel is multiplied by alpha².
 
     Reference: Chizat, Oyallon, Bach 2019, eq. 1.

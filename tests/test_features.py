@@ -45,7 +45,9 @@ def test_every_network_is_exact(index):
 SMALL = [NAMES.index(name) for name in ("mlp", "conv_groups", "scanned_layers", "unused")]
 
 
-@pytest.mark.parametrize("index", SMALL, ids=[NAMES[i] for i in SMALL])
+@pytest.mark.parametrize(
+    "index", [pytest.param(i, id=NAMES[i], marks=[] if NAMES[i] == "conv_groups" else pytest.mark.slow) for i in SMALL]
+)
 @pytest.mark.parametrize("form", ["factors", "gradients"])
 def test_both_forms_of_every_layer_agree(index, form, monkeypatch):
     monkeypatch.setattr("ntk_jax.finite.cost.choose_form", lambda block, problem: form)
@@ -76,7 +78,9 @@ def test_methods_agree(mlp, method, outputs):
 
 
 @pytest.mark.parametrize("outputs", MODES)
-@pytest.mark.parametrize("memory_limit", [1, 20_000, 60_000])
+@pytest.mark.parametrize(
+    "memory_limit", [20_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (1, 60_000))]
+)
 def test_blocks_of_any_size_give_the_same_symmetric_kernel(mlp, memory_limit, outputs):
     apply_fn, params, x, jacobian = mlp
     k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs=outputs, memory_limit=memory_limit, method="layerwise")

@@ -39,7 +39,16 @@ def test_squared_loss_equals_the_closed_form(problem):
     assert tight.at is None
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "logistic", "huber", lambda f, y: jnp.mean((f - y) ** 4)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "cross_entropy",
+        *(
+            pytest.param(loss, marks=pytest.mark.slow)
+            for loss in ("logistic", "huber", lambda f, y: jnp.mean((f - y) ** 4))
+        ),
+    ],
+)
 def test_other_losses_equal_scipy(problem, loss):
     k, y, start = problem
     y = {"cross_entropy": probabilities(y), "logistic": np.sign(y)}.get(loss, y)
@@ -57,6 +66,7 @@ def test_other_losses_equal_scipy(problem, loss):
         np.testing.assert_allclose(f.ravel(), exact[i], atol=1e-5 if kink else 1e-6)
 
 
+@pytest.mark.slow
 def test_kernels_of_every_shape_agree(problem):
     k, y, start = problem
     outs = []
@@ -138,6 +148,7 @@ def test_what_has_no_solution_is_named(problem):
             ntk_jax.gradient_flow(loss, kernel, y, 1e5, fx_train_0=-np.ones((N, O)))
 
 
+@pytest.mark.slow
 def test_float32_in_float32_out(problem):
     k, y, _ = problem
     flow = ntk_jax.gradient_flow("mse", k.astype(np.float32), y, 5.0)

@@ -25,7 +25,9 @@ def flat(apply_fn, params):
 def dense():
     """(|f - y|, Jacobian, Hessians (n, P, P)) by automatic differentiation of the flat function."""
     f, w = flat(APPLY, PARAMS)
-    return np.linalg.norm(f(w) - Y[:, 0]), np.asarray(jax.jacobian(f)(w)), np.asarray(jax.hessian(f)(w))
+    return np.linalg.norm(f(w) - Y[:, 0]), *map(
+        np.asarray, jax.jit(lambda w: (jax.jacobian(f)(w), jax.hessian(f)(w)))(w)
+    )
 
 
 def spectral_norm(c, hessians):
@@ -89,7 +91,7 @@ def test_kappa_of_a_model_linear_in_its_parameters_is_zero():
 
 def test_jacobian_change_is_that_of_dense_jacobians():
     f, w_0 = flat(APPLY, PARAMS)
-    start, now = (jax.jacobian(f)(w) for w in (w_0, ravel_pytree(MOVED)[0]))
+    start, now = (jax.jit(jax.jacobian(f))(w) for w in (w_0, ravel_pytree(MOVED)[0]))
     expected = np.linalg.norm(now - start) / np.linalg.norm(start)
     np.testing.assert_allclose(ntk_jax.jacobian_change(APPLY, MOVED, PARAMS, X), expected, rtol=1e-12)
     assert ntk_jax.jacobian_change(APPLY, PARAMS, PARAMS, X) < 1e-15
@@ -135,6 +137,7 @@ def test_the_examples_that_make_a_kernel_singular_are_named():
     np.testing.assert_array_equal(with_biases.duplicates, [[1, 3]])
 
 
+@pytest.mark.slow
 def test_a_line_without_biases_has_rank_two_and_with_them_full_rank():
     x = np.linspace(-2, 2.5, 9)[:, None]
     assert ntk_jax.definiteness(relu_kernel(x)).rank == 2
@@ -154,6 +157,7 @@ def test_full_kernels_and_too_few_parameters():
     np.testing.assert_array_equal(out.parallel, [[0, 2]])
 
 
+@pytest.mark.slow
 def test_conflicting_duplicates_leave_the_variance_of_their_targets():
     x, y = np.array([[1.0, 2.0], [1.0, 2.0], [0.5, -1.0]]), np.array([1.0, -1.0, 0.3])
     f = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(relu_kernel(x, b_std=0.1)), y, np.inf).train

@@ -24,7 +24,7 @@ def close(found, expected, rtol=1e-12):
 
 @pytest.mark.parametrize(
     "activation",
-    ["relu", "tanh", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gelu", "erf", "leaky_relu"))],
+    ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tanh", "gelu", "erf", "leaky_relu"))],
 )
 def test_equals_the_recursion_of_fully_connected_networks(activation):
     width = (8, 16)
@@ -81,6 +81,7 @@ def test_learning_rates_split_the_tangent_kernel_by_parameter():
     close(by_variance, ntk_jax.mlp_kernels(X, Y, depth=1, W_std=1.3, b_std=0.2), 1e-6)
 
 
+@pytest.mark.slow
 def test_tiles_are_the_whole_and_gradients_pass_through_them():
     case = by_name("cnn_1d")
     x = jnp.asarray(case.inputs(5, dtype=np.float64))
@@ -99,7 +100,7 @@ def test_examples_may_be_constants_of_a_compiled_function():
     close(jax.jit(lambda x: kernel(x, Y))(X), kernel(X, Y), 1e-9)
 
 
-@pytest.mark.parametrize("phi", [pytest.param(nn.relu, marks=pytest.mark.slow), jnp.tanh])
+@pytest.mark.parametrize("phi", [nn.relu, pytest.param(jnp.tanh, marks=pytest.mark.slow)])
 def test_gradients_with_respect_to_scales_are_those_of_finite_differences(phi):
     def draw(key, x):
         return {"W": jax.random.normal(key, (6, 8), F64), "V": jax.random.normal(key, (8, 1), F64)}
@@ -305,7 +306,7 @@ def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
         close(a, b, 1e-10)
 
 
-@pytest.mark.parametrize("d", [50, 784])
+@pytest.mark.parametrize("d", [50, pytest.param(784, marks=pytest.mark.slow)])
 def test_equal_and_parallel_rows_have_exact_kernels_in_float32(d):
     x = np.abs(np.random.default_rng(0).standard_normal((20, d))).astype(np.float32)
     model = ntk_jax.MLP((8, 8, 8), 1, "relu", 2**0.5)

@@ -81,6 +81,7 @@ def test_positive_semidefinite(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [1e-2, 3e-4, 1e-5, 1e-7, 0.0])
 def test_clusters_are_positive_semidefinite(dtype, distance):
     x = data(64, 50, np.float64)
@@ -91,7 +92,7 @@ def test_clusters_are_positive_semidefinite(dtype, distance):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("d", [50, 784])
+@pytest.mark.parametrize("d", [50, pytest.param(784, marks=pytest.mark.slow)])
 def test_equal_and_parallel_rows_have_the_kernels_of_equal_and_parallel_rows(dtype, d):
     # a product of matrices and a sum of squares round differently: the root of that is 5e-4 in float32
     x = np.abs(data(40, d, dtype))
@@ -196,7 +197,7 @@ def test_overflow_is_an_error_that_says_so():
         mlp_kernels(data(3, 4), depth=300, W_std=3.0)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("gelu", marks=pytest.mark.slow), "tanh"])
 def test_gradients(activation):
     x = data(3, 4, np.float64)
     y = np.stack([x[0], -x[0], 2 * x[0], 0 * x[0], x[1] + 0.1])
@@ -206,9 +207,10 @@ def test_gradients(activation):
         k = mlp_kernels(x, y, depth=2, activation=activation, W_std=W, b_std=b)
         return jnp.sum((k.nngp + k.ntk) * weights)
 
-    dy, dW, db = jax.jit(jax.grad(f, (0, 1, 2)))(y, 1.2, 0.3)
+    both = jax.jit(jax.value_and_grad(f, (0, 1, 2)))  # one program: compiling takes nearly all of the time
+    dy, dW, db = both(y, 1.2, 0.3)[1]
     assert jnp.all(jnp.isfinite(dy))
-    h, fast = 1e-5, jax.jit(f)
+    h, fast = 1e-5, lambda *at: both(*at)[0]
     e = np.zeros_like(y)
     e[4, 2] = h
     numeric = [fast(y + e, 1.2, 0.3) - fast(y - e, 1.2, 0.3), fast(y, 1.2 + h, 0.3) - fast(y, 1.2 - h, 0.3)]
@@ -216,6 +218,7 @@ def test_gradients(activation):
     np.testing.assert_allclose([dy[4, 2], dW, db], np.array(numeric) / (2 * h), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_finite_at_identical_rows():
     x = data(3, 4, np.float64)
     hessian = jax.jit(jax.hessian(lambda y: jnp.sum(mlp_kernels(x, y, depth=2, W_std=1.2, b_std=0.3).nngp)))

@@ -21,7 +21,7 @@ def case():
     return apply_fn, params, x1, x2, flat(square), flat(rectangle)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 64])
+@pytest.mark.parametrize("block_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 64))])
 def test_products_in_every_shape(case, block_size):
     apply_fn, params, x1, x2, _, k = case
     op = ntk_jax.ntk_operator(apply_fn, params, x1, x2, block_size=block_size)

@@ -19,7 +19,7 @@ def data(n, d, dtype=np.float32):
 
 def two_layer_draws(phi, z, a, b, k_first):
     """NNGP and NTK of networks W a(phi(z)) + b, (draws, n, n) each, by hand from their outputs and parameter gradients."""
-    units, slopes = (np.asarray(f) for f in jax.jvp(phi, (jnp.asarray(z),), (jnp.ones_like(z),)))
+    units, slopes = (np.asarray(f) for f in jax.jit(lambda z: jax.jvp(phi, (z,), (jnp.ones_like(z),)))(z))
     scale = W_STD / WIDTH**0.5
     outputs = scale * units @ a + B_STD * b
     gram = lambda u: u @ np.swapaxes(u, 1, 2)  # noqa: E731
@@ -37,7 +37,7 @@ def test_every_activation_agrees_within_four_standard_errors():
     k_first = W_STD**2 * x @ x.T / 6 + B_STD**2
     i, j = np.triu_indices(3)
     for name, (phi, options) in ACTIVATION_FUNCTIONS.items():
-        dual = duals.rule(name, **options)(k_first[i, i], k_first[i, j], k_first[j, j])
+        dual = jax.jit(duals.rule(name, **options).__call__)(k_first[i, i], k_first[i, j], k_first[j, j])
         nngp = W_STD**2 * np.asarray(dual.k) + B_STD**2
         exact = nngp, nngp + W_STD**2 * np.asarray(dual.k_dot) * k_first[i, j]
         for draws, k in zip(two_layer_draws(phi, z, a, b, k_first), exact, strict=True):

@@ -83,6 +83,7 @@ def test_lanczos_on_singular_and_small_kernels():
     np.testing.assert_array_equal(zero.eigenvalues, [0, 0])
 
 
+@pytest.mark.slow
 def test_lanczos_says_when_it_has_not_converged():
     k = with_eigenvalues(np.linspace(1, 0.99, 200))
     top = ntk_jax.top_eigenvalues(k, 2, key=jax.random.key(0), max_dimension=6)
@@ -129,6 +130,7 @@ def test_gauss_rule_is_exact_per_probe():
     np.testing.assert_allclose(estimate.value, inverses.mean(), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_exhausted_krylov_spaces_have_weight_zero():
     k = with_eigenvalues(np.array([4.0, 4.0, 1.0, 1.0, *np.zeros(20)]))
     density = ntk_jax.spectral_density(k, key=jax.random.key(6), num_probes=400, num_steps=10)

@@ -7,12 +7,16 @@ import pytest
 import ntk_jax
 from ntk_jax.losses import mse
 
+SGD = optax.sgd(0.1)
 
-@pytest.fixture
-def problem(getkey):
-    x, y = jax.random.normal(getkey(), (6, 3)), jax.random.normal(getkey(), (6, 2))
+
+@pytest.fixture(scope="module")
+def problem():
+    """One network for all tests: with the same optimizer, too, they share compiled programs."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, y = jax.random.normal(keys[0], (6, 3)), jax.random.normal(keys[1], (6, 2))
     model = ntk_jax.MLP((8,), 2, b_std=0.1)
-    return *ntk_jax.from_linen(model, model.init(getkey(), x)), x, y
+    return *ntk_jax.from_linen(model, model.init(keys[2], x)), x, y
 
 
 def test_history_is_that_of_a_plain_loop(problem, getkey):
@@ -40,6 +44,7 @@ def check_history(problem, getkey):
     )
     np.testing.assert_array_equal(history.steps, [0, 3, 6, 7])
     k_0 = ntk_jax.empirical_ntk(apply_fn, params, x[:4])
+    gradient = jax.jit(jax.grad(lambda q: mse(apply_fn(q, x), y)))
     p, opt_state, row = params, optimizer.init(params), 0
     for step in range(8):
         if step in history.steps:
@@ -53,8 +58,7 @@ def check_history(problem, getkey):
             change = ntk_jax.kernel_change(ntk_jax.empirical_ntk(apply_fn, p, x[:4]), k_0)
             np.testing.assert_allclose(history.kernel_change[row], change, rtol=1e-8, atol=1e-14)
             row += 1
-        grads = jax.grad(lambda q: mse(apply_fn(q, x), y))(p)
-        updates, opt_state = optimizer.update(grads, opt_state, p)
+        updates, opt_state = optimizer.update(gradient(p), opt_state, p)
         if step < 7:
             p = optax.apply_updates(p, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), history.params, p)
@@ -64,7 +68,7 @@ def check_history(problem, getkey):
 
 def test_stops_at_the_first_step_below_the_threshold(problem):
     apply_fn, params, x, y = problem
-    options = {"optimizer": optax.sgd(0.1), "record_every": 1000, "progress": False}
+    options = {"optimizer": SGD, "record_every": 1000, "progress": False}
     history = ntk_jax.train(apply_fn, params, x, y, num_steps=100_000, stop_loss=0.1, **options)
     assert history.converged and history.loss[-1] < 0.1
     before = ntk_jax.train(apply_fn, params, x, y, num_steps=int(history.steps[-1]) - 1, **options)
@@ -113,7 +117,7 @@ def test_kernel_change_is_relative_frobenius(getkey):
 def test_progress_goes_to_stderr_and_can_be_silenced(problem, capsys):
     apply_fn, params, x, y = problem
     for progress in (True, False):
-        ntk_jax.train(apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=5, progress=progress)
+        ntk_jax.train(apply_fn, params, x, y, optimizer=SGD, num_steps=5, progress=progress)
         captured = capsys.readouterr()
         assert captured.out == "" and ("training" in captured.err) == progress
 
@@ -123,7 +127,7 @@ def test_any_function_of_the_parameters_can_be_recorded():
     model = ntk_jax.MLP((8,))
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
     history = ntk_jax.train(
-        apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=6, record_every=2,
+        apply_fn, params, x, y, optimizer=SGD, num_steps=6, record_every=2,
         record=lambda p: {"out": apply_fn(p, x), "norm": jnp.linalg.norm(p["Dense_0"]["kernel"])}, record_outputs=True,
     )  # fmt: skip
     np.testing.assert_array_equal(history.recorded["out"], history.fx_train)
@@ -138,19 +142,18 @@ def test_batches_are_those_of_the_key_and_losses_are_over_all_examples(problem):
         params,
         x,
         y,
-        optimizer=optax.sgd(0.1),
+        optimizer=SGD,
         num_steps=5,
         batch_size=2,
         key=key,
         record_every=1,
         progress=False,
     )
-    p = params
+    p, gradient = params, jax.jit(jax.grad(lambda q, x, y: mse(apply_fn(q, x), y)))
     for step in range(6):
         np.testing.assert_allclose(history.loss[step], mse(apply_fn(p, x), y), rtol=1e-10)
         rows = jax.random.permutation(jax.random.fold_in(key, step), 6)[:2]
-        grads = jax.grad(lambda q, rows=rows: mse(apply_fn(q, x[rows]), y[rows]))(p)
-        p = jax.tree.map(lambda a, g: a - 0.1 * g, p, grads)
+        p = jax.tree.map(lambda a, g: a - 0.1 * g, p, gradient(p, x[rows], y[rows]))
 
 
 @pytest.mark.slow
@@ -178,27 +181,39 @@ def test_line_search_optimizers_get_what_they_need(problem):
     assert history.loss[-1] < 1e-3 * history.loss[0]
 
 
-def test_ensemble_members_are_single_trainings_whatever_the_memory(problem, getkey):
+@pytest.fixture(scope="module")
+def ensemble(problem):
+    """A call of `train_ensemble` with five networks, and the options that it shares with `train`."""
     apply_fn, params, x, y = problem
     init_fn = lambda key: jax.tree.map(lambda p: jax.random.normal(key, p.shape, p.dtype), params)  # noqa: E731
-    options = {"optimizer": optax.sgd(0.05), "num_steps": 6, "record_every": 3, "x_test": x[:2], "progress": False}
-    key = jax.random.key(1)
-    history, small = (
-        ntk_jax.train_ensemble(
-            init_fn, apply_fn, x, y, key=key, num_networks=5, memory_limit=limit, keep_params=True, **options
+    options = {"optimizer": SGD, "num_steps": 6, "record_every": 3, "x_test": x[:2], "progress": False}
+
+    def call(**more):
+        return ntk_jax.train_ensemble(
+            init_fn, apply_fn, x, y, key=jax.random.key(1), num_networks=5, keep_params=True, **options | more
         )
-        for limit in (None, 2 * 8 * 3 * sum(p.size for p in jax.tree.leaves(params)) + 6000)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), history, small)
+
+    return call, call(), init_fn, options
+
+
+def test_ensemble_members_are_single_trainings(problem, ensemble):
+    apply_fn, _, x, y = problem
+    _, history, init_fn, options = ensemble
     assert history.fx_train.shape == (5, 3, 6, 2) and history.fx_test.shape == (5, 3, 2, 2)
-    for i, own in enumerate(jax.random.split(key, 5)[:2]):
+    for i, own in enumerate(jax.random.split(jax.random.key(1), 5)[:2]):
         alone = ntk_jax.train(apply_fn, init_fn(own), x, y, record_outputs=True, **options)
         np.testing.assert_array_equal(history.steps, alone.steps)
         np.testing.assert_allclose(history.loss[i], alone.loss, rtol=1e-10)
         np.testing.assert_allclose(history.fx_test[i], alone.fx_test, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_ensembles_are_the_same_whatever_the_memory_and_say_when_they_diverge(problem, ensemble):
+    call, history, *_ = ensemble
+    small = call(memory_limit=2 * 8 * 3 * sum(p.size for p in jax.tree.leaves(problem[1])) + 6000)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), history, small)
     with pytest.raises(FloatingPointError, match=r"5 of 5 networks: training diverged.*critical learning rate"):
-        options |= {"optimizer": optax.sgd(1e3), "num_steps": 100}
-        ntk_jax.train_ensemble(init_fn, apply_fn, x, y, key=key, num_networks=5, **options)
+        call(optimizer=optax.sgd(1e3), num_steps=100)
 
 
 def test_comparison_of_a_linear_network_with_its_kernel_has_no_gap(problem):

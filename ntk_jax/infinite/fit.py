@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -137,10 +138,16 @@ def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
     return Kink(at, _jumps(phi, at, ORDERS))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _derivatives(phi: Callable[[Array], Array], orders: int, v: Array) -> Array:
+    """Phi and its first derivatives, (orders, *v.shape), in one program."""
+    return jnp.stack([derivative(phi, p)(v) for p in range(orders)])
+
+
 def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float, ...]:
     gap = 1e-30 if at == 0.0 else abs(at) * 2.0**-8
     with jax.ensure_compile_time_eval():
-        sides = [[float(derivative(phi, p)(jnp.asarray(at + side))) for p in range(orders)] for side in (-gap, gap)]
+        sides = np.asarray(_derivatives(phi, orders, jnp.asarray([at - gap, at + gap])), float).T.tolist()
     low, high = (
         [sum(d[p + i] * h**i / math.factorial(i) for i in range(orders - p)) for p in range(orders)]
         for d, h in zip(sides, (gap, -gap), strict=True)

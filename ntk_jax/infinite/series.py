@@ -62,10 +62,11 @@ class Series(Expansion):
     def __call__(self, q11, q12, q22):
         moments = as_moments(q11, q12, q22)
         q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
-        rule = self
-        if self.terms is None and all(is_concrete(m) for m in (*moments, *q_max)):
-            rule = fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2)
-        return super(Series, rule).__call__(*moments)
+        if not all(is_concrete(m) for m in (*moments, *q_max)):
+            return super().__call__(*moments)
+        if self.terms is not None:
+            return _called(self, *moments)
+        return _called(fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2), *moments)
 
     def fitted(self, q_max, dtype):
         return self if self.terms else enough_terms(self, q_max, dtype)
@@ -95,6 +96,12 @@ class Series(Expansion):
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
         """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on the terms that are left out."""
         return Dual(*(_tail_bound(self, order, jnp.asarray(q11), jnp.asarray(q22)) for order in (0, 1)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _called(series: Series, *moments: Array) -> Dual:
+    """One program: a series has some hundred operations."""
+    return super(Series, series).__call__(*moments)
 
 
 def coefficients(series: Series, order: int, q: Array) -> Coefficients:
