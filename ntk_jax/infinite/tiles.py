@@ -155,13 +155,16 @@ class _Tiles:
         """`state` with some pairs of the listed tiles replaced: which, and by what, says `exact(i, j, state)`."""
         listed, count = tiles
 
-        def body(m, state):
+        def body(m, carry):  # written one step later, as in `update`
+            state = self._write(*carry, listed[jnp.maximum(m - 1, 0)])
             i, j = self.starts[listed[m]]
             wanted, new = exact(i, j, state)
             both = (jnp.where(wanted, k, old) for k, old in zip(new, self.load(i, j, state), strict=True))
-            return self._write(state, lax.complex(*both), listed[m])
+            return state, lax.complex(*both)
 
-        return lax.fori_loop(0, count, body, state)
+        unchanged = lax.complex(*self.load(*self.starts[listed[0]], state))
+        state, done = lax.fori_loop(0, count, body, (state, unchanged))
+        return self._write(state, done, listed[jnp.maximum(count - 1, 0)])
 
     def _write(self, state, both, m):
         return write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
