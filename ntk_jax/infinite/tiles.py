@@ -144,8 +144,9 @@ class _Tiles:
         def body(m, carry):
             # A tile is written one step after it was computed: fused into its four writes, it would be computed four times.
             state, done, listed, count = carry
+            state = self._write(state, done, jnp.maximum(m - 1, 0))
             new, seen = tile(m, state)
-            return self._write(state, done, jnp.maximum(m - 1, 0)), new, listed.at[count].set(m), count + seen
+            return state, new, listed.at[count].set(m), count + seen
 
         nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), int), 0
         state, done, listed, count = lax.fori_loop(0, len(self.starts), body, (state, *nothing))
