@@ -1,6 +1,7 @@
 """The layer recursion on two sets of examples: in fused tiles, with the derivatives of the plain path."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
         q12 = _with_diagonal(q12, side1.q0)
     out = all_layers(q12, side1, side2, layers, arch, every)
     if arch.rule.cusp and layers.W.shape[0] > 1:
-        out = _with_near(out, x1, x1 if x2 is None else x2, q12, side1, side2, layers, arch, every)
+        out = _with_near(out, x1, x2, q12, side1, side2, layers, arch, every)
     if x2 is not None:
         return out
     if not every:
@@ -61,13 +62,24 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
 
 
 def _with_near(
-    out, x1: Array, x2: Array, q12: Array, side1: Side, side2: Side, layers, arch: Architecture, every: bool
+    out: Any,
+    x1: Array,
+    x2: Array | None,
+    q12: Array,
+    side1: Side,
+    side2: Side,
+    layers: Layers,
+    arch: Architecture,
+    every: bool,
 ):
     """The values, not the derivatives, of pairs that are nearly parallel, from the distance of their directions."""
     first, _ = split_layers(layers)
-    left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in ((x1, side1), (x2, side2)))
+    sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
+    left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
     start = first_dense(first, q12)
     wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
+    if x2 is None:  # an example and itself are not a pair
+        wanted = wanted & ~jnp.eye(len(x1), dtype=bool)
     exact = near_kernels(left, start, right, wanted, layers, arch, every)
     return jax.tree.map(lambda k, new: k + lax.stop_gradient(jnp.where(wanted, new - k, 0)), out, exact)
 
