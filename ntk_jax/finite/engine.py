@@ -114,13 +114,11 @@ def _decide(
         method = min(("layerwise", "vector_products"), key=operations.__getitem__)
     if method == "jacobian":
         factored, forms = explicit, gradients
-    few = None
     if method == "vector_products":
         footprint = cost.vector_product_footprint(plan, params, problem.outputs)
     else:
         footprint = cost.footprint(factored, forms, plan, problem.outputs)
-    if method == "layerwise" and in_parts:
-        few = cost.rows_at_once(forms, footprint, problem)
+    few = cost.rows_at_once(forms, footprint, problem) if method == "layerwise" and in_parts else None
     if few is not None:
         footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
     tiling = choose_tiling(problem.n1, problem.n2, footprint, problem.memory_limit)

@@ -74,7 +74,7 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         (q, theta), largest = carry
         qn, thetan = (q, theta)
         if arch.layer_norm:
-            qn, thetan = jnp.where(q > 0, jnp.ones_like(q), 0), ratio(theta, q)
+            qn, thetan = normalized(q)[0], ratio(theta, q)
         k, k_dot = arch.rule.own(qn)
         new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
@@ -89,11 +89,17 @@ def _largest(kernels: tuple[Array, Array]) -> Array:
     return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
 
 
+def normalized(q: Array) -> tuple[Array, Array]:
+    """Variances `q` after LayerNorm, and the factor of one side's covariances; both are 0 for a zero input."""
+    return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
+
+
 def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
     """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm divides by."""
     if not arch.layer_norm:
         return arch.rule.rows(q), None
-    return arch.rule.rows(jnp.where(q > 0, jnp.ones_like(q), 0)), ratio(jnp.ones_like(q), root(q))
+    variance, scale = normalized(q)
+    return arch.rule.rows(variance), scale
 
 
 def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any):

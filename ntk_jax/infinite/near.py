@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.infinite.dual import Apart, ratio, root
-from ntk_jax.infinite.layers import Architecture, Layers, add_skip, dense, split_layers
+from ntk_jax.infinite.layers import Architecture, Layers, add_skip, dense, normalized, split_layers
 
 NEAR = 2.0**-14
 """1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance moves by 90 ulps and more."""
@@ -76,8 +76,8 @@ def _layer(
     """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far apart they are."""
     v1, v2, theta = q1, q2, moments[1]
     if arch.layer_norm:
-        v1, v2 = (jnp.where(q > 0, jnp.ones_like(q), 0) for q in (q1, q2))
-        theta = theta * (ratio(jnp.ones_like(q1), root(q1)) * ratio(jnp.ones_like(q2), root(q2)))
+        (v1, scale1), (v2, scale2) = normalized(q1), normalized(q2)
+        theta = theta * (scale1 * scale2)
     own1, own2 = arch.rule.own(v1).k, arch.rule.own(v2).k
     active, k_dot = arch.rule.apart(apart)
     k = root(own1) * root(own2) * ((active.plus - active.minus) / 2)
