@@ -63,8 +63,12 @@ class DualRule:
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
 
-    def apart(self, inputs: Apart) -> tuple[Apart, Array]:
-        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and k_dot."""
+    def near_rows(self, q: Array) -> Any:
+        """What `apart` needs of one side, as `rows` is what `pair` needs."""
+        return None
+
+    def apart(self, inputs: Apart, one: Any, other: Any) -> tuple[Apart, Array]:
+        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and k_dot, given both sides' rows."""
         raise NotImplementedError
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:

@@ -20,12 +20,18 @@ DENSITY = (2 * math.pi) ** -0.5
 
 
 class MixedOrders:
-    """All orders at one array of correlations; each value is computed once. Thresholds are at least 0; None means both are 0."""
+    """All orders at one array of correlations; each value is computed once. Thresholds are at least 0; None means both are 0.
 
-    def __init__(self, rho: Array, first: Threshold | None = None, second: Threshold | None = None):
+    With `lack`, 1 - |rho| is known better than from rho.
+    """
+
+    def __init__(
+        self, rho: Array, first: Threshold | None = None, second: Threshold | None = None, lack: Array | None = None
+    ):
         self.rho = jnp.clip(rho, -1, 1)
-        at = angle(1 - jnp.abs(self.rho), ROUNDING)
+        self.angle = at = angle(1 - jnp.abs(self.rho), ROUNDING) if lack is None else angle(lack)
         self.sine, self.inverse_sine = at.sine, reciprocal(at.sine, jnp.ones_like(at.sine))
+        self.beyond = None if first is None or second is None else (first.mass, second.mass)
         if first is None or second is None:
             zero, half = jnp.zeros_like(self.rho), jnp.full_like(self.rho, 0.5)
             to_pole = at.to_pole / (2 * math.pi)
@@ -67,20 +73,20 @@ class _Conditional:
     """E[delta(u - a) relu(v - b)^q] / q!, where v - b given u = a has mean -gap and the standard deviation `sine`."""
 
     def __init__(self, orders: MixedOrders, at: Array, gap: Array, beta: Array, mass_beyond: Array):
-        self.density, self.gap = at, gap
+        self.density, self.gap, self.beta = at, gap, beta
         self.sine, self.inverse_sine = orders.sine, orders.inverse_sine
         self.at_gap = density(beta)
         self.known = {0: mass_beyond, -1: self.at_gap * self.inverse_sine}
 
     def __call__(self, q: int) -> Array:
-        return self.density * self._mean(q)
+        return self.density * self.mean(q)
 
-    def _mean(self, q: int) -> Array:
+    def mean(self, q: int) -> Array:
         if q not in self.known:
             if q > 0:
-                below = self.sine * self.at_gap if q == 1 else self.sine**2 * self._mean(q - 2)
-                self.known[q] = (below - self.gap * self._mean(q - 1)) / q
+                below = self.sine * self.at_gap if q == 1 else self.sine**2 * self.mean(q - 2)
+                self.known[q] = (below - self.gap * self.mean(q - 1)) / q
             else:
-                above = (q + 2) * self._mean(q + 2) + self.gap * self._mean(q + 1)
+                above = (q + 2) * self.mean(q + 2) + self.gap * self.mean(q + 1)
                 self.known[q] = above * self.inverse_sine * self.inverse_sine
         return self.known[q]

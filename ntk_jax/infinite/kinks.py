@@ -15,6 +15,7 @@ from ntk_jax.infinite.dual import ratio, root
 from ntk_jax.infinite.half_gaussian import MixedOrders
 from ntk_jax.infinite.hermite import step_coefficients
 from ntk_jax.infinite.orthant import FAR, Threshold, threshold
+from ntk_jax.infinite.pole import Lacking
 
 
 class Kink(NamedTuple):
@@ -97,28 +98,51 @@ def _power(kink: Kink, s: Array, p: int) -> Array:
 def moments(kinks: Kinks, orders: tuple[tuple[int, int], ...], first: View, second: View, rho: Array) -> list[Array]:
     """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`."""
     totals = [jnp.zeros_like(rho) for _ in orders]
-    pairs = [(a, b) for a in kinks for b in kinks]
-    for group in ([p for p in pairs if p[0].at == p[1].at == 0], [p for p in pairs if not p[0].at == p[1].at == 0]):
-        if group:
-            mixed = _mixed(kinks, group, first, second, rho)
-            totals = [t + _sum(group, i, j, first.s, second.s, mixed) for t, (i, j) in zip(totals, orders, strict=True)]
+    for group in _groups(kinks):
+        mixed = _mixed(kinks, group, first, second, rho)
+        totals = [t + _sum(group, i, j, first.s, second.s, mixed) for t, (i, j) in zip(totals, orders, strict=True)]
     return totals
 
 
-def _mixed(kinks: Kinks, group: list[tuple[Kink, Kink]], first: View, second: View, rho: Array) -> MixedOrders:
+def near_moments(kinks: Kinks, first: View, second: View, rho: Array, lack: Array) -> tuple[Array, Array]:
+    """What E[S(u) S(v)] lacks of its value at the nearer pole, and E[S'(u) S'(v)], given 1 - |rho|."""
+    lacking = k_dot = jnp.zeros_like(rho)
+    for group in _groups(kinks):
+        mixed = _mixed(kinks, group, first, second, rho, lack)
+        lacking = lacking + _sum(group, 0, 0, first.s, second.s, Lacking(mixed, lack))
+        k_dot = k_dot + _sum(group, 1, 1, first.s, second.s, mixed)
+    return lacking, k_dot
+
+
+def _groups(kinks: Kinks) -> list[list[tuple[Kink, Kink]]]:
+    """The pairs of kinks, those of 0 with itself first: these have cheaper moments."""
+    pairs = [(a, b) for a in kinks for b in kinks]
+    groups = [p for p in pairs if p[0].at == p[1].at == 0], [p for p in pairs if not p[0].at == p[1].at == 0]
+    return [group for group in groups if group]
+
+
+def _mixed(
+    kinks: Kinks,
+    group: list[tuple[Kink, Kink]],
+    first: View,
+    second: View,
+    rho: Array,
+    lack: Array | None = None,
+) -> MixedOrders:
     """The mixed orders of all pairs of a group, on a leading axis."""
     column = lambda a: jnp.asarray(a, rho.dtype).reshape(-1, *[1] * rho.ndim)  # noqa: E731
     signed = column([a.sign * b.sign for a, b in group]) * rho[None]
+    lack = None if lack is None else lack[None]
     if first.thresholds is None or second.thresholds is None or group[0][0].at == group[0][1].at == 0:
-        return MixedOrders(signed)
+        return MixedOrders(signed, lack=lack)
     at = (
         Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in group]) for t in thresholds))
         for k, thresholds in enumerate((first.thresholds, second.thresholds))
     )
-    return MixedOrders(signed, *at)
+    return MixedOrders(signed, *at, lack)
 
 
-def _sum(group: list[tuple[Kink, Kink]], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders) -> Array:
+def _sum(group: list[tuple[Kink, Kink]], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking) -> Array:
     total = jnp.zeros_like(mixed.rho)
     for p in powers(tuple(a for a, _ in group), i):
         for q in powers(tuple(b for _, b in group), j):

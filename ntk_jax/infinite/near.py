@@ -5,7 +5,8 @@ k_dot of ReLU would be off by sqrt(eps) from one pair to the next, and the tange
 semi-definite. Here pairs are followed by 1 -+ rho, which starts as |u1 -+ u2|² / 2 of unit vectors and never cancels.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,10 @@ from ntk_jax.infinite.layers import Architecture, Layers, add_skip, dense, norma
 
 NEAR = 2.0**-14
 """1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance moves by 90 ulps and more."""
+
+
+PAIRS = 1024
+"""How many pairs are followed at once."""
 
 
 def is_near(q1: Array, q12: Array, q2: Array) -> Array:
@@ -31,15 +36,13 @@ def directions(x: Array, variances: Array, first: Layers) -> Array:
     return jnp.concatenate([x * (weights * r)[:, None], (jnp.sqrt(first.b) * r)[:, None]], axis=1)
 
 
-def distances(u1: Array, u2: Array, wanted: Array, sign: Array) -> Array:
-    """|u1 - sign u2|² / 2 (n1, n2), by rows; only rows with a pair that is wanted cost anything."""
+class _Seen(NamedTuple):
+    """One side at one layer: variances, what LayerNorm divides by, variances after the activation, rows of the dual."""
 
-    def row(inputs):
-        u, wanted, sign = inputs
-        far = lambda: jnp.zeros(u2.shape[0], u2.dtype)  # noqa: E731
-        return lax.cond(jnp.any(wanted), lambda: jnp.sum((u[None] - sign[:, None] * u2) ** 2, axis=1) / 2, far)
-
-    return lax.map(row, (u1, wanted, sign))
+    q: Array
+    scale: Array
+    own: Array
+    rows: Any
 
 
 def near_kernels(
@@ -51,39 +54,70 @@ def near_kernels(
     arch: Architecture,
     every: bool = False,
 ) -> tuple[Array, Array]:
-    """The kernels of all pairs as `all_layers` returns them; they hold for those that are `wanted`.
+    """The kernels of the pairs that are `wanted`, as `all_layers` returns them; 0 for others, which cost nothing.
 
     `left` and `right` are `directions` (n, d + 1) and variances (depth, n) of either side, `start` the covariance and the
     tangent kernel after the first Dense layer.
     """
     (u1, variances1), (u2, variances2) = left, right
-    positive = start[0] > 0
-    lack = distances(u1, u2, wanted, jnp.where(positive, 1, -1).astype(u1.dtype))
-    apart = Apart(jnp.where(positive, lack, 2 - lack), jnp.where(positive, 2 - lack, lack))
+    listed = jnp.flatnonzero(wanted, size=-(-wanted.size // PAIRS) * PAIRS, fill_value=wanted.size)
+    at = jnp.divmod(jnp.minimum(listed, wanted.size - 1).reshape(-1, PAIRS), wanted.shape[1])
+    some = jnp.arange(len(at[0])) * PAIRS < jnp.count_nonzero(wanted)
+
+    def by_group(f, *state):
+        """`f` of the pairs that are listed, a group at a time."""
+        empty = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *jax.tree.map(lambda a: a[0], (at, *state)))
+        )
+        return lax.map(lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (some, at, *state))
+
+    def begin(at):
+        moments = tuple(k[at] for k in start)
+        positive = moments[0] > 0
+        sign = jnp.where(positive, 1, -1).astype(u1.dtype)
+        lack = jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1) / 2
+        return Apart(jnp.where(positive, lack, 2 - lack), jnp.where(positive, 2 - lack, lack)), moments
 
     def step(state, inputs):
         (layer, last), q1, q2 = inputs
-        new = _layer(arch, layer, last, q1[:, None], *state, q2[None, :])
+        seen = _seen(arch, q1), _seen(arch, q2)
+
+        def through(at, state):
+            one, other = (jax.tree.map(lambda a, i=i: a[..., i], side) for side, i in zip(seen, at, strict=True))
+            return _layer(arch, layer, last, one, *state, other)
+
+        new = by_group(through, state)
         return new, new[1] if every else None
 
-    (_, out), history = lax.scan(step, (apart, start), (split_layers(layers)[1], variances1, variances2))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history) if every else out
+    first = by_group(begin)
+    (_, out), history = lax.scan(step, first, (split_layers(layers)[1], variances1, variances2))
+    if every:
+        out = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[1], history)
+    return jax.tree.map(lambda k: _scatter(k, listed, wanted.shape), out)
+
+
+def _scatter(values: Array, listed: Array, shape: tuple[int, ...]) -> Array:
+    """Values (..., groups, PAIRS) in their places of an array (..., *shape) of zeros."""
+    lead = values.shape[:-2]
+    flat = jnp.zeros((*lead, math.prod(shape)), values.dtype)
+    return flat.at[..., listed].set(values.reshape(*lead, -1), mode="drop").reshape(*lead, *shape)
+
+
+def _seen(arch: Architecture, q: Array) -> _Seen:
+    v, scale = normalized(q) if arch.layer_norm else (q, jnp.ones_like(q))
+    return _Seen(q, scale, arch.rule.own(v).k, arch.rule.near_rows(v))
 
 
 def _layer(
-    arch: Architecture, layer: Layers, last: Any, q1: Array, apart: Apart, moments: tuple[Array, Array], q2: Array
+    arch: Architecture, layer: Layers, last: Any, one: _Seen, apart: Apart, moments: tuple[Array, Array], other: _Seen
 ) -> tuple[Apart, tuple[Array, Array]]:
     """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far apart they are."""
-    v1, v2, theta = q1, q2, moments[1]
-    if arch.layer_norm:
-        (v1, scale1), (v2, scale2) = normalized(q1), normalized(q2)
-        theta = theta * (scale1 * scale2)
-    own1, own2 = arch.rule.own(v1).k, arch.rule.own(v2).k
-    active, k_dot = arch.rule.apart(apart)
-    k = root(own1) * root(own2) * ((active.plus - active.minus) / 2)
-    parts = [(layer.W * own1, layer.W * own2, active), (layer.b, layer.b, Apart(0, 2))]
+    active, k_dot = arch.rule.apart(apart, one.rows, other.rows)
+    k = root(one.own) * root(other.own) * ((active.plus - active.minus) / 2)
+    parts = [(layer.W * one.own, layer.W * other.own, active), (layer.b, layer.b, Apart(0, 2))]
     if arch.residual:
-        parts.append((jnp.where(last, 0, q1), jnp.where(last, 0, q2), apart))
+        parts.append((jnp.where(last, 0, one.q), jnp.where(last, 0, other.q), apart))
+    theta = moments[1] * (one.scale * other.scale)
     return _apart_in_sum(parts), add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 

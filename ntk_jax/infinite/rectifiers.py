@@ -47,7 +47,7 @@ class Rectifier(DualRule):
     def own(self, q):
         return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
 
-    def apart(self, inputs):
+    def apart(self, inputs, one, other):
         own, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
         at, mirrored = _nearer_pole(inputs), self.a * self.b / own
         lift = even / own * at.first_gap
@@ -124,7 +124,7 @@ class Step(DualRule):
         k = jnp.where(q > 0, (self.low**2 + self.high**2) / 2, ((self.low + self.high) / 2) ** 2).astype(q.dtype)
         return Dual(k, jnp.zeros_like(k))
 
-    def apart(self, inputs):
+    def apart(self, inputs, one, other):
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
         turned, share = 2 / np.pi * _nearer_pole(inputs).to_pole, half**2 / (half**2 + mean**2)
         minus = share * _by_pole(inputs, turned, 2 - turned)

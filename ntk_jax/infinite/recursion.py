@@ -73,6 +73,8 @@ def _with_near(
     every: bool,
 ):
     """The values, not the derivatives, of pairs that are nearly parallel, from the distance of their directions."""
+    # what has no derivatives is not differentiated: its loops could not be reversed
+    x1, x2, q12, side1, side2, layers = lax.stop_gradient((x1, x2, q12, side1, side2, layers))
     first, _ = split_layers(layers)
     sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
     left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
@@ -81,7 +83,7 @@ def _with_near(
     if x2 is None:  # an example and itself are not a pair
         wanted = wanted & ~jnp.eye(len(x1), dtype=bool)
     exact = near_kernels(left, start, right, wanted, layers, arch, every)
-    return jax.tree.map(lambda k, new: k + lax.stop_gradient(jnp.where(wanted, new - k, 0)), out, exact)
+    return jax.tree.map(lambda k, new: k + jnp.where(wanted, new - lax.stop_gradient(k), 0), out, exact)
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.infinite import kinks
+from ntk_jax.infinite import chords, kinks
 from ntk_jax.infinite.dual import Dual, as_moments, derivative, ratio, root
 from ntk_jax.infinite.fit import Expansion, enough_terms, fitted_rule, relative_error
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule
@@ -59,6 +59,10 @@ class Series(Expansion):
     unroll = 1
     adaptive = True
 
+    @property
+    def cusp(self):
+        return any(any(kink.jumps[:2]) for kink in self.kinks)
+
     def __call__(self, q11, q12, q22):
         moments = as_moments(q11, q12, q22)
         q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
@@ -92,6 +96,15 @@ class Series(Expansion):
 
     def own(self, q):
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
+
+    def near_rows(self, q):
+        rows, own = self.rows(q), self.own(q).k
+        return chords.side(rows, own, self.pair(rows, q, rows).k)
+
+    def apart(self, inputs, one, other):
+        outputs, singular = chords.apart(self.kinks, inputs, one, other)
+        rho = (inputs.plus - inputs.minus) / 2
+        return outputs, singular + _sum(one.rows.slope, other.rows.slope, rho, self.count)
 
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
         """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on the terms that are left out."""
@@ -186,17 +199,9 @@ def _pair(series, rows1, q12, rows2):
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
-    ordered = _in_order(rows1, rows2)
+    ordered = chords.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
     singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho)
     return k + singular[0], k_dot + singular[1]
-
-
-def _in_order(rows1: Rows, rows2: Rows) -> list[View]:
-    """The two views, smaller variance first: exchanging the sides then gives the same bits, however sums are rounded."""
-    swap = rows1.q > rows2.q
-    where = lambda a, b: jnp.where(swap if a.ndim == swap.ndim else swap[None], b, a)  # noqa: E731
-    pair = rows1.seen, rows2.seen
-    return [jax.tree.map(where, first, second) for first, second in (pair, pair[::-1])]
 
 
 @_pair.defjvp
