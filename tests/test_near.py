@@ -1,4 +1,4 @@
-"""Nearly parallel inputs of activations with a kink at 0: their kernels are exact, so that those of clusters stay definite."""
+"""Nearly parallel inputs of activations with kinks: their kernels are exact, so that those of clusters stay definite."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 
 from ntk_jax import mlp_kernels, mlp_kernels_by_layer
+from ntk_jax.infinite.activations import dual_rule
+from ntk_jax.infinite.dual import Apart
+from ntk_jax.infinite.half_gaussian import MixedOrders
+from ntk_jax.infinite.orthant import threshold
+from ntk_jax.infinite.pole import Lacking
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 EDGE = {
@@ -25,12 +30,23 @@ def cluster(n, distance, dtype, d=50, seed=0):
 
 
 @both_precisions
-@pytest.mark.parametrize("activation", ["relu", *(pytest.param(a, marks=pytest.mark.slow) for a in ("abs", "sign"))])
-def test_clusters_are_positive_semidefinite_at_every_distance(dtype, activation):
+@pytest.mark.parametrize(
+    "activation, W_std",
+    [
+        ("relu", 2**0.5),
+        ("hard_tanh", 2**0.5),
+        *(
+            pytest.param(a, 2**0.5, marks=pytest.mark.slow)
+            for a in ("abs", "sign", "relu6", "hard_sigmoid", "hard_swish")
+        ),
+        pytest.param("selu", 1.0, marks=pytest.mark.slow),
+    ],
+)
+def test_clusters_are_positive_semidefinite_at_every_distance(dtype, activation, W_std):
     for n in (8, 64):
         for distance in EDGE[dtype]:
             x = cluster(n, distance, dtype)
-            for k in mlp_kernels(x, depth=3, W_std=2**0.5, activation=activation):
+            for k in mlp_kernels(x, depth=3, W_std=W_std, activation=activation):
                 values = np.linalg.eigvalsh(np.asarray(k, np.float64))
                 assert values[0] >= -EPS[dtype] * n * values[-1], (n, distance)
 
@@ -43,9 +59,41 @@ def relu_dual(q1, c, q2):
     return k, (mpmath.pi - angle) / (2 * mpmath.pi)
 
 
-def exact_kernels(x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=False):
+def mean_beyond(order, x):
+    """E[relu(z - x)^order] / order! of a standard normal z."""
+    if order < 1:
+        return mpmath.npdf(x) if order < 0 else mpmath.erfc(x / mpmath.sqrt(2)) / 2
+    return (mean_beyond(order - 2, x) - x * mean_beyond(order - 1, x)) / order
+
+
+def around(centres, width, low, high):
+    """Where to break an integral of something that varies within `width` of the centres."""
+    near = {c + k * width for c in centres for k in (-6, -2, 0, 2, 6)}
+    return sorted({low, *(b for b in near if low < b < high), *(b for b in range(-12, 13, 3) if low < b < high), high})
+
+
+def hard_tanh_dual(q1, c, q2):
+    """The dual of hard tanh: of one input given the other in closed form, then an integral at the working precision."""
+    s1, s2 = mpmath.sqrt(q1), mpmath.sqrt(q2)
+    cosine = min(max(c / (s1 * s2), -1), 1)
+    spread = s1 * mpmath.sqrt(1 - cosine**2)
+    if spread < mpmath.mpf(10) ** -25:
+        clip = lambda v: max(min(v, 1), -1)  # noqa: E731
+        value, slope = lambda v: clip(s1 * cosine / s2 * v), lambda v: abs(s1 * cosine / s2 * v) < 1
+    else:
+        at = lambda v: [(edge - s1 * cosine / s2 * v) / spread for edge in (-1, 1)]  # noqa: E731
+        value = lambda v: spread * (mean_beyond(1, at(v)[0]) - mean_beyond(1, at(v)[1])) - 1  # noqa: E731
+        slope = lambda v: mean_beyond(0, at(v)[0]) - mean_beyond(0, at(v)[1])  # noqa: E731
+    edges = [s * e for s in (-1, 1) for e in (1 / s2, 1 / s1)]
+    whole = around(edges, max(spread / s1, mpmath.mpf(10) ** -20), -14, 14)
+    k = mpmath.quad(lambda y: mpmath.npdf(y) * max(min(s2 * y, 1), -1) * value(s2 * y), whole)
+    inside = [b for b in sorted({*whole, -1 / s2, 1 / s2}) if abs(b) <= 1 / s2]
+    return k, mpmath.quad(lambda y: mpmath.npdf(y) * slope(s2 * y), inside)
+
+
+def exact_kernels(x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=False, dual=relu_dual, digits=60):
     """The recursion of `mlp_kernels`' docstring on the moments (xx, xy, yy), at 60 digits."""
-    with mpmath.workdps(60):
+    with mpmath.workdps(digits):
         W, b = mpmath.mpf(W_std) ** 2, mpmath.mpf(b_std) ** 2
         rows = [[mpmath.mpf(float(v)) for v in row] for row in (x, y)]
         pairs = ((0, 0), (0, 1), (1, 1))
@@ -55,7 +103,7 @@ def exact_kernels(x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=Fals
             own = [mpmath.sqrt(K[0]), mpmath.sqrt(K[2])] if layer_norm else [1, 1]
             seen = [k / own[i] / own[j] for k, (i, j) in zip(K, pairs, strict=True)]
             turned = [t / own[i] / own[j] for t, (i, j) in zip(T, pairs, strict=True)]
-            duals = [(seen[0] / 2, 0.5), relu_dual(*seen), (seen[2] / 2, 0.5)]
+            duals = [dual(seen[0], seen[0], seen[0]), dual(*seen), dual(seen[2], seen[2], seen[2])]
             skip = residual and layer < depth - 1
             T = [W * k + b + W * k_dot * t + skip * old for (k, k_dot), t, old in zip(duals, turned, T, strict=True)]
             K = [W * k + b + skip * old for (k, _), old in zip(duals, K, strict=True)]
@@ -81,6 +129,59 @@ def test_pairs_at_every_distance_equal_the_recursion_at_sixty_digits(dtype, opti
         for k, (xx, xy, yy) in zip(ours, exact_kernels(x, row, depth, **options), strict=True):
             # an angle known to a few eps, once per layer
             assert abs(float(k) - xy) <= 8 * depth * EPS[dtype] * (xx * yy) ** 0.5
+
+
+@pytest.mark.slow
+@both_precisions
+def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_thirty_digits(dtype):
+    x = cluster(1, 0.0, dtype, d=20)[0]
+    away, distances = np.random.default_rng(1).standard_normal(20), EDGE[dtype][:7:2]
+    y = np.stack([s * (x + t * away) for s in (1, -2) for t in distances]).astype(dtype)
+    ours = [k[0] for k in mlp_kernels(x[None], y, depth=2, W_std=1.3, b_std=0.3, activation="hard_tanh")]
+    for i, row in enumerate(y):
+        exact = exact_kernels(x, row, 2, 1.3, 0.3, dual=hard_tanh_dual, digits=30)
+        for k, (xx, xy, yy) in zip(ours, exact, strict=True):
+            assert abs(float(k[i]) - xy) <= 40 * EPS[dtype] * (xx * yy) ** 0.5
+
+
+@pytest.mark.parametrize("lack", [6e-5, 1e-9])
+def test_what_moments_lack_of_the_pole_is_known_to_a_rounding_of_the_angle(lack):
+    angle = (2 * lack) ** 0.5
+    thresholds = [(0.0, 0.0), (1.0, 1.0), (1.0, 1.0 + angle / 2), (1.0 + 3 * angle, 1.0), (0.0, 1.5)]
+    orders = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (0, 3), (3, 2)]
+    for a, b in thresholds:
+        at = () if a == b == 0 else tuple(threshold(jnp.asarray([t])) for t in (a, b))
+        u = jnp.asarray([lack])
+        ours = Lacking(MixedOrders(1 - u, *(at or (None, None)), u), u)
+        for p, q in orders:
+            assert abs(float(ours(p, q)[0]) - lacking(p, q, a, b, lack)) <= 4 * EPS[np.float64] * angle, (a, b, p, q)
+
+
+def lacking(p, q, a, b, lack):
+    """E[relu(z - a)^p relu(z - b)^q] / (p! q!) less E[relu(u - a)^p relu(v - b)^q] / (p! q!), at 40 digits."""
+    with mpmath.workdps(40):
+        a, b, cosine = mpmath.mpf(a), mpmath.mpf(b), 1 - mpmath.mpf(lack)
+        sine, past = mpmath.sqrt(1 - cosine**2), lambda y, c, n: (y - c) ** n / mpmath.factorial(n)
+        same = lambda y: mpmath.npdf(y) * past(y, a, p) * past(y, b, q)  # noqa: E731
+        apart = lambda y: mpmath.npdf(y) * past(y, b, q) * sine**p * mean_beyond(p, (a - cosine * y) / sine)  # noqa: E731
+        return float(
+            mpmath.quad(same, around([], 1, max(a, b), 14))
+            - mpmath.quad(apart, around([a, b], sine, b, mpmath.mpf(14)))
+        )
+
+
+@pytest.mark.parametrize("activation", ["relu6", pytest.param("hard_swish", marks=pytest.mark.slow)])
+def test_apart_says_the_same_as_the_dual_where_that_is_exact_too(activation):
+    for q1, q2 in ((1.0, 1.0), (1.0, 1.3), (9.0, 4.0)):
+        rule = dual_rule(activation).fitted(max(q1, q2), jnp.dtype(jnp.float64))
+        variances = [jnp.asarray([q]) for q in (q1, q2)]
+        rows, near = ([f(q) for q in variances] for f in (rule.rows, rule.near_rows))
+        size = jnp.sqrt(rule.own(variances[0]).k * rule.own(variances[1]).k)
+        for cosine in (0.99, 0.5, 0.0, -0.5, -0.99):
+            dual = rule.pair(rows[0], cosine * jnp.sqrt(variances[0] * variances[1]), rows[1])
+            apart, k_dot = rule.apart(Apart(jnp.asarray([1 - cosine]), jnp.asarray([1 + cosine])), *near)
+            np.testing.assert_allclose((apart.minus, apart.plus), (1 - dual.k / size, 1 + dual.k / size), atol=1e-13)
+            np.testing.assert_allclose(k_dot, dual.k_dot, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.slow

@@ -55,10 +55,13 @@ def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart
     lacking, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, lack)
     a, b = one.rows.phi, other.rows.phi
     terms = len(a.all)
-    at_pole = jnp.where(pole > 0, 1, jnp.asarray((-1.0) ** np.arange(terms), lack.dtype).reshape(-1, *[1] * lack.ndim))
+    alternating = jnp.asarray((-1.0) ** np.arange(terms), lack.dtype).reshape(-1, *[1] * lack.ndim)
+    at_pole = jnp.where(pole[None] > 0, jnp.ones_like(alternating), alternating)
     lacking = lacking + _lacking(at_pole * (a.all * b.all - a.singular * b.singular), lack)
     turned = lacking * (one.r * other.r)
-    smooth = [_chords(c1 * one.r, at_pole * c2 * other.r) for c1, c2 in ((a.all, b.all), (a.singular, b.singular))]
+    smooth = [
+        _chords(c1 * one.r[None], at_pole * c2 * other.r[None]) for c1, c2 in ((a.all, b.all), (a.singular, b.singular))
+    ]
     whole = _singular_chords(singular, one, other, pole)
     left_out = (one.left_out + other.left_out) / 2
     minus, plus = (all_ - cut + add + left_out for all_, cut, add in zip(*smooth, whole, strict=True))
@@ -87,7 +90,7 @@ def _singular_chords(singular: Kinks, one: Side, other: Side, pole: Array) -> tu
     away = jnp.asarray([c for c, _ in singular if c != 0], pole.dtype).reshape(-1, *[1] * pole.ndim)
     fixed = jnp.asarray(np.arange(-RANGE, RANGE + PANEL / 2, PANEL), pole.dtype)
     fixed = jnp.broadcast_to(fixed.reshape(-1, *[1] * pole.ndim), (fixed.size, *pole.shape))
-    moved = [jnp.clip(away * (sign * side.rows.r), -RANGE, RANGE) for sign, side in ((1, one), (pole, other))]
+    moved = [jnp.clip(away * (sign * side.rows.r)[None], -RANGE, RANGE) for sign, side in ((1, one), (pole, other))]
     u, w = panel_rule(jnp.moveaxis(jnp.sort(jnp.concatenate([fixed, *moved]), axis=0), 0, -1))
     first, second = (
         kinks.values(singular, 0, (sign * side.rows.seen.s)[..., None] * u) * side.r[..., None]

@@ -109,7 +109,7 @@ def near_moments(kinks: Kinks, first: View, second: View, rho: Array, lack: Arra
     lacking = k_dot = jnp.zeros_like(rho)
     for group in _groups(kinks):
         mixed = _mixed(kinks, group, first, second, rho, lack)
-        lacking = lacking + _sum(group, 0, 0, first.s, second.s, Lacking(mixed, lack))
+        lacking = lacking + _sum(group, 0, 0, first.s, second.s, Lacking(mixed, lack[None]))
         k_dot = k_dot + _sum(group, 1, 1, first.s, second.s, mixed)
     return lacking, k_dot
 
@@ -135,11 +135,11 @@ def _mixed(
     lack = None if lack is None else lack[None]
     if first.thresholds is None or second.thresholds is None or group[0][0].at == group[0][1].at == 0:
         return MixedOrders(signed, lack=lack)
-    at = (
+    one, other = (
         Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in group]) for t in thresholds))
         for k, thresholds in enumerate((first.thresholds, second.thresholds))
     )
-    return MixedOrders(signed, *at, lack)
+    return MixedOrders(signed, one, other, lack)
 
 
 def _sum(group: list[tuple[Kink, Kink]], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking) -> Array:

@@ -80,11 +80,11 @@ def near_kernels(
 
     def step(state, inputs):
         (layer, last), q1, q2 = inputs
-        seen = _seen(arch, q1), _seen(arch, q2)
+        seen = jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, jnp.concatenate([q1, q2])))
 
         def through(at, state):
-            one, other = (jax.tree.map(lambda a, i=i: a[..., i], side) for side, i in zip(seen, at, strict=True))
-            return _layer(arch, layer, last, one, *state, other)
+            of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)  # noqa: E731
+            return _layer(arch, layer, last, of(at[0]), *state, of(at[1] + len(q1)))
 
         new = by_group(through, state)
         return new, new[1] if every else None

@@ -9,6 +9,8 @@ a <= b, conditioning on v gives
 and higher orders follow by Stein's lemma as in `half_gaussian.py`. At rho = -1 half lines do not meet: F is 0 there.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -64,21 +66,19 @@ class Lacking:
         high = jnp.maximum(F.a, F.b)
         start = -jnp.where(self.gap >= 0, F.given_v.beta, F.given_u.beta)
         count, end = (24, 8.5) if high.dtype == jnp.float64 else (12, 6.0)
-        x, weights = (
-            a.astype(high.dtype).reshape(-1, *[1] * high.ndim) for a in np.polynomial.legendre.leggauss(count)
-        )
+        rule = np.polynomial.legendre.leggauss(count)
+        x, weights = (jnp.asarray(a, high.dtype).reshape(-1, *[1] * high.ndim) for a in rule)
         w = end / 2 * (x + 1)
-        at = start + self.rho * w
+        at = start[None] + self.rho[None] * w
         means = mass(at) if p == 0 else density(at) - at * mass(at)
-        J = F.sine ** (p + q + 1) * jnp.sum(end / 2 * weights * w**q * density(high + F.sine * w) * means, axis=0)
-        if p == 0:
+        integrand = end / 2 * weights * w**q * density(high[None] + F.sine[None] * w) * means
+        J = F.sine ** (p + q + 1) * jnp.sum(integrand, axis=0)
+        if p == 0 or F.beyond is None:
             return J
-        beyond = [
-            jnp.where(self.gap >= 0, *masses) for masses in ((F.given_v.density, F.given_u.density), F.beyond[::-1])
-        ]
-        return self.lack * beyond[q] - J
+        pair = (F.given_v.density, F.given_u.density) if q == 0 else F.beyond[::-1]
+        return self.lack * jnp.where(self.gap >= 0, *pair) - J
 
-    def _conditional(self, given, at: Array, gap: Array, m: int) -> Array:
+    def _conditional(self, given: Any, at: Array, gap: Array, m: int) -> Array:
         """What E[relu(v - b)^m / m! | u = a] lacks of relu(a - b)^m / m!, m >= 1."""
         sine, moved = self.orders.sine, at * self.lack
         if m == 1:
