@@ -11,6 +11,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 matplotlib.use("Agg")
 
+# The tests that take longest. Nothing else is left to run beside one of them that starts last.
+FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests go first; the others keep their order, as tests of one module share compiled programs."""
+    rank = {name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
