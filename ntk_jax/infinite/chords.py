@@ -54,9 +54,8 @@ def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart
     rho = pole * jnp.maximum(1 - lack, jnp.finfo(lack.dtype).tiny)  # of the pole's sign even where both are equally far
     lacking, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, lack)
     a, b = one.rows.phi, other.rows.phi
-    terms = len(a.all)
-    alternating = jnp.asarray((-1.0) ** np.arange(terms), lack.dtype).reshape(-1, *[1] * lack.ndim)
-    at_pole = jnp.where(pole[None] > 0, jnp.ones_like(alternating), alternating)
+    mirror = kinks.alternating(len(a.all), lack)
+    at_pole = jnp.where(pole[None] > 0, jnp.ones_like(mirror), mirror)
     lacking = lacking + _lacking(at_pole * (a.all * b.all - a.singular * b.singular), lack)
     turned = lacking * (one.r * other.r)
     smooth = [

@@ -72,10 +72,15 @@ def values(kinks: Kinks, order: int, v: Array | np.ndarray) -> Any:
     return total
 
 
+def alternating(terms: int, like: Array) -> Array:
+    """(-1)^k on a leading axis: what Hermite coefficients of f(-z) have of those of f(z)."""
+    return jnp.asarray((-1.0) ** np.arange(terms), like.dtype).reshape(-1, *[1] * like.ndim)
+
+
 def coefficients(kinks: Kinks, order: int, seen: View, terms: int) -> Array:
     """E[S^(order)(s z) h_k(z)] of the singular part S, (terms, ...)."""
     total = jnp.zeros((terms, *seen.s.shape), seen.s.dtype)
-    alternating = jnp.asarray((-1.0) ** np.arange(terms), seen.s.dtype).reshape(-1, *[1] * seen.s.ndim)
+    mirror = alternating(terms, seen.s)
     for m, kink in enumerate(kinks):
         for power in powers((kink,), order):
             part: Any
@@ -85,7 +90,7 @@ def coefficients(kinks: Kinks, order: int, seen: View, terms: int) -> Array:
             else:
                 part = step_coefficients(seen.thresholds.at[m], terms, power)
             part = kink.factor(power, order) * part * _power(kink, seen.s, power)[None]
-            total = total + (part if kink.sign > 0 else alternating * part)
+            total = total + (part if kink.sign > 0 else mirror * part)
     return total
 
 
