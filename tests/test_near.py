@@ -131,6 +131,22 @@ def test_pairs_at_every_distance_equal_the_recursion_at_sixty_digits(dtype, opti
             assert abs(float(k) - xy) <= 8 * depth * EPS[dtype] * (xx * yy) ** 0.5
 
 
+@both_precisions
+@pytest.mark.parametrize("depth", [12, pytest.param(30, marks=pytest.mark.slow)])
+def test_pairs_that_ordered_layers_bring_together_equal_the_recursion_at_sixty_digits(dtype, depth):
+    x = np.random.default_rng(0).standard_normal((24, 10)).astype(dtype)
+    x[1] = x[0] + dtype(1e-3) * x[2]  # one pair is near from the start
+    options = {"W_std": 0.8, "b_std": 1.0}
+    k = mlp_kernels(x, depth=depth, **options)
+    assert float(jnp.min(k.nngp[0] ** 2 / (k.nngp[0, 0] * jnp.diag(k.nngp)))) > 1 - 2.0**-13
+    for j in range(1, 6):
+        for ours, (xx, xy, yy) in zip(k, exact_kernels(x[0], x[j], depth, **options), strict=True):
+            assert abs(float(ours[0, j]) - xy) <= 8 * EPS[dtype] * (xx * yy) ** 0.5  # earlier layers' errors contract
+    for ours in k:
+        values = np.linalg.eigvalsh(np.asarray(ours, np.float64))
+        assert values[0] >= -EPS[dtype] * len(x) * values[-1]
+
+
 @pytest.mark.slow
 @both_precisions
 def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_thirty_digits(dtype):

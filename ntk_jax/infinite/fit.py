@@ -110,19 +110,29 @@ def _second_moment(series: Expansion, f: Callable[[np.ndarray], np.ndarray], q: 
 
 
 def _kept(series: Expansion, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
-    """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save."""
-    loss, kept = (1e-9 if jnp.dtype(dtype) == jnp.float64 else 1e-4), series.kinks
-    for highest in range(ORDERS - 2, -1, -1):
-        # from the fourth derivative on, jumps are split off for speed of convergence only
-        if _cancellation(series, kept, q, dtype) <= (loss if highest < 3 else loss / 100):
-            break
-        # the slope's jump at 0 never outgrows phi
-        cut = [
-            Kink(c, tuple(j * (p <= (highest if c else max(highest, 1))) for p, j in enumerate(jumps)))
-            for c, jumps in kept
-        ]
-        kept = tuple(kink for kink in cut if any(kink.jumps))
+    """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save.
+
+    At 0 terms left out cost little, and a kernel stays positive definite: there, less may cancel in single precision.
+    """
+    double, kept = jnp.dtype(dtype) == jnp.float64, series.kinks
+    strict = 1e-11 if double else 1e-6
+    for everywhere in (False, True):
+        loss = 1e-9 if double else 1e-4 if everywhere else 1e-5
+        for highest in range(ORDERS - 2, -1, -1):
+            # from the fourth derivative on, jumps are split off for speed of convergence only
+            if _cancellation(series, kept, q, dtype) <= (loss if highest < 3 else strict):
+                break
+            kept = _cut(kept, highest, everywhere)
     return kept
+
+
+def _cut(kinks: tuple[Kink, ...], highest: int, everywhere: bool) -> tuple[Kink, ...]:
+    """Without the jumps beyond those of a derivative; at 0 that of the slope stays, which never outgrows phi."""
+    away = highest if everywhere else ORDERS
+    cut = [
+        Kink(c, tuple(j * (p <= (away if c else max(highest, 1))) for p, j in enumerate(jumps))) for c, jumps in kinks
+    ]
+    return tuple(kink for kink in cut if any(kink.jumps))
 
 
 def _cancellation(series: Expansion, kinks: tuple[Kink, ...], q: float, dtype: jnp.dtype) -> float:

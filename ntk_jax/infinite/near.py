@@ -37,11 +37,14 @@ def directions(x: Array, variances: Array, first: Layers) -> Array:
 
 
 class _Seen(NamedTuple):
-    """One side at one layer: variances, what LayerNorm divides by, variances after the activation, rows of the dual."""
+    """One side at one layer: deviation after the activation, roots of shares, what LayerNorm divides by, rows of the dual.
 
-    q: Array
-    scale: Array
-    own: Array
+    The shares are those of activation, bias and skip connection in the variance to come.
+    """
+
+    deviation: Array
+    shares: list[Array]
+    scale: Array | None
     rows: Any
 
 
@@ -72,15 +75,17 @@ def near_kernels(
         return lax.map(lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (some, at, *state))
 
     def begin(at):
-        moments = tuple(k[at] for k in start)
-        positive = moments[0] > 0
-        sign = jnp.where(positive, 1, -1).astype(u1.dtype)
-        lack = jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1) / 2
-        return Apart(jnp.where(positive, lack, 2 - lack), jnp.where(positive, 2 - lack, lack)), moments
+        moments, q1, q2 = tuple(k[at] for k in start), variances1[0][at[0]], variances2[0][at[1]]
+        sign = jnp.where(moments[0] > 0, 1, -1).astype(u1.dtype)
+        from_afar = 1 - jnp.minimum(sign * ratio(moments[0], root(q1) * root(q2)), 1)
+        near = is_near(q1, moments[0], q2)
+        distance = lambda: jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1)  # noqa: E731
+        lack = lax.cond(jnp.any(near), lambda: jnp.where(near, distance() / 2, from_afar), lambda: from_afar)
+        return Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)), moments
 
     def step(state, inputs):
         (layer, last), q1, q2 = inputs
-        seen = jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, jnp.concatenate([q1, q2])))
+        seen = jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, layer, last, jnp.concatenate([q1, q2])))
 
         def through(at, state):
             of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)  # noqa: E731
@@ -103,9 +108,14 @@ def _scatter(values: Array, listed: Array, shape: tuple[int, ...]) -> Array:
     return flat.at[..., listed].set(values.reshape(*lead, -1), mode="drop").reshape(*lead, *shape)
 
 
-def _seen(arch: Architecture, q: Array) -> _Seen:
-    v, scale = normalized(q) if arch.layer_norm else (q, jnp.ones_like(q))
-    return _Seen(q, scale, arch.rule.own(v).k, arch.rule.near_rows(v))
+def _seen(arch: Architecture, layer: Layers, last: Any, q: Array) -> _Seen:
+    v, scale = normalized(q) if arch.layer_norm else (q, None)
+    own = arch.rule.own(v).k
+    parts = [layer.W * own, jnp.broadcast_to(layer.b, q.shape)]
+    if arch.residual:
+        parts.append(jnp.where(last, 0, q))
+    total = sum(parts, jnp.zeros_like(q))
+    return _Seen(root(own), [root(ratio(p, total)) for p in parts], scale, arch.rule.near_rows(v))
 
 
 def _layer(
@@ -113,27 +123,21 @@ def _layer(
 ) -> tuple[Apart, tuple[Array, Array]]:
     """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far apart they are."""
     active, k_dot = arch.rule.apart(apart, one.rows, other.rows)
-    k = root(one.own) * root(other.own) * ((active.plus - active.minus) / 2)
-    parts = [(layer.W * one.own, layer.W * other.own, active), (layer.b, layer.b, Apart(0, 2))]
-    if arch.residual:
-        parts.append((jnp.where(last, 0, one.q), jnp.where(last, 0, other.q), apart))
-    theta = moments[1] * (one.scale * other.scale)
-    return _apart_in_sum(parts), add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
-
-
-def _apart_in_sum(parts: list[tuple[Any, Any, Any]]) -> Apart:
-    """How far apart pairs are under a sum of kernels, given the variances of both sides and `Apart` under each of them.
-
-    With shares a_m² and b_m² of the variances, 1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + (1 - sum_m a_m b_m), and the last term
-    is the sum over m < n of (a_m b_n - a_n b_m)², over 1 + sum_m a_m b_m.
-    """
-    total1, total2 = sum(v for v, _, _ in parts), sum(v for _, v, _ in parts)
-    a, b = [root(ratio(v, total1)) for v, _, _ in parts], [root(ratio(v, total2)) for _, v, _ in parts]
-    aligned = [a_m * b_m for a_m, b_m in zip(a, b, strict=True)]
-    crossed = [(a[m] * b[n] - a[n] * b[m]) ** 2 for n in range(len(parts)) for m in range(n)]
-    unequal = sum(crossed) / (1 + sum(aligned))
-    minus, plus = (
-        [share * which for share, which in zip(aligned, each, strict=True)]
-        for each in zip(*(p[2] for p in parts), strict=True)
+    k = one.deviation * other.deviation * ((active.plus - active.minus) / 2)
+    theta = moments[1] if one.scale is None or other.scale is None else moments[1] * (one.scale * other.scale)
+    return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), add_skip(
+        arch, last, dense(layer, k, k_dot, theta), moments
     )
+
+
+def _in_sum(a: list[Array], b: list[Array], parts: list[Apart]) -> Apart:
+    """How far apart pairs are under a sum of kernels, given `Apart` under each of them.
+
+    With shares a_m² and b_m² of the two variances, 1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + (1 - sum_m a_m b_m), and the last
+    term is the sum over m < n of (a_m b_n - a_n b_m)², over 1 + sum_m a_m b_m.
+    """
+    aligned = [a_m * b_m for a_m, b_m in zip(a, b, strict=True)]
+    crossed = [(a[m] * b[n] - a[n] * b[m]) ** 2 for n in range(len(a)) for m in range(n)]
+    unequal = sum(crossed) / (1 + sum(aligned))
+    minus, plus = ([share * p[sign] for share, p in zip(aligned, parts, strict=False)] for sign in (0, 1))
     return Apart(sum(minus, unequal), sum(plus, unequal))

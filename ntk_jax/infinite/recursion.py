@@ -79,7 +79,9 @@ def _with_near(
     sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
     left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
     start = first_dense(first, q12)
+    last = lax.stop_gradient(out[0][-1] if every else out[0])
     wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
+    wanted = wanted | is_near(side1.nngp[:, None], last, side2.nngp[None, :])
     if x2 is None:  # an example and itself are not a pair
         wanted = wanted & ~jnp.eye(len(x1), dtype=bool)
     exact = near_kernels(left, start, right, wanted, layers, arch, every)

@@ -6,7 +6,6 @@ the time grew exponentially with depth.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -52,24 +51,29 @@ def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: 
         q1, q2 = visit.left(side1.q0, i)[:, None], visit.right(side2.q0, j)[None, :]
         return first_dense(first, covariance_at_poles(products, q1, q2))
 
-    zero = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype)
-    watch = partial(visit.near, side1.variances[0], side2.variances[0]) if depth and arch.rule.cusp else None
-    state, near = visit.update((zero, zero), start, _group(arch, head, lead), watch)
+    zero, cusp = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype), depth > 0 and arch.rule.cusp
+    own = [jnp.concatenate([s.variances, s.nngp[None]]) for s in (side1, side2)]
+    ends = [q[lead::unroll] for q in own]  # variances after each group of layers
+    before, after = ([q[0] for q in pair] if cusp else None for pair in (own, ends))
+    state, near = visit.update((zero, zero), start, _group(arch, head, lead), before, after)
 
     def chunk(state, inputs):
-        return visit.update(state, visit.load, _group(arch, inputs, unroll))[0], None
+        chunk, ends = inputs
+        return visit.update(state, visit.load, _group(arch, chunk, unroll), None, ends if cusp else None)
 
     if depth > lead:
         chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
-        state, _ = lax.scan(chunk, state, chunks)
-    if watch is not None:
+        state, later = lax.scan(chunk, state, (chunks, [q[1:] for q in ends]))
+        near = near | later[-1]
+    if cusp:
 
         def exact(i, j, state):
             moments = start(i, j, state)
             q1, q2 = visit.left(side1.variances, i, -1), visit.right(side2.variances, j, -1)
             left = directions(visit.left(x1, i), q1[0], first), q1
             right = directions(visit.right(x2_, j), q2[0], first), q2
-            wanted = watch(i, j, moments)
+            last = visit.load(i, j, state)
+            wanted = visit.near(before, i, j, moments) | visit.near([q[-1] for q in own], i, j, last)
             return wanted, near_kernels(left, moments, right, wanted, layers, arch)
 
         state = visit.correct(state, near, exact)
@@ -119,42 +123,46 @@ class _Tiles:
     def load(self, i, j, state):
         return tuple(lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
 
-    def near(self, q1, q2, i, j, moments):
-        """The pairs of a tile that are nearly parallel; an example and itself are not a pair."""
-        near = is_near(self.left(q1, i)[:, None], moments[0], self.right(q2, j)[None, :])
+    def near(self, own, i, j, moments):
+        """The pairs of a tile that are nearly parallel, given the variances of either side; an example and itself are none."""
+        near = is_near(self.left(own[0], i)[:, None], moments[0], self.right(own[1], j)[None, :])
         if not self.symmetric:
             return near
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
-    def update(self, state, start, group, watch=None):
-        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and the tiles where `watch` saw something.
+    def update(self, state, start, group, before=None, after=None):
+        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and which tiles have nearly parallel pairs.
 
-        These are a list of tile numbers and how many of its entries count.
+        These are looked for by the variances `before` and `after` the layers, unless these are None.
         """
         rows1, rows2, through = group
+
+        def sees(own, m, moments):
+            return own is not None and jnp.any(self.near(own, *self.starts[m], moments))
 
         def tile(m, state):
             i, j = self.starts[m, 0], self.starts[m, 1]
             left = jax.tree.map(lambda r: self.left(r, i, -1)[..., :, None], rows1)
             right = jax.tree.map(lambda r: self.right(r, j, -1)[..., None, :], rows2)
             moments = start(i, j, state)
-            seen = 0 if watch is None else jnp.any(watch(i, j, moments)).astype(int)
-            return lax.complex(*through(moments, left, right)), seen
+            return lax.complex(*through(moments, left, right)), sees(before, m, moments)
+
+        def finish(state, done, seen, m):
+            return self._write(state, done, m), seen.at[m].set(seen[m] | sees(after, m, (done.real, done.imag)))
 
         def body(m, carry):
             # A tile is written one step after it was computed: fused into its four writes, it would be computed four times.
-            state, done, listed, count = carry
-            state = self._write(state, done, jnp.maximum(m - 1, 0))
-            new, seen = tile(m, state)
-            return state, new, listed.at[count].set(m), count + seen
+            state, seen = finish(*carry, jnp.maximum(m - 1, 0))
+            new, near = tile(m, state)
+            return state, new, seen.at[m].set(near)
 
-        nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), int), 0
-        state, done, listed, count = lax.fori_loop(0, len(self.starts), body, (state, *nothing))
-        return self._write(state, done, len(self.starts) - 1), (listed, count)
+        nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), bool)
+        return finish(*lax.fori_loop(0, len(self.starts), body, (state, *nothing)), len(self.starts) - 1)
 
     def correct(self, state, tiles, exact):
-        """`state` with some pairs of the listed tiles replaced: which, and by what, says `exact(i, j, state)`."""
-        listed, count = tiles
+        """`state` with some pairs of the `tiles` replaced: which, and by what, says `exact(i, j, state)`."""
+        count = jnp.count_nonzero(tiles)
+        listed = jnp.flatnonzero(tiles, size=len(self.starts), fill_value=0)
 
         def body(m, carry):  # written one step later, as in `update`
             state = self._write(*carry, listed[jnp.maximum(m - 1, 0)])
