@@ -49,8 +49,8 @@ def in_order(one: Any, other: Any, q1: Array, q2: Array) -> list[Any]:
 def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart, Array]:
     """How far apart the activations are, and the singular part of k_dot."""
     one, other = in_order(one, other, one.rows.q, other.rows.q)
-    lack = jnp.minimum(inputs.minus, inputs.plus)
-    pole = jnp.where(inputs.minus < inputs.plus, 1, -1).astype(lack.dtype)
+    lack = inputs.lack
+    pole = inputs.by_pole(jnp.ones_like(lack), -jnp.ones_like(lack))
     rho = pole * jnp.maximum(1 - lack, jnp.finfo(lack.dtype).tiny)  # of the pole's sign even where both are equally far
     lacking, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, lack)
     a, b = one.rows.phi, other.rows.phi

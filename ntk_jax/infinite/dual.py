@@ -24,6 +24,15 @@ class Apart(NamedTuple):
     minus: Any
     plus: Any
 
+    @property
+    def lack(self) -> Array:
+        """1 - |rho|."""
+        return jnp.minimum(self.minus, self.plus)
+
+    def by_pole(self, at_plus_one: Array, at_minus_one: Array) -> Array:
+        """The first where the nearer pole is +1, the second elsewhere."""
+        return jnp.where(self.minus < self.plus, at_plus_one, at_minus_one)
+
 
 class DualRule:
     """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static arguments of `jax.jit`.

@@ -119,38 +119,52 @@ def near_moments(kinks: Kinks, first: View, second: View, rho: Array, lack: Arra
     return lacking, k_dot
 
 
-def _groups(kinks: Kinks) -> list[list[tuple[Kink, Kink]]]:
-    """The pairs of kinks, those of 0 with itself first: these have cheaper moments."""
-    pairs = [(a, b) for a in kinks for b in kinks]
-    groups = [p for p in pairs if p[0].at == p[1].at == 0], [p for p in pairs if not p[0].at == p[1].at == 0]
+Pairs = list[tuple[Kink, Kink]]
+
+
+def _groups(kinks: Kinks) -> list[list[Pairs]]:
+    """Pairs of kinks that share their moments, those of 0 with itself in a group of their own: these are cheaper.
+
+    Mirroring both kinks changes nothing: half of the pairs of an even or odd function are the others again.
+    """
+    alike: dict[Any, Pairs] = {}
+    for a, b in ((a, b) for a in kinks for b in kinks):
+        alike.setdefault((abs(a.at), abs(b.at), a.sign * b.sign), []).append((a, b))
+    groups = ([pairs for seen, pairs in alike.items() if (seen[:2] == (0, 0)) is cheap] for cheap in (True, False))
     return [group for group in groups if group]
 
 
 def _mixed(
     kinks: Kinks,
-    group: list[tuple[Kink, Kink]],
+    group: list[Pairs],
     first: View,
     second: View,
     rho: Array,
     lack: Array | None = None,
 ) -> MixedOrders:
-    """The mixed orders of all pairs of a group, on a leading axis."""
+    """The mixed orders of a group, on a leading axis."""
+    pairs = [alike[0] for alike in group]
     column = lambda a: jnp.asarray(a, rho.dtype).reshape(-1, *[1] * rho.ndim)  # noqa: E731
-    signed = column([a.sign * b.sign for a, b in group]) * rho[None]
+    signed = column([a.sign * b.sign for a, b in pairs]) * rho[None]
     lack = None if lack is None else lack[None]
-    if first.thresholds is None or second.thresholds is None or group[0][0].at == group[0][1].at == 0:
+    if first.thresholds is None or second.thresholds is None or pairs[0][0].at == pairs[0][1].at == 0:
         return MixedOrders(signed, lack=lack)
     one, other = (
-        Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in group]) for t in thresholds))
+        Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in pairs]) for t in thresholds))
         for k, thresholds in enumerate((first.thresholds, second.thresholds))
     )
     return MixedOrders(signed, one, other, lack)
 
 
-def _sum(group: list[tuple[Kink, Kink]], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking) -> Array:
+def _sum(group: list[Pairs], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking) -> Array:
     total = jnp.zeros_like(mixed.rho)
-    for p in powers(tuple(a for a, _ in group), i):
-        for q in powers(tuple(b for _, b in group), j):
-            scales = [a.factor(p, i) * b.factor(q, j) * (_power(a, s1, p) * _power(b, s2, q)) for a, b in group]
+    left, right = (tuple(pair[k] for pairs in group for pair in pairs) for k in (0, 1))
+
+    def scale(p: int, q: int, pairs: Pairs) -> Any:
+        return sum(a.factor(p, i) * b.factor(q, j) * (_power(a, s1, p) * _power(b, s2, q)) for a, b in pairs)
+
+    for p in powers(left, i):
+        for q in powers(right, j):
+            scales = [scale(p, q, pairs) for pairs in group]
             total = total + jnp.stack(jnp.broadcast_arrays(*scales)) * mixed(p, q)
     return jnp.sum(total, axis=0)

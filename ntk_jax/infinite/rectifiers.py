@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.infinite.angle import ROUNDING, Angle, angle, arcsine
+from ntk_jax.infinite.angle import ROUNDING, angle, arcsine
 from ntk_jax.infinite.dual import Apart, Dual, DualRule, deviation_product, ratio, reciprocal, root
 
 
@@ -49,11 +49,11 @@ class Rectifier(DualRule):
 
     def apart(self, inputs, one, other):
         own, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
-        at, mirrored = _nearer_pole(inputs), self.a * self.b / own
+        at, mirrored = angle(inputs.lack), self.a * self.b / own
         lift = even / own * at.first_gap
-        minus = _by_pole(inputs, at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
-        plus = _by_pole(inputs, 2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
-        return Apart(minus, plus), _by_pole(inputs, own - even * at.to_pole, even * at.to_pole - self.a * self.b)
+        minus = inputs.by_pole(at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
+        plus = inputs.by_pole(2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
+        return Apart(minus, plus), inputs.by_pole(own - even * at.to_pole, even * at.to_pole - self.a * self.b)
 
 
 def scales(q: Array) -> Scales:
@@ -65,14 +65,6 @@ def scales(q: Array) -> Scales:
 def correlation(rows1: Scales, q12: Array, rows2: Scales) -> Array:
     """rho, 0 next to a zero input."""
     return q12 * (rows1.r * rows2.r)  # commutes to the bit
-
-
-def _nearer_pole(inputs: Apart) -> Angle:
-    return angle(jnp.minimum(inputs.minus, inputs.plus))
-
-
-def _by_pole(inputs: Apart, at_plus_one: Array, at_minus_one: Array) -> Array:
-    return jnp.where(inputs.minus < inputs.plus, at_plus_one, at_minus_one)
 
 
 def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales) -> Array:
@@ -126,9 +118,9 @@ class Step(DualRule):
 
     def apart(self, inputs, one, other):
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        turned, share = 2 / np.pi * _nearer_pole(inputs).to_pole, half**2 / (half**2 + mean**2)
-        minus = share * _by_pole(inputs, turned, 2 - turned)
-        plus = 2 * (1 - share) + share * _by_pole(inputs, 2 - turned, turned)
+        turned, share = 2 / np.pi * angle(inputs.lack).to_pole, half**2 / (half**2 + mean**2)
+        minus = share * inputs.by_pole(turned, 2 - turned)
+        plus = 2 * (1 - share) + share * inputs.by_pole(2 - turned, turned)
         return Apart(minus, plus), jnp.zeros_like(minus)
 
 
