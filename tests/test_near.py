@@ -43,12 +43,12 @@ def cluster(n, distance, dtype, d=50, seed=0):
     ],
 )
 def test_clusters_are_positive_semidefinite_at_every_distance(dtype, activation, W_std):
-    for n in (8, 64):
-        for distance in EDGE[dtype]:
-            x = cluster(n, distance, dtype)
-            for k in mlp_kernels(x, depth=3, W_std=W_std, activation=activation):
-                values = np.linalg.eigvalsh(np.asarray(k, np.float64))
-                assert values[0] >= -EPS[dtype] * n * values[-1], (n, distance)
+    n = 24
+    for distance in EDGE[dtype]:
+        x = cluster(n, distance, dtype)
+        for k in mlp_kernels(x, depth=3, W_std=W_std, activation=activation):
+            values = np.linalg.eigvalsh(np.asarray(k, np.float64))
+            assert values[0] >= -EPS[dtype] * n * values[-1], distance
 
 
 def relu_dual(q1, c, q2):

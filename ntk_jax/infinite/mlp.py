@@ -16,7 +16,7 @@ from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import fitted_rule
 from ntk_jax.infinite.layers import Architecture, Layers, Side
-from ntk_jax.infinite.recursion import kernels, reference_kernels, sides
+from ntk_jax.infinite.recursion import begin, cropped, follow, kernels, reference_kernels, sides
 from ntk_jax.networks import check_scales, per_layer
 from ntk_jax.types import Kernels
 
@@ -68,7 +68,7 @@ def mlp_kernels(
     Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard": Sohl-Dickstein et al. 2020, eq. 19.
     """
     network = _prepare(x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm)
-    return Kernels(*_compiled(*network))
+    return Kernels(*_kernels(*network))
 
 
 def mlp_kernels_by_layer(
@@ -100,7 +100,19 @@ _DEFAULTS: dict[str, Any] = {
     "layer_norm": False,
 }
 _compiled = jax.jit(kernels, static_argnums=3)
+_begin = jax.jit(begin, static_argnums=3)
+_follow = jax.jit(follow, static_argnums=5, donate_argnums=0)
 _compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argnums=3)
+
+
+def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Array, Array]:
+    """`kernels`; what follows nearly parallel pairs, which takes long to compile, is compiled when there are some."""
+    if not (arch.rule.cusp and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))):
+        return _compiled(x1, x2, layers, arch)
+    out, near = _begin(x1, x2, layers, arch)
+    if not is_concrete(near) or bool(jnp.any(near)):
+        out = _follow(out, near, x1, x2, layers, arch)
+    return cropped(out, x1, x2)
 
 
 Network = tuple[Array, Array | None, Layers, Architecture]

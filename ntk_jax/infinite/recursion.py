@@ -10,7 +10,7 @@ from jax import Array, lax
 from ntk_jax.infinite.dual import covariance_at_poles
 from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_dense, side, split_layers
 from ntk_jax.infinite.near import directions, is_near, near_kernels
-from ntk_jax.infinite.tiles import tiled_layers
+from ntk_jax.infinite.tiles import TiledLayers
 from ntk_jax.linalg import matmul, mirror_upper
 
 
@@ -28,9 +28,32 @@ def _second_moments(x: Array) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Array, Array]:
     """NNGP and NTK (n1, n2)."""
+    return cropped(follow(*begin(x1, x2, layers, arch), x1, x2, layers, arch), x1, x2)
+
+
+def begin(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[tuple[Array, Array], Array]:
+    """Both kernels, padded to whole tiles, and which tiles have nearly parallel pairs, whose kernels are not yet exact."""
+    tiled = _tiled(x1, x2, layers, arch)
+    out, near = tiled.begin()
+    return (_exact_diagonal(out, tiled.side1) if x2 is None else out), near
+
+
+def follow(
+    out: tuple[Array, Array], near: Array, x1: Array, x2: Array | None, layers: Layers, arch: Architecture
+) -> tuple[Array, Array]:
+    """The kernels of `begin` with those pairs exact."""
+    return _tiled(x1, x2, layers, arch).follow(out, near)
+
+
+def _tiled(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> TiledLayers:
     side1, side2 = sides(x1, x2, layers, arch)
-    out = tiled_layers(x1, x2, side1, side2, layers, arch)
-    return _exact_diagonal(out, side1) if x2 is None else out
+    return TiledLayers(x1, x2, side1, side2, layers, arch)
+
+
+def cropped(out: tuple[Array, Array], x1: Array, x2: Array | None) -> tuple[Array, Array]:
+    """Without the padding."""
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    return out if out[0].shape == (n1, n2) else (out[0][:n1, :n2], out[1][:n1, :n2])
 
 
 @kernels.defjvp

@@ -30,54 +30,70 @@ def tile_size(n: int) -> int:
     return exact[-1] if exact and n > TILE else -(-n // (16 * tiles)) * 16
 
 
-def tiled_layers(x1: Array, x2: Array | None, side1: Side, side2: Side, layers: Layers, arch: Architecture):
-    """The fast path: K and Theta (n1, n2) in place, a few layers at a time."""
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    t1, t2 = tile_size(n1), tile_size(n2)
-    x1, x2_, side1, side2 = (
-        _pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2))
-    )
-    visit = _Tiles(x1.shape[0] // t1, x2_.shape[0] // t2, t1, t2, symmetric=x2 is None)
-    first, rest = split_layers(layers)
-    depth, unroll = layers.W.shape[0] - 1, arch.rule.unroll
-    lead = depth if depth <= unroll else depth % unroll
-    head, tail = (
-        jax.tree.map(lambda c, s=s: c[s], (rest, side1.variances, side2.variances))
-        for s in (slice(lead), slice(lead, None))
-    )
+class TiledLayers:
+    """The fast path: K and Theta in place, a few layers at a time, padded to whole tiles.
 
-    def start(i, j, _):
-        products = matmul(visit.left(x1, i), visit.right(x2_, j).T) / x1.shape[1]
-        q1, q2 = visit.left(side1.q0, i)[:, None], visit.right(side2.q0, j)[None, :]
-        return first_dense(first, covariance_at_poles(products, q1, q2))
+    `begin` is the recursion in covariances; `follow` corrects the pairs that are nearly parallel at its start or its end.
+    """
 
-    zero, cusp = jnp.zeros((x1.shape[0], x2_.shape[0]), x1.dtype), depth > 0 and arch.rule.cusp
-    own = [jnp.concatenate([s.variances, s.nngp[None]]) for s in (side1, side2)]
-    ends = [q[lead::unroll] for q in own]  # variances after each group of layers
-    before, after = ([q[0] for q in pair] if cusp else None for pair in (own, ends))
-    state, near = visit.update((zero, zero), start, _group(arch, head, lead), before, after)
+    def __init__(self, x1: Array, x2: Array | None, side1: Side, side2: Side, layers: Layers, arch: Architecture):
+        t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
+        self.layers, self.arch, self.depth = layers, arch, layers.W.shape[0] - 1
+        self.first, self.rest = split_layers(layers)
+        padded = (_pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2)))
+        self.x1, self.x2, self.side1, self.side2 = padded
+        self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
+        # variances at the start and after every layer
+        self.own = [jnp.concatenate([s.variances, s.nngp[None]]) for s in (self.side1, self.side2)]
 
-    def chunk(state, inputs):
-        chunk, ends = inputs
-        return visit.update(state, visit.load, _group(arch, chunk, unroll), None, ends if cusp else None)
+    def begin(self) -> tuple[tuple[Array, Array], Array]:
+        """Both kernels, and which tiles have pairs to follow: none if the dual has no cusp."""
+        visit, arch, unroll = self.visit, self.arch, self.arch.rule.unroll
+        lead = self.depth if self.depth <= unroll else self.depth % unroll
+        head, tail = (
+            jax.tree.map(lambda c, s=s: c[s], (self.rest, self.side1.variances, self.side2.variances))
+            for s in (slice(lead), slice(lead, None))
+        )
+        zero, ends = jnp.zeros((len(self.x1), len(self.x2)), self.x1.dtype), [q[lead::unroll] for q in self.own]
+        before, after = ([q[0] for q in pair] if self.cusp else None for pair in (self.own, ends))
+        state, near = visit.update((zero, zero), self._start, _group(arch, head, lead), before, after)
 
-    if depth > lead:
-        chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
-        state, later = lax.scan(chunk, state, (chunks, [q[1:] for q in ends]))
-        near = near | later[-1]
-    if cusp:
+        def chunk(state, inputs):
+            chunk, ends = inputs
+            return visit.update(state, visit.load, _group(arch, chunk, unroll), None, ends if self.cusp else None)
+
+        if self.depth > lead:
+            chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
+            state, later = lax.scan(chunk, state, (chunks, [q[1:] for q in ends]))
+            near = near | later[-1]
+        return state, near
+
+    def follow(self, state: tuple[Array, Array], near: Array) -> tuple[Array, Array]:
+        """The kernels of `begin` with the nearly parallel pairs of its tiles known by how far apart they are."""
+        if not self.cusp:
+            return state
+        visit = self.visit
 
         def exact(i, j, state):
-            moments = start(i, j, state)
-            q1, q2 = visit.left(side1.variances, i, -1), visit.right(side2.variances, j, -1)
-            left = directions(visit.left(x1, i), q1[0], first), q1
-            right = directions(visit.right(x2_, j), q2[0], first), q2
-            last = visit.load(i, j, state)
-            wanted = visit.near(before, i, j, moments) | visit.near([q[-1] for q in own], i, j, last)
-            return wanted, near_kernels(left, moments, right, wanted, layers, arch)
+            moments, last = self._start(i, j, state), visit.load(i, j, state)
+            q1, q2 = visit.left(self.side1.variances, i, -1), visit.right(self.side2.variances, j, -1)
+            left = directions(visit.left(self.x1, i), q1[0], self.first), q1
+            right = directions(visit.right(self.x2, j), q2[0], self.first), q2
+            wanted = (visit.near([q[at] for q in self.own], i, j, k) for at, k in ((0, moments), (-1, last)))
+            wanted = jnp.logical_or(*wanted)
+            return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
 
-        state = visit.correct(state, near, exact)
-    return jax.tree.map(lambda k: k[:n1, :n2], state) if state[0].shape != (n1, n2) else state
+        return visit.correct(state, near, exact)
+
+    @property
+    def cusp(self) -> bool:
+        """Whether there are pairs to follow."""
+        return self.depth > 0 and self.arch.rule.cusp
+
+    def _start(self, i, j, _):
+        products = matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
+        q1, q2 = self.visit.left(self.side1.q0, i)[:, None], self.visit.right(self.side2.q0, j)[None, :]
+        return first_dense(self.first, covariance_at_poles(products, q1, q2))
 
 
 def _pad(tree: Any, tile: int) -> Any:
