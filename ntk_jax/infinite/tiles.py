@@ -75,12 +75,13 @@ class TiledLayers:
         visit = self.visit
 
         def exact(i, j, state):
-            moments, last = self._start(i, j, state), visit.load(i, j, state)
+            moments = self._start(i, j, state)
             q1, q2 = visit.left(self.side1.variances, i, -1), visit.right(self.side2.variances, j, -1)
             left = directions(visit.left(self.x1, i), q1[0], self.first), q1
             right = directions(visit.right(self.x2, j), q2[0], self.first), q2
-            wanted = (visit.near([q[at] for q in self.own], i, j, k) for at, k in ((0, moments), (-1, last)))
-            wanted = jnp.logical_or(*wanted)
+            at_start = visit.near([q[0] for q in self.own], i, j, moments)
+            at_end = visit.near([q[-1] for q in self.own], i, j, visit.load(i, j, state))
+            wanted = at_start | at_end
             return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
 
         return visit.correct(state, near, exact)
