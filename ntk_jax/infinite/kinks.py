@@ -4,6 +4,7 @@ A jump J of the p-th derivative at c >= 0 is that of J relu(v - c)^p / p!; one a
 side, -J (v - c)^p / p! for v < c. So the singular part vanishes around 0, and nothing cancels at small variances.
 """
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -128,10 +129,11 @@ def _groups(kinks: Kinks) -> list[list[Pairs]]:
     Mirroring both kinks changes nothing: half of the pairs of an even or odd function are the others again.
     """
     alike: dict[Any, Pairs] = {}
-    for a, b in ((a, b) for a in kinks for b in kinks):
+    for a, b in itertools.product(kinks, repeat=2):
         alike.setdefault((abs(a.at), abs(b.at), a.sign * b.sign), []).append((a, b))
-    groups = ([pairs for seen, pairs in alike.items() if (seen[:2] == (0, 0)) is cheap] for cheap in (True, False))
-    return [group for group in groups if group]
+    at_zero = [pairs for (a, b, _), pairs in alike.items() if a == b == 0]
+    elsewhere = [pairs for (a, b, _), pairs in alike.items() if not a == b == 0]
+    return [group for group in (at_zero, elsewhere) if group]
 
 
 def _mixed(

@@ -26,6 +26,11 @@ class Architecture(NamedTuple):
     layer_norm: bool = False
 
 
+def has_cusp(layers: Layers, arch: Architecture) -> bool:
+    """Whether nearly parallel pairs must be followed by how far apart they are."""
+    return layers.W.shape[0] > 1 and arch.rule.cusp
+
+
 class Side(NamedTuple):
     """What each example has with itself, layer by layer.
 
@@ -94,11 +99,14 @@ def normalized(q: Array) -> tuple[Array, Array]:
     return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
 
 
-def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
+def before_activation(arch: Architecture, q: Array) -> tuple[Array, Any]:
+    """Variances as the activation sees them, and the factor of one side's covariances: None without LayerNorm."""
+    return normalized(q) if arch.layer_norm else (q, None)
+
+
+def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
     """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm divides by."""
-    if not arch.layer_norm:
-        return arch.rule.rows(q), None
-    variance, scale = normalized(q)
+    variance, scale = before_activation(arch, q)
     return arch.rule.rows(variance), scale
 
 

@@ -15,7 +15,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.activations import dual_rule
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.fit import fitted_rule
-from ntk_jax.infinite.layers import Architecture, Layers, Side
+from ntk_jax.infinite.layers import Architecture, Layers, Side, has_cusp
 from ntk_jax.infinite.recursion import begin, cropped, follow, kernels, reference_kernels, sides
 from ntk_jax.networks import check_scales, per_layer
 from ntk_jax.types import Kernels
@@ -107,7 +107,7 @@ _compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argn
 
 def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Array, Array]:
     """`kernels`; what follows nearly parallel pairs, which takes long to compile, is compiled when there are some."""
-    if not (arch.rule.cusp and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))):
+    if not (has_cusp(layers, arch) and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))):
         return _compiled(x1, x2, layers, arch)
     out, near = _begin(x1, x2, layers, arch)
     if not is_concrete(near) or bool(jnp.any(near)):

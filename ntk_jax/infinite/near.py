@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.infinite.dual import Apart, ratio, root
-from ntk_jax.infinite.layers import Architecture, Layers, add_skip, dense, normalized, split_layers
+from ntk_jax.infinite.layers import Architecture, Layers, add_skip, before_activation, dense, split_layers
 
 NEAR = 2.0**-14
 """1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance moves by 90 ulps and more."""
@@ -44,7 +44,7 @@ class _Seen(NamedTuple):
 
     deviation: Array
     shares: list[Array]
-    scale: Array | None
+    scale: Any
     rows: Any
 
 
@@ -79,8 +79,8 @@ def near_kernels(
         sign = jnp.where(moments[0] > 0, 1, -1).astype(u1.dtype)
         from_afar = 1 - jnp.minimum(sign * ratio(moments[0], root(q1) * root(q2)), 1)
         near = is_near(q1, moments[0], q2)
-        distance = lambda: jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1)  # noqa: E731
-        lack = lax.cond(jnp.any(near), lambda: jnp.where(near, distance() / 2, from_afar), lambda: from_afar)
+        exact = lambda: jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1) / 2  # noqa: E731
+        lack = lax.cond(jnp.any(near), lambda: jnp.where(near, exact(), from_afar), lambda: from_afar)
         return Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)), moments
 
     def step(state, inputs):
@@ -109,7 +109,7 @@ def _scatter(values: Array, listed: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _seen(arch: Architecture, layer: Layers, last: Any, q: Array) -> _Seen:
-    v, scale = normalized(q) if arch.layer_norm else (q, None)
+    v, scale = before_activation(arch, q)
     own = arch.rule.own(v).k
     parts = [layer.W * own, jnp.broadcast_to(layer.b, q.shape)]
     if arch.residual:
@@ -124,10 +124,9 @@ def _layer(
     """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far apart they are."""
     active, k_dot = arch.rule.apart(apart, one.rows, other.rows)
     k = one.deviation * other.deviation * ((active.plus - active.minus) / 2)
-    theta = moments[1] if one.scale is None or other.scale is None else moments[1] * (one.scale * other.scale)
-    return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), add_skip(
-        arch, last, dense(layer, k, k_dot, theta), moments
-    )
+    theta = moments[1] * (one.scale * other.scale) if arch.layer_norm else moments[1]
+    after = add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
+    return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), after
 
 
 def _in_sum(a: list[Array], b: list[Array], parts: list[Apart]) -> Apart:

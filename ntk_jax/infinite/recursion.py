@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_dense, side, split_layers
+from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_dense, has_cusp, side, split_layers
 from ntk_jax.infinite.near import directions, is_near, near_kernels
 from ntk_jax.infinite.tiles import TiledLayers
 from ntk_jax.linalg import matmul, mirror_upper
@@ -73,7 +73,7 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     if x2 is None:
         q12 = _with_diagonal(q12, side1.q0)
     out = all_layers(q12, side1, side2, layers, arch, every)
-    if arch.rule.cusp and layers.W.shape[0] > 1:
+    if has_cusp(layers, arch):
         out = _with_near(out, x1, x2, q12, side1, side2, layers, arch, every)
     if x2 is not None:
         return out

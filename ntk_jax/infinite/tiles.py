@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, pair_step, rows, split_layers
+from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, has_cusp, pair_step, rows, split_layers
 from ntk_jax.infinite.near import directions, is_near, near_kernels
 from ntk_jax.linalg import matmul, strictly_lower
 
@@ -39,6 +39,7 @@ class TiledLayers:
     def __init__(self, x1: Array, x2: Array | None, side1: Side, side2: Side, layers: Layers, arch: Architecture):
         t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
         self.layers, self.arch, self.depth = layers, arch, layers.W.shape[0] - 1
+        self.cusp = has_cusp(layers, arch)
         self.first, self.rest = split_layers(layers)
         padded = (_pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2)))
         self.x1, self.x2, self.side1, self.side2 = padded
@@ -85,11 +86,6 @@ class TiledLayers:
             return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
 
         return visit.correct(state, near, exact)
-
-    @property
-    def cusp(self) -> bool:
-        """Whether there are pairs to follow."""
-        return self.depth > 0 and self.arch.rule.cusp
 
     def _start(self, i, j, _):
         products = matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
