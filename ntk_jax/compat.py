@@ -8,6 +8,7 @@ from typing import Any, cast
 import jax
 import jax.experimental
 from jax.extend import core as jex_core
+from jax.interpreters import ad, batching, mlir
 
 Literal = jex_core.Literal
 
@@ -86,3 +87,30 @@ def double_precision() -> AbstractContextManager[Any]:
     """A context in which float64 is available, whatever JAX's global setting."""
     switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
     return cast(AbstractContextManager[Any], switch(True))
+
+
+def new_primitive(
+    name: str,
+    evaluate: Callable[..., Any],
+    abstract: Callable[..., Any],
+    jvp: Callable[..., Any],
+    transpose: Callable[..., Any],
+    batch: Callable[..., Any],
+) -> Any:
+    """A primitive of JAX with one result, with its rules; `evaluate` is written in jax.numpy and compiled."""
+    primitive = jex_core.Primitive(name)
+    primitive.def_impl(evaluate)
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(evaluate, multiple_results=False))
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def is_zero(tangent: Any) -> bool:
+    """Whether a tangent or cotangent, in the rules of a primitive, is known to be 0."""
+    return isinstance(tangent, ad.Zero)
+
+
+is_undefined = ad.is_undefined_primal

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve, eigh
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
-
-# TF32 and bfloat16 products make kernels indefinite: full precision unless the caller says otherwise.
-matmul = partial(jnp.matmul, precision="highest")
+from ntk_jax.matrix_functions import NULL, Basis, Function, apply, fixed, matmul
 
 
 class SolveReport(NamedTuple):
@@ -27,8 +26,13 @@ class SolveReport(NamedTuple):
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
-    """N · eps: eigenvalues below this fraction of the largest are rounding."""
+    """N · eps: a bound of what rounding may do to a matrix of N rows, in units of its largest eigenvalue."""
     return size * float(jnp.finfo(dtype).eps)
+
+
+def null_rcond(dtype: jnp.dtype) -> float:
+    """Eigenvalues up to this fraction of the largest count as 0: what rounding does to them in fact, whatever N."""
+    return NULL * float(jnp.finfo(dtype).eps)
 
 
 def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
@@ -38,10 +42,38 @@ def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
     return k.transpose(0, 2, 1, 3).reshape(k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
 
 
+@jax.custom_jvp
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ."""
+    """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ.
+
+    Derivatives are finite: eigenvectors of equal eigenvalues are kept from turning into each other, which no function of K
+    depends on. What is a function of K as a whole goes by `matrix_functions` instead, exact to any order.
+    """
     values, vectors = eigh(k)
     return values[::-1], vectors[:, ::-1]
+
+
+@symmetric_eigh.defjvp
+def _symmetric_eigh_jvp(primals, tangents):
+    s, U = symmetric_eigh(*primals)
+    omega = matmul(U.T, matmul(tangents[0], U))
+    omega = (omega + omega.T) / 2
+    gap = s[None, :] - s[:, None]
+    equal = jnp.abs(gap) <= null_rcond(s.dtype) * jnp.max(jnp.abs(s))
+    return (s, U), (jnp.diagonal(omega), matmul(U, jnp.where(equal, 0, omega / jnp.where(equal, 1, gap))))
+
+
+def _with_ridge(s: Array, ridge: Array, _: Any) -> Array:
+    return s + ridge
+
+
+def _reciprocal(s: Array, ridge: Array, _: Any) -> Array:
+    x = s + ridge
+    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
+
+
+inverse = Function(value=_reciprocal, reach=_with_ridge)
+"""1 / (s + ridge), 0 for a null mode without ridge: (K + ridge)⁻¹, or the pseudo-inverse."""
 
 
 def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
@@ -72,23 +104,23 @@ def pseudo_solve(
     """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as zero."""
     values, vectors = symmetric_eigh(k)
     check_psd("k_train_train", values)
-    keep = values > rcond * values[0]
-    inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
-    return matmul(vectors, inverse[:, None] * matmul(vectors.T, b)), eigh_report(values, rcond)
+    basis = Basis(jnp.where(values > rcond * values[0], values, 0), vectors, None if is_concrete(k) else k)
+    alpha = apply(inverse, basis, matmul(fixed(vectors).T, b), jnp.zeros((), k.dtype))
+    return matmul(fixed(vectors), alpha), eigh_report(values, rcond)
 
 
 def ridge_solve(
-    k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: float
+    k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: Float[ArrayLike, "*n"]
 ) -> tuple[Float[Array, "n m"], SolveReport]:
-    """(K + diag_reg I)⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized matrix.
+    """(K + diag(diag_reg))⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized matrix.
 
     They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per cent).
     """
-    solution, smallest, largest = _ridge(k, b, diag_reg)
+    solution, smallest, largest = _ridge(k, b, jnp.asarray(diag_reg, k.dtype))
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
             "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky factorization failed "
-            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(diag_reg):.3g}, largest eigenvalue {float(largest):.3g}). "
+            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(jnp.min(jnp.asarray(diag_reg))):.3g}, largest eigenvalue {float(largest):.3g}). "
             f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or float64, "
             "or diag_reg=0 for the pseudo-inverse."
         )
@@ -99,7 +131,7 @@ def ridge_solve(
 @jax.jit
 def _ridge(k: Array, b: Array, diag_reg: Any) -> tuple[Array, Array, Array]:
     """The solution, and the extreme eigenvalues: compiled once for any ridge."""
-    regularized = k + diag_reg * jnp.eye(k.shape[0], dtype=k.dtype)
+    regularized = k + jnp.diag(jnp.broadcast_to(diag_reg, k.shape[:1]))
     factor = cho_factor(regularized, lower=True)
     largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
     smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, check_finite
+from ntk_jax.checks import as_kernel, as_outputs, check_finite, check_number
 from ntk_jax.compat import is_concrete
 
 Kind: TypeAlias = Literal["shared", "diagonal", "full"]
@@ -89,6 +89,27 @@ def as_test_kernel(k_test_train: Any, k_train_train: Float[Array, "n n *outputs"
             f"{', '.join(map(str, k_train_train.shape[1:]))}); got {k.shape}.{hint}"
         )
     return k.astype(k_train_train.dtype)
+
+
+def initial_test_outputs(fx_train_0: Any, fx_test_0: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Initial outputs on the test examples: 0 by default only if they are 0 on the training examples by default, too."""
+    if fx_test_0 is None and not (isinstance(fx_train_0, int | float) and fx_train_0 == 0):
+        raise ValueError(
+            "fx_test_0: expected the initial outputs on the test examples, as fx_train_0 has those on the training "
+            "examples; got None. Pass 0.0 for a network that starts at 0 on them."
+        )
+    return as_outputs("fx_test_0", 0.0 if fx_test_0 is None else fx_test_0, shape, dtype)
+
+
+def ridge_of_rows(name: str, value: Any, k: Float[Array, "n n *outputs"]) -> Float[Array, "*N"]:
+    """A ridge or noise: a number, or one for each example, repeated for the outputs that a full kernel couples."""
+    check_number(name, value)
+    ridge = jnp.asarray(value, k.dtype)
+    if ridge.shape not in ((), k.shape[:1]):
+        raise ValueError(
+            f"{name}: expected a number, or one for each of the {len(k)} examples; got shape {ridge.shape}."
+        )
+    return jnp.repeat(ridge, k.shape[2]) if ridge.ndim and k.ndim == 4 else ridge
 
 
 def check_test_test(

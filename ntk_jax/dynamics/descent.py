@@ -1,7 +1,9 @@
 """Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode, exactly."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.flow import warn_of_lost_modes
 from ntk_jax.dynamics.modes import Modes, Prediction, check_momentum, max_learning_rate
-from ntk_jax.dynamics.problem import check_problem
+from ntk_jax.dynamics.problem import apply_batch, check_problem
 from ntk_jax.linalg import matmul
+from ntk_jax.matrix_functions import Basis
 
 
 def gradient_descent_mse(
@@ -28,7 +31,7 @@ def gradient_descent_mse(
     nesterov: bool = False,
     fx_train_0: ArrayLike = 0.0,
     k_test_train: ArrayLike | None = None,
-    fx_test_0: ArrayLike = 0.0,
+    fx_test_0: ArrayLike | None = None,
     diag_reg: float = 0.0,
     weight_decay: float = 0.0,
     radial_train_0: ArrayLike | None = None,
@@ -75,7 +78,7 @@ def gradient_descent_mse(
 
     Reference: Lee et al. 2019, section 2.2 (discrete steps); Polyak 1964; Nesterov 1983.
     """
-    check_number("learning_rate", learning_rate, strict=True)
+    check_number("learning_rate", learning_rate, strict=True, max_ndim=0)
     check_number("num_steps", num_steps)
     check_momentum(momentum)
     problem = check_problem(
@@ -86,17 +89,8 @@ def gradient_descent_mse(
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
         time = float(np.max(np.asarray(num_steps))) * float(learning_rate) / (1 - momentum)
         warn_of_lost_modes(modes, time, problem.num_entries)
-    s = problem.eigenvalues
-    decay = weight_decay * problem.num_entries
-    rates = (learning_rate / problem.num_entries, momentum, nesterov)
-    joint = _final(_forced_by_residual(s + diag_reg + decay, *rates), bits)[..., 0]  # (B, n, T)
-    weights = joint[..., None] * problem.residual[:, :, None, :]
-    shrink = jnp.zeros(bits.shape[1:], s.dtype)
-    if radial_train_0 is not None:
-        shrinking = _final(_forced_by_shrinking(s, diag_reg, decay, *rates), bits)
-        weights = weights + shrinking[..., :1] * problem.radial[:, :, None, :]
-        shrink = shrinking[0, 0, :, 2]
-    weights = jnp.where((s > 0)[:, :, None, None], weights, 0)
+    rates = learning_rate / problem.num_entries, momentum, diag_reg, weight_decay * problem.num_entries
+    weights, shrink = _weights(problem.basis, problem.residual, problem.radial, rates, bits, bool(nesterov))
     out = problem.predict(weights, shrink, shape)
     if not all(bool(jnp.all(jnp.isfinite(f))) for f in out if f is not None and is_concrete(f)):
         limit = max_learning_rate(modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov)
@@ -123,6 +117,59 @@ def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
     return jnp.asarray(digits, bool), steps.shape
 
 
+class _Rates(NamedTuple):
+    """Of the recursion, for sums over all entries: learning rate / (nO), momentum, pulls to the start and to 0."""
+
+    step_size: Array
+    momentum: Array
+    diag_reg: Array
+    decay: Array
+
+
+@partial(jax.jit, static_argnums=5)
+def _weights(
+    basis: Basis,
+    residual: Float[Array, "B n m"],
+    radial: Float[Array, "B n m"] | None,
+    rates: tuple[Any, ...],
+    bits: Bool[Array, "bits T"],
+    nesterov: bool,
+) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
+    """Coefficients of the modes, and how far the initial parameters have shrunk."""
+    dtype = basis.eigenvalues.dtype
+    rates = _Rates(*(jnp.asarray(rate, dtype) for rate in rates))
+    over = None, 1
+    weights = apply_batch(_Recursion(nesterov, 3), basis, residual, rates, (bits,), over=over)
+    if radial is None:
+        return weights, jnp.zeros(bits.shape[1], dtype)
+    weights = weights + apply_batch(_Recursion(nesterov, 5), basis, radial, rates, (bits,), over=over)
+    at_rest = _forced_by_shrinking(jnp.zeros((), dtype), rates, nesterov)
+    return weights, jax.vmap(lambda one: _final(at_rest, one)[2], 1)(bits)
+
+
+@dataclass(frozen=True)
+class _Recursion:
+    """The coefficient of a mode after a number of steps, as a `matrix_functions.Function`.
+
+    Parameters are rates, constants the level of null modes and the bits of the number of steps.
+    """
+
+    nesterov: bool
+    size: int  # of the state: 3 forced by the residual, 5 by the shrinking of the initial parameters
+
+    def value(self, s: Array, rates: _Rates, constants: tuple[Array, Array]) -> Array:
+        level, bits = constants
+        forced = {3: _forced_by_residual, 5: _forced_by_shrinking}[self.size]
+        moving = (s > 0) | (self.reach(s, rates, constants) > level)
+        return jnp.where(moving, _final(forced(s, rates, self.nesterov), bits)[..., 0], 0)
+
+    def reach(self, s: Array, rates: _Rates, constants: tuple[Array, Array]) -> Array:
+        """One over the time: near the largest stable step, too, modes vary as fast."""
+        bits = constants[1].astype(s.dtype)
+        steps = jnp.sum(bits * 2.0 ** jnp.arange(len(bits), dtype=s.dtype))
+        return (1 - rates.momentum) / (rates.step_size * steps)
+
+
 def _momentum_step(gradient: Array, velocity: Array, momentum: Any, nesterov: bool) -> tuple[Array, Array]:
     """Rows of the change of a coordinate and of its velocity, from those of its (negative, scaled) gradient."""
     new = momentum * velocity + gradient
@@ -130,43 +177,41 @@ def _momentum_step(gradient: Array, velocity: Array, momentum: Any, nesterov: bo
 
 
 def _rows(s: Array, size: int) -> Array:
-    """The unit row of every state variable, repeated for every mode: (size, B, n, size)."""
-    return jnp.broadcast_to(jnp.eye(size, dtype=s.dtype)[:, None, None, :], (size, *s.shape, size))
+    """The unit row of every state variable, repeated for every mode: (size, *s.shape, size)."""
+    return jnp.broadcast_to(jnp.eye(size, dtype=s.dtype).reshape(size, *(1,) * s.ndim, size), (size, *s.shape, size))
 
 
-def _forced_by_residual(s: Array, step_size: Any, momentum: Any, nesterov: bool) -> Float[Array, "B n 3 3"]:
+def _forced_by_residual(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 3 3"]:
     """The change of the state (α, v, 1) per step, for a unit residual."""
     alpha, velocity, one = _rows(s, 3)
-    gradient = step_size * (one - s[..., None] * alpha)
-    return jnp.stack([*_momentum_step(gradient, velocity, momentum, nesterov), jnp.zeros_like(one)], -2)
+    gradient = rates.step_size * (one - (s + rates.diag_reg + rates.decay)[..., None] * alpha)
+    return jnp.stack([*_momentum_step(gradient, velocity, rates.momentum, nesterov), jnp.zeros_like(one)], -2)
 
 
-def _forced_by_shrinking(
-    s: Array, diag_reg: Any, decay: Any, step_size: Any, momentum: Any, nesterov: bool
-) -> Float[Array, "B n 5 5"]:
+def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 5 5"]:
     """The change of (α, v, β, w, 1), where θ - θ_0 = Jᵀα + β θ_0 and α is forced by -β J θ_0 of unit size."""
     alpha, velocity, beta, beta_velocity, one = _rows(s, 5)
-    gradient = -step_size * (beta + (s + diag_reg + decay)[..., None] * alpha)
-    beta_gradient = -step_size * (decay * one + (diag_reg + decay) * beta)
-    alphas = _momentum_step(gradient, velocity, momentum, nesterov)
-    betas = _momentum_step(beta_gradient, beta_velocity, momentum, nesterov)
+    pull = rates.diag_reg + rates.decay
+    gradient = -rates.step_size * (beta + (s + pull)[..., None] * alpha)
+    beta_gradient = -rates.step_size * (rates.decay * one + pull * beta)
+    alphas = _momentum_step(gradient, velocity, rates.momentum, nesterov)
+    betas = _momentum_step(beta_gradient, beta_velocity, rates.momentum, nesterov)
     return jnp.stack([*alphas, *betas, jnp.zeros_like(one)], -2)
 
 
 @jax.jit
-def _final(increment: Float[Array, "B n d d"], bits: Bool[Array, "bits T"]) -> Float[Array, "B n T d"]:
-    """The state after each number of steps, from (0, ..., 0, 1).
+def _final(increment: Float[Array, "*s d d"], bits: Bool[Array, " bits"]) -> Float[Array, "*s d"]:
+    """The state after a number of steps, from (0, ..., 0, 1).
 
     The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of slow modes that
     powers of I + D would round away. Bits of the step count say which squarings to apply.
     """
-    *lead, size = increment.shape[:-1]
-    state = jnp.zeros((*lead, bits.shape[1], size), increment.dtype).at[..., -1].set(1)
+    state = jnp.zeros(increment.shape[:-1], increment.dtype).at[..., -1].set(1)
 
     def apply_bit(carry: tuple[Array, Array], chosen: Array) -> tuple[tuple[Array, Array], None]:
         state, increment = carry
-        moved = state + jnp.einsum("bnij,bntj->bnti", increment, state, precision="highest")
-        state = jnp.where(chosen[None, None, :, None], moved, state)
+        moved = state + jnp.einsum("...ij,...j->...i", increment, state, precision="highest")
+        state = jnp.where(chosen, moved, state)
         return (state, 2 * increment + matmul(increment, increment)), None
 
     return jax.lax.scan(apply_bit, (state, increment), bits)[0][0]

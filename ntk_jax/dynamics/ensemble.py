@@ -9,19 +9,22 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, check_number
+from ntk_jax.checks import as_kernel, as_targets, check_number
 from ntk_jax.dynamics.blocks import (
     as_matrices,
     as_test_kernel,
     as_variance,
+    check_outputs,
     check_test_test,
     from_columns,
     from_matrices,
     kind_of,
 )
-from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse
+from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse, relaxation
 from ntk_jax.dynamics.modes import diagonalize
+from ntk_jax.dynamics.problem import apply_batch, rows_in_modes
 from ntk_jax.linalg import matmul
+from ntk_jax.matrix_functions import fixed
 from ntk_jax.types import Kernels
 
 
@@ -68,23 +71,27 @@ def ensemble_mse(
 
     Reference: Lee et al. 2019, eq. 13-16.
     """
-    check_number("diag_reg", diag_reg)
+    check_number("diag_reg", diag_reg, max_ndim=0)
     k, theta = _pair("kernels_train_train", kernels_train_train)
     k_test, theta_test = (as_test_kernel(part, k) for part in _pair("kernels_test_train", kernels_test_train))
     test_test = kernels_test_test[0] if isinstance(kernels_test_test, tuple) else kernels_test_test
     prior, diagonal = check_test_test(test_test, k_test)
+    check_outputs("y_train", as_targets("y_train", y_train, k.shape[0], k.dtype), k)
     modes = diagonalize(theta)
     options: dict[str, Any] = {"diag_reg": diag_reg, "predict_train": False}
     mean = jnp.asarray(gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, **options).test)
-    s, vectors = (part if k.ndim == 3 else part[None] for part in modes)
-    rotated = matmul(jnp.swapaxes(vectors, 1, 2), matmul(as_matrices(k), vectors))  # Uᵀ K U
-    response, overlap = (matmul(as_matrices(part), vectors) for part in (theta_test, k_test))
+    basis = modes.bases()
+    U = fixed(basis.eigenvectors)
+    rotated = matmul(jnp.swapaxes(U, 1, 2), matmul(as_matrices(k), U))  # Uᵀ K U
+    response, overlap = rows_in_modes(as_matrices(theta_test), basis), matmul(as_matrices(k_test), U)
     times, shape = as_axis("t", t)
     num_entries = jnp.size(y_train)
+    ridge = jnp.asarray(diag_reg, k.dtype)
 
     def spread(time: Array) -> Array:
-        learned = _learned(s, diag_reg, time / num_entries)
-        a = response * learned[:, None, :]  # A U
+        parameters = time[None] / num_entries, ridge[None]
+        moved = apply_batch(relaxation, basis, jnp.swapaxes(response, 1, 2), parameters, over=0)
+        a = jnp.swapaxes(moved[:, :, 0], 1, 2)  # A U
         half = matmul(a, rotated) / 2 - overlap
         if diagonal is not None:
             return prior + 2 * jnp.sum(a * half, axis=2)
@@ -98,12 +105,6 @@ def ensemble_mse(
     else:
         out = from_columns(as_variance("covariance", covariance, prior)[..., None], kind, diagonal)
     return Ensemble(mean, out.reshape(*shape, *out.shape[1:]))
-
-
-def _learned(s: Array, diag_reg: Any, time: Array) -> Array:
-    """(1 - exp(-(s + r) time)) / (s + r), 0 for null modes."""
-    rate = jnp.where(s > 0, s + diag_reg, 1)
-    return jnp.where(s > 0, -jnp.expm1(-rate * time) / rate, 0)
 
 
 def _pair(name: str, kernels: Any) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ The loss is half the mean over all n·O entries of (f - y)², and time is t = le
 df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as exp(-s t / (nO)).
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,9 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.modes import Modes, Prediction
-from ntk_jax.dynamics.problem import Decay, check_problem
-from ntk_jax.linalg import default_rcond
+from ntk_jax.dynamics.problem import apply_batch, check_problem
+from ntk_jax.linalg import null_rcond
+from ntk_jax.matrix_functions import Basis, Function, divided_difference
 
 
 def gradient_flow_mse(
@@ -28,7 +30,7 @@ def gradient_flow_mse(
     *,
     fx_train_0: ArrayLike = 0.0,
     k_test_train: ArrayLike | None = None,
-    fx_test_0: ArrayLike = 0.0,
+    fx_test_0: ArrayLike | None = None,
     diag_reg: float = 0.0,
     weight_decay: float = 0.0,
     radial_train_0: ArrayLike | None = None,
@@ -50,7 +52,8 @@ def gradient_flow_mse(
         fx_train_0: outputs of the network at initialization, 0 or shaped like y_train.
         k_test_train: kernel between test rows and training columns, to predict test outputs too; of as many axes as the
             training kernel.
-        fx_test_0: outputs on the test examples at initialization, 0 or (n_test,) or (n_test, O).
+        fx_test_0: outputs on the test examples at initialization, 0 or (n_test,) or (n_test, O); needed with k_test_train if
+            fx_train_0 is given.
         diag_reg: r, a pull of the parameters back to their start, (r / 2nO) |θ - θ_0|² added to the loss; at t = inf
             this is kernel ridge regression.
         weight_decay: λ, (λ / 2) |θ|² added to the loss of the linearized network (`optax.add_decayed_weights`).
@@ -77,32 +80,34 @@ def gradient_flow_mse(
         radial_train_0=radial_train_0, radial_test_0=radial_test_0, predict_train=predict_train,
     )  # fmt: skip
     times, shape = as_axis("t", t)
-    times = times.astype(problem.eigenvalues.dtype)
+    times = times.astype(problem.basis.eigenvalues.dtype)
     warn_of_lost_modes(modes, times, problem.num_entries)
-    decay = Decay(diag_reg, weight_decay, problem.num_entries)
-    weights, shrink = _weights(problem.eigenvalues, problem.residual, problem.radial, times, decay)
+    decay = diag_reg, weight_decay * problem.num_entries
+    weights, shrink = _weights(problem.basis, problem.residual, problem.radial, times / problem.num_entries, decay)
     return problem.predict(weights, shrink, shape)
 
 
 @jax.jit
 def _weights(
-    eigenvalues: Float[Array, "B n"],
+    basis: Basis,
     residual: Float[Array, "B n m"],
-    radial: Float[Array, "B n m"],
+    radial: Float[Array, "B n m"] | None,
     times: Float[Array, " T"],
-    decay: Decay,
+    decay: tuple[Any, Any],
 ) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
-    """Coefficients of the modes, and how far the initial parameters have shrunk.
+    """Coefficients of the modes, and how far the initial parameters have shrunk, β; times and decays for sums over entries.
 
-    α' = -(s / nO + rate) α + ((y - f_0) - β Jθ_0) / nO with β = share (exp(-rate t) - 1) has two relaxations as solution.
+    α' = -(s + r + λ) α + (y - f_0) - β Jθ_0 with β' = -(r + λ) β - λ from zero.
     """
-    s = eigenvalues[:, :, None]  # against times
-    speed = s / decay.num_entries
-    joint = _relaxation(speed + decay.rate, times, s > 0) / decay.num_entries
-    alone = _relaxation(speed, times, s > 0) / decay.num_entries * _survival(decay.rate, times)[None, None]
-    residual, radial = residual[:, :, None, :], radial[:, :, None, :]
-    weights = joint[..., None] * (residual + decay.share * radial) - alone[..., None] * decay.share * radial
-    return weights, decay.share * (_survival(decay.rate, times) - 1)
+    dtype = basis.eigenvalues.dtype
+    diag_reg, decay_rate = (jnp.asarray(part, dtype) for part in decay)
+    rate = diag_reg + decay_rate
+    parameters = times, jnp.broadcast_to(rate, times.shape)
+    weights = apply_batch(relaxation, basis, residual, parameters, over=0)
+    if radial is None:
+        return weights, jnp.zeros_like(times)
+    weights = weights + decay_rate * apply_batch(_after_shrinking, basis, radial, parameters, over=0)
+    return weights, -decay_rate * jax.vmap(lambda t: relaxation.value(rate, (t, jnp.zeros_like(rate)), (0,)))(times)
 
 
 def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
@@ -113,16 +118,46 @@ def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
     return t.reshape(-1), t.shape
 
 
-def _relaxation(rate: Array, times: Array, moving: Array) -> Array:
-    """(1 - exp(-rate t)) / rate of moving modes, without cancellation; null modes stay."""
-    rate = jnp.where(moving, rate, 1)  # t = inf times a null mode would be NaN
-    return jnp.where(moving, -jnp.expm1(-rate * times[None, None]) / rate, 0)
+def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
+    """The integral of exp(-(s + rate) u) over 0 < u < t, which is (1 - exp(-(s + rate) t)) / (s + rate).
+
+    0 for null modes at times at which they would move by rounding alone, as at t = inf.
+    """
+    time, rate = parameters
+    endless = jnp.isinf(time)
+    t = jnp.where(endless, 0, time)  # whose products have derivatives
+    x = s + rate
+    z = x * t
+    early = jnp.full_like(z, _SERIES[-1])
+    for c in _SERIES[-2::-1]:
+        early = early * jnp.where(z < 0.5, z, 0) + c
+    starts = ~endless & (z < 0.5)
+    late = (1 - jnp.where(endless, 0, jnp.exp(-z))) / jnp.where(starts | (x == 0), 1, x)
+    return jnp.where((s > 0) | (rate + 1 / time > constants[0]), jnp.where(starts, t * early, late), 0)
 
 
-def _survival(rate: Any, times: Array) -> Array:
-    """exp(-rate t), 1 for rate 0 even at t = inf."""
-    rate = jnp.asarray(rate, times.dtype)
-    return jnp.where(rate > 0, jnp.exp(-jnp.where(rate > 0, rate, 1) * times), 1)
+# (1 - exp(-z)) / z below 1/2, where the quotient would cancel and has no derivative at 0.
+_SERIES = [(-1) ** k / math.factorial(k + 1) for k in range(16)]
+
+
+def _resolved(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
+    time, rate = parameters
+    return s + rate + 1 / time
+
+
+relaxation = Function(_relaxed, _resolved)
+"""The response of a mode to a constant force: parameters (time, rate), constants (the level of null modes,)."""
+
+
+def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
+    """The response to the force (1 - exp(-rate u)) / rate, of relaxations f: f[s + rate, s] + f(rate) f(s) at rate 0."""
+    time, rate = parameters
+    alone = time, jnp.zeros_like(rate)
+    between = divided_difference(relaxation, (s + rate, s), alone, constants)
+    return between + relaxation.value(rate, alone, (0,)) * relaxation.value(s, alone, constants)
+
+
+_after_shrinking = Function(_shrunk, _resolved)
 
 
 def warn_of_lost_modes(modes: Modes, times: Any, num_entries: int) -> None:
@@ -132,7 +167,7 @@ def warn_of_lost_modes(modes: Modes, times: Any, num_entries: int) -> None:
         return
     with jax.ensure_compile_time_eval():
         lost = int(s.size - jnp.sum(s > 0))
-        bound = default_rcond(s.shape[-1], s.dtype) * float(jnp.max(s)) / num_entries
+        bound = null_rcond(s.dtype) * float(jnp.max(s)) / num_entries
         if lost and float(jnp.max(times)) * bound > 1:
             warnings.warn(
                 f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not move; at "

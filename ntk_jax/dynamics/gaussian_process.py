@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_kernel, as_targets, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.blocks import (
     as_columns,
@@ -21,8 +21,9 @@ from ntk_jax.dynamics.blocks import (
     from_columns,
     from_matrices,
     kind_of,
+    ridge_of_rows,
 )
-from ntk_jax.linalg import matmul
+from ntk_jax.linalg import default_rcond, matmul
 
 
 class Posterior(NamedTuple):
@@ -53,7 +54,7 @@ def gp_posterior(
         k_test_train: test rows, training columns, with the output axes of k_train_train.
         k_test_test: (n_test, n_test, ...) for the whole posterior covariance; only its diagonal, (n_test,) or (n_test, O),
             for variances, at the cost of a solve and without n_test² memory.
-        noise: variance of the observation noise, in units of the kernel, at least 0.
+        noise: variance of the observation noise, in units of the kernel, at least 0: a number, or one for each example (n,).
 
     Returns:
         Posterior(mean, covariance, log_marginal_likelihood); the covariance is shaped like k_test_test.
@@ -63,7 +64,6 @@ def gp_posterior(
 
     Reference: Rasmussen, Williams 2006, algorithm 2.1; Lee et al. 2018.
     """
-    check_number("noise", noise)
     k = as_kernel("k_train_train", k_train_train)
     kind = kind_of(k)
     y, factor, white = _whiten(k, y_train, noise)
@@ -90,7 +90,7 @@ def log_marginal_likelihood(
     Args:
         k_train_train: prior covariance, (n, n), (n, n, O) or (n, n, O, O).
         y_train: observations, (n,) or (n, O).
-        noise: variance of the observation noise, at least 0.
+        noise: variance of the observation noise, at least 0: a number, or one for each example (n,).
 
     Returns:
         A scalar, the sum over outputs, differentiable in everything.
@@ -100,7 +100,6 @@ def log_marginal_likelihood(
 
     Reference: Rasmussen, Williams 2006, eq. 2.30.
     """
-    check_number("noise", noise)
     return _log_likelihood(*_whiten(as_kernel("k_train_train", k_train_train), y_train, noise)[1:])
 
 
@@ -111,13 +110,15 @@ def _whiten(k: Array, y_train: Any, noise: Any) -> tuple[Array, Array, Array]:
     matrices = as_matrices(k)
     for matrix in matrices:
         check_symmetric("k_train_train", matrix)
-    noise = jnp.asarray(noise, k.dtype)
-    factor = jnp.linalg.cholesky(matrices + noise * jnp.eye(matrices.shape[1], dtype=k.dtype)[None])
+    noises = ridge_of_rows("noise", noise, k)
+    factor = jnp.linalg.cholesky(matrices + jnp.diag(jnp.broadcast_to(noises, matrices.shape[1:2]))[None])
     if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
-        smallest = float(jnp.min(jnp.linalg.eigvalsh(matrices)))
+        s = jnp.linalg.eigvalsh(matrices)
+        smallest, largest = float(jnp.min(s)), float(jnp.max(s))
+        enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
         raise ValueError(
-            f"noise: expected above {max(-smallest, 0.0) + 1e-6 * float(jnp.max(jnp.abs(k))):.3g}, so that K + noise I is "
-            f"positive definite in {k.dtype}; got {float(noise):.3g}, and the smallest eigenvalue of K is {smallest:.3g}."
+            f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in {k.dtype}; got "
+            f"{float(jnp.min(noises)):.3g}, and the smallest eigenvalue of K is {smallest:.3g}."
         )
     return y, factor, _solve(factor, as_columns(y, kind_of(k)))
 

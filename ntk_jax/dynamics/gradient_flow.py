@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_integer, check_number, check_option, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.blocks import apply_kernel, as_matrices, as_test_kernel, check_outputs
+from ntk_jax.dynamics.blocks import apply_kernel, as_matrices, as_test_kernel, check_outputs, initial_test_outputs
 from ntk_jax.dynamics.modes import Prediction, check_momentum
 from ntk_jax.linalg import check_psd
 from ntk_jax.losses import LossFn, loss_function
@@ -40,7 +40,7 @@ def gradient_flow(
     *,
     fx_train_0: ArrayLike = 0.0,
     k_test_train: ArrayLike | None = None,
-    fx_test_0: ArrayLike = 0.0,
+    fx_test_0: ArrayLike | None = None,
     momentum: float | None = None,
     learning_rate: float | None = None,
     solver: Any = "tsit5",
@@ -70,7 +70,7 @@ def gradient_flow(
         t: time = learning rate x steps: a scalar or an array (T,), finite.
         fx_train_0: outputs at initialization, 0 or shaped like y_train.
         k_test_train: kernel of test rows and training columns, to predict test outputs too.
-        fx_test_0: outputs on the test examples at initialization.
+        fx_test_0: outputs on the test examples at initialization; needed with k_test_train if fx_train_0 is given.
         momentum: heavy-ball coefficient in [0, 1), or None.
         learning_rate: with momentum, h.
         solver: "tsit5", "dopri8" (for tight tolerances), "kvaerno5" (implicit, for stiff problems: late times of badly
@@ -95,6 +95,8 @@ def gradient_flow(
     k = as_kernel("k_train_train", k_train_train)
     for matrix in as_matrices(k):
         check_symmetric("k_train_train", matrix)
+        if is_concrete(matrix):  # a negative eigenvalue would grow without bound
+            check_psd("k_train_train", jnp.linalg.eigvalsh(matrix)[::-1])
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
     check_outputs("y_train", y, k)
     kernels, f_0 = _sides(k, y, fx_train_0, k_test_train, fx_test_0)
@@ -170,11 +172,11 @@ def _sides(k: Array, y: Array, fx_train_0: Any, k_test_train: Any, fx_test_0: An
     """Kernels and initial outputs, train and test."""
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
     if k_test_train is None:
-        if jnp.ndim(fx_test_0):
+        if fx_test_0 is not None and jnp.ndim(fx_test_0):
             raise ValueError("k_test_train: expected the test kernel together with fx_test_0; got None.")
         return (k,), (f_0,)
     k_test = as_test_kernel(k_test_train, k)
-    f_test_0 = as_outputs("fx_test_0", fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
+    f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
     return (k, k_test), (f_0, f_test_0)
 
 
@@ -250,8 +252,6 @@ def _check_success(diffrax: Any, solution: Any, problem: _Problem, f_0: Outputs)
         raise ValueError(
             "loss: expected a finite gradient at the initial outputs; got NaN or infinity. Start elsewhere."
         )
-    for matrix in as_matrices(problem.kernels[0]):
-        check_psd("k_train_train", jnp.linalg.eigvalsh(matrix)[::-1])
     steps = int(solution.stats["num_steps"])
     reason = "max_steps" if solution.result == diffrax.RESULTS.max_steps_reached else str(solution.result)
     raise ValueError(

@@ -1,17 +1,22 @@
 """Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it smallest."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_outputs, as_targets, check_number
+from ntk_jax.checks import as_outputs, check_number
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.blocks import as_columns, from_columns
 from ntk_jax.dynamics.modes import Modes
-from ntk_jax.linalg import matmul
+from ntk_jax.dynamics.problem import targets_of
+from ntk_jax.linalg import inverse, matmul
+from ntk_jax.matrix_functions import Basis, apply, diagonal_blocks, fixed
 
 
 class LeaveOneOut(NamedTuple):
@@ -56,20 +61,17 @@ def leave_one_out(
 
     Reference: Rasmussen, Williams 2006, eq. 5.12; Cook 1977.
     """
-    check_number("diag_reg", diag_reg)
-    s, vectors = modes
-    full = s.ndim == 1 and jnp.shape(y_train)[:1] != s.shape and jnp.size(y_train) == s.size
-    y = as_targets("y_train", y_train, jnp.shape(y_train)[0] if full else s.shape[-1], s.dtype)
-    if s.ndim == 2 and y.size != s.size:
-        raise ValueError(f"y_train: expected shape {s.shape[::-1]}, for modes of one kernel per output; got {y.shape}.")
+    check_number("diag_reg", diag_reg, max_ndim=1)
+    y = targets_of(modes, y_train)
+    s = modes.eigenvalues
     ridge = jnp.asarray(diag_reg, s.dtype)
     if is_concrete(ridge) and is_concrete(s) and bool(jnp.any(ridge == 0)) and bool(jnp.any(s == 0)):
         raise ValueError(
             f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of {s.shape[-1]}); got {diag_reg!r}."
         )
-    residual = (y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype)).reshape(y.shape[0], -1)
-    inverse = 1 / (s[None] + ridge.reshape(-1, *(1,) * s.ndim))  # (R, n), (R, O, n) or (R, nO)
-    error = (_by_blocks if full else _by_diagonals)(vectors, inverse, residual)
+    residual = as_columns(y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype), modes.kind)
+    error = _left_out(modes.bases(), residual, ridge.reshape(-1), modes.outputs[0] if modes.kind == "full" else 1)
+    error = from_columns(error, modes.kind, y.shape).reshape(-1, len(y), y.size // len(y))
     loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
     predictions = y[None] - error.reshape(-1, *y.shape)
     return LeaveOneOut(predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape))
@@ -105,22 +107,19 @@ def select_diag_reg(
     return Ridge(float(candidates[jnp.argmin(losses)]), candidates, losses)
 
 
-def _by_diagonals(vectors: Array, inverse: Array, residual: Array) -> Float[Array, "R n O"]:
-    """Every output by itself; the outputs of a shared kernel have one G."""
-    num_outputs = residual.shape[1]
-    if vectors.ndim == 2:
-        vectors, inverse = vectors[None], inverse[:, None]
-    residual = residual.T[:, :, None] if vectors.shape[0] == num_outputs else residual[None]  # (B, n, m)
-    projected = matmul(jnp.swapaxes(vectors, 1, 2), residual)
-    alpha = jnp.einsum("bni,rbi,bim->rnbm", vectors, inverse, projected, precision="highest")
-    diagonal = jnp.einsum("bni,rbi->rnb", jnp.square(vectors), inverse, precision="highest")
-    return (alpha / diagonal[..., None]).reshape(*alpha.shape[:2], num_outputs)
+@partial(jax.jit, static_argnums=3)
+def _left_out(
+    basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], together: int
+) -> Float[Array, "R B N m"]:
+    """What every example misses when it is left out, `together` with the outputs that the kernel couples."""
 
+    U = fixed(basis.eigenvectors)
+    N, m = residual.shape[1:]
 
-def _by_blocks(vectors: Array, inverse: Array, residual: Array) -> Float[Array, "R n O"]:
-    """All outputs of an example together."""
-    n, O = residual.shape
-    rows = vectors.reshape(n, O, -1)
-    alpha = jnp.einsum("noi,ri,i->rno", rows, inverse, matmul(vectors.T, residual.reshape(-1)), precision="highest")
-    blocks = jnp.einsum("noi,npi,ri->rnop", rows, rows, inverse, precision="highest")
-    return jnp.linalg.solve(blocks, alpha[..., None])[..., 0]
+    def one(basis: Basis, U: Array, residual: Array, ridge: Array) -> Array:
+        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge)).reshape(-1, together, m)
+        own = diagonal_blocks(inverse, basis, U.reshape(-1, together, N), ridge)
+        return (alpha / own if together == 1 else jnp.linalg.solve(own, alpha)).reshape(N, m)
+
+    of_batch = jax.vmap(one, in_axes=(0, 0, 0, None))
+    return jax.vmap(of_batch, in_axes=(None, None, None, 0))(basis, U, residual, ridges)

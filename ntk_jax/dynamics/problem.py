@@ -9,9 +9,10 @@ from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_number
-from ntk_jax.dynamics.blocks import Kind, as_columns, as_matrices, from_columns, kind_of
+from ntk_jax.dynamics.blocks import Kind, as_columns, as_matrices, from_columns, initial_test_outputs, kind_of
 from ntk_jax.dynamics.modes import Modes, Prediction
-from ntk_jax.linalg import matmul
+from ntk_jax.linalg import matmul, null_rcond
+from ntk_jax.matrix_functions import Basis, apply, fixed
 
 
 class Side(NamedTuple):
@@ -25,9 +26,9 @@ class Side(NamedTuple):
 class Problem(NamedTuple):
     """A checked problem: everything that does not depend on time."""
 
-    eigenvalues: Float[Array, "B n"]
+    basis: Basis  # every part with an axis B in front
     residual: Float[Array, "B n m"]  # Uᵀ (y - f_0)
-    radial: Float[Array, "B n m"]  # Uᵀ J θ_0
+    radial: Float[Array, "B n m"] | None  # Uᵀ J θ_0, with weight decay
     train: Side | None
     test: Side | None
     kind: Kind
@@ -52,23 +53,20 @@ def _outputs(side: Side, weights: Array, shrink: Array, kind: Kind) -> Float[Arr
     return f_0 + from_columns(change, kind, side.f_0.shape)
 
 
-class Decay(NamedTuple):
-    """Regularizers: r pulls to the initial parameters, λ to 0; `rate` is their sum in units of 1 / time."""
+def apply_batch(
+    f: Any, basis: Basis, columns: Float[Array, "B n m"], parameters: Any, constants: tuple[Any, ...] = (), *, over: Any
+) -> Float[Array, "B n T m"]:
+    """`matrix_functions.apply` on every basis of a batch, at every time: `over` says where (parameters, constants) have them.
 
-    diag_reg: Any
-    weight_decay: Any
-    num_entries: Any
+    The first constant of f is what rounding does to an eigenvalue of 0: below, a mode is not known to be at rest.
+    """
+    levels = null_rcond(basis.eigenvalues.dtype) * basis.eigenvalues[:, 0]
 
-    @property
-    def rate(self) -> Any:
-        """λ + r / (nO)."""
-        return self.weight_decay + self.diag_reg / self.num_entries
+    def one(basis: Basis, columns: Array, level: Array) -> Array:
+        at = lambda parameters, constants: apply(f, basis, columns, parameters, (level, *constants))  # noqa: E731
+        return jax.vmap(at, over, 1)(parameters, constants)
 
-    @property
-    def share(self) -> Array:
-        """λ / rate: how far the initial parameters are forgotten in the end."""
-        rate = jnp.asarray(self.rate)
-        return jnp.where(rate > 0, self.weight_decay / jnp.where(rate > 0, rate, 1), 0)
+    return jax.vmap(one)(basis, columns, levels)
 
 
 def check_problem(
@@ -85,46 +83,65 @@ def check_problem(
     predict_train: bool = True,
 ) -> Problem:
     """Raise for shapes that do not fit or would broadcast; move everything to the basis of the modes."""
-    check_number("diag_reg", diag_reg)
-    check_number("weight_decay", weight_decay)
-    s, vectors = modes
-    size, dtype = s.shape[-1], s.dtype
-    if s.ndim > 2 or vectors.shape != (*s.shape, size):
-        raise ValueError(f"modes: expected diagonalize(k_train_train); got shapes {s.shape} and {vectors.shape}.")
-    kind = _kind(s, y_train)
-    y = as_targets("y_train", y_train, jnp.shape(y_train)[0] if kind == "full" else size, dtype)
-    if kind == "diagonal" and y.size != s.size:
-        raise ValueError(
-            f"y_train: expected shape ({size}, {s.shape[0]}), for modes of one kernel per output; got {y.shape}."
-        )
-    s, vectors = (s, vectors) if kind == "diagonal" else (s[None], vectors[None])
+    check_number("diag_reg", diag_reg, max_ndim=0)
+    check_number("weight_decay", weight_decay, max_ndim=0)
+    y = targets_of(modes, y_train)
+    kind, basis, dtype = modes.kind, modes.bases(), modes.eigenvalues.dtype
+    U = fixed(basis.eigenvectors)
     decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
     radial = _radial("radial_train_0", radial_train_0, y.shape, dtype, decays)
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, dtype)
-    transposed = jnp.swapaxes(vectors, 1, 2)
-    residual, radial_modes = (matmul(transposed, as_columns(f, kind)) for f in (y - f_0, radial))
-    train = Side(vectors * s[:, None, :], f_0, radial) if predict_train else None
+    to_modes = lambda f: matmul(jnp.swapaxes(U, 1, 2), as_columns(f, kind))  # noqa: E731
+    train = Side(_training_rows(basis), f_0, radial) if predict_train else None
     test = None
     if k_test_train is not None:
-        k, num_test = _test_matrices(k_test_train, kind, s, y)
+        k, num_test = _test_matrices(k_test_train, kind, basis.eigenvalues, y)
         shape = (num_test, *y.shape[1:])
         radial_test = _radial("radial_test_0", radial_test_0, shape, dtype, decays)
-        test = Side(matmul(k.astype(dtype), vectors), as_outputs("fx_test_0", fx_test_0, shape, dtype), radial_test)
-    elif jnp.ndim(fx_test_0) or radial_test_0 is not None:
+        f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, shape, dtype)
+        test = Side(rows_in_modes(k.astype(dtype), basis), f_test_0, radial_test)
+    elif (fx_test_0 is not None and jnp.ndim(fx_test_0)) or radial_test_0 is not None:
         raise ValueError("k_test_train: expected the test kernel together with fx_test_0; got None.")
     elif not predict_train:
         raise ValueError(
             "k_test_train: expected the test kernel with predict_train=False; got None, so nothing to predict."
         )
-    return Problem(s, residual, radial_modes, train, test, kind, y.size)
+    return Problem(basis, to_modes(y - f_0), to_modes(radial) if decays else None, train, test, kind, y.size)
 
 
-def _kind(s: Array, y_train: Any) -> Kind:
-    """Of the modes: n·O of them, more than rows of targets, are those of a full kernel."""
-    if s.ndim == 2:
-        return "diagonal"
-    num_rows = jnp.shape(y_train)[0] if jnp.ndim(y_train) else 0
-    return "full" if jnp.size(y_train) == s.size != num_rows else "shared"
+def _training_rows(basis: Basis) -> Float[Array, "B n n"]:
+    """K U."""
+    U = fixed(basis.eigenvectors)
+    return U * basis.eigenvalues[:, None, :] if basis.kernel is None else rows_in_modes(basis.kernel, basis)
+
+
+def rows_in_modes(k: Float[Array, "B N n"], basis: Basis) -> Float[Array, "B N n"]:
+    """K_test U, exactly 0 in null modes: features that no training example has are features that no test shares.
+
+    Its derivative is not 0 there: examples that coincide may part.
+    """
+    rows = matmul(k, fixed(basis.eigenvectors))
+    return jnp.where(basis.eigenvalues[:, None, :] > 0, rows, rows - fixed(rows))
+
+
+def targets_of(modes: Modes, y_train: Any, name: str = "y_train") -> Float[Array, "n *O"]:
+    """Targets with a row for each example of the modes and, if these tell outputs apart, as many outputs."""
+    if not isinstance(modes, Modes):
+        raise ValueError(f"modes: expected diagonalize(k_train_train); got {type(modes).__name__}.")
+    s, vectors = modes
+    if s.ndim != 1 + (modes.kind == "diagonal") or vectors.shape != (*s.shape, s.shape[-1]):
+        raise ValueError(f"modes: expected diagonalize(k_train_train); got shapes {s.shape} and {vectors.shape}.")
+    num_outputs = modes.outputs[0] if modes.outputs else 1
+    rows = s.shape[-1] // num_outputs if modes.kind == "full" else s.shape[-1]
+    if modes.kind == "shared" and jnp.size(y_train) == rows != (jnp.shape(y_train) or (rows,))[0]:
+        raise ValueError(
+            f"{name}: expected {rows} rows, one for each mode of a kernel that all outputs share; got {jnp.shape(y_train)}. "
+            f"For a flattened kernel of all outputs use {name}.reshape(-1), or diagonalize the kernel (n, n, O, O)."
+        )
+    y = as_targets(name, y_train, rows, s.dtype)
+    if modes.outputs and y.size != rows * num_outputs:
+        raise ValueError(f"{name}: expected shape ({rows}, {num_outputs}), for modes of such a kernel; got {y.shape}.")
+    return y
 
 
 def _radial(name: str, value: Any, shape: tuple[int, ...], dtype: Any, decays: bool) -> Array:
