@@ -148,9 +148,10 @@ def _target(name: str, values: list[str], task: str | None) -> tuple[np.ndarray,
     y, names = _as_columns(name, values)
     if names is not None and task == "regression":
         raise ValueError(f"column {name}: expected numbers for a regression; got texts, such as {names[0]!r}.")
-    if names is None and task is None and len(np.unique(y)) <= min(20, len(y) // 2) and np.all(y == np.round(y)):
+    num_values = len(np.unique(y))
+    if names is None and task is None and 1 < num_values <= min(20, len(y) // 2) and np.all(y == np.round(y)):
         warnings.warn(
-            f"column {name}: holds {len(np.unique(y))} different whole numbers, taken as a regression. Pass "
+            f"column {name}: holds {num_values} different whole numbers, taken as a regression. Pass "
             "task='classification' if they are classes, task='regression' if not.",
             stacklevel=3,
         )
@@ -197,11 +198,12 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
         reader = csv.reader(file, strict=True)
         try:
             table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise ValueError(
-                f"{path}, row {reader.line_num + 1}: expected comma-separated values in UTF-8; {error}. "
-                "Is a quotation mark left open?"
+                f"{path}, row {reader.line_num}: expected comma-separated values; {error}. Is a quotation mark left open?"
             ) from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected text in UTF-8; {error}. Save the table in that encoding.") from None
     if len(table) < 2:
         raise ValueError(f"{path}: expected a header row and data rows; got {len(table)} rows in all.")
     header = table[0][1]

@@ -82,8 +82,9 @@ def test_matplotlib_is_asked_for_before_training(tmp_path, capsys, no_work, monk
     assert main(["demo", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "pip install 'ntk-jax[plots]'" in error and "--no-figures" in error and error.count("\n") == 1
+    (tmp_path / "t.csv").write_text("a,b\n1,2.5\n2,3.5\n4,1.5\n3,3.25")
     with pytest.raises(AssertionError, match="trained"):  # without figures the work begins
-        main(["demo", "--out", str(tmp_path), "--no-figures"])
+        main(["demo", "--data", str(tmp_path / "t.csv"), "--target", "b", "--out", str(tmp_path), "--no-figures"])
 
 
 def test_a_long_field_is_one_line_on_stderr(tmp_path, capsys, no_work):
