@@ -1,6 +1,8 @@
 """The main job: train a wide network and predict the same trajectory from its kernel, in closed form."""
 
+import importlib.util
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,6 +99,24 @@ def run(settings: Settings, *, progress: bool = True) -> Experiment:
     ntk = {"analytic": np.asarray(analytic[0]), "empirical": np.asarray(empirical[0])}
     numbers = _compare(data, history, predictions, ntk, learning_rate)
     return Experiment(settings, numbers, seconds, ntk, learning_rate * history.steps, history, predictions, movement)
+
+
+def check_out(out: Path, *, figures: bool = True) -> None:
+    """Raise before any work if its results could not be saved to `out`.
+
+    Raises:
+        ValueError: `out` is not a folder that can be written.
+        ImportError: figures are wanted, and matplotlib (extra `plots`) is missing.
+    """
+    if figures and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "The figures need matplotlib: pip install 'ntk-jax[plots]', or leave them out (--no-figures)."
+        )
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--out: expected a folder; got {out}, where {existing} is a file. Choose another name.")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--out: expected a folder that can be written; got {out}, without permission in {existing}.")
 
 
 def save(experiments: list[Experiment], out: Path, *, figures: bool = True) -> list[Path]:

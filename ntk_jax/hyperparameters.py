@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import check_integer, check_number, working_dtype
+from ntk_jax.checks import as_array, as_targets, check_finite, check_integer, check_number, working_dtype
 from ntk_jax.dynamics.gaussian_process import log_marginal_likelihood
 
 # The noise stays above this fraction of the mean square of the targets: Cholesky factors exist all the way.
@@ -33,7 +34,7 @@ def fit_hyperparameters(
     x: Num[ArrayLike, "n *d"],
     y: Num[ArrayLike, "n *O"],
     *,
-    initial: Mapping[str, float],
+    initial: Mapping[str, Any],
     choices: Mapping[str, Sequence[Any]] | None = None,
     noise: float = 0.1,
     optimizer: Any = None,
@@ -51,7 +52,7 @@ def fit_hyperparameters(
         kernel_fn: `kernel_fn(x, **hyperparameters)` -> kernel, or Kernels, whose NNGP is taken.
         x: training examples.
         y: observations, (n,) or (n, O).
-        initial: continuous hyperparameters and where to start, above 0.
+        initial: continuous hyperparameters and where to start, above 0: numbers, or vectors such as one scale per layer.
         choices: discrete hyperparameters and the values to try, in all combinations.
         noise: variance of the noise to start from, above 0; at least 1e-6 of the mean square of y in the result.
         optimizer: an Optax optimizer, for example `optax.adam(0.05)`; None for L-BFGS.
@@ -66,14 +67,17 @@ def fit_hyperparameters(
 
     Reference: Rasmussen, Williams 2006, section 5.4.1.
     """
-    check_number("noise", noise, strict=True)
+    check_number("noise", noise, strict=True, max_ndim=0)
+    check_number("tolerance", tolerance, max_ndim=0)
     check_integer("num_steps", num_steps, minimum=1)
     for name, value in initial.items():
-        check_number(f"initial[{name!r}]", value, strict=True)
+        check_number(f"initial[{name!r}]", value, strict=True, max_ndim=1)
     choices = {} if choices is None else choices
     optimizer = optax.lbfgs() if optimizer is None else optimizer
-    data = jnp.asarray(x), jnp.asarray(y)
-    dtype = working_dtype(data[0].dtype)
+    examples = as_array("x", x)
+    check_finite("x", examples)
+    dtype = working_dtype(examples.dtype)
+    data = examples, as_targets("y", y, examples.shape[0], dtype)
     start = {name: jnp.log(jnp.asarray(value, dtype)) for name, value in (dict(initial) | {"noise": noise}).items()}
     candidates = []
     for values in itertools.product(*choices.values()):
@@ -86,11 +90,16 @@ def fit_hyperparameters(
                 f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start elsewhere."
             )
         floor = float(NOISE_FLOOR * jnp.mean(jnp.square(data[1])))
-        fitted = {name: float(jnp.exp(value)) for name, value in logs.items()}
+        fitted = {name: _as_numbers(jnp.exp(value)) for name, value in logs.items()}
         fitted_noise = fitted.pop("noise") + floor
         candidates.append((fitted | chosen, fitted_noise, -float(loss) * data[1].size))
     best = max(candidates, key=lambda candidate: candidate[2])
     return Fit(*best, [(hyperparameters, evidence) for hyperparameters, _, evidence in candidates])
+
+
+def _as_numbers(value: Array) -> Any:
+    values = np.asarray(value).tolist()
+    return tuple(values) if value.ndim else values
 
 
 def _objective(
@@ -113,7 +122,7 @@ def _minimize(
 
     def going(carry: Any) -> Array:
         _, _, value, gradient, step = carry
-        steepest = jnp.max(jnp.abs(jnp.stack(list(gradient.values()))))
+        steepest = jnp.max(jnp.abs(jnp.concatenate([slope.reshape(-1) for slope in gradient.values()])))
         return (steepest > tolerance) & (step < num_steps) & jnp.isfinite(value)
 
     def move(carry: Any) -> Any:

@@ -1,11 +1,11 @@
 """Symmetric factorizations that report what they did."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve, eigh
 from jax.typing import ArrayLike
@@ -120,7 +120,7 @@ def ridge_solve(
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
             "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky factorization failed "
-            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(jnp.min(jnp.asarray(diag_reg))):.3g}, largest eigenvalue {float(largest):.3g}). "
+            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, largest eigenvalue {float(largest):.3g}). "
             f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or float64, "
             "or diag_reg=0 for the pseudo-inverse."
         )

@@ -93,6 +93,14 @@ def diagonal_blocks(
     return einsum("Ngn,nNh->Ngh", rows, products.reshape(n, N, g))
 
 
+def trace(f: Any, basis: Basis, parameters: Any, constants: Any = ()) -> Float[Array, ""]:
+    """The trace of f(M), the sum of f over the eigenvalues; arguments and derivatives as for `apply`."""
+    s = basis.eigenvalues
+    if basis.kernel is None:
+        return jnp.sum(f.value(s, parameters, constants))
+    return jnp.trace(apply(f, basis, jnp.eye(len(s), dtype=s.dtype), parameters, constants))
+
+
 @dataclass(frozen=True)
 class _Along:
     """The derivative of `f` along its parameters: parameters are pairs (p, dp)."""
@@ -189,11 +197,11 @@ def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
     o, d = (_named(part, params["tree"], params["num_matrices"]) for part in (primals, tangents))
     terms = []
     if not is_zero(d.M):
-        places = (o.matrices[:i] + (d.M,) + o.matrices[i:] for i in range(len(o.matrices) + 1))
+        places = ((*o.matrices[:i], d.M, *o.matrices[i:]) for i in range(len(o.matrices) + 1))
         terms += [_bind(o._replace(matrices=matrices), params) for matrices in places]
     for i, tangent in enumerate(d.matrices):
         if not is_zero(tangent):
-            matrices = o.matrices[:i] + (tangent,) + o.matrices[i + 1 :]
+            matrices = (*o.matrices[:i], tangent, *o.matrices[i + 1 :])
             terms.append(_bind(o._replace(matrices=matrices), params))
     if d.columns is not None and not is_zero(d.columns):
         terms.append(_bind(o._replace(columns=d.columns), params))
@@ -219,7 +227,7 @@ class _Leaf:
 
 def _transpose(ct: Any, *operands: Any, **params: Any) -> list[Any]:
     o = _named(operands, params["tree"], params["num_matrices"])
-    out = [None] * len(operands)
+    out: list[Any] = [None] * len(operands)
     unknown = [i for i, operand in enumerate(operands) if is_undefined(operand)]
     if is_zero(ct):
         return out

@@ -16,11 +16,13 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer, check_number, check_option
+from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
 from ntk_jax.types import ApplyFn, Params
 
@@ -65,23 +67,31 @@ def activation_function(activation: Activation) -> Callable[[Array], Array]:
 
 
 def per_layer(name: str, value: Any, num_layers: int) -> tuple[Any, ...]:
-    """`value` for each of the `num_layers` Dense layers: a scalar (or None) is repeated, a sequence must fit."""
-    if not isinstance(value, Sequence):
-        return (value,) * num_layers
-    if len(value) != num_layers:
+    """`value` for each of the `num_layers` Dense layers: a scalar (or None) is repeated, a vector must fit."""
+    values = scales_of_layers(value)
+    if not isinstance(values, tuple):
+        return (values,) * num_layers
+    if len(values) != num_layers:
         raise ValueError(
             f"{name}: expected a number or one per Dense layer ({num_layers}: hidden layers, then readout); "
-            f"got {len(value)}."
+            f"got {len(values)}."
         )
-    return tuple(value)
+    return values
+
+
+def scales_of_layers(value: Any) -> Any:
+    """A vector of scales as a tuple, an array of one as it is: Python numbers where the values are known."""
+    if isinstance(value, Array | np.ndarray):
+        value = np.asarray(value).tolist() if is_concrete(value) else tuple(value) if value.ndim else value
+    return tuple(value) if isinstance(value, Sequence) else value
 
 
 def check_scales(W_std: Any, b_std: Any, parameterization: str) -> None:
-    """Raise unless the standard deviations are numbers in range and the parameterization is known."""
+    """Raise unless the standard deviations of one layer are numbers in range and the parameterization is known."""
     check_option("parameterization", parameterization, PARAMETERIZATIONS)
-    check_number("W_std", W_std, strict=True)
+    check_number("W_std", W_std, strict=True, max_ndim=0)
     if b_std is not None:
-        check_number("b_std", b_std)
+        check_number("b_std", b_std, max_ndim=0)
 
 
 class Dense(nn.Module):
@@ -95,9 +105,14 @@ class Dense(nn.Module):
     """
 
     features: int
-    W_std: float = 1.0
-    b_std: float | None = 0.0
+    W_std: ArrayLike = 1.0
+    b_std: ArrayLike | None = 0.0
     parameterization: str = "ntk"
+
+    def __post_init__(self) -> None:
+        """Arrays become numbers: a module is compared and hashed by its attributes."""
+        self.W_std, self.b_std = scales_of_layers(self.W_std), scales_of_layers(self.b_std)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
@@ -107,7 +122,9 @@ class Dense(nn.Module):
         x = jnp.asarray(x)
         dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
         x = x.astype(dtype)
-        scales = (self.W_std / x.shape[-1] ** 0.5, 0.0 if self.b_std is None else self.b_std)
+        given = (self.W_std, 0.0 if self.b_std is None else self.b_std)
+        W_std, b_std = (std.astype(dtype) if isinstance(std, Array) else std for std in given)
+        scales: tuple[Any, Any] = (W_std / x.shape[-1] ** 0.5, b_std)
         forward, initial = (scales, (1.0, 1.0)) if self.parameterization == "ntk" else ((1.0, 1.0), scales)
         (W_scale, b_scale), (W_init, b_init) = forward, initial
         W = self.param("kernel", _normal(W_init), (x.shape[-1], self.features), dtype)
@@ -118,7 +135,7 @@ class Dense(nn.Module):
         return z + jnp.broadcast_to(b_scale * b, z.shape)
 
 
-def _normal(std: float) -> Callable[[Array, Sequence[int], Any], Array]:
+def _normal(std: Any) -> Callable[[Array, Sequence[int], Any], Array]:
     """The initializer of that name."""
     return partial(draw_flat, nn.initializers.normal(std))
 
@@ -138,9 +155,15 @@ class MLP(nn.Module):
     widths: Sequence[int]
     num_outputs: int = 1
     activation: Activation = "relu"
-    W_std: float | Sequence[float] = 1.0
-    b_std: float | Sequence[float | None] | None = 0.0
+    W_std: Sequence[Any] | ArrayLike = 1.0
+    b_std: Sequence[Any] | ArrayLike | None = 0.0
     parameterization: str = "ntk"
+
+    def __post_init__(self) -> None:
+        """Arrays become tuples: a module is compared and hashed by its attributes."""
+        self.W_std, self.b_std = scales_of_layers(self.W_std), scales_of_layers(self.b_std)
+        self.widths = scales_of_layers(self.widths)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:

@@ -7,14 +7,13 @@ import pytest
 
 from ntk_jax.__main__ import main
 
-pytestmark = pytest.mark.slow
-
 
 def run_demo(tmp_path, *arguments):
     assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 0
     return json.loads((tmp_path / "out" / "demo.json").read_text())
 
 
+@pytest.mark.slow
 def test_demo_on_both_inputs(tmp_path, capsys):
     report = run_demo(tmp_path, "--width", "256", "--depth", "1")
     out = capsys.readouterr().out
@@ -32,6 +31,7 @@ def test_demo_on_both_inputs(tmp_path, capsys):
     assert len(curves["t"]) == len(curves["training loss"]["network"]) == len(curves["training loss"]["empirical"])
 
 
+@pytest.mark.slow
 def test_demo_on_a_table(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3))
@@ -49,9 +49,46 @@ def test_demo_on_a_table(tmp_path):
         (["--data", "missing.csv"], "--target COLUMN"),
         (["--target", "y"], "--data FILE.csv"),
         (["--width", "0"], "--width: expected at least 1"),
+        (["--seed", "-1"], "--seed: expected at least 0"),
+        (["--task", "regression"], "--data FILE.csv"),
     ],
 )
 def test_bad_arguments_are_one_line_on_stderr(arguments, message, capsys):
     assert main(["demo", *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """A demo that must not begin."""
+
+    def run(settings):
+        raise AssertionError("trained before the arguments were checked")
+
+    monkeypatch.setattr("ntk_jax.demo.run", run)
+
+
+def test_out_that_is_a_file_is_found_before_training(tmp_path, capsys, no_work):
+    (tmp_path / "out").write_text("")
+    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        assert main(["demo", "--out", str(out)]) == 1
+        error = capsys.readouterr().err
+        assert "--out: expected a folder" in error and "is a file" in error and error.count("\n") == 1
+
+
+def test_matplotlib_is_asked_for_before_training(tmp_path, capsys, no_work, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "pip install 'ntk-jax[plots]'" in error and "--no-figures" in error and error.count("\n") == 1
+    (tmp_path / "t.csv").write_text("a,b\n1,2.5\n2,3.5\n4,1.5\n3,3.25")
+    with pytest.raises(AssertionError, match="trained"):  # without figures the work begins
+        main(["demo", "--data", str(tmp_path / "t.csv"), "--target", "b", "--out", str(tmp_path), "--no-figures"])
+
+
+def test_a_long_field_is_one_line_on_stderr(tmp_path, capsys, no_work):
+    (tmp_path / "long.csv").write_text("a,b\n1," + "9" * 131_073)
+    assert main(["demo", "--data", str(tmp_path / "long.csv"), "--target", "b", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "long.csv, row 2" in error and error.count("\n") == 1

@@ -47,12 +47,15 @@ def test_integers_beyond_the_range_of_jax_do_not_wrap(dtype):
     values = [[2**40, 1], [2**62, 3]]
     x = values if dtype is list else np.array(values, dtype)
     np.testing.assert_array_equal(as_examples("x", x), values)
-    with jax.enable_x64(False):
+    jax.config.update("jax_enable_x64", False)
+    try:
         np.testing.assert_array_equal(as_examples("x", x), values)
         k = ntk_jax.mlp_kernels([[2**40, 1]], depth=0).nngp
         np.testing.assert_allclose(k, [[2.0**79]], rtol=1e-6)
         np.testing.assert_array_equal(as_targets("y", np.array([2**40, 1]), 2, jnp.float32), [2**40, 1])
         assert as_examples("x", np.array([[5, 1]])).dtype == jnp.int32  # indices stay integers
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 REFUSED = {

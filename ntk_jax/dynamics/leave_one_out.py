@@ -112,7 +112,6 @@ def _left_out(
     basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], together: int
 ) -> Float[Array, "R B N m"]:
     """What every example misses when it is left out, `together` with the outputs that the kernel couples."""
-
     U = fixed(basis.eigenvectors)
     N, m = residual.shape[1:]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,11 +17,6 @@ from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
 from ntk_jax.matrix_functions import Basis
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("eigenvalues", "eigenvectors", "kernel"),
-    meta_fields=("outputs",),
-)
 @dataclass(frozen=True)
 class Modes:
     """The eigendecomposition of a training kernel, paid once: eigenvalues, largest first, and eigenvectors in columns.
@@ -69,6 +63,9 @@ class Modes:
             kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
         basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
         return basis if self.kind == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+
+
+jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("outputs",))
 
 
 class Prediction(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -161,7 +162,7 @@ def _layers(
     b = per_layer("b_std", b_std, depth + 1)
     for W_l, b_l in zip(W, b, strict=True):
         check_scales(W_l, b_l, parameterization)
-    stack = lambda values: jnp.stack([jnp.asarray(v, dtype) for v in values])  # noqa: E731
+    stack = partial(_stack, dtype=dtype)
     W2, b2 = (stack([_square(v) for v in values]) for values in (W, [0.0 if b_l is None else b_l for b_l in b]))
     if parameterization == "ntk":
         if width is not None:
@@ -172,10 +173,17 @@ def _layers(
     if width is None and depth:
         raise ValueError("width: expected the units of the hidden layers with parameterization='standard'; got None.")
     fan_in = (num_features, *per_layer("width", width, depth))
-    check_number("width", jnp.asarray(fan_in), strict=True)
+    for units in fan_in:
+        check_number("width", units, strict=True, max_ndim=0)
     return Layers(W2, b2, stack(fan_in), stack([0.0 if b_l is None else 1.0 for b_l in b]))
 
 
 def _square(value: Any) -> Any:
     """Numbers are squared in double precision: 2 for sqrt(2), where float32 would give 1.9999999."""
-    return value * value if isinstance(value, Array) else float(value) ** 2
+    return float(value) ** 2 if is_concrete(value) else value * value
+
+
+def _stack(values: Any, dtype: Any) -> Array:
+    if all(map(is_concrete, values)):
+        return jnp.asarray(np.array([float(value) for value in values]), dtype)
+    return jnp.stack([jnp.asarray(value, dtype) for value in values])

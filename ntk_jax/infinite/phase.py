@@ -46,8 +46,9 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
 
     Reference: Poole et al. 2016, eq. 3-5; Schoenholz et al. 2017, eq. 5, 7 and 9.
     """
-    check_number("W_std", W_std)
-    check_number("b_std", b_std)
+    check_number("W_std", W_std, max_ndim=0)
+    check_number("b_std", b_std, max_ndim=0)
+    check_number("tolerance", tolerance, max_ndim=0)
     rule, W2, b2 = dual_rule(activation), float(W_std) ** 2, float(b_std) ** 2
     q = _fixed_point(rule, W2, b2)
     chi_1 = W2 * _own(rule, q)[1]
@@ -70,7 +71,7 @@ def critical_W_std(activation: Any, b_std: float, *, bounds: tuple[float, float]
 
     Reference: Schoenholz et al. 2017, section 3.
     """
-    check_number("b_std", b_std)
+    check_number("b_std", b_std, max_ndim=0)
     rule, b2 = dual_rule(activation), float(b_std) ** 2
 
     def excess(W: float) -> float:

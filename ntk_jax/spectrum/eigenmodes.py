@@ -8,7 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, check_symmetric
-from ntk_jax.linalg import as_matrix, default_rcond, matmul, pseudo_solve, ridge_solve
+from ntk_jax.compat import is_concrete
+from ntk_jax.linalg import as_matrix, matmul, null_rcond, pseudo_solve, ridge_solve
+from ntk_jax.norms import magnitude
 from ntk_jax.types import Eigenmodes
 
 
@@ -22,16 +24,21 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
         num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a full kernel, which hold them.
 
     Returns:
-        (k,), shortest first; infinite for null modes.
+        (k,), shortest first; infinite for null modes; (O, k) for the modes of a kernel (n, n, O).
 
     Raises:
-        ValueError: num_outputs below 1.
+        ValueError: num_outputs below 1; eigenvalues that are negative beyond rounding, whose modes would grow.
 
     Reference: Lee et al. 2019, eq. 8; Jacot, Gabriel, Hongler 2018, section 5.
     """
     check_integer("num_outputs", num_outputs, minimum=1)
     s = modes.eigenvalues
-    return jnp.where(s > 0, modes.eigenvectors.shape[0] * num_outputs / jnp.where(s > 0, s, 1), jnp.inf)
+    if is_concrete(s):
+        check_number(
+            "eigenvalues of a positive semi-definite kernel", s, minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max())
+        )
+    entries = s.size if s.ndim == 2 else modes.eigenvectors.shape[0] * num_outputs
+    return jnp.where(s > 0, entries / jnp.where(s > 0, s, 1), jnp.inf)
 
 
 def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Array, " k"]:
@@ -42,7 +49,8 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
         y: targets, (n,) or (n, O).
 
     Returns:
-        (k,), increasing; the last is 1 if the modes are complete. The faster it rises, the easier the task.
+        (k,), increasing; the last is 1 if the modes are complete. The faster it rises, the easier the task. Between equal
+        eigenvalues the share is a matter of the basis, and has no derivative.
 
     Raises:
         ValueError: targets that do not fit, or are zero.
@@ -50,7 +58,14 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     Reference: Canatar, Bordelon, Pehlevan 2021, eq. 6.
     """
     vectors = modes.eigenvectors
-    targets = _flat_targets(y, vectors.shape[0], vectors.dtype)
+    if vectors.ndim != 2:
+        raise ValueError(
+            "modes: expected those of one kernel; got one set for each output. Take one: diagonalize(k[..., 0])."
+        )
+    outputs = getattr(modes, "outputs", None)  # an operator's modes do not tell rows from outputs
+    full = _coupled(y, vectors.shape[0]) if outputs is None else len(outputs) == 2
+    targets = _flat_targets(y, vectors.shape[0], vectors.dtype, full, outputs)
+    targets = targets / magnitude(targets)
     total = jnp.sum(jnp.square(targets))
     check_number("|y|²", total, strict=True)
     return jnp.cumsum(jnp.sum(jnp.square(matmul(vectors.T, targets)), axis=1)) / total
@@ -66,7 +81,7 @@ def rkhs_norm(
     Args:
         k_train_train: symmetric positive semi-definite, (n, n) or full (n, n, O, O).
         y_train: targets, (n,) or (n, O).
-        diag_reg: ridge, at least 0; at 0 eigenvalues up to n eps of the largest count as zero.
+        diag_reg: ridge, at least 0; at 0 eigenvalues up to 5 eps of the largest count as zero.
 
     Returns:
         A scalar for targets (n,) and for a full kernel, whose outputs make up one function; else (O,).
@@ -77,20 +92,32 @@ def rkhs_norm(
     Reference: Bartlett, Mendelson 2002, lemma 22; Arora et al. 2019, theorem 5.1.
     """
     kernel = as_kernel("k_train_train", k_train_train)
-    check_number("diag_reg", diag_reg)
+    check_number("diag_reg", diag_reg, max_ndim=0)
     matrix = as_matrix(kernel)
     check_symmetric("k_train_train", matrix)
     y = as_targets("y_train", y_train, kernel.shape[0], kernel.dtype)
-    columns = _flat_targets(y, matrix.shape[0], matrix.dtype)
-    if diag_reg:
-        alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)
+    columns = _flat_targets(y, matrix.shape[0], matrix.dtype, kernel.ndim == 4, kernel.shape[2:])
+    scale = magnitude(columns)
+    columns = columns / scale
+    if is_concrete(diag_reg) and diag_reg == 0:
+        alpha, _ = pseudo_solve(matrix, columns, rcond=null_rcond(matrix.dtype))
     else:
-        alpha, _ = pseudo_solve(matrix, columns, rcond=default_rcond(matrix.shape[0], matrix.dtype))
+        alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)
     norms = jnp.sqrt(jnp.maximum(jnp.sum(alpha * matmul(matrix, alpha), axis=0), 0))
-    return norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
+    return scale * norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
 
 
-def _flat_targets(y: Any, size: int, dtype: Any) -> Float[Array, "size columns"]:
+def _coupled(y: Any, size: int) -> bool:
+    """Whether targets (n, O) of n·O modes are meant."""
+    return jnp.size(y) == size != (jnp.shape(y) or (0,))[0]
+
+
+def _flat_targets(y: Any, size: int, dtype: Any, full: bool, outputs: Any) -> Float[Array, "size columns"]:
     """Targets as columns: one per output, or all in one for the modes of a full kernel."""
-    full = jnp.size(y) == size != (jnp.shape(y) or (0,))[0]
-    return as_targets("y", y, jnp.shape(y)[0] if full else size, dtype).reshape(size, -1)
+    num_rows = size // outputs[0] if full and outputs else jnp.shape(y)[0] if full else size
+    targets = as_targets("y", y, num_rows, dtype)
+    if full and targets.size != size:
+        raise ValueError(
+            f"y: expected {size} targets, of all outputs, for the modes of a full kernel; got {targets.shape}."
+        )
+    return targets.reshape(size, -1)

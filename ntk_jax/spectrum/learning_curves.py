@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_targets, check_number
+from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
 from ntk_jax.compat import is_concrete
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
@@ -60,12 +60,15 @@ def eigenlearning(
 
     Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar, Pehlevan 2020, eq. 8.
     """
-    s = jnp.asarray(eigenvalues)
+    s = as_array("eigenvalues", eigenvalues)
+    if s.ndim != 1:
+        raise ValueError(f"eigenvalues: expected a vector; got shape {s.shape}.")
     check_number("eigenvalues", s)
+    s = s.astype(working_dtype(s.dtype))
     v = as_targets("coefficients", coefficients, s.shape[0], s.dtype).reshape(s.shape[0], -1)
     power = jnp.mean(jnp.square(v), axis=1)
-    check_number("diag_reg", diag_reg)
-    check_number("noise", noise)
+    check_number("diag_reg", diag_reg, max_ndim=0)
+    check_number("noise", noise, max_ndim=0)
     n = as_counts(num_train, s.dtype)
     if not diag_reg:
         check_below_rank(n, s)
@@ -89,7 +92,7 @@ def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> Lear
 
 def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
     """Numbers of examples, an integer or a vector of them, as floats."""
-    n = jnp.asarray(num_train)
+    n = as_array("num_train", num_train)
     if n.ndim > 1 or not n.size or not jnp.issubdtype(n.dtype, jnp.integer):
         raise ValueError(f"num_train: expected an integer or a vector of them; got {num_train!r}.")
     check_number("num_train", n, minimum=1)
@@ -108,15 +111,23 @@ def check_below_rank(n: Array, s: Array) -> None:
 def solve_kappa(
     s: Float[Array, " modes"], n: Array, ridge_term: Callable[[Array], Array], upper: Array
 ) -> Float[Array, ""]:
-    """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at most n."""
-    top = jnp.log(upper)
+    """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at most n.
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (bracket[0] + bracket[1]) / 2
-        kappa = jnp.exp(middle)
-        above = jnp.sum(s / (s + kappa)) + ridge_term(kappa) > n
-        return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
+    Its derivatives are those of the equation, of any order.
+    """
 
-    start = top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top
-    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, start)
-    return jnp.exp((low + high) / 2)
+    def excess(log_kappa: Array) -> Array:
+        kappa = jnp.exp(log_kappa)
+        return jnp.sum(s / (s + kappa)) + ridge_term(kappa) - n
+
+    def bisect(f: Callable[[Array], Array], top: Array) -> Array:
+        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            middle = (bracket[0] + bracket[1]) / 2
+            above = f(middle) > 0
+            return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
+
+        start = top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top
+        low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, start)
+        return (low + high) / 2
+
+    return jnp.exp(jax.lax.custom_root(excess, jnp.log(upper), bisect, lambda g, y: y / g(jnp.ones_like(y))))
