@@ -108,7 +108,8 @@ class _Along:
     f: Any
 
     def value(self, s: Array, parameters: Any, constants: Any) -> Array:
-        return jax.jvp(lambda p: self.f.value(s, p, constants), *((part,) for part in parameters))[1]
+        at, moved = parameters
+        return jax.jvp(lambda p: self.f.value(s, p, constants), (at,), (moved,))[1]
 
     def reach(self, s: Array, parameters: Any, constants: Any) -> Array:
         return self.f.reach(s, parameters[0], constants)

@@ -100,7 +100,7 @@ def diagonalize(k_train_train: Float[ArrayLike, "n n *outputs"], *, rcond: float
         check_number("rcond", rcond, max_ndim=0)
     found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
     basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
-    return Modes(*basis, k.shape[2:])
+    return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, k.shape[2:])
 
 
 def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:

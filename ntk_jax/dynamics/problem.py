@@ -140,7 +140,8 @@ def targets_of(modes: Modes, y_train: Any, name: str = "y_train") -> Float[Array
         )
     y = as_targets(name, y_train, rows, s.dtype)
     if modes.outputs and y.size != rows * num_outputs:
-        raise ValueError(f"{name}: expected shape ({rows}, {num_outputs}), for modes of such a kernel; got {y.shape}.")
+        kind = {"diagonal": "one kernel per output", "full": "a kernel of coupled outputs"}[modes.kind]
+        raise ValueError(f"{name}: expected shape ({rows}, {num_outputs}), for modes of {kind}; got {y.shape}.")
     return y
 
 
