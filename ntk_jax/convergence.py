@@ -19,6 +19,7 @@ from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.init_stats import gaussian_initializer, init_stats, leaf_path
 from ntk_jax.infinite.limit import infinite_width
 from ntk_jax.infinite.program.network import network
+from ntk_jax.norms import norm_ratio
 
 FALLING = -0.25  # a fitted slope below it is taken for a fall like width^-1/2, above it for a level
 UNDECIDED = -0.4  # above FALLING, but not by three standard errors away from a fall
@@ -114,7 +115,7 @@ def _errors(model: Any, x: Array, key: Array, num_samples: int, draw: str, call:
     kernels = _kernels(
         gaussian_initializer(own) if draw == "gaussian" else own, apply_fn, x, jax.random.split(key, num_samples)
     )
-    return jnp.linalg.norm(kernels - limit[None], axis=(1, 2)) / jnp.linalg.norm(limit)
+    return jax.vmap(lambda k: norm_ratio(k - limit, limit))(kernels)
 
 
 def _init(init_fn: Any, blank: Any, key: Array) -> Any:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_examples, check_finite, check_params
 from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
 from ntk_jax.laziness import kernel_change
+from ntk_jax.norms import norm_ratio
 from ntk_jax.spectrum.alignment import alignment
 from ntk_jax.spectrum.eigenvalues import effective_rank
 from ntk_jax.types import ApplyFn, Params
@@ -117,7 +118,7 @@ def kernel_velocity(
     out, vjp = jax.vjp(lambda p: apply_fn(p, examples), params)
     (direction,) = vjp((targets - out) / out.size)
     k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, examples), (params,), (direction,))
-    return jnp.linalg.norm(k_dot) / jnp.linalg.norm(k)
+    return norm_ratio(k_dot, k)
 
 
 def _check(apply_fn: ApplyFn, params: Params, x: Any, y: Any) -> tuple[Array, Any]:

@@ -1,5 +1,6 @@
 """How alike two kernels are, or a kernel and the targets; and the geometry that a kernel gives the examples."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,13 +40,9 @@ def alignment(
     check_symmetric("k", matrix)
     targets = as_targets("y", y, kernel.shape[0], kernel.dtype)
     targets = targets.reshape(matrix.shape[0], -1) if kernel.ndim == 4 else targets.reshape(kernel.shape[0], -1)
-    matrix, targets = matrix / magnitude(matrix), targets / magnitude(targets)
     if centered:
         _plain("k", kernel)
-        matrix, targets = _center(matrix, (0, 1)), _center(targets, (0, 0))
-    matrix, targets = _unit("k", matrix), _unit("y", targets)
-    gram = matmul(targets.T, targets)  # |y yᵀ| = |yᵀ y|
-    return jnp.sum(targets * matmul(matrix, targets)) / jnp.linalg.norm(gram)
+    return _checked(*_alignment(matrix, targets, centered), names=("k", "y"))
 
 
 def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"]) -> Float[Array, ""]:
@@ -69,8 +66,7 @@ def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"])
     a, b = _plain("k1", k1), _plain("k2", k2)
     if a.shape != b.shape:
         raise ValueError(f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for both.")
-    a, b = (_unit(name, _center(k / magnitude(k), (0, 1))) for name, k in (("k1", a), ("k2", b)))
-    return jnp.sum(a * b)
+    return _checked(*_centered_alignment(a, b), names=("k1", "k2"))
 
 
 def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
@@ -146,6 +142,26 @@ def _excess(k: Array) -> Array:
     return jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(own))
 
 
+@partial(jax.jit, static_argnums=2)
+def _alignment(matrix: Array, targets: Array, centered: bool) -> tuple[Array, Array, Array]:
+    """The alignment, and the norms of both."""
+    matrix, targets = matrix / magnitude(matrix), targets / magnitude(targets)
+    if centered:
+        matrix, targets = _center(matrix, (0, 1)), _center(targets, (0, 0))
+    norms = norm(matrix), norm(targets)
+    matrix, targets = matrix / norms[0], targets / norms[1]
+    gram = matmul(targets.T, targets)  # |y yᵀ| = |yᵀ y|
+    return jnp.sum(targets * matmul(matrix, targets)) / norm(gram), *norms
+
+
+@jax.jit
+def _centered_alignment(k1: Array, k2: Array) -> tuple[Array, Array, Array]:
+    """The alignment, and the norms of both."""
+    a, b = (_center(k / magnitude(k), (0, 1)) for k in (k1, k2))
+    norms = norm(a), norm(b)
+    return jnp.sum(a / norms[0] * (b / norms[1])), *norms
+
+
 def _center(values: Array, axes: tuple[int, int]) -> Array:
     """Without the means over both axes, one after the other: zero where all that is left is rounding."""
     rows = values - jnp.mean(values, axis=axes[0], keepdims=True)
@@ -153,9 +169,11 @@ def _center(values: Array, axes: tuple[int, int]) -> Array:
     return jnp.where(norm(centered) > 8 * jnp.finfo(values.dtype).eps * norm(values), centered, 0)
 
 
-def _unit(name: str, values: Array) -> Array:
-    """Of norm 1."""
-    length = norm(values)
-    if is_concrete(length) and not bool(length > 0):
-        raise ValueError(f"alignment: expected {name} that is not zero and, where centered, not constant; got neither.")
-    return values / length
+def _checked(value: Array, *norms: Array, names: tuple[str, str]) -> Array:
+    """The alignment, unless one of the two has no direction."""
+    for name, length in zip(names, norms, strict=True):
+        if is_concrete(length) and not float(length) > 0:
+            raise ValueError(
+                f"alignment: expected {name} that is not zero and, where centered, not constant; got neither."
+            )
+    return value
