@@ -29,6 +29,11 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def abstract_value(x: Any) -> Any:
+    """Shape, dtype and all else of `x` that programs depend on, hashable."""
+    return jax.typeof(x) if hasattr(jax, "typeof") else jax.core.get_aval(x)  # the one came when the other went
+
+
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""
     return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
