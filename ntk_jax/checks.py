@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.types import Kernels
 
 
 def working_dtype(*dtypes: Any) -> jnp.dtype:
@@ -34,13 +35,27 @@ def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}; got {value!r}.{hint}")
 
 
-def check_number(name: str, value: Any, *, minimum: float = 0.0, strict: bool = False, finite: bool = True) -> None:
-    """Raise unless `value` is a real scalar (or an array of them) at least `minimum` (above it if `strict`)."""
-    if not is_concrete(value):
-        return
-    array = np.asarray(value)
-    if array.size and not (np.issubdtype(array.dtype, np.number) and np.isrealobj(array)):
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = 0.0,
+    strict: bool = False,
+    finite: bool = True,
+    max_ndim: int | None = None,
+) -> None:
+    """Raise unless `value` is a real number at least `minimum` (above it if `strict`), or an array of them.
+
+    `max_ndim` is how many axes it may have: 0 where only a scalar is meant, which an array would be broadcast against.
+    """
+    array = _as_numpy(value)
+    if max_ndim is not None and array.ndim > max_ndim:
+        expected = ("a number", "a number or a vector of them")[max_ndim]
+        raise ValueError(f"{name}: expected {expected}; got shape {array.shape}. Call once for each value.")
+    if array.size and not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise ValueError(f"{name}: expected a real number; got {value!r}.")
+    if not is_concrete(array):
+        return
     bad = ~(array > minimum) if strict else ~(array >= minimum)
     if finite:
         bad |= ~np.isfinite(array)
@@ -80,9 +95,59 @@ def _all_finite_jit(arrays: list[Array]) -> Array:
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays]).all()
 
 
+def as_array(name: str, value: Any) -> Array:
+    """`value` as an array of the same numbers: no integer wraps, no name is parsed, no mask is dropped."""
+    if isinstance(value, Array):
+        _check_alive(name, value)
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = ", ".join(f".{field}" for field in value._fields)
+        raise ValueError(f"{name}: expected one array; got {type(value).__name__}. Take one of its parts: {parts}.")
+    if hasattr(value, "todense"):
+        dense = "toarray" if hasattr(value, "toarray") else "todense"
+        raise ValueError(f"{name}: expected a dense array; got a sparse {type(value).__name__}. Pass {name}.{dense}().")
+    try:
+        array = _as_numpy(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array; got a {type(value).__name__} that is none: {error}") from None
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected no masked values; got some. Fill or drop them.")
+    return array if isinstance(array, Array) else jnp.asarray(_native(name, array))
+
+
+def _as_numpy(value: Any) -> Any:
+    """A NumPy array if the values can be looked at, else a JAX array."""
+    return np.asarray(value) if all(map(is_concrete, jax.tree.leaves(value))) else jnp.asarray(value)
+
+
+def _native(name: str, array: np.ndarray) -> np.ndarray:
+    """The array in a dtype that JAX has: wide and foreign ones are converted, what is no number is refused."""
+    dtype = array.dtype
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype.kind == "b"):
+        some = f", such as {array.flat[0]!r}" if array.size else ""
+        raise ValueError(
+            f"{name}: expected numbers; got dtype {dtype}{some}. Numbers that are held as objects: {name}.astype(float). "
+            f"Names: one column for each, ({name}[:, None] == np.unique({name})).astype(float)."
+        )
+    widest = {"f": np.float64, "c": np.complex128}.get(dtype.kind)
+    if widest is not None and dtype.itemsize > np.dtype(widest).itemsize:
+        return array.astype(widest)
+    array = array.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind in "iu" and array.size:
+        range_of = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
+        if array.min() < range_of.min or array.max() > range_of.max:  # JAX would wrap them
+            return array.astype(float)
+    return array
+
+
+def _check_alive(name: str, array: Array) -> None:
+    if is_concrete(array) and array.is_deleted():
+        raise ValueError(f"{name}: expected an array; got one that was deleted, or donated. Keep a copy of it.")
+
+
 def as_examples(name: str, x: Any) -> Array:
     """`x` as an array whose rows are examples: at least two axes, at least one row, real and finite."""
-    x = jnp.asarray(x)
+    x = as_array(name, x)
     if x.ndim < 2:
         raise ValueError(
             f"{name}: expected examples in rows, shape (n, ...) with at least two axes; got shape {x.shape}. "
@@ -111,8 +176,10 @@ def as_example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
 
 
 def as_kernel(name: str, k: Any) -> Array:
-    """`k` as a finite floating-point kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O)."""
-    k = jnp.asarray(k)
+    """`k` as a finite kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O), in single precision at least."""
+    if isinstance(k, Kernels):
+        raise ValueError(f"{name}: expected one kernel; got Kernels(nngp, ntk). Take one of the two, .nngp or .ntk.")
+    k = as_array(name, k)
     if k.ndim not in (2, 3, 4) or (k.ndim == 4 and k.shape[2] != k.shape[3]):
         raise ValueError(f"{name}: expected a kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O); got {k.shape}.")
     if k.size == 0:
@@ -120,7 +187,7 @@ def as_kernel(name: str, k: Any) -> Array:
     if not jnp.issubdtype(k.dtype, jnp.floating):
         raise ValueError(f"{name}: expected floating-point values; got {k.dtype}. Convert with .astype(float).")
     check_finite(name, k)
-    return k
+    return k.astype(working_dtype(k.dtype))  # decompositions of half precision do not exist
 
 
 def check_symmetric(name: str, k: Array) -> None:
@@ -138,35 +205,36 @@ def check_symmetric(name: str, k: Array) -> None:
         )
 
 
-def _check_real(name: str, values: Array) -> None:
-    """Raise for complex values, whose imaginary parts a conversion would drop."""
-    if jnp.issubdtype(values.dtype, jnp.complexfloating):
-        raise ValueError(f"{name}: expected real values; got {values.dtype}. Use two outputs, real and imaginary part.")
-
-
 def as_targets(name: str, y: Any, num_rows: int, dtype: Any) -> Array:
     """`y` as a finite array of shape (n,) or (n, O) with one row per example."""
-    y = jnp.asarray(y)
+    y = as_array(name, y)
     if y.ndim not in (1, 2) or y.shape[0] != num_rows or y.size == 0:
         raise ValueError(
             f"{name}: expected one row per training example, shape ({num_rows},) or ({num_rows}, O); got {y.shape}."
         )
-    _check_real(name, y)
-    check_finite(name, y)
-    return y.astype(dtype)
+    return _cast(name, y, dtype)
 
 
 def as_outputs(name: str, f: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """Network outputs `f`, a scalar or exactly of `shape`: (n,) against (n, 1) would broadcast to (n, n)."""
-    f = jnp.asarray(f)
+    f = as_array(name, f)
     if f.ndim and f.shape != shape:
         raise ValueError(
             f"{name}: expected a scalar or shape {shape}, like the targets; got {f.shape}. "
             "Reshape one of the two: broadcasting them against each other would be silently wrong."
         )
-    _check_real(name, f)
-    check_finite(name, f)
-    return jnp.broadcast_to(f.astype(dtype), shape)
+    return jnp.broadcast_to(_cast(name, f, dtype), shape)
+
+
+def _cast(name: str, values: Array, dtype: Any) -> Array:
+    """Real and finite values in the dtype of the kernel, whose range may be smaller."""
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):  # a conversion would drop the imaginary parts
+        raise ValueError(f"{name}: expected real values; got {values.dtype}. Use two outputs, real and imaginary part.")
+    check_finite(name, values)
+    cast = values.astype(dtype)
+    if values.dtype.itemsize > cast.dtype.itemsize and is_concrete(cast) and not _all_finite([cast]):
+        raise ValueError(f"{name}: expected values in the range of the kernel's {cast.dtype}. Use float64 kernels.")
+    return cast
 
 
 def check_params(params: Any) -> None:
@@ -181,15 +249,28 @@ def check_params(params: Any) -> None:
             "Use apply_fn, params = ntk_jax.from_linen(model, variables), which keeps those fixed."
         )
     for path, leaf in leaves:
-        dtype = leaf.dtype if isinstance(leaf, Array) else jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"params{jax.tree_util.keystr(path)}: expected a floating-point array; got {dtype}. "
-                "Pass what is trained, and close over the rest."
-            )
+        _check_parameter(f"params{jax.tree_util.keystr(path)}", leaf)
     # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
     arrays = ((path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves)
     known = [(path, leaf) for path, leaf in arrays if is_concrete(leaf)]
     if known and not _all_finite([leaf for _, leaf in known]):
         for path, leaf in known:
             check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
+
+
+def _check_parameter(name: str, leaf: Any) -> None:
+    """Raise unless a leaf is a floating-point array of a dtype that JAX has."""
+    array = leaf if isinstance(leaf, Array) else np.asarray(leaf)
+    if array.dtype == np.dtype(object):
+        raise ValueError(
+            f"{name}: expected a floating-point array; got {type(leaf).__name__}. Of an Equinox module, pass the first part "
+            "of eqx.partition(model, eqx.is_inexact_array) and combine it with the second in apply_fn."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: expected a floating-point array; got {array.dtype}. Pass what is trained, and close over the rest."
+        )
+    if isinstance(array, Array):
+        _check_alive(name, array)
+    elif array.dtype.itemsize > 8 or not array.dtype.isnative:
+        raise ValueError(f"{name}: expected a dtype that JAX has; got {array.dtype}. Convert with .astype(float).")

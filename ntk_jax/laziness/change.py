@@ -9,9 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
+from ntk_jax.checks import as_array, check_finite, working_dtype
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.plan import outputs_of_one
+from ntk_jax.norms import norm, norm_ratio
 from ntk_jax.types import ApplyFn, Params
 
 # Numbers in the gradients that are held at the same time.
@@ -36,7 +38,7 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
     """How far the parameters have moved, |params - params_0| / |params_0| in the Euclidean norm.
 
     Layers are reported apart because the ratio mixes them: their norms differ by orders of magnitude. A layer that
-    starts at exactly zero and moves counts as infinite.
+    starts at exactly zero and moves counts as infinite, one that stays there as 0.
 
     Args:
         params: parameters now.
@@ -50,40 +52,63 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
 
     Reference: Chizat, Oyallon, Bach 2019, section 1; Lee et al. 2019, figure S6.
     """
-    moved = jax.tree.map(lambda p, p_0: jnp.sum(jnp.square(p - p_0)), params, params_0)
-    start = jax.tree.map(lambda p_0: jnp.sum(jnp.square(p_0)), params_0)
-    sums: dict[str, tuple[Array, Array]] = {}
-    for (path, moved_leaf), start_leaf in zip(
-        jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(start), strict=True
-    ):
+    _check_same(params, params_0)
+    total, by_layer = _changes(params, params_0)
+    return RelativeChange(total, dict(zip(_layers(params), by_layer, strict=True)))
+
+
+@jax.jit
+def _changes(params: Params, params_0: Params) -> tuple[Array, list[Array]]:
+    """The change of all parameters, and of each layer."""
+    leaves, leaves_0 = jax.tree.leaves(params), jax.tree.leaves(params_0)
+    dtype = working_dtype(*(jnp.result_type(leaf) for leaf in (*leaves, *leaves_0)))
+    pairs = [(jnp.asarray(p, dtype), jnp.asarray(p_0, dtype)) for p, p_0 in zip(leaves, leaves_0, strict=True)]
+    moved, start = [norm(p - p_0) for p, p_0 in pairs], [norm(p_0) for _, p_0 in pairs]
+
+    def change(of: list[int]) -> Array:
+        return norm_ratio(*(jnp.stack([norms[i] for i in of]) for norms in (moved, start)))
+
+    return change(list(range(len(pairs)))), [change(own) for own in _layers(params).values()]
+
+
+def _layers(params: Params) -> dict[str, list[int]]:
+    """Numbers of the leaves that share a parent path."""
+    layers: dict[str, list[int]] = {}
+    for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
         layer = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path[:-1]) or "params"
-        moved_sum, start_sum = sums.get(layer, (0.0, 0.0))
-        sums[layer] = (moved_sum + moved_leaf, start_sum + start_leaf)
-    total = _ratio(*(sum(part) for part in zip(*sums.values(), strict=True)))
-    return RelativeChange(total, {layer: _ratio(*pair) for layer, pair in sums.items()})
+        layers.setdefault(layer, []).append(i)
+    return layers
 
 
 def kernel_change(k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "n1 n2 *outputs"]) -> Float[Array, ""]:
-    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm.
+    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm, at any scale of the two.
 
     Args:
         k: kernel now.
         k_0: kernel at the start, or in the limit, of the same shape.
 
     Returns:
-        A scalar.
+        A scalar; 0 between equal kernels, also if both are zero, and infinite if K_0 alone is.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ; NaN or infinite entries.
 
     Reference: Fort et al. 2020, section 3, without their normalization of both kernels.
     """
-    k, k_0 = jnp.asarray(k), jnp.asarray(k_0)
+    k, k_0 = (as_array(name, value) for name, value in (("k", k), ("k_0", k_0)))
     if k.shape != k_0.shape:
         raise ValueError(
             f"k: expected the shape of k_0, {k_0.shape}; got {k.shape}. Compute both from the same examples."
         )
-    return _ratio(jnp.sum(jnp.square(k - k_0)), jnp.sum(jnp.square(k_0)))
+    check_finite("k", k)
+    check_finite("k_0", k_0)
+    dtype = working_dtype(k.dtype, k_0.dtype)
+    return _kernel_change(k.astype(dtype), k_0.astype(dtype))
+
+
+@jax.jit
+def _kernel_change(k: Array, k_0: Array) -> Array:
+    return norm_ratio(k - k_0, k_0)
 
 
 def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> Float[Array, ""]:
@@ -109,12 +134,14 @@ def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[
     """
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)
-    return _ratio(*_jacobian_sums(apply_fn, params, params_0, a))
+    return norm_ratio(*_jacobian_norms(apply_fn, params, params_0, a))
 
 
 @partial(jax.jit, static_argnums=0)
-def _jacobian_sums(apply_fn: ApplyFn, params: Params, params_0: Params, x: Array) -> tuple[Array, Array]:
-    """|J - J_0|² and |J_0|²."""
+def _jacobian_norms(
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
+) -> tuple[Float[Array, "n O"], Float[Array, "n O"]]:
+    """Row norms of J - J_0 and of J_0."""
 
     def of_example(one: Array) -> Array:
         out, now = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params)
@@ -122,15 +149,14 @@ def _jacobian_sums(apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
 
         def of_output(cotangent: Array) -> Array:
             (g,), (g_0,) = now(cotangent), start(cotangent)
-            return jnp.stack([_sum_of_squares(jax.tree.map(jnp.subtract, g, g_0)), _sum_of_squares(g_0)])
+            return jnp.stack([_tree_norm(jax.tree.map(jnp.subtract, g, g_0)), _tree_norm(g_0)])
 
-        return jnp.sum(jax.vmap(of_output)(jnp.eye(out.size, dtype=out.dtype)), axis=0)
+        return jax.vmap(of_output)(jnp.eye(out.size, dtype=out.dtype))
 
     size = jax.eval_shape(apply_fn, params, x).size // x.shape[0] * sum(p.size for p in jax.tree.leaves(params))
     with jax.default_matmul_precision("highest"):
         rows = jax.lax.map(of_example, x, batch_size=max(1, min(x.shape[0], GRADIENTS_AT_ONCE // size)))
-    moved, start = jnp.sum(rows, axis=0)
-    return moved, start
+    return rows[..., 0], rows[..., 1]
 
 
 def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> TaylorGap:
@@ -155,8 +181,8 @@ def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[Array
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)
     f, f_0 = apply_fn(params, a), apply_fn(params_0, a)
-    gap, moved = (jnp.sum(jnp.square(f - g)) for g in (linearize(apply_fn, params_0)(params, a), f_0))
-    return TaylorGap(jnp.sqrt(gap), _ratio(gap, moved))
+    gap = f - linearize(apply_fn, params_0)(params, a)
+    return TaylorGap(norm(gap), norm_ratio(gap, f - f_0))
 
 
 def _check_same(params: Params, params_0: Params) -> None:
@@ -168,10 +194,5 @@ def _check_same(params: Params, params_0: Params) -> None:
         )
 
 
-def _sum_of_squares(tree: Params) -> Array:
-    return jnp.sum(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _ratio(moved: Array, start: Array) -> Array:
-    """sqrt(moved / start), 0 / 0 being 0."""
-    return jnp.where(moved > 0, jnp.sqrt(moved / start), 0)
+def _tree_norm(tree: Params) -> Array:
+    return norm(jnp.stack([norm(leaf) for leaf in jax.tree.leaves(tree)]))

@@ -74,7 +74,7 @@ def definiteness(
         check_integer("num_params", num_params, minimum=1)
     size = matrices.shape[0] * matrices.shape[1]
     cutoff = 10 * default_rcond(size, kernel.dtype) if rcond is None else rcond
-    check_number("rcond", cutoff)
+    check_number("rcond", cutoff, max_ndim=0)
     values = jnp.sort(jnp.concatenate([symmetric_eigh(matrix)[0] for matrix in matrices]))[::-1]
     check_psd("k", values)
     rank = int(jnp.sum(values > cutoff * values[0]))
@@ -90,8 +90,9 @@ def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np
     """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over outputs)."""
     k = np.asarray(kernel)
     k = {2: lambda: k, 3: lambda: k.sum(2), 4: lambda: np.trace(k, axis1=2, axis2=3)}[k.ndim]()
+    k = k / (np.diag(k).max() or 1)
     own = np.diag(k)
-    zero = own <= cutoff * own.max()
+    zero = own <= cutoff
     product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
     candidates = np.triu(np.ones(k.shape, bool), 1) & ~zero[:, None] & ~zero[None]
     parallel = candidates & (product - np.abs(k) <= cutoff * product)

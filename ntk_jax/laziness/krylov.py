@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.norms import norm
+
 
 def dominant_eigenvector(
     multiply: Callable[[Array], Array], start: Float[Array, " P"], num_steps: int
@@ -32,18 +34,18 @@ def dominant_eigenvector(
         basis, q = carry
         basis = basis.at[i].set(q)
         w = multiply(q)
-        scale, diagonal = jnp.linalg.norm(w), jnp.vdot(q, w)
+        scale, diagonal = norm(w), jnp.vdot(q, w)
         for _ in range(2):  # twice is enough
             w = w - basis.T @ (basis @ w)
-        norm = jnp.linalg.norm(w)
-        found = norm > 100 * eps * scale  # else the space is invariant: what remains is rounding
-        q = jnp.where(found, w / jnp.where(found, norm, 1), 0)
-        return (basis, q), (diagonal, jnp.where(found, norm, 0))
+        rest = norm(w)
+        found = rest > 100 * eps * scale  # else the space is invariant: what remains is rounding
+        q = jnp.where(found, w / jnp.where(found, rest, 1), 0)
+        return (basis, q), (diagonal, jnp.where(found, rest, 0))
 
     empty = jnp.zeros((num_steps, start.size), dtype)
-    (basis, _), (diagonal, beside) = jax.lax.scan(step, (empty, start / jnp.linalg.norm(start)), jnp.arange(num_steps))
+    (basis, _), (diagonal, beside) = jax.lax.scan(step, (empty, start / norm(start)), jnp.arange(num_steps))
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
     best = jnp.argmax(jnp.abs(values))
     vector = basis.T @ vectors[:, best]
-    norm = jnp.linalg.norm(vector)
-    return values[best], jnp.where(norm > 0, vector / jnp.where(norm > 0, norm, 1), start)
+    length = norm(vector)
+    return values[best], jnp.where(length > 0, vector / jnp.where(length > 0, length, 1), start)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -10,6 +11,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_kernel, as_targets, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, matmul
+from ntk_jax.norms import magnitude, norm
 
 
 def alignment(
@@ -24,7 +26,8 @@ def alignment(
             count; only for (n, n).
 
     Returns:
-        A scalar, between 0 and 1 for a positive semi-definite kernel.
+        A scalar, between 0 and 1 for a positive semi-definite kernel, whatever the scale of kernel and targets. What is
+        zero, or after centering rounding, has none: an error, and NaN inside jit.
 
     Raises:
         ValueError: shapes that do not fit, a kernel that is not symmetric, or is zero (after centering), like y.
@@ -36,10 +39,13 @@ def alignment(
     check_symmetric("k", matrix)
     targets = as_targets("y", y, kernel.shape[0], kernel.dtype)
     targets = targets.reshape(matrix.shape[0], -1) if kernel.ndim == 4 else targets.reshape(kernel.shape[0], -1)
+    matrix, targets = matrix / magnitude(matrix), targets / magnitude(targets)
     if centered:
-        matrix, targets = _center(_plain("k", kernel)), targets - jnp.mean(targets, axis=0, keepdims=True)
+        _plain("k", kernel)
+        matrix, targets = _center(matrix, (0, 1)), _center(targets, (0, 0))
+    matrix, targets = _unit("k", matrix), _unit("y", targets)
     gram = matmul(targets.T, targets)  # |y yᵀ| = |yᵀ y|
-    return _nonzero(jnp.sum(targets * matmul(matrix, targets)), jnp.linalg.norm(matrix), jnp.linalg.norm(gram))
+    return jnp.sum(targets * matmul(matrix, targets)) / jnp.linalg.norm(gram)
 
 
 def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"]) -> Float[Array, ""]:
@@ -52,7 +58,8 @@ def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"])
         k2: another one on the same examples.
 
     Returns:
-        A scalar, between 0 and 1 for positive semi-definite kernels; 1 if they are multiples of each other.
+        A scalar, between 0 and 1 for positive semi-definite kernels; 1 if they are multiples of each other. Kernels that
+        are zero after centering (of one example, constant ones) have none: an error, and NaN inside jit.
 
     Raises:
         ValueError: shapes differ, not symmetric, or zero after centering.
@@ -62,8 +69,8 @@ def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"])
     a, b = _plain("k1", k1), _plain("k2", k2)
     if a.shape != b.shape:
         raise ValueError(f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for both.")
-    a, b = _center(a), _center(b)
-    return _nonzero(jnp.sum(a * b), jnp.linalg.norm(a), jnp.linalg.norm(b))
+    a, b = (_unit(name, _center(k / magnitude(k), (0, 1))) for name, k in (("k1", a), ("k2", b)))
+    return jnp.sum(a * b)
 
 
 def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
@@ -76,9 +83,10 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
         (n, n), with ones on the diagonal.
 
     Raises:
-        ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction.
+        ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction; cosines above 1.
     """
     k = _plain("k", k)
+    _check_pairs("k", k)
     scale = jnp.diagonal(k)
     if is_concrete(scale) and not bool(jnp.all(scale > 0)):
         raise ValueError(
@@ -99,11 +107,14 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
         (n, n), with zeros on the diagonal.
 
     Raises:
-        ValueError: not square or symmetric.
+        ValueError: not square or symmetric; pairs whose squared distance would be negative.
     """
     k = _plain("k", k)
-    scale = jnp.diagonal(k)
-    return jnp.sqrt(jnp.maximum(scale[:, None] + scale[None, :] - 2 * k, 0))
+    _check_pairs("k", k)
+    scale = magnitude(k)
+    own = jnp.diagonal(k) / scale
+    squares = jnp.maximum(own[:, None] + own[None, :] - 2 * (k / scale), 0)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) * jnp.sqrt(scale)
 
 
 def _plain(name: str, k: Any) -> Array:
@@ -114,16 +125,37 @@ def _plain(name: str, k: Any) -> Array:
     return k
 
 
-def _center(k: Array) -> Array:
-    rows = k - jnp.mean(k, axis=0, keepdims=True)
-    return rows - jnp.mean(rows, axis=1, keepdims=True)
-
-
-def _nonzero(inner: Array, norm1: Array, norm2: Array) -> Array:
-    """Inner / (norm1 norm2), refusing zero norms."""
-    if is_concrete(norm1) and is_concrete(norm2) and not bool((norm1 > 0) & (norm2 > 0)):
+def _check_pairs(name: str, k: Array) -> None:
+    """Raise if a pair of examples shows that the kernel is not PSD: K(x, x')² above K(x, x) K(x', x') beyond rounding."""
+    if not is_concrete(k):
+        return
+    with jax.ensure_compile_time_eval():
+        excess = float(_excess(k))
+    if not excess <= float(jnp.finfo(k.dtype).eps) ** 0.5:
         raise ValueError(
-            f"alignment: expected kernels and targets that are not zero (after centering, not constant); got norms "
-            f"{float(norm1):.6g} and {float(norm2):.6g}."
+            f"{name}: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) K(x', x')), by "
+            f"{excess:.3g} of the largest entry. Compute it in float64, or check that it is a kernel at all."
         )
-    return inner / norm1 / norm2
+
+
+@jax.jit
+def _excess(k: Array) -> Array:
+    k = k / magnitude(k)
+    own = jnp.diagonal(k)
+    root = jnp.sqrt(jnp.maximum(own, 0))
+    return jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(own))
+
+
+def _center(values: Array, axes: tuple[int, int]) -> Array:
+    """Without the means over both axes, one after the other: zero where all that is left is rounding."""
+    rows = values - jnp.mean(values, axis=axes[0], keepdims=True)
+    centered = rows - jnp.mean(rows, axis=axes[1], keepdims=True)  # over the same axis: what rounding left of its mean
+    return jnp.where(norm(centered) > 8 * jnp.finfo(values.dtype).eps * norm(values), centered, 0)
+
+
+def _unit(name: str, values: Array) -> Array:
+    """Of norm 1."""
+    length = norm(values)
+    if is_concrete(length) and not bool(length > 0):
+        raise ValueError(f"alignment: expected {name} that is not zero and, where centered, not constant; got neither.")
+    return values / length

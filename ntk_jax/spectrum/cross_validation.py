@@ -8,6 +8,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
 from ntk_jax.linalg import check_psd, default_rcond, matmul, symmetric_eigh
+from ntk_jax.norms import magnitude
 
 
 def generalized_cross_validation(
@@ -39,20 +40,21 @@ def generalized_cross_validation(
         raise ValueError(f'k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".')
     check_symmetric("k_train_train", k)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_number("diag_reg", diag_reg)
-    ridges = jnp.asarray(diag_reg, k.dtype)
+    check_number("diag_reg", diag_reg, max_ndim=1)
+    k_scale, y_scale = magnitude(k), magnitude(y)
+    k, y, ridges = k / k_scale, y / y_scale, jnp.asarray(diag_reg, k.dtype) / k_scale
     s, vectors = symmetric_eigh(k)
     check_psd("k_train_train", s)
     s = jnp.maximum(s, 0)
     check_number(
         "k_train_train + diag_reg I, its smallest eigenvalue over the largest",
-        (s[-1] + ridges) / s[0],
+        (s[-1] + ridges) / (s[0] + ridges),
         minimum=default_rcond(s.size, s.dtype),
     )
     power = jnp.mean(jnp.square(matmul(vectors.T, y.reshape(s.size, -1))), axis=1)
 
     def at(ridge: Array) -> Array:
-        unfitted = 1 / (s + ridge)
+        unfitted = (s[-1] + ridge) / (s + ridge)
         return jnp.mean(jnp.square(unfitted) * power) / jnp.square(jnp.mean(unfitted))
 
-    return jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape)
+    return jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape) * y_scale * y_scale

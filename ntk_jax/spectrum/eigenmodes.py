@@ -8,7 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, check_symmetric
+from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, default_rcond, matmul, pseudo_solve, ridge_solve
+from ntk_jax.norms import magnitude
 from ntk_jax.types import Eigenmodes
 
 
@@ -25,12 +27,16 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
         (k,), shortest first; infinite for null modes.
 
     Raises:
-        ValueError: num_outputs below 1.
+        ValueError: num_outputs below 1; eigenvalues that are negative beyond rounding, whose modes would grow.
 
     Reference: Lee et al. 2019, eq. 8; Jacot, Gabriel, Hongler 2018, section 5.
     """
     check_integer("num_outputs", num_outputs, minimum=1)
     s = modes.eigenvalues
+    if is_concrete(s):
+        check_number(
+            "eigenvalues of a positive semi-definite kernel", s, minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max())
+        )
     return jnp.where(s > 0, modes.eigenvectors.shape[0] * num_outputs / jnp.where(s > 0, s, 1), jnp.inf)
 
 
@@ -51,6 +57,7 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     """
     vectors = modes.eigenvectors
     targets = _flat_targets(y, vectors.shape[0], vectors.dtype)
+    targets = targets / magnitude(targets)
     total = jnp.sum(jnp.square(targets))
     check_number("|y|²", total, strict=True)
     return jnp.cumsum(jnp.sum(jnp.square(matmul(vectors.T, targets)), axis=1)) / total
@@ -77,17 +84,19 @@ def rkhs_norm(
     Reference: Bartlett, Mendelson 2002, lemma 22; Arora et al. 2019, theorem 5.1.
     """
     kernel = as_kernel("k_train_train", k_train_train)
-    check_number("diag_reg", diag_reg)
+    check_number("diag_reg", diag_reg, max_ndim=0)
     matrix = as_matrix(kernel)
     check_symmetric("k_train_train", matrix)
     y = as_targets("y_train", y_train, kernel.shape[0], kernel.dtype)
     columns = _flat_targets(y, matrix.shape[0], matrix.dtype)
+    scale = magnitude(columns)
+    columns = columns / scale
     if diag_reg:
         alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)
     else:
         alpha, _ = pseudo_solve(matrix, columns, rcond=default_rcond(matrix.shape[0], matrix.dtype))
     norms = jnp.sqrt(jnp.maximum(jnp.sum(alpha * matmul(matrix, alpha), axis=0), 0))
-    return norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
+    return scale * norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
 
 
 def _flat_targets(y: Any, size: int, dtype: Any) -> Float[Array, "size columns"]:

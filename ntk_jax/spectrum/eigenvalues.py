@@ -10,8 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_option, check_symmetric
+from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
-from ntk_jax.linalg import as_matrix, matmul, symmetric_eigh
+from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, symmetric_eigh
+from ntk_jax.norms import magnitude, norm
 from ntk_jax.spectrum.lanczos import BlockLanczos, Krylov, as_operator, multiply
 from ntk_jax.types import SymmetricOperator
 
@@ -81,7 +83,7 @@ def top_eigenvalues(
     block_size = num if block_size is None else block_size
     check_integer("block_size", block_size, minimum=1)
     tol = float(jnp.finfo(dtype).eps) ** (2 / 3) if tol is None else tol
-    check_number("tol", tol)
+    check_number("tol", tol, max_ndim=0)
     max_dimension = 20 * num + 100 if max_dimension is None else max_dimension
     check_integer("max_dimension", max_dimension, minimum=max(num, block_size))
     if n <= 3 * max(num, block_size):  # three blocks would fill the space
@@ -113,13 +115,13 @@ def _rayleigh_ritz(krylov: Krylov, num: int) -> _Ritz:
     values, vectors = np.linalg.eigh(krylov.projected)
     values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
     last = vectors[-krylov.remainder.shape[0] :]
-    return _Ritz(values.copy(), vectors.copy(), np.linalg.norm(krylov.remainder @ last, axis=0))
+    return _Ritz(values.copy(), vectors.copy(), np.asarray(norm(jnp.asarray(krylov.remainder @ last), axis=0)))
 
 
 def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues:
     values, vectors = symmetric_eigh((matrix + matrix.T) / 2)
     values, vectors = values[:num], vectors[:, :num]
-    residuals = jnp.linalg.norm(matmul(matrix, vectors) - vectors * values[None], axis=0)
+    residuals = norm(matmul(matrix, vectors) - vectors * values[None], axis=0)
     return TopEigenvalues(values, vectors, residuals, True, matrix.shape[0])
 
 
@@ -134,17 +136,39 @@ def effective_rank(k: Float[ArrayLike, "n n *outputs"], *, kind: str = "entropy"
         kind: "entropy" or "participation".
 
     Returns:
-        A scalar.
+        A scalar; NaN, inside jit alone, for a kernel that is zero.
 
     Raises:
-        ValueError: not a symmetric kernel; unknown kind.
+        ValueError: not symmetric and positive semi-definite to within rounding; zero; unknown kind.
 
     Reference: Roy, Vetterli 2007 (entropy).
     """
     check_option("kind", kind, ("entropy", "participation"))
     matrix = as_matrix(as_kernel("k", k))
     check_symmetric("k", matrix)
+    scale = magnitude(matrix)
+    matrix = matrix / scale
+    if is_concrete(matrix) and not bool(jnp.any(matrix != 0)):
+        raise ValueError("k: expected a kernel that is not zero, which has no directions to count; got zeros.")
     if kind == "participation":
+        _check_psd_by_cholesky("k", matrix)
         return jnp.trace(matrix) ** 2 / jnp.sum(jnp.square(matrix))
-    s = jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)  # rounding may leave -eps, whose share is none
+    s = jnp.linalg.eigvalsh(matrix)
+    check_psd("k", s[::-1])
+    s = jnp.maximum(s, 0)  # rounding may leave -eps, whose share is none
     return jnp.exp(jnp.sum(jax.scipy.special.entr(s / jnp.sum(s))))
+
+
+def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
+    """`check_psd` without eigenvalues: K, raised by what rounding may take away, has a Cholesky factor."""
+    if not is_concrete(k):
+        return
+    with jax.ensure_compile_time_eval():
+        rounding = 10 * default_rcond(k.shape[0], k.dtype) * norm(k)
+        factor = jnp.linalg.cholesky(k + rounding * jnp.eye(k.shape[0], dtype=k.dtype))
+        definite = bool(jnp.isfinite(factor[-1, -1]))
+    if not definite:
+        raise ValueError(
+            f"{name}: expected a positive semi-definite kernel; got eigenvalues below -{float(rounding):.3g} times the "
+            "largest entry. Compute it in float64, or check that it is a kernel at all."
+        )

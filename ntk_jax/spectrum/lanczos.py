@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, check_symmetric
 from ntk_jax.linalg import as_matrix, matmul
+from ntk_jax.norms import norm
 from ntk_jax.types import SymmetricOperator
 
 
@@ -32,11 +33,15 @@ def as_operator(name: str, k: Any) -> Any:
     """A kernel as a symmetric matrix (n, n), or an operator with `@` and a square `shape` as it is.
 
     Raises:
-        ValueError: neither, not square, or an array that is not symmetric.
+        ValueError: neither, not square, an array that is not symmetric, an operator that is not in float32 or float64.
     """
     if isinstance(k, SymmetricOperator) and not isinstance(k, Array | np.ndarray):
         if len(k.shape) != 2 or k.shape[0] != k.shape[1]:
             raise ValueError(f"{name}: expected a square operator; got shape {k.shape}. Make it with x2=None.")
+        if jnp.dtype(k.dtype) not in (jnp.float32, jnp.float64):
+            raise ValueError(
+                f"{name}: expected an operator in float32 or float64; got {k.dtype}. Convert its products."
+            )
         return k
     matrix = as_matrix(as_kernel(name, k))
     check_symmetric(name, matrix)
@@ -89,7 +94,7 @@ def _orthogonalize(basis: Array, block: Array, m: Any, product: Array) -> tuple[
 
 def gauss_quadrature(k: Any, probes: Float[Array, "n p"], num_steps: int) -> Quadrature:
     """The Gauss rule of the measure Σ_i (u_iᵀ v)² δ(s - s_i) / |v|² of each probe v, by that many Lanczos steps."""
-    vectors = probes / jnp.linalg.norm(probes, axis=0)[None]
+    vectors = probes / norm(probes, axis=0)[None]
     basis = jnp.zeros((num_steps + 1, *probes.shape), probes.dtype).at[0].set(vectors)
     diagonal, off_diagonal = [], []
     for step in range(num_steps):
@@ -111,8 +116,8 @@ def _lanczos_step(
 
     rest, alpha = project_out(product)
     rest, correction = project_out(rest)
-    beta = jnp.linalg.norm(rest, axis=0)
-    exhausted = beta <= 10 * jnp.finfo(beta.dtype).eps * jnp.linalg.norm(product, axis=0)
+    beta = norm(rest, axis=0)
+    exhausted = beta <= 10 * jnp.finfo(beta.dtype).eps * norm(product, axis=0)
     following = jnp.where(exhausted[None], 0, rest / jnp.where(exhausted, 1, beta)[None])
     return basis.at[step + 1].set(following), following, alpha + correction, jnp.where(exhausted, 0, beta)
 

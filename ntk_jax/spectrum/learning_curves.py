@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_targets, check_number
+from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
 from ntk_jax.compat import is_concrete
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
@@ -60,12 +60,15 @@ def eigenlearning(
 
     Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar, Pehlevan 2020, eq. 8.
     """
-    s = jnp.asarray(eigenvalues)
+    s = as_array("eigenvalues", eigenvalues)
+    if s.ndim != 1:
+        raise ValueError(f"eigenvalues: expected a vector; got shape {s.shape}.")
     check_number("eigenvalues", s)
+    s = s.astype(working_dtype(s.dtype))
     v = as_targets("coefficients", coefficients, s.shape[0], s.dtype).reshape(s.shape[0], -1)
     power = jnp.mean(jnp.square(v), axis=1)
-    check_number("diag_reg", diag_reg)
-    check_number("noise", noise)
+    check_number("diag_reg", diag_reg, max_ndim=0)
+    check_number("noise", noise, max_ndim=0)
     n = as_counts(num_train, s.dtype)
     if not diag_reg:
         check_below_rank(n, s)
@@ -89,7 +92,7 @@ def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> Lear
 
 def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
     """Numbers of examples, an integer or a vector of them, as floats."""
-    n = jnp.asarray(num_train)
+    n = as_array("num_train", num_train)
     if n.ndim > 1 or not n.size or not jnp.issubdtype(n.dtype, jnp.integer):
         raise ValueError(f"num_train: expected an integer or a vector of them; got {num_train!r}.")
     check_number("num_train", n, minimum=1)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
 from ntk_jax.linalg import check_psd, default_rcond, matmul
+from ntk_jax.norms import magnitude
 from ntk_jax.spectrum.learning_curves import as_counts, check_below_rank, solve_kappa
 
 _MAX_STEPS = 100
@@ -67,23 +68,25 @@ def learning_curve(
     check_symmetric("k", matrix)
     size, dtype = matrix.shape[0], matrix.dtype
     columns = as_targets("y", y, size, dtype).reshape(size, -1)
-    check_number("diag_reg", diag_reg)
+    check_number("diag_reg", diag_reg, max_ndim=0)
     n = as_counts(num_train, dtype)
     if int(jnp.max(n)) >= size:
         raise ValueError(f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}.")
+    k_scale, y_scale = magnitude(matrix), magnitude(columns)
+    matrix, columns, ridge = matrix / k_scale, columns / y_scale, jnp.asarray(diag_reg, dtype) / k_scale
     s = jnp.linalg.eigvalsh(matrix)[::-1]
     check_psd("k", s)
     s = jnp.where(s > default_rcond(size, dtype) * s[0], s, 0)
     if not diag_reg:
         check_below_rank(n, s)
-    found = [_at(matrix, columns, s, one, jnp.asarray(diag_reg, dtype)) for one in n.reshape(-1)]
+    found = [_at(matrix, columns, s, one, ridge) for one in n.reshape(-1)]
     curve = PoolCurve(*(jnp.stack(part).reshape(*n.shape, *part[0].shape) for part in zip(*found, strict=True)))
     if not bool(jnp.all(jnp.isfinite(curve.test))):
         raise ValueError(
             f"num_train: the equation for Ω has no solution to {dtype} precision at n = "
             f"{np.asarray(n)[~np.isfinite(np.asarray(curve.test))]}, close to the rank: use diag_reg, or float64."
         )
-    return curve
+    return PoolCurve(curve.test * y_scale * y_scale, curve.train * y_scale * y_scale, curve.kappa * k_scale)
 
 
 @jax.jit

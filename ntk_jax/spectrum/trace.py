@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from ntk_jax.checks import check_integer, check_number
 from ntk_jax.draws import draw_flat
+from ntk_jax.linalg import default_rcond
+from ntk_jax.norms import standard_error
 from ntk_jax.spectrum.lanczos import Quadrature, as_operator, gauss_quadrature
 from ntk_jax.types import SymmetricOperator
 
@@ -56,7 +58,11 @@ def stochastic_trace(
     Reference: Hutchinson 1990; Ubaru, Chen, Saad 2017 (for functions).
     """
     steps = 1 if function is None else num_steps
-    n, rule = _quadrature(k, key, num_probes, steps)
+    return _trace(*_quadrature(k, key, num_probes, steps), function)
+
+
+def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) -> Estimate:
+    """The mean over the probes of what the rule says of f."""
     values = rule.nodes if function is None else function(rule.nodes)
     if not bool(jnp.all(jnp.isfinite(values))):
         low, high = float(rule.nodes.min()), float(rule.nodes.max())
@@ -65,7 +71,7 @@ def stochastic_trace(
             " A kernel may be singular: add a ridge."
         )
     samples = n * jnp.sum(rule.weights * values, axis=1)
-    return Estimate(jnp.mean(samples), jnp.std(samples, ddof=1) / num_probes**0.5)
+    return Estimate(jnp.mean(samples), standard_error(samples))
 
 
 def log_determinant(
@@ -84,14 +90,19 @@ def log_determinant(
         Estimate(value, standard_error).
 
     Raises:
-        ValueError: as `stochastic_trace`; no ridge.
+        ValueError: as `stochastic_trace`; no ridge; a kernel that the steps show not to be positive semi-definite.
 
     Reference: Ubaru, Chen, Saad 2017.
     """
-    check_number("diag_reg", diag_reg, strict=True)
-    # Rounding may leave a node at -eps.
-    log = lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg)  # noqa: E731
-    return stochastic_trace(k, log, key=key, num_probes=num_probes, num_steps=num_steps)
+    check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
+    n, rule = _quadrature(k, key, num_probes, num_steps)
+    smallest, largest = float(rule.nodes.min()), float(jnp.abs(rule.nodes).max())
+    if smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest:  # nodes lie between the eigenvalues
+        raise ValueError(
+            f"k: expected a positive semi-definite kernel; got eigenvalues of {smallest:.6g} and less, the largest being "
+            f"{largest:.6g}. Compute it in float64, or check that it is a kernel at all."
+        )
+    return _trace(n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg))  # rounding may leave a node at -eps
 
 
 def spectral_density(
