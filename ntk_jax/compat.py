@@ -31,7 +31,8 @@ def is_concrete(x: Any) -> bool:
 
 def abstract_value(x: Any) -> Any:
     """Shape, dtype and all else of `x` that programs depend on, hashable."""
-    return jax.typeof(x) if hasattr(jax, "typeof") else jax.core.get_aval(x)  # the one came when the other went
+    get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
+    return get(x)
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:

@@ -1,6 +1,5 @@
 """Rows must not depend on each other: a kernel between examples has no meaning where they do."""
 
-import functools
 from typing import Any
 
 import jax

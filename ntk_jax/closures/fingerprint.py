@@ -18,21 +18,58 @@ import numpy as np
 
 from ntk_jax.compat import is_concrete
 
-FIXED = {"jax", "jaxlib", "flax", "numpy", "optax", "scipy", "equinox", "chex", "jaxtyping", "beartype", "einops", "ml_dtypes"}
+FIXED = {
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "optax",
+    "scipy",
+    "equinox",
+    "chex",
+    "jaxtyping",
+    "beartype",
+    "einops",
+    "ml_dtypes",
+}
 FIXED |= {"haiku", "lineax", "diffrax", "orbax", "typing_extensions", "ntk_jax", *sys.stdlib_module_names}
 """Packages whose globals do not change (what their closures and objects hold may)."""
 
 MOST_VALUES = 20_000
 
 # Attributes of classes that no forward pass reads.
-_SILENT = {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__init__", "__repr__", "__eq__", "__hash__"}
-_SILENT |= {"__setattr__", "__delattr__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__qualname__"}
-_SILENT |= {"__post_init__", "__init_subclass__", "__abstractmethods__", "_abc_impl", "__firstlineno__", "__static_attributes__"}
+_SILENT = {
+    "__doc__",
+    "__module__",
+    "__dict__",
+    "__weakref__",
+    "__annotations__",
+    "__init__",
+    "__repr__",
+    "__eq__",
+    "__hash__",
+}
+_SILENT |= {
+    "__setattr__",
+    "__delattr__",
+    "__dataclass_fields__",
+    "__dataclass_params__",
+    "__match_args__",
+    "__qualname__",
+}
+_SILENT |= {
+    "__post_init__",
+    "__init_subclass__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__firstlineno__",
+    "__static_attributes__",
+}
 
 _OF_LINEN = {"parent", "scope", "_id", "_state", "_parent_ref"}  # where a module stands in another, and its number
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """Whether a value has changed cannot be told."""
 
 
@@ -91,11 +128,12 @@ class Reading:
         try:
             walk.visit(function)
             self.key: Key | None = Key(tuple(walk.parts))
-        except Undecided:
+        except UndecidedError:
             self.key = None
         self.objects = walk.objects
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns."""
         return self.function(*args, **kwargs)
 
     def __hash__(self) -> int:
@@ -131,7 +169,7 @@ class _Walk:
         elif _is_of_library(kind, value):
             self.parts.append(value)
         elif len(self.seen) > MOST_VALUES:
-            raise Undecided
+            raise UndecidedError
         else:
             self.seen[id(value)] = (len(self.seen), value)
             self._enter(kind, value)
@@ -147,6 +185,8 @@ class _Walk:
             self._class(value)
         elif isinstance(value, dict | types.MappingProxyType):
             self._all(kind, [*value.keys(), *value.values()])
+        elif isinstance(value, Reading):
+            self.visit(value.function)
         elif isinstance(value, list | tuple | set | frozenset):
             self._all(kind, value)
         elif isinstance(value, types.MethodType):
@@ -176,7 +216,7 @@ class _Walk:
 
     def _array(self, value: Any) -> None:
         if not is_concrete(value):
-            raise Undecided
+            raise UndecidedError
         if not isinstance(value, jax.Array):
             if value.dtype == object:
                 return self._all(type(value), value.tolist() if value.ndim else [value.item()])
@@ -239,7 +279,7 @@ class _Walk:
         if held or (kind.__flags__ & HEAP_TYPE and kind.__module__ not in sys.stdlib_module_names):
             return self._all(kind, [kind, *held.keys(), *held.values()])
         if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(value, _PLAIN):
-            raise Undecided  # an iterator, a file, a generator of random numbers
+            raise UndecidedError  # an iterator, a file, a generator of random numbers
         try:
             return self._identity(value)
         except TypeError:
@@ -248,7 +288,12 @@ class _Walk:
 
 
 HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
-_PLAIN = (types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, types.GetSetDescriptorType)
+_PLAIN: tuple[Any, ...] = (
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    types.GetSetDescriptorType,
+)
 _PLAIN += (types.MemberDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias, range, slice)
 
 
@@ -262,7 +307,9 @@ def _is_of_library(kind: type, value: Any) -> bool:
     """Whether `value` is a function of a library's, which holds nothing of the user's."""
     if kind is not types.FunctionType and not (callable(value) and kind.__module__.startswith("jax")):
         return False
-    return _is_fixed(getattr(value, "__module__", None)) and "<locals>" not in getattr(value, "__qualname__", "<locals>")
+    return _is_fixed(getattr(value, "__module__", None)) and "<locals>" not in getattr(
+        value, "__qualname__", "<locals>"
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -19,9 +19,15 @@ from ntk_jax.compat import abstract_value, is_concrete
 
 T = TypeVar("T")
 
-# Settings under which the same function is traced to another program.
-_SETTINGS = ("enable_x64", "default_matmul_precision", "numpy_dtype_promotion", "numpy_rank_promotion", "debug_nans")
-_SETTINGS += ("default_prng_impl", "threefry_partitionable", "disable_jit")
+# Settings under which the same function has other outputs, or is traced to another program.
+_SETTINGS = (
+    "enable_x64",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "default_prng_impl",
+    "threefry_partitionable",
+)
+_FOR_PROGRAMS = (*_SETTINGS, "default_matmul_precision", "debug_nans", "disable_jit")
 
 _results, _programs, _runners = Memory(1024), Memory(1024), Memory(256)
 
@@ -31,7 +37,7 @@ def remember(function: Any, rest: Any, make: Callable[[Reading], T]) -> T:
     reading = read(function)
     if reading.key is None:
         return make(reading)
-    key = reading.key, rest, _settings()
+    key = reading.key, rest, _settings(_SETTINGS)
     found = _results.get(key)
     if found is None:
         found = (make(reading),)
@@ -67,7 +73,7 @@ def program_of(make: Any, function: Any, *args: Any, **options: Any) -> tuple["P
     """The program of `compiled(make)`, the arrays that `function` reads now, and the flat arguments."""
     reading = read(function)
     leaves, structure = jax.tree.flatten(args)
-    rest = make, structure, tuple(map(abstract_value, leaves)), tuple(options.items()), _settings()
+    rest = make, structure, tuple(map(abstract_value, leaves)), tuple(options.items()), _settings(_FOR_PROGRAMS)
     program = None if reading.key is None else _programs.get((reading.key, rest))
     if program is None:
         program = _trace(make, reading, leaves, structure, options, rest)
@@ -76,8 +82,8 @@ def program_of(make: Any, function: Any, *args: Any, **options: Any) -> tuple["P
     return program, [reading.objects[c] if isinstance(c, int) else c for c in program.consts], leaves
 
 
-def _settings() -> tuple[Any, ...]:
-    return tuple(getattr(jax.config, f"jax_{name}") for name in _SETTINGS)
+def _settings(names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(jax.config, f"jax_{name}") for name in names)
 
 
 class Program(NamedTuple):
@@ -88,6 +94,7 @@ class Program(NamedTuple):
     consts: list[Any]
 
     def __call__(self, consts: list[Any], leaves: list[Any]) -> Any:
+        """The result for what is read and for the flat arguments."""
         return jax.tree.unflatten(self.structure, self.run(consts, leaves))
 
 

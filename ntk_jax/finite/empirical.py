@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
+from ntk_jax.callables import check_apply_fn, check_outputs, forward_mode
 from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
@@ -63,8 +64,10 @@ def empirical_ntk(
     check_option("method", method, METHODS)
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
-    strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
-    return run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    with forward_mode("method"):
+        strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
+        k = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    return check_outputs(k, "derivatives")
 
 
 def empirical_nngp(
@@ -96,7 +99,7 @@ def empirical_nngp(
     """
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs)
-    return _nngp(apply_fn, params, a1, a2, outputs=outputs)
+    return check_outputs(_nngp(apply_fn, params, a1, a2, outputs=outputs))
 
 
 def empirical_ntk_by_layer(
@@ -131,6 +134,8 @@ def empirical_ntk_by_layer(
     f1 = features_jit(apply_fn, params, a1, precision=precision)
     f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
     kernels = _by_leaf(f1, f2, outputs, precision)
+    for k in kernels.values():
+        check_outputs(k, "derivatives")
     missing = [name for name in plan.names if name not in kernels]
     if missing:  # never read by the network
         n2 = a1.shape[0] if a2 is None else a2.shape[0]
@@ -225,6 +230,7 @@ def check_inputs(
     check_option("precision", precision, PRECISIONS)
     if memory_limit is not None:
         check_integer("memory_limit", memory_limit, minimum=1)
+    check_apply_fn(apply_fn, params)
     check_params(params)
     a1, a2 = as_example_pair(x1, x2)
     count_outputs(apply_fn, params, a1)

@@ -56,6 +56,11 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
             f"apply_fn: expected one array with a row per example, ({x.shape[0]}, ...); got {got}. "
             "Wrap it: lambda params, x: apply_fn(params, x)[0] picks one of several results."
         )
+    if jnp.issubdtype(out.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"apply_fn: expected real outputs; got {out.dtype}. Stack real and imaginary parts as two outputs: "
+            "jnp.stack([f.real, f.imag], axis=-1)."
+        )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not classes."
