@@ -5,7 +5,6 @@ compared by value, JAX arrays, which cannot change, by identity, NumPy arrays by
 the like is taken as fixed.
 """
 
-import dis
 import functools
 import sys
 import types
@@ -16,55 +15,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from ntk_jax.closures.code import HEAP_TYPE, PLAIN, SILENT, is_fixed, is_of_library, names_of, slots_of
 from ntk_jax.compat import is_concrete
 
-FIXED = {
-    "jax",
-    "jaxlib",
-    "flax",
-    "numpy",
-    "optax",
-    "scipy",
-    "equinox",
-    "chex",
-    "jaxtyping",
-    "beartype",
-    "einops",
-    "ml_dtypes",
-}
-FIXED |= {"haiku", "lineax", "diffrax", "orbax", "typing_extensions", "ntk_jax", *sys.stdlib_module_names}
-"""Packages whose globals do not change (what their closures and objects hold may)."""
-
 MOST_VALUES = 20_000
-
-# Attributes of classes that no forward pass reads.
-_SILENT = {
-    "__doc__",
-    "__module__",
-    "__dict__",
-    "__weakref__",
-    "__annotations__",
-    "__init__",
-    "__repr__",
-    "__eq__",
-    "__hash__",
-}
-_SILENT |= {
-    "__setattr__",
-    "__delattr__",
-    "__dataclass_fields__",
-    "__dataclass_params__",
-    "__match_args__",
-    "__qualname__",
-}
-_SILENT |= {
-    "__post_init__",
-    "__init_subclass__",
-    "__abstractmethods__",
-    "_abc_impl",
-    "__firstlineno__",
-    "__static_attributes__",
-}
 
 _OF_LINEN = {"parent", "scope", "_id", "_state", "_parent_ref"}  # where a module stands in another, and its number
 
@@ -166,7 +120,7 @@ class _Walk:
             self.parts += (kind, repr(value))
         elif id(value) in self.seen:
             self.parts.append(self.seen[id(value)][0])
-        elif _is_of_library(kind, value):
+        elif is_of_library(kind, value):
             self.parts.append(value)
         elif len(self.seen) > MOST_VALUES:
             raise UndecidedError
@@ -200,6 +154,8 @@ class _Walk:
         elif isinstance(value, nn.Module):
             fields = {k: v for k, v in vars(value).items() if k not in _OF_LINEN}
             self._all(kind, [kind, *fields.values()])
+        elif isinstance(value, slice):
+            self._all(kind, (value.start, value.stop, value.step))
         elif isinstance(value, weakref.ref):
             self._all(kind, (value(),))
         else:
@@ -236,9 +192,9 @@ class _Walk:
                 self.parts.append("empty")
         self.visit(value.__defaults__)
         self.visit(value.__kwdefaults__)
-        if _is_fixed(value.__globals__.get("__name__")):
+        if is_fixed(value.__globals__.get("__name__")):
             return
-        names, attributes = _names(value.__code__)
+        names, attributes = names_of(value.__code__)
         for name in names:
             if name in value.__globals__:
                 self._named(value.__globals__[name], attributes)
@@ -247,7 +203,7 @@ class _Walk:
         """A global; of a module, the attributes that the code names."""
         if not isinstance(value, types.ModuleType):
             return self.visit(value)
-        if not _is_fixed(value.__name__) and id(value) not in self.seen:
+        if not is_fixed(value.__name__) and id(value) not in self.seen:
             self.seen[id(value)] = (len(self.seen), value)
             for name in attributes:
                 if name in vars(value):
@@ -257,76 +213,31 @@ class _Walk:
     def _class(self, value: type) -> None:
         self.parts.append(value)
         for base in value.__mro__:
-            if not _is_fixed(base.__module__):
-                silent = _SILENT | _OF_LINEN if issubclass(base, nn.Module) else _SILENT
+            if not is_fixed(base.__module__):
+                silent = SILENT | _OF_LINEN if issubclass(base, nn.Module) else SILENT
                 self._all(type, [v for k, v in vars(base).items() if k not in silent])
 
     def _object(self, kind: type, value: Any) -> None:
         if kind.__module__.startswith("jaxlib") and hasattr(value, "__wrapped__"):  # compiled: keeps what it read first
             self._identity(value)
             return self.visit(value.__wrapped__)
-        if _is_fixed(kind.__module__) and not jax.tree_util.all_leaves([value]):
+        if is_fixed(kind.__module__) and not jax.tree_util.all_leaves([value]):
             leaves, structure = jax.tree.flatten(value)
             try:
                 self.parts += (Key((structure,)),)
                 return self._all(kind, leaves)
             except TypeError:  # metadata without a hash
                 pass
-        held = {name: getattr(value, name) for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)}
+        held = {name: getattr(value, name) for base in kind.__mro__ for name in slots_of(base) if hasattr(value, name)}
         held |= getattr(value, "__dict__", {})
         if isinstance(value, types.BuiltinFunctionType):
             return self._all(kind, (value.__name__, value.__self__))
         if held or (kind.__flags__ & HEAP_TYPE and kind.__module__ not in sys.stdlib_module_names):
             return self._all(kind, [kind, *held.keys(), *held.values()])
-        if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(value, _PLAIN):
+        if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(value, PLAIN):
             raise UndecidedError  # an iterator, a file, a generator of random numbers
         try:
             return self._identity(value)
         except TypeError:
             self.parts.append(value)
         return None
-
-
-HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
-_PLAIN: tuple[Any, ...] = (
-    types.WrapperDescriptorType,
-    types.MethodDescriptorType,
-    types.MethodWrapperType,
-    types.GetSetDescriptorType,
-)
-_PLAIN += (types.MemberDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias, range, slice)
-
-
-def _slots(base: type) -> tuple[str, ...]:
-    slots = vars(base).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
-
-
-def _is_of_library(kind: type, value: Any) -> bool:
-    """Whether `value` is a function of a library's, which holds nothing of the user's."""
-    if kind is not types.FunctionType and not (callable(value) and kind.__module__.startswith("jax")):
-        return False
-    return _is_fixed(getattr(value, "__module__", None)) and "<locals>" not in getattr(
-        value, "__qualname__", "<locals>"
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_fixed(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] in FIXED
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Globals that the code and the functions inside it read, and all names, among them those of attributes."""
-    found, names = set(), set(code.co_names)
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            found.add(instruction.argval)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            own, attributes = _names(inner)
-            found |= set(own)
-            names |= set(attributes)
-    return tuple(sorted(found)), tuple(sorted(names))

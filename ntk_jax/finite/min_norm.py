@@ -119,10 +119,8 @@ def _solve(
 
     first = _State(jnp.zeros_like(start), start, k_start, start, k_start, rho_0, jnp.asarray(0))
     last = jax.lax.while_loop(going, step, first)
-    alpha = last.alpha.reshape(f_0.shape)
-    return Displacement(
-        _pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0, last.step
-    )
+    alpha, converged = last.alpha.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0
+    return Displacement(_pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), converged, last.step)
 
 
 def _pull_back(op: KernelOperator, alpha: Array) -> Any:
