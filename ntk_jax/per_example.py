@@ -72,9 +72,9 @@ def _value(leaf: Any) -> Any:
 def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarray:
     """Numbers of the size of inputs, or of weights."""
     if not jnp.issubdtype(dtype, jnp.floating):
-        return np.resize([0, 1, 1, 0, 1], shape).astype(dtype)
+        return np.asarray(np.resize([0, 1, 1, 0, 1], shape), dtype)
     values = np.random.default_rng(0).normal(size=4099)  # a prime: rows and columns differ
-    return (np.resize(values, shape) / fan_in**0.5).astype(dtype)
+    return np.asarray(np.resize(values, shape) / fan_in**0.5, dtype)
 
 
 def _evaluate(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ class Reading:
         try:
             walk.visit(function)
             self.key: Key | None = Key(tuple(walk.parts))
-        except UndecidedError:
+        except (UndecidedError, RecursionError):
             self.key = None
         self.objects = walk.objects
 
@@ -108,6 +108,7 @@ def read(function: Any) -> Reading:
 class _Walk:
     def __init__(self) -> None:
         self.parts: list[Any] = []
+        self.modules: set[tuple[str, str]] = set()
         self.objects: list[Any] = []
         self.seen: dict[int, tuple[int, Any]] = {}  # the value too: else a temporary's number could be taken again
 
@@ -138,11 +139,11 @@ class _Walk:
         elif isinstance(value, type):
             self._class(value)
         elif isinstance(value, dict | types.MappingProxyType):
-            self._all(kind, [*value.keys(), *value.values()])
+            self._all(kind, [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()])
         elif isinstance(value, Reading):
             self.visit(value.function)
         elif isinstance(value, list | tuple | set | frozenset):
-            self._all(kind, value)
+            self._all(kind, [*value, *getattr(value, "__dict__", {}).values()])
         elif isinstance(value, types.MethodType):
             self._all(kind, (value.__func__, value.__self__))
         elif isinstance(value, functools.partial):
@@ -184,31 +185,31 @@ class _Walk:
         return None
 
     def _function(self, value: types.FunctionType) -> None:
+        names, attributes = names_of(value.__code__)
         self.visit(value.__code__)
         for cell in value.__closure__ or ():
             try:
-                self.visit(cell.cell_contents)
+                self._named(cell.cell_contents, attributes)
             except ValueError:  # not yet assigned
                 self.parts.append("empty")
-        self.visit(value.__defaults__)
-        self.visit(value.__kwdefaults__)
-        if is_fixed(value.__globals__.get("__name__")):
-            return
-        names, attributes = names_of(value.__code__)
-        for name in names:
-            if name in value.__globals__:
-                self._named(value.__globals__[name], attributes)
+        for held in (value.__defaults__, value.__kwdefaults__, value.__dict__ or None):
+            self.visit(held)
+        if not is_fixed(value.__globals__.get("__name__")):
+            for name in names:
+                if name in value.__globals__:
+                    self.parts.append(name)
+                    self._named(value.__globals__[name], attributes)
 
     def _named(self, value: Any, attributes: tuple[str, ...]) -> None:
-        """A global; of a module, the attributes that the code names."""
+        """What a name stands for; of a module, the attributes that the code names."""
         if not isinstance(value, types.ModuleType):
-            return self.visit(value)
-        if not is_fixed(value.__name__) and id(value) not in self.seen:
-            self.seen[id(value)] = (len(self.seen), value)
+            self.visit(value)
+        elif not is_fixed(value.__name__):
             for name in attributes:
-                if name in vars(value):
+                if name in vars(value) and (value.__name__, name) not in self.modules:
+                    self.modules.add((value.__name__, name))
+                    self.parts.append(name)
                     self._named(vars(value)[name], attributes)
-        return None
 
     def _class(self, value: type) -> None:
         self.parts.append(value)
