@@ -48,8 +48,8 @@ def forward_mode(name: str) -> Iterator[None]:
     """Say what to do where a network has no forward derivative."""
     try:
         yield
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
+    except (TypeError, NotImplementedError) as error:
+        if not any(name in str(error) for name in ("custom_vjp", "custom_lin")):
             raise
         raise ValueError(
             f"{name}: expected a network with a forward-mode derivative; got one with a jax.custom_vjp function, which has "

@@ -1,5 +1,6 @@
 """Rows must not depend on each other: a kernel between examples has no meaning where they do."""
 
+import math
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def _pool(x: Array) -> np.ndarray:
 
 
 def _value(leaf: Any) -> Any:
-    return leaf if is_concrete(leaf) else _drawn(leaf.shape, leaf.dtype, max(1, np.prod(leaf.shape[:-1])))
+    return leaf if is_concrete(leaf) else _drawn(leaf.shape, leaf.dtype, float(max(1, math.prod(leaf.shape[:-1]))))
 
 
 def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarray:

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 x = jax.random.normal(jax.random.key(0), (3, 4))
 w = jax.random.normal(jax.random.key(1), (4, 2))
 y = jnp.ones((3, 2))
+IMAGINARY = np.asarray(y) * 1j
 OPTIONS = {"optimizer": optax.sgd(0.1), "num_steps": 1, "progress": False}
 
 
@@ -69,11 +70,11 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_models_are_no_functions(name):
-    with pytest.raises(ValueError, match="apply_fn: expected a function.*Linen model, MLP.*from_linen"):
+    with pytest.raises(ValueError, match=r"apply_fn: expected a function.*Linen model, MLP.*from_linen"):
         CALLS[name](MLP((2,)))
-    with pytest.raises(ValueError, match="apply_fn: expected a function.*NNX module, Linear.*from_nnx"):
+    with pytest.raises(ValueError, match=r"apply_fn: expected a function.*NNX module, Linear.*from_nnx"):
         CALLS[name](nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="apply_fn: expected a function.*got ArrayImpl"):
+    with pytest.raises(ValueError, match=r"apply_fn: expected a function.*got ArrayImpl"):
         CALLS[name](w)
 
 
@@ -86,9 +87,9 @@ def test_swapped_function_and_parameters():
 def test_equinox_modules():
     eqx = pytest.importorskip("equinox")
     module = eqx.nn.MLP(4, 2, 3, 1, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="Equinox module, MLP.*eqx.partition"):
+    with pytest.raises(ValueError, match=r"Equinox module, MLP.*eqx.partition"):
         empirical_ntk(module, w, x)
-    with pytest.raises(ValueError, match="eqx.partition"):
+    with pytest.raises(ValueError, match=r"eqx.partition"):
         empirical_ntk(lambda m, x: jax.vmap(m)(x), module, x)
     params, rest = eqx.partition(module, eqx.is_inexact_array)
     k = empirical_ntk(lambda p, x: jax.vmap(eqx.combine(p, rest))(x), params, x)
@@ -103,10 +104,11 @@ def test_models_in_training_mode():
             return nn.Dropout(0.5, deterministic=not train)(x)
 
     model = Model()
+    x = jnp.ones((3, 4), jnp.float32)
     variables = model.init(jax.random.key(0), x, train=False)
     with pytest.raises(ValueError, match=r"Model in training mode.*from_linen\(model, variables, train=False\)"):
         empirical_ntk(*from_linen(model, variables), x)
-    with pytest.raises(ValueError, match="NoNoise|in training mode"):
+    with pytest.raises(ValueError, match="in training mode"):
         dropout = nn.Dropout(0.5, deterministic=False)
         empirical_ntk(
             *from_linen(
@@ -138,16 +140,16 @@ def test_forward_mode_is_asked_for_in_words():
 
 def test_imaginary_parts_are_not_dropped():
     with pytest.raises(ValueError, match="v: expected real values; got complex"):
-        ntk_operator(f, w, x) @ (1j * y)
+        ntk_operator(f, w, x) @ IMAGINARY
     with pytest.raises(ValueError, match="y: expected real values; got complex"):
-        train(f, w, x, 1j * y, **OPTIONS)
+        train(f, w, x, IMAGINARY, **OPTIONS)
     with pytest.raises(ValueError, match="y: expected real values; got complex"):
-        single_step_influence(f, w, x, x, 1j * y)
+        single_step_influence(f, w, x, x, IMAGINARY)
     with pytest.raises(ValueError, match="y: expected real values; got complex"):
-        kernel_velocity(f, w, x, 1j * y)
+        kernel_velocity(f, w, x, IMAGINARY)
     model = MLP((2,))
-    with pytest.raises(ValueError, match="x: expected real values; got complex.*as features"):
-        model.init(jax.random.key(0), 1j * x)
+    with pytest.raises(ValueError, match=r"x: expected real values; got complex.*as features"):
+        model.init(jax.random.key(0), np.asarray(x) * 1j)
     with pytest.raises(ValueError, match=r"expected real outputs; got complex128.*f\.real, f\.imag"):
         empirical_ntk(lambda w, x: jnp.fft.fft(f(w, x)), w, x)
 
@@ -189,7 +191,7 @@ def test_outputs_that_are_not_finite():
         lambda: min_norm_displacement(log, w, x, y),
         lambda: monte_carlo_kernels(lambda key: w, log, x, key=jax.random.key(0), num_samples=2),
     ):
-        with pytest.raises(ValueError, match="apply_fn: expected (a )?finite"):
+        with pytest.raises(ValueError, match=r"apply_fn: expected (a )?finite"):
             call()
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
+from ntk_jax.callables import check_apply_fn
 from ntk_jax.checks import as_examples, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
@@ -78,6 +79,7 @@ def train_ensemble(
 
     Reference: Lee et al. 2019, figure 2 (ensembles of 100 networks).
     """
+    check_apply_fn(apply_fn, None)
     check_integer("num_networks", num_networks, minimum=1)
     check_integer("num_steps", num_steps, minimum=0)
     params = jax.eval_shape(init_fn, key)
