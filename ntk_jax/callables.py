@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -61,7 +60,7 @@ def forward_mode(name: str) -> Iterator[None]:
 def check_outputs(values: Any, what: str = "outputs") -> Any:
     """`values`, or an error if they can be looked at and are not finite."""
     if is_concrete(values) and not all_finite([values]):
-        bad = int(np.sum(~np.isfinite(np.asarray(values, jnp.promote_types(values.dtype, jnp.float32)))))
+        bad = int(np.sum(~np.isfinite(np.asarray(values).astype(float))))
         raise ValueError(
             f"apply_fn: expected finite {what} at these parameters and examples; got {bad} NaN or infinite of "
             f"{values.size}. Look for logarithms, roots and quotients outside their domain, or for overflow."

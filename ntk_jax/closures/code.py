@@ -32,10 +32,16 @@ def slots_of(base: type) -> tuple[str, ...]:
 
 
 def is_of_library(kind: type, value: Any) -> bool:
-    """Whether `value` is a function of a library's, which holds nothing of the user's."""
+    """Whether `value` is a function that a library has by that name, and which holds nothing of the user's."""
     if kind is not types.FunctionType and not (callable(value) and kind.__module__.startswith("jax")):
         return False
-    return is_fixed(getattr(value, "__module__", None)) and "<locals>" not in getattr(value, "__qualname__", "<locals>")
+    module = getattr(value, "__module__", None)
+    if not is_fixed(module):
+        return False
+    found: Any = sys.modules.get(module)
+    for name in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, name, None)
+    return found is value
 
 
 @functools.lru_cache(maxsize=4096)
