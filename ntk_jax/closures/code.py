@@ -38,7 +38,7 @@ def is_of_library(kind: type, value: Any) -> bool:
     module = getattr(value, "__module__", None)
     if not is_fixed(module):
         return False
-    found: Any = sys.modules.get(module)
+    found: Any = sys.modules.get(str(module))
     for name in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, name, None)
     return found is value
