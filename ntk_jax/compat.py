@@ -30,6 +30,12 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def abstract_value(x: Any) -> Any:
+    """Shape, dtype and all else of `x` that programs depend on, hashable."""
+    get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
+    return get(x)
+
+
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""
     return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])

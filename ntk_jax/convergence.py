@@ -15,6 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_examples, check_integer, check_option
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.init_stats import gaussian_initializer, init_stats, leaf_path
 from ntk_jax.infinite.limit import infinite_width
@@ -112,9 +114,8 @@ def _errors(model: Any, x: Array, key: Array, num_samples: int, draw: str, call:
         )
     apply_fn, _ = net.build(x[:1])
     own = partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype))
-    kernels = _kernels(
-        gaussian_initializer(own) if draw == "gaussian" else own, apply_fn, x, jax.random.split(key, num_samples)
-    )
+    init_fn = gaussian_initializer(own) if draw == "gaussian" else own
+    kernels = _kernels((init_fn, apply_fn), x, jax.random.split(key, num_samples))
     return jax.vmap(lambda k: norm_ratio(k - limit, limit))(kernels)
 
 
@@ -122,8 +123,9 @@ def _init(init_fn: Any, blank: Any, key: Array) -> Any:
     return init_fn(key, blank)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _kernels(init_fn: Any, apply_fn: Any, x: Array, keys: Array) -> Array:
+@compiled
+def _kernels(functions: Reading, x: Array, keys: Array) -> Array:
+    init_fn, apply_fn = functions.function
     return jax.lax.map(lambda key: empirical_ntk(apply_fn, init_fn(key), x), keys)
 
 

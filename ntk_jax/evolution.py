@@ -9,7 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_examples, check_finite, check_params
+from ntk_jax.callables import check_apply_fn, forward_mode
+from ntk_jax.checks import as_array, as_examples, as_outputs, check_params
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
 from ntk_jax.laziness import kernel_change
 from ntk_jax.norms import norm_ratio
@@ -66,29 +68,34 @@ def kernel_evolution(
     Reference: Fort et al. 2020, section 3 (change, velocity); Baratin et al. 2021, section 3 (alignment by class).
     """
     examples, targets = _check(apply_fn, params_0, x, y)
-    by_layer_0 = jax.jit(lambda p: _by_layer(apply_fn, p, examples))(params_0)
-    k_0 = _sum(by_layer_0)
+    by_layer_0 = _by_layer(apply_fn, params_0, examples)
 
-    @jax.jit
     def describe(params: Params) -> KernelRecord:
-        by_layer = _by_layer(apply_fn, params, examples)
-        by_output, mean_0 = _sum(by_layer), jnp.mean(k_0, axis=2)
-        k = jnp.mean(by_output, axis=2)
-        means = {layer: jnp.mean(part, axis=2) for layer, part in by_layer.items()}
-        change = {layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2)) for layer, part in means.items()}
-        return KernelRecord(
-            change=kernel_change(k, mean_0),
-            velocity=None if targets is None else kernel_velocity(apply_fn, params, examples, targets),
-            alignment=None if targets is None else alignment(k, targets, centered=True),
-            alignment_by_output=None if targets is None else _alignment_by_output(by_output, targets),
-            effective_rank=effective_rank(k, kind="participation"),
-            change_by_output=jax.vmap(kernel_change, in_axes=2)(by_output, k_0),
-            change_by_layer=change,
-            share_by_layer={layer: jnp.trace(part) / jnp.trace(k) for layer, part in means.items()},
-            kernel=k if keep_kernels else None,
-        )
+        return _describe(apply_fn, params, examples, targets, by_layer_0, keep_kernel=keep_kernels)
 
     return describe
+
+
+@compiled
+def _describe(
+    apply_fn: ApplyFn, params: Params, x: Array, y: Array | None, by_layer_0: dict[str, Array], *, keep_kernel: bool
+) -> KernelRecord:
+    by_layer, k_0 = _by_layer(apply_fn, params, x), _sum(by_layer_0)
+    by_output = _sum(by_layer)
+    k = jnp.mean(by_output, axis=2)
+    means = {layer: jnp.mean(part, axis=2) for layer, part in by_layer.items()}
+    change = {layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2)) for layer, part in means.items()}
+    return KernelRecord(
+        change=kernel_change(k, jnp.mean(k_0, axis=2)),
+        velocity=None if y is None else kernel_velocity(apply_fn, params, x, y),
+        alignment=None if y is None else alignment(k, y, centered=True),
+        alignment_by_output=None if y is None else _alignment_by_output(by_output, y),
+        effective_rank=effective_rank(k, kind="participation"),
+        change_by_output=jax.vmap(kernel_change, in_axes=2)(by_output, k_0),
+        change_by_layer=change,
+        share_by_layer={layer: jnp.trace(part) / jnp.trace(k) for layer, part in means.items()},
+        kernel=k if keep_kernel else None,
+    )
 
 
 def kernel_velocity(
@@ -117,23 +124,24 @@ def kernel_velocity(
     params = jax.tree.map(jnp.asarray, params)
     out, vjp = jax.vjp(lambda p: apply_fn(p, examples), params)
     (direction,) = vjp((targets - out) / out.size)
-    k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, examples), (params,), (direction,))
+    with forward_mode("kernel_velocity"):
+        k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, examples), (params,), (direction,))
     return norm_ratio(k_dot, k)
 
 
 def _check(apply_fn: ApplyFn, params: Params, x: Any, y: Any) -> tuple[Array, Any]:
+    check_apply_fn(apply_fn, params)
     check_params(params)
     examples = as_examples("x", x)
     if y is None:
         return examples, None
-    targets, out = jnp.asarray(y), jax.eval_shape(apply_fn, params, examples)
-    check_finite("y", targets)
+    targets, out = as_array("y", y), jax.eval_shape(apply_fn, params, examples)
     if targets.shape != out.shape:
         raise ValueError(
             f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}. "
             "Reshape the targets (y[:, None] makes one output column): broadcasting would be silently wrong."
         )
-    return examples, targets.astype(out.dtype)
+    return examples, as_outputs("y", targets, out.shape, out.dtype)
 
 
 def _by_layer(apply_fn: ApplyFn, params: Params, x: Array) -> dict[str, Float[Array, "n n O"]]:

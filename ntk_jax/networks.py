@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ class Dense(nn.Module):
         """Raises ValueError for unknown options or standard deviations out of range."""
         check_integer("features", self.features, minimum=1)
         check_scales(self.W_std, self.b_std, self.parameterization)
-        x = jnp.asarray(x)
+        x = _as_features(x)
         dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
         x = x.astype(dtype)
         given = (self.W_std, 0.0 if self.b_std is None else self.b_std)
@@ -133,6 +134,13 @@ class Dense(nn.Module):
             return z
         b = self.param("bias", _normal(b_init), (self.features,), dtype)
         return z + jnp.broadcast_to(b_scale * b, z.shape)
+
+
+def _as_features(x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"x: expected real values; got {x.dtype}. Stack real and imaginary parts as features.")
+    return x
 
 
 def _normal(std: Any) -> Callable[[Array, Sequence[int], Any], Array]:
@@ -170,6 +178,7 @@ class MLP(nn.Module):
         """Raises ValueError for inputs with more than one feature axis, and what `Dense` raises."""
         if jnp.ndim(x) > 2:
             raise ValueError(f"x: expected shape (n, d); got {jnp.shape(x)}. Flatten it: x.reshape(len(x), -1).")
+        x = _as_features(x)
         phi = activation_function(self.activation)
         features = (*self.widths, self.num_outputs)
         W_std, b_std = (per_layer(name, getattr(self, name), len(features)) for name in ("W_std", "b_std"))
@@ -222,7 +231,7 @@ def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> t
     and makes batch normalization use its running averages.
 
     Raises:
-        ValueError: `variables` has no "params" collection.
+        ValueError: `variables` has no "params" collection; of `apply_fn`: the model is in training mode.
     """
     if "params" not in variables:
         raise ValueError(
@@ -231,10 +240,19 @@ def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> t
         )
     fixed = {name: value for name, value in variables.items() if name != "params"}
 
-    def apply_fn(params: Params, x: ArrayLike) -> Array:
-        return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
+    return partial(_apply_linen, model, fixed, args, kwargs), variables["params"]
 
-    return apply_fn, variables["params"]
+
+def _apply_linen(model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike) -> Array:
+    """The model as a function of parameters and examples: at the top of a module, so that it can be pickled."""
+    try:
+        return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
+    except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
+        raise ValueError(
+            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} in training mode, with "
+            "batch statistics that change or dropout. Pass what its call takes to evaluate, for example "
+            "from_linen(model, variables, train=False), or build it with use_running_average=True, deterministic=True."
+        ) from error
 
 
 def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
@@ -265,11 +283,11 @@ def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
 
     The tangent kernel is unchanged. (Chizat, Oyallon, Bach 2019, section 1.2.)
     """
+    return partial(_apply_zero, apply_fn, params_0)
 
-    def apply_zero(params: Params, x: ArrayLike) -> Array:
-        return apply_fn(params, x) - apply_fn(params_0, x)
 
-    return apply_zero
+def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: ArrayLike) -> Array:
+    return apply_fn(params, x) - apply_fn(params_0, x)
 
 
 def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
@@ -277,8 +295,8 @@ def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
 
     Reference: Chizat, Oyallon, Bach 2019, eq. 1.
     """
+    return partial(_apply_scaled, apply_fn, alpha)
 
-    def apply_scaled(params: Params, x: ArrayLike) -> Array:
-        return alpha * apply_fn(params, x)
 
-    return apply_scaled
+def _apply_scaled(apply_fn: ApplyFn, alpha: float | Array, params: Params, x: ArrayLike) -> Array:
+    return alpha * apply_fn(params, x)

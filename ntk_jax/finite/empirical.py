@@ -9,7 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
+from ntk_jax.callables import check_apply_fn, check_outputs, forward_mode
 from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
+from ntk_jax.closures.fingerprint import read
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.blocks import TangentFeatures
 from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
 from ntk_jax.finite.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
@@ -59,9 +62,12 @@ def empirical_ntk(
     Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
     """
     check_option("method", method, METHODS)
+    apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
-    strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
-    return run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    with forward_mode("method"):
+        strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
+        k = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    return check_outputs(k, "derivatives")
 
 
 def empirical_nngp(
@@ -91,8 +97,9 @@ def empirical_nngp(
 
     Reference: Lee et al. 2018, eq. 3, before the average over parameters.
     """
+    apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs)
-    return _nngp(apply_fn, params, a1, a2, outputs)
+    return check_outputs(_nngp(apply_fn, params, a1, a2, outputs=outputs))
 
 
 def empirical_ntk_by_layer(
@@ -121,11 +128,14 @@ def empirical_ntk_by_layer(
     Raises:
         ValueError: as `empirical_ntk`.
     """
+    apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision)
     plan = plan_features(apply_fn, params, a1)
     f1 = features_jit(apply_fn, params, a1, precision=precision)
     f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
     kernels = _by_leaf(f1, f2, outputs, precision)
+    for k in kernels.values():
+        check_outputs(k, "derivatives")
     missing = [name for name in plan.names if name not in kernels]
     if missing:  # never read by the network
         n2 = a1.shape[0] if a2 is None else a2.shape[0]
@@ -164,6 +174,7 @@ def tangent_features(
     Raises:
         ValueError: as `empirical_ntk`; a projection without a key.
     """
+    apply_fn = read(apply_fn)
     a, _ = check_inputs(apply_fn, params, x, None, "mean", precision)
     features = features_jit(apply_fn, params, a, precision=precision)
     if projection is None:
@@ -219,6 +230,7 @@ def check_inputs(
     check_option("precision", precision, PRECISIONS)
     if memory_limit is not None:
         check_integer("memory_limit", memory_limit, minimum=1)
+    check_apply_fn(apply_fn, params)
     check_params(params)
     a1, a2 = as_example_pair(x1, x2)
     count_outputs(apply_fn, params, a1)
@@ -236,8 +248,8 @@ def _by_leaf(f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, prec
     return {name: mirror_upper(k) for name, k in kernels.items()} if f2 is None else kernels
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, outputs: str) -> Array:
+@compiled
+def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, outputs: str) -> Array:
     f1 = apply_fn(params, x1).reshape(x1.shape[0], -1)
     k = nngp_block(f1, f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1), outputs)
     return mirror_upper(k) if x2 is None else k

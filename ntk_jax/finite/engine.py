@@ -1,13 +1,14 @@
 """The strategy for one kernel (method, form of every layer, tiles) and its execution."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.closures.programs import compiled, remembered
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite import cost
 from ntk_jax.finite.blocks import Block, TangentFeatures, join_rows
@@ -90,7 +91,7 @@ def make_strategy(
     return _decide(apply_fn, *shapes_of(params), x, problem, method, precision, in_parts, shape, dtype)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _decide(
     apply_fn: ApplyFn,
     structure: Any,
@@ -170,7 +171,7 @@ def run_strategy(
         return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("forms", "method", "precision", "for_mean"))
+@compiled
 def features_jit(
     apply_fn: ApplyFn,
     params: Params,
@@ -231,7 +232,7 @@ def _contract(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, 
     return contract_upper(f1, outputs, precision) if f2 is None else contract_features(f1, f2, outputs, precision)
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("outputs", "precision"))
+@compiled
 def _vector_products(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *, outputs: str, precision: str) -> Array:
     with jax.default_matmul_precision(precision):
         return vector_product_block(apply_fn, params, x1, x2, outputs)

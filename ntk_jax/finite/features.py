@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Num
 
 from ntk_jax.checks import working_dtype
+from ntk_jax.closures.programs import remembered
 from ntk_jax.finite.blocks import Block, FactoredBlock, GradientBlock, TangentFeatures
 from ntk_jax.finite.plan import BlockPlan, Plan, make_plan, outputs_of_one, trace_one, walk_one
 from ntk_jax.finite.separable import separate
@@ -19,7 +20,7 @@ from ntk_jax.finite.trace import Walk
 from ntk_jax.types import ApplyFn, Params
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _cached_plan(apply_fn: ApplyFn, structure: Any, shapes: tuple[Any, ...], x: tuple[Any, ...]) -> Plan:
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     return make_plan(apply_fn, params, jax.ShapeDtypeStruct(*x))
@@ -36,7 +37,7 @@ def shapes_of(params: Params) -> tuple[Any, tuple[Any, ...]]:
     return structure, tuple((jnp.shape(leaf), getattr(leaf, "dtype", None) or jnp.result_type(leaf)) for leaf in leaves)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _cached_outputs(apply_fn: ApplyFn, structure: Any, shapes: tuple[Any, ...], x: tuple[Any, ...]) -> Any:
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     return jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(*x))
@@ -54,6 +55,11 @@ def count_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> int:
         raise ValueError(
             f"apply_fn: expected one array with a row per example, ({x.shape[0]}, ...); got {got}. "
             "Wrap it: lambda params, x: apply_fn(params, x)[0] picks one of several results."
+        )
+    if jnp.issubdtype(out.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"apply_fn: expected real outputs; got {out.dtype}. Stack real and imaginary parts as two outputs: "
+            "jnp.stack([f.real, f.imag], axis=-1)."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(

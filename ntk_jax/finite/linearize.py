@@ -3,11 +3,15 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from ntk_jax.checks import check_integer
+from ntk_jax.callables import check_apply_fn, check_outputs, forward_mode
+from ntk_jax.checks import check_integer, check_params
 from ntk_jax.types import ApplyFn, Params
+
+MAX_DEGREE = 10
 
 
 def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
@@ -39,21 +43,30 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
     Args:
         apply_fn: `apply_fn(params, x)`.
         params_0: the point of expansion.
-        degree: 0 is the network at `params_0`, 1 is `linearize`, 2 adds the first effect of a changing kernel. Networks of
-            ReLU are linear between kinks: higher terms come from the products of layers alone.
+        degree: at most 10; 0 is the network at `params_0`, 1 is `linearize`, 2 adds the first effect of a changing kernel.
+            Networks of ReLU are linear between kinks: higher terms come from the products of layers alone.
 
     Returns:
         `apply_taylor(params, x)`; the cost grows as 2^degree forward passes.
 
     Raises:
-        ValueError: degree is not an integer of at least 0.
+        ValueError: degree is not an integer from 0 to 10; of `apply_taylor`: parameters of other shapes than params_0, a
+            network without forward-mode derivative, NaN or infinite values.
 
     Reference: Huang, Yau 2020; Hanin, Nica 2020 (first corrections to the kernel).
     """
     check_integer("degree", degree, minimum=0)
+    if degree > MAX_DEGREE:
+        raise ValueError(
+            f"degree: expected at most {MAX_DEGREE}; got {degree}. Each degree takes twice the time of the one before: "
+            "2^degree forward passes."
+        )
+    check_apply_fn(apply_fn, params_0)
+    check_params(params_0)
 
     def apply_taylor(params: Params, x: ArrayLike) -> Array:
-        displacement = jax.tree.map(lambda p, p_0: p - p_0, params, params_0)
+        _check_shapes(params, params_0)
+        displacement = jax.tree.map(lambda p, p_0: (p - p_0).astype(p_0.dtype), *map(_arrays, (params, params_0)))
 
         def derivatives(order: int, at: Params) -> tuple[Array, ...]:
             """The outputs and their directional derivatives up to `order`."""
@@ -62,7 +75,22 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
             lower, tangents = jax.jvp(lambda p: derivatives(order - 1, p), (at,), (displacement,))
             return (*lower, tangents[-1])
 
-        terms = derivatives(degree, params_0)
-        return sum((term / math.factorial(k) for k, term in enumerate(terms[1:], start=1)), terms[0])
+        with forward_mode("linearize"):
+            terms = derivatives(degree, _arrays(params_0))
+        out = sum((term / math.factorial(k) for k, term in enumerate(terms[1:], start=1)), terms[0])
+        return check_outputs(out, "outputs and derivatives")
 
     return apply_taylor
+
+
+def _arrays(params: Params) -> Params:
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _check_shapes(params: Params, params_0: Params) -> None:
+    shapes, shapes_0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params_0))
+    if shapes != shapes_0:
+        raise ValueError(
+            f"params: expected the structure and shapes of the point of expansion, {shapes_0}; got {shapes}. "
+            "Broadcasting one against the other would be silently wrong."
+        )

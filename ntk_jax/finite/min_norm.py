@@ -1,6 +1,5 @@
 """The shortest way to the targets in parameter space, without the Jacobian and without the kernel."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
+from ntk_jax.callables import check_outputs, forward_mode
 from ntk_jax.checks import as_outputs, check_integer, check_number
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
 from ntk_jax.types import ApplyFn, Params
 
@@ -65,7 +67,14 @@ def min_norm_displacement(
     if jnp.shape(y) != out.shape:
         raise ValueError(f"y: expected the shape that apply_fn returns, {out.shape}; got {jnp.shape(y)}.")
     targets = as_outputs("y", y, out.shape, op.dtype)
-    return _solve(op, targets, jnp.asarray(tolerance, op.dtype), max_steps)
+    arrays, limit = (op.params, op.x1, None), jnp.asarray(tolerance, op.dtype)
+    with forward_mode("min_norm_displacement"):
+        found = _solve(
+            apply_fn, arrays, targets, limit, max_steps=max_steps,
+            num_outputs=op.num_outputs, dtype=op.dtype, block_size=block_size,
+        )  # fmt: skip
+    check_outputs(found.residual, "outputs and derivatives")
+    return found
 
 
 class _State(NamedTuple):
@@ -78,8 +87,12 @@ class _State(NamedTuple):
     step: Array
 
 
-@partial(jax.jit, static_argnums=3)
-def _solve(op: KernelOperator, y: Array, tolerance: Array, max_steps: int) -> Displacement:
+@compiled
+def _solve(
+    apply_fn: Reading, arrays: Any, y: Array, tolerance: Array, *, max_steps: int, **options: Any
+) -> Displacement:
+    params, x1, x2 = arrays
+    op = KernelOperator(params, x1, x2, apply_fn, **options)
     f_0 = op.apply_fn(op.params, op.x1).astype(op.dtype)
     start = (y - f_0).reshape(-1)
     k_start = op @ start
@@ -106,9 +119,8 @@ def _solve(op: KernelOperator, y: Array, tolerance: Array, max_steps: int) -> Di
 
     first = _State(jnp.zeros_like(start), start, k_start, start, k_start, rho_0, jnp.asarray(0))
     last = jax.lax.while_loop(going, step, first)
-    alpha = last.alpha.reshape(f_0.shape)
-    params = _pull_back(op, alpha)
-    return Displacement(params, alpha, last.residual.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0, last.step)
+    alpha, converged = last.alpha.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0
+    return Displacement(_pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), converged, last.step)
 
 
 def _pull_back(op: KernelOperator, alpha: Array) -> Any:

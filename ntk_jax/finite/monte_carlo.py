@@ -1,7 +1,6 @@
 """Mean and standard error of finite-width kernels over random initializations."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
+from ntk_jax.callables import check_outputs
 from ntk_jax.checks import check_integer
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
 from ntk_jax.finite.tiles import default_memory_limit
 from ntk_jax.types import ApplyFn, Kernels
@@ -104,13 +106,14 @@ def _chunk_size(init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, me
 
 
 def _chunk_moments(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array) -> Moments:
-    mean, deviations = _sampled(init_fn, apply_fn, x1, x2, keys)
+    mean, deviations = _sampled((init_fn, apply_fn), x1, x2, keys)
     return Moments(len(keys), mean, deviations)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _sampled(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array) -> tuple[Kernels, Kernels]:
+@compiled
+def _sampled(functions: Reading, x1: Array, x2: Array | None, keys: Array) -> tuple[Kernels, Kernels]:
     """Mean and sum of squared deviations over a chunk of initializations."""
+    init_fn, apply_fn = functions.function
 
     def one(key: Array) -> Kernels:
         params = init_fn(key)
@@ -130,5 +133,7 @@ def _merged(a: Moments, b: Moments) -> Moments:
 
 
 def _estimate(moments: Moments) -> MonteCarlo:
+    for k in moments.mean:
+        check_outputs(k, "kernels")
     scale = 1.0 / (moments.samples * (moments.samples - 1))
     return MonteCarlo(moments.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), moments.deviations))

@@ -1,16 +1,20 @@
 """The kernel as a linear operator: products with vectors, without the kernel."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import check_integer, working_dtype
+from ntk_jax.callables import check_outputs, forward_mode
+from ntk_jax.checks import as_array, check_finite, check_integer, working_dtype
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
+from ntk_jax.compat import is_concrete
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.engine import features_jit
 from ntk_jax.finite.features import kernel_dtype, plan_features
@@ -20,11 +24,7 @@ from ntk_jax.types import ApplyFn, Params
 VECTORS_AT_ONCE = 8
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "x1", "x2"],
-    meta_fields=["apply_fn", "num_outputs", "dtype", "block_size"],
-)
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class KernelOperator:
     """The tangent kernel as an (n1 O, n2 O) matrix that is never formed: K v = J(x1) (J(x2)ᵀ v).
@@ -49,6 +49,16 @@ class KernelOperator:
     dtype: Any
     block_size: int
 
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """Arrays, and the network with what it reads now: programs for an earlier state of its closure do not fit."""
+        network = self.apply_fn, self.num_outputs, self.dtype, self.block_size
+        return (self.params, self.x1, self.x2), Reading(network)
+
+    @classmethod
+    def tree_unflatten(cls, network: Any, arrays: Any) -> "KernelOperator":
+        """The operator of these arrays."""
+        return cls(*arrays, *network.function)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(n1 O, n2 O)."""
@@ -62,16 +72,21 @@ class KernelOperator:
 
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
-        v = jnp.asarray(v)
+        v = as_array("v", v)
+        if jnp.issubdtype(v.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"v: expected real values; got {v.dtype}. Multiply real and imaginary part one after another."
+            )
+        check_finite("v", v)
         n2, O = self._columns.shape[0], self.num_outputs
         shapes = {(n2, O): (n2, O, 1), (n2 * O,): (n2, O, 1)}
         if v.shape in shapes:
-            out = _multiply(self, v.reshape(shapes[v.shape]))
+            out = self._multiply(v.reshape(shapes[v.shape]))
             return out.reshape(-1) if v.ndim == 1 else out[..., 0]
         if v.ndim == 3 and v.shape[:2] == (n2, O):
-            return _multiply(self, v)
+            return self._multiply(v)
         if v.ndim == 2 and v.shape[0] == n2 * O:
-            return _multiply(self, v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
+            return self._multiply(v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
         raise ValueError(
             f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got {v.shape}. "
             "One row per example of x2, one column per output."
@@ -85,11 +100,21 @@ class KernelOperator:
         """
         if self.x2 is not None:
             raise ValueError("diagonal: expected an operator with x2=None; got rows and columns of different examples.")
-        return _diagonal(self).reshape(-1)
+        diagonal = _diagonal(self.apply_fn, self._arrays, **self._options)
+        return check_outputs(diagonal, "derivatives").reshape(-1)
 
     def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1_O k"]:
-        """The columns of the given flat indices, example · O + output."""
-        indices = jnp.atleast_1d(jnp.asarray(indices))
+        """The columns of the given flat indices, example · O + output; negative ones count from the end.
+
+        Raises:
+            ValueError: indices that are no integers, or out of range.
+        """
+        indices = jnp.atleast_1d(as_array("indices", indices))
+        if indices.ndim != 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise ValueError(f"indices: expected integers (k,); got shape {indices.shape} of {indices.dtype}.")
+        size = self.shape[1]
+        if is_concrete(indices) and not np.all((np.asarray(indices) >= -size) & (np.asarray(indices) < size)):
+            raise ValueError(f"indices: expected columns 0 to {size - 1}; got {np.asarray(indices).tolist()}.")
         rows, outputs, k = indices // self.num_outputs, indices % self.num_outputs, indices.shape[0]
         unit = jax.nn.one_hot(outputs, self.num_outputs, dtype=self.dtype)[:, :, None]
         chosen = unit * jnp.eye(k, dtype=self.dtype)[:, None, :]
@@ -109,6 +134,19 @@ class KernelOperator:
         structure = jax.ShapeDtypeStruct((self.shape[1],), self.dtype)
         tags = lineax.positive_semidefinite_tag if self.x2 is None else ()
         return lineax.FunctionLinearOperator(lambda v: self @ v, structure, tags)
+
+    def _multiply(self, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
+        with forward_mode("ntk_operator"):
+            product = _multiply(self.apply_fn, self._arrays, v, **self._options)
+        return check_outputs(product, "derivatives")
+
+    @property
+    def _arrays(self) -> tuple[Any, Any, Any]:
+        return self.params, self.x1, self.x2
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"num_outputs": self.num_outputs, "dtype": self.dtype, "block_size": self.block_size}
 
     @property
     def _columns(self) -> Any:
@@ -150,9 +188,11 @@ def ntk_operator(
     return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, kernel_dtype(params, plan.out_dtype), block_size)
 
 
-@jax.jit
-def _multiply(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
+@compiled
+def _multiply(apply_fn: Reading, arrays: Any, v: Float[Array, "n2 O k"], **options: Any) -> Float[Array, "n1 O k"]:
     """All vectors, a few at a time."""
+    params, x1, x2 = arrays
+    op = KernelOperator(params, x1, x2, apply_fn, **options)
     with jax.default_matmul_precision("highest"):
         one = lambda w: _pushed(op, _pulled(op, w))  # noqa: E731
         return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2)
@@ -185,8 +225,11 @@ def _pushed(op: KernelOperator, direction: Any) -> Float[Array, "n1 O"]:
     return out.reshape(-1, out.shape[2])[: op.x1.shape[0]]
 
 
-@jax.jit
-def _diagonal(op: KernelOperator) -> Float[Array, "n1 O"]:
+@compiled
+def _diagonal(apply_fn: Reading, arrays: Any, **options: Any) -> Float[Array, "n1 O"]:
+    params, x1, x2 = arrays
+    op = KernelOperator(params, x1, x2, apply_fn, **options)
+
     def norms(rows: Array) -> Array:
         features = features_jit(op.apply_fn, op.params, rows)
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]

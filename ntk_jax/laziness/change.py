@@ -1,6 +1,5 @@
 """How far training has left the kernel regime: movement of weights, Jacobian and kernel, and the gap to the Taylor line."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_array, check_finite, working_dtype
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.plan import outputs_of_one
@@ -137,7 +137,7 @@ def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[
     return norm_ratio(*_jacobian_norms(apply_fn, params, params_0, a))
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _jacobian_norms(
     apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
 ) -> tuple[Float[Array, "n O"], Float[Array, "n O"]]:

@@ -11,7 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
+from ntk_jax.callables import check_outputs, forward_mode
 from ntk_jax.checks import as_outputs, check_integer, check_option
+from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.operator import ntk_operator
@@ -86,7 +88,7 @@ def laziness(
     check_integer("num_starts", num_starts, minimum=1)
     check_integer("num_samples", num_samples, minimum=2)
     a, _ = check_inputs(apply_fn, params, x, None)
-    f = apply_fn(params, a)
+    f = check_outputs(apply_fn(params, a))
     if jnp.shape(y) != f.shape:
         raise ValueError(
             f"y: expected the shape that apply_fn returns, {f.shape}; got {jnp.shape(y)}. "
@@ -96,11 +98,13 @@ def laziness(
     key = jax.random.key(0) if key is None else key
     zero = jnp.zeros_like(residual)
     if norm == "operator":
-        jacobian, hessian = _operator_norms(apply_fn, params, a, key, min(num_starts, f.size))
+        with forward_mode("laziness"):
+            jacobian, hessian = _operator_norms(apply_fn, params, a, key, num_starts=min(num_starts, f.size))
         spread = zero
     else:
         jacobian = jnp.sqrt(jnp.sum(ntk_operator(apply_fn, params, a).diagonal())).astype(f.dtype)
-        squares = _frobenius_samples(apply_fn, params, a, jax.random.split(key, num_samples))
+        with forward_mode("laziness"):
+            squares = _frobenius_samples(apply_fn, params, a, jax.random.split(key, num_samples))
         hessian = jnp.sqrt(jnp.mean(squares))
         standard_error = jnp.std(squares, ddof=1) / num_samples**0.5
         spread = jnp.where(hessian > 0, standard_error / jnp.where(hessian > 0, 2 * hessian, 1), zero)
@@ -144,8 +148,8 @@ def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
     return _Derivatives(push, lambda c: vjp(c)[0], curve, bend, w.size, out.size, w.dtype)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def _operator_norms(apply_fn: ApplyFn, params: Params, x: Array, key: Array, num_starts: int) -> tuple[Array, Array]:
+@compiled
+def _operator_norms(apply_fn: ApplyFn, params: Params, x: Array, key: Array, *, num_starts: int) -> tuple[Array, Array]:
     """The operator norms of the first and of the second derivative."""
     with jax.default_matmul_precision("highest"):
         d = _derivatives(apply_fn, params, x)
@@ -195,7 +199,7 @@ def _second_norm(d: _Derivatives, c: Array, u: Array) -> Array:
     return jax.lax.while_loop(going, run, _State(c, u, zero, zero - 1, jnp.asarray(0))).norm
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _frobenius_samples(apply_fn: ApplyFn, params: Params, x: Array, keys: Array) -> Array:
     """|Σ_i c_i ∇²f_i u|² for random signs c and u: each has mean |D²f|² in the Frobenius norm."""
     with jax.default_matmul_precision("highest"):

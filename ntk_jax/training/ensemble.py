@@ -1,7 +1,6 @@
 """Many networks at once, one per random initialization: the Monte Carlo twin of the ensemble's closed form."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +10,15 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
+from ntk_jax.callables import check_apply_fn
 from ntk_jax.checks import as_examples, check_integer, check_number
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.tiles import default_memory_limit
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
-from ntk_jax.training.single import check_pair, divergence_bound, divergence_message
+from ntk_jax.training.single import check_pair, check_start, divergence_bound, divergence_message
 from ntk_jax.training.step import Data, Rule, State, check_batches
 from ntk_jax.types import ApplyFn, Params
 
@@ -77,6 +79,7 @@ def train_ensemble(
 
     Reference: Lee et al. 2019, figure 2 (ensembles of 100 networks).
     """
+    check_apply_fn(apply_fn, None)
     check_integer("num_networks", num_networks, minimum=1)
     check_integer("num_steps", num_steps, minimum=0)
     params = jax.eval_shape(init_fn, key)
@@ -117,7 +120,8 @@ def _train_group(
     rule: Rule, init_fn: Any, keys: Array, data: Data, x_test: Any, targets: list[int], bar: Any
 ) -> tuple[Any, Params]:
     """Records (M, T, ...) and final parameters of one group."""
-    states = _start(rule, init_fn, keys, data)
+    states = _start((rule, init_fn), keys, data)
+    check_start(states.loss)
     bound = divergence_bound(states.loss)
     rows = []
     for before, target in zip([0, *targets], targets, strict=False):
@@ -137,14 +141,16 @@ def _with_key(rule: Rule, data: Data, key: Array) -> Data:
     return data if rule.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(rule: Rule, init_fn: Any, keys: Array, data: Data) -> State:
+@compiled
+def _start(functions: Reading, keys: Array, data: Data) -> State:
+    rule, init_fn = functions.function
     return jax.vmap(lambda key: rule.start(init_fn(key), _with_key(rule, data, key)))(keys)
 
 
-@partial(jax.jit, static_argnums=0)
-def _advance(rule: Rule, states: State, keys: Array, data: Data, before: Any, target: Any) -> State:
+@compiled
+def _advance(reading: Reading, states: State, keys: Array, data: Data, before: Any, target: Any) -> State:
     """All networks of a group from one step to another: one loop, without masks, since all take the same steps."""
+    rule = reading.function
 
     def one(state: State, key: Array) -> State:
         batches = _with_key(rule, data, key)
@@ -153,9 +159,10 @@ def _advance(rule: Rule, states: State, keys: Array, data: Data, before: Any, ta
     return jax.vmap(one)(states, keys)
 
 
-@partial(jax.jit, static_argnums=0)
-def _record(rule: Rule, states: State, data: Data, x_test: Any) -> tuple[Array, Array, Array | None]:
+@compiled
+def _record(reading: Reading, states: State, data: Data, x_test: Any) -> tuple[Array, Array, Array | None]:
     """Loss over all examples, train and test outputs."""
+    rule = reading.function
 
     def one(params: Params) -> tuple[Array, Array, Array | None]:
         fx_train = rule.apply_fn(params, data.x)

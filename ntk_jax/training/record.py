@@ -10,7 +10,7 @@ import numpy as np
 from ntk_jax.checks import check_integer
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.laziness import kernel_change, relative_change
-from ntk_jax.training.step import State
+from ntk_jax.training.step import State, outputs
 from ntk_jax.types import Params
 
 
@@ -48,7 +48,7 @@ class Recorder:
 
     def __init__(self, rule, params_0, data, x_test, y_test, x_kernel, record_outputs, record):
         self.rule, self.params_0, self.data, self.record = rule, params_0, data, record
-        self.apply_fn = jax.jit(rule.apply_fn)
+        self.apply_fn = partial(outputs, rule.apply_fn)
         self.x_test, self.y_test, self.record_outputs = x_test, y_test, record_outputs
         self.kernel_fn = None if x_kernel is None else partial(empirical_ntk, rule.apply_fn, x1=x_kernel)
         self.k_0 = None if self.kernel_fn is None else self.kernel_fn(params=params_0)

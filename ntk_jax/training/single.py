@@ -1,17 +1,19 @@
 """The real network, trained with Optax, and recorded on the way."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_examples, check_finite, check_integer, check_number, check_params
+from ntk_jax.callables import check_apply_fn, forward_mode
+from ntk_jax.checks import as_array, as_examples, as_outputs, check_integer, check_number, check_params
+from ntk_jax.closures.programs import compiled
 from ntk_jax.linalg import largest_eigenvalue
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.progress import progress_bar
@@ -77,6 +79,7 @@ def train(
         ValueError: bad examples, targets whose shape is not that of the outputs, unknown options.
         FloatingPointError: training diverged; the message holds the critical learning rate.
     """
+    check_apply_fn(apply_fn, params)
     check_params(params)
     check_integer("num_steps", num_steps, minimum=0)
     a, b = check_pair(apply_fn, params, "x", x, "y", y)
@@ -90,6 +93,7 @@ def train(
     rule, data = Rule(apply_fn, optimizer, loss_fn, batch_size), Data(a, b, key)
     recorder = Recorder(rule, params, data, a_test, b_test, x_kernel, record_outputs, record)
     state = start(rule, params, data)
+    check_start(state.loss)
     stop = -jnp.inf if stop_loss is None else stop_loss
     threshold = jnp.asarray(stop if batch_size is None else -jnp.inf, state.loss.dtype)
     bound = divergence_bound(state.loss)
@@ -109,6 +113,15 @@ def train(
     return recorder.history(state, converged=current < stop)
 
 
+def check_start(loss: Array) -> None:
+    """Raise if there is no loss to begin with."""
+    if not np.isfinite(loss).all():
+        raise ValueError(
+            f"apply_fn: expected a finite loss at the initial parameters; got {float(np.sum(loss))}. Look at "
+            "apply_fn(params, x): NaN comes from logarithms, roots and quotients outside their domain, or from overflow."
+        )
+
+
 def divergence_bound(loss: Array) -> Array:
     """The loss above which training counts as diverged, from its value at the start."""
     return jnp.where(loss == 0, 1, _DIVERGED * jnp.abs(loss))
@@ -116,15 +129,14 @@ def divergence_bound(loss: Array) -> Array:
 
 def check_pair(apply_fn: ApplyFn, params: Params, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
     """Examples and targets, whose shape must be that of the outputs."""
-    a, b = as_examples(x_name, x), jnp.asarray(y)
-    check_finite(y_name, b)
+    a, b = as_examples(x_name, x), as_array(y_name, y)
     out = jax.eval_shape(apply_fn, params, a)
     if b.shape != out.shape:
         raise ValueError(
             f"{y_name}: expected the shape that apply_fn returns, {out.shape}; got {b.shape}. "
             "Reshape the targets (y[:, None] makes one output column): broadcasting would be silently wrong."
         )
-    return a, b.astype(out.dtype)
+    return a, as_outputs(y_name, b, out.shape, out.dtype)
 
 
 def check_test(apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any) -> tuple[Array, Array | None]:
@@ -134,7 +146,7 @@ def check_test(apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any) -> t
     return check_pair(apply_fn, params, "x_test", x_test, "y_test", y_test)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     """The largest eigenvalue of the full tangent kernel of the training set, from Jacobian-vector products."""
     out, vjp = jax.vjp(lambda p: apply_fn(p, x), params)
@@ -147,11 +159,15 @@ def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 
 def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State) -> str:
     """What happened, and the learning rate that would have been stable."""
+    message = f"training diverged: loss {float(state.loss):.4g} at step {int(state.step)}. "
     entries = jax.eval_shape(apply_fn, params, x).size
-    critical = 2 * entries / float(_sharpness(apply_fn, params, x))
-    return (
-        f"training diverged: loss {float(state.loss):.4g} at step {int(state.step)}. Gradient descent on half-mean "
-        "squared loss is stable at this initialization up to the critical learning rate "
+    try:
+        with forward_mode("train"):
+            critical = 2 * entries / float(_sharpness(apply_fn, params, x))
+    except ValueError:  # a network that has no forward-mode derivative
+        return message + "Take a smaller learning rate."
+    return message + (
+        "Gradient descent on half-mean squared loss is stable at this initialization up to the critical learning rate "
         f"2 n O / lambda_max = {critical:.6g}; half of it is a good start. "
         "In the 'ntk' parameterization it does not depend on the width."
     )

@@ -1,7 +1,7 @@
 """One step of any Optax optimizer, on all examples or on a random batch of them."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,8 @@ import optax
 from jax import Array
 
 from ntk_jax.checks import check_integer
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn
 from ntk_jax.types import ApplyFn, Params
 
@@ -33,7 +35,7 @@ class State(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a step is, apart from the data: hashable, so that compiled functions can depend on it."""
+    """What a step is, apart from the data."""
 
     apply_fn: ApplyFn
     optimizer: optax.GradientTransformation
@@ -53,16 +55,25 @@ class Rule(NamedTuple):
         """The state before the first step."""
         step = jnp.asarray(0)
         loss, grads = jax.value_and_grad(self.objective(data, step))(params)
-        return State(params, self.optimizer.init(params), step, loss, grads)
+        with as_optax_is_written():
+            return State(params, self.optimizer.init(params), step, loss, grads)
 
     def next(self, state: State, data: Data) -> State:
         """The state one step later. Optimizers with a line search get the loss function too."""
         update = optax.with_extra_args_support(self.optimizer).update
         extra = {"value": state.loss, "grad": state.grads, "value_fn": self.objective(data, state.step)}
-        updates, opt_state = update(state.grads, state.opt_state, state.params, **extra)
-        params = optax.apply_updates(state.params, updates)
+        with as_optax_is_written():
+            updates, opt_state = update(state.grads, state.opt_state, state.params, **extra)
+            params = optax.apply_updates(state.params, updates)
         loss, grads = jax.value_and_grad(self.objective(data, state.step + 1))(params)
         return State(params, opt_state, state.step + 1, loss, grads)
+
+
+@contextmanager
+def as_optax_is_written() -> Iterator[None]:
+    """Optax multiplies numbers of different dtypes and shapes, whatever the caller wants of his own code."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def check_batches(batch_size: int | None, key: Array | None, num_examples: int) -> None:
@@ -78,17 +89,24 @@ def check_batches(batch_size: int | None, key: Array | None, num_examples: int) 
             raise ValueError(f"batch_size: expected at most the {num_examples} examples; got {batch_size}.")
 
 
-@partial(jax.jit, static_argnums=0)
-def start(rule: Rule, params: Params, data: Data) -> State:
+@compiled
+def start(rule: Reading, params: Params, data: Data) -> State:
     """Compiled `Rule.start`."""
-    return rule.start(params, data)
+    return rule.function.start(params, data)
 
 
-@partial(jax.jit, static_argnums=0)
-def advance(rule: Rule, state: State, data: Data, target: Any, threshold: Array, bound: Array) -> State:
+@compiled
+def outputs(apply_fn: Reading, params: Params, x: Array) -> Array:
+    """The network, compiled."""
+    return apply_fn(params, x)
+
+
+@compiled
+def advance(rule: Reading, state: State, data: Data, target: Any, threshold: Array, bound: Array) -> State:
     """Step until `target`, a loss below `threshold` or one above `bound`: compiled once for any target."""
+    next_state = rule.function.next
 
     def going(state: State) -> Array:
         return (state.step < target) & (state.loss >= threshold) & (state.loss <= bound)
 
-    return jax.lax.while_loop(going, lambda state: rule.next(state, data), state)
+    return jax.lax.while_loop(going, lambda state: next_state(state, data), state)

@@ -1,0 +1,1 @@
+"""The functions of users: what they read, what is remembered of them, and for how long."""

@@ -1,0 +1,244 @@
+"""What a function reads besides its arguments, in a form that can be compared: a changed value is another function.
+
+Followed are closures, defaults, globals, attributes of `self` and of modules, and everything these hold. Numbers are
+compared by value, JAX arrays, which cannot change, by identity, NumPy arrays by identity and content. Code of JAX, Flax and
+the like is taken as fixed.
+"""
+
+import functools
+import sys
+import types
+import weakref
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from ntk_jax.closures.code import HEAP_TYPE, PLAIN, SILENT, is_fixed, is_of_library, names_of, slots_of
+from ntk_jax.compat import is_concrete
+
+MOST_VALUES = 20_000
+
+_OF_LINEN = {"parent", "scope", "_id", "_state", "_parent_ref"}  # where a module stands in another, and its number
+
+
+class UndecidedError(Exception):
+    """Whether a value has changed cannot be told."""
+
+
+class Same:
+    """Equal for one and the same object, as long as it lives; does not keep it alive."""
+
+    __slots__ = ("identity", "ref")
+
+    def __init__(self, value: Any) -> None:
+        self.ref, self.identity = weakref.ref(value), id(value)
+
+    def __hash__(self) -> int:
+        return self.identity
+
+    def __eq__(self, other: object) -> bool:
+        value = self.ref()
+        return isinstance(other, Same) and value is not None and value is other.ref()
+
+
+class Content(int):
+    """A number that stands for the entries of an array."""
+
+
+class Key:
+    """A tuple with its hash at hand."""
+
+    __slots__ = ("known", "parts")
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts, self.known = parts, hash(parts)
+
+    def __hash__(self) -> int:
+        return self.known
+
+    @property
+    def outline(self) -> "Key":
+        """The key without the arrays: their number, shapes and dtypes stay."""
+        return Key(tuple(None if isinstance(part, Same | Content) else part for part in self.parts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.known == other.known and self.parts == other.parts
+
+
+class Reading:
+    """A function together with what it reads now: equal to any other that computes the same.
+
+    Attributes:
+        function: what is called.
+        key: its fingerprint; None where changes cannot be told.
+        objects: the arrays and compiled functions that are compared by identity.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        walk = _Walk()
+        try:
+            walk.visit(function)
+            self.key: Key | None = Key(tuple(walk.parts))
+        except (UndecidedError, RecursionError):
+            self.key = None
+        self.objects = walk.objects
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns."""
+        return self.function(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return id(self) if self.key is None else hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Reading) and self.key is not None and self.key == other.key)
+
+    def __reduce__(self) -> Any:
+        return Reading, (self.function,)
+
+
+def read(function: Any) -> Reading:
+    """The function with what it reads now; what has been read in this call is not read again."""
+    return function if isinstance(function, Reading) else Reading(function)
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.modules: set[tuple[str, str]] = set()
+        self.objects: list[Any] = []
+        self.seen: dict[int, tuple[int, Any]] = {}  # the value too: else a temporary's number could be taken again
+
+    def visit(self, value: Any) -> None:
+        """Add what tells `value` from another one."""
+        kind = type(value)
+        if value is None or kind in (bool, int, str, bytes, types.CodeType, type(...), object):
+            self.parts += (kind, value)
+        elif kind in (float, complex):
+            self.parts += (kind, repr(value))
+        elif id(value) in self.seen:
+            self.parts.append(self.seen[id(value)][0])
+        elif is_of_library(kind, value):
+            self.parts.append(value)
+        elif len(self.seen) > MOST_VALUES:
+            raise UndecidedError
+        else:
+            self.seen[id(value)] = (len(self.seen), value)
+            self._enter(kind, value)
+
+    def _enter(self, kind: type, value: Any) -> None:
+        if isinstance(value, jax.Array | np.ndarray | np.generic):
+            self._array(value)
+        elif isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, types.ModuleType):
+            self.parts.append(value.__name__)
+        elif isinstance(value, type):
+            self._class(value)
+        elif isinstance(value, dict | types.MappingProxyType):
+            self._all(kind, [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()])
+        elif isinstance(value, Reading):
+            self.visit(value.function)
+        elif isinstance(value, list | tuple | set | frozenset):
+            self._all(kind, [*value, *getattr(value, "__dict__", {}).values()])
+        elif isinstance(value, types.MethodType):
+            self._all(kind, (value.__func__, value.__self__))
+        elif isinstance(value, functools.partial):
+            self._all(kind, (value.func, value.args, value.keywords))
+        elif isinstance(value, staticmethod | classmethod):
+            self._all(kind, (value.__func__,))
+        elif isinstance(value, property):
+            self._all(kind, (value.fget,))
+        elif isinstance(value, nn.Module):
+            fields = {k: v for k, v in vars(value).items() if k not in _OF_LINEN}
+            self._all(kind, [kind, *fields.values()])
+        elif isinstance(value, slice):
+            self._all(kind, (value.start, value.stop, value.step))
+        elif isinstance(value, weakref.ref):
+            self._all(kind, (value(),))
+        else:
+            self._object(kind, value)
+
+    def _all(self, kind: type, values: Any) -> None:
+        self.parts += (kind, len(values))
+        for value in values:
+            self.visit(value)
+
+    def _identity(self, value: Any) -> None:
+        self.parts.append(Same(value))
+        self.objects.append(value)
+
+    def _array(self, value: Any) -> None:
+        if not is_concrete(value):
+            raise UndecidedError
+        if not isinstance(value, jax.Array):
+            if value.dtype == object:
+                return self._all(type(value), value.tolist() if value.ndim else [value.item()])
+            self.parts += (value.dtype, value.shape, Content(hash(value.tobytes())))
+        else:
+            self.parts.append(value.aval)
+        if not isinstance(value, np.generic):
+            self._identity(value)
+        return None
+
+    def _function(self, value: types.FunctionType) -> None:
+        names, attributes = names_of(value.__code__)
+        self.visit(value.__code__)
+        for cell in value.__closure__ or ():
+            try:
+                self._named(cell.cell_contents, attributes)
+            except ValueError:  # not yet assigned
+                self.parts.append("empty")
+        for held in (value.__defaults__, value.__kwdefaults__, value.__dict__ or None):
+            self.visit(held)
+        if not is_fixed(value.__globals__.get("__name__")):
+            for name in names:
+                if name in value.__globals__:
+                    self.parts.append(name)
+                    self._named(value.__globals__[name], attributes)
+
+    def _named(self, value: Any, attributes: tuple[str, ...]) -> None:
+        """What a name stands for; of a module, the attributes that the code names."""
+        if not isinstance(value, types.ModuleType):
+            self.visit(value)
+        elif not is_fixed(value.__name__):
+            for name in attributes:
+                if name in vars(value) and (value.__name__, name) not in self.modules:
+                    self.modules.add((value.__name__, name))
+                    self.parts.append(name)
+                    self._named(vars(value)[name], attributes)
+
+    def _class(self, value: type) -> None:
+        self.parts.append(value)
+        for base in value.__mro__:
+            if not is_fixed(base.__module__):
+                silent = SILENT | _OF_LINEN if issubclass(base, nn.Module) else SILENT
+                self._all(type, [v for k, v in vars(base).items() if k not in silent])
+
+    def _object(self, kind: type, value: Any) -> None:
+        if kind.__module__.startswith("jaxlib") and hasattr(value, "__wrapped__"):  # compiled: keeps what it read first
+            self._identity(value)
+            return self.visit(value.__wrapped__)
+        if is_fixed(kind.__module__) and not jax.tree_util.all_leaves([value]):
+            leaves, structure = jax.tree.flatten(value)
+            try:
+                self.parts += (Key((structure,)),)
+                return self._all(kind, leaves)
+            except TypeError:  # metadata without a hash
+                pass
+        held = {name: getattr(value, name) for base in kind.__mro__ for name in slots_of(base) if hasattr(value, name)}
+        held |= getattr(value, "__dict__", {})
+        if isinstance(value, types.BuiltinFunctionType):
+            return self._all(kind, (value.__name__, value.__self__))
+        if held or (kind.__flags__ & HEAP_TYPE and kind.__module__ not in sys.stdlib_module_names):
+            return self._all(kind, [kind, *held.keys(), *held.values()])
+        if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(value, PLAIN):
+            raise UndecidedError  # an iterator, a file, a generator of random numbers
+        try:
+            return self._identity(value)
+        except TypeError:
+            self.parts.append(value)
+        return None
