@@ -144,7 +144,7 @@ def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, sp
     ]
 
 
-def _explicit(j1: Float[Array, "n1 O p"], j2: Float[Array, "n2 O p"], outputs: str, precision: str) -> Array:
+def _explicit(j1: Float[Array, "n1 O1 p"], j2: Float[Array, "n2 O2 p"], outputs: str, precision: str) -> Array:
     """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
     (n1, outs, _), (n2, outs2, _) = j1.shape, j2.shape
     if outputs == "mean":

@@ -21,6 +21,7 @@ from ntk_jax.finite.contraction import (
 )
 from ntk_jax.finite.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
+from ntk_jax.finite.finite_values import check_kernel, check_products
 from ntk_jax.finite.projection import projected_features
 from ntk_jax.per_example import check_per_example
 from ntk_jax.types import ApplyFn, Params
@@ -60,15 +61,16 @@ def empirical_ntk(
 
     Raises:
         ValueError: mismatched, empty or non-finite examples; parameters that are not floating-point; unknown options;
-            a network that does not return one row per example, or whose rows depend on each other; a result that
-            does not fit in the free memory.
+            a network that does not return one row per example, or whose rows depend on each other; outputs, derivatives
+            or products of them that are NaN or infinite; a result that does not fit in the free memory.
 
     Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
     """
     check_option("method", method, METHODS)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
     strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
-    return run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    kernel = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    return check_kernel(kernel, apply_fn, params, a1, a2)
 
 
 def empirical_nngp(
@@ -99,7 +101,7 @@ def empirical_nngp(
     Reference: Lee et al. 2018, eq. 3, before the average over parameters.
     """
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs)
-    return _nngp(apply_fn, params, a1, a2, outputs)
+    return check_kernel(_nngp(apply_fn, params, a1, a2, outputs), apply_fn, params, a1, a2)
 
 
 def empirical_ntk_by_layer(
@@ -132,7 +134,7 @@ def empirical_ntk_by_layer(
     plan = plan_features(apply_fn, params, a1)
     f1 = features_jit(apply_fn, params, a1, precision=precision)
     f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
-    kernels = _by_leaf(f1, f2, outputs, precision)
+    kernels = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
     missing = [name for name in plan.names if name not in kernels]
     if missing:  # never read by the network
         n2 = a1.shape[0] if a2 is None else a2.shape[0]
@@ -182,7 +184,9 @@ def tangent_features(
     check_integer("projection", projection, minimum=1)
     if key is None:
         raise ValueError("key: expected a random key for the projection; got None. Pass key=jax.random.key(0).")
-    return projected_features(apply_fn, params, a, projection, key, precision, memory_limit)
+    features = projected_features(apply_fn, params, a, projection, key, precision, memory_limit)
+    check_kernel(features.matrix(), apply_fn, params, a, None)
+    return features
 
 
 def contract(
@@ -205,13 +209,14 @@ def contract(
         (n1, n2), (n1, n2, O) or (n1, n2, O1, O2).
 
     Raises:
-        ValueError: unknown options; features of different parameters, or projected differently.
+        ValueError: unknown options; features of different parameters, or projected differently, or not finite.
     """
     check_option("outputs", outputs, OUTPUTS)
     check_option("precision", precision, PRECISIONS)
     if features2 is not None:
         check_same_parameters(features1, features2, outputs)
-    return contract_batches(features1, features2, outputs=outputs, precision=precision)
+    kernel = contract_batches(features1, features2, outputs=outputs, precision=precision)
+    return check_products(kernel, features1, features2)
 
 
 def check_inputs(

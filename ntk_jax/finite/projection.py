@@ -5,12 +5,12 @@ they are drawn from the user's key, the path and the shape of the leaf, and p.
 """
 
 import hashlib
-import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
@@ -42,7 +42,7 @@ def projected_features(
     check_result_fits(shape, dtype, "projected features", "Use fewer dimensions, or rows of x at a time.")
     limit = default_memory_limit() if memory_limit is None else memory_limit
     rows = even(n, _rows_at_once(apply_fn, params, x, plan, k, jnp.dtype(dtype).itemsize, limit))
-    root, out = _threefry(key), jnp.zeros(shape, dtype)
+    root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(shape, dtype)
     for start in range(0, n, rows):
         stop = min(start + rows, n)
         tile = take_rows(x, slice(start, stop), rows)
@@ -65,14 +65,14 @@ def _rows_at_once(apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int
     return min(MAX_BLOCK, max(1, (limit - signs) // per_row))
 
 
-def _project(features: TangentFeatures, k: int, key: Array, precision: str) -> Float[Array, "n O k"]:
+def _project(features: TangentFeatures, k: int, root: Array, precision: str) -> Float[Array, "n O k"]:
     """One leaf after the other: leaves of the same shape share a program."""
     total = jnp.zeros((features.num_rows, features.num_outputs, k), features.dtype)
     shapes = dict(features.parameters)
     for block in features.blocks:
         for j, leaf in enumerate(block.leaves):
             a, d, order = _as_factors(block, j, shapes[leaf])
-            total = _add_leaf(total, a, d, _key_of_leaf(key, leaf, shapes[leaf]), order, precision)
+            total = _add_leaf(total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision)
     return total / k**0.5
 
 
@@ -89,7 +89,8 @@ def _add_leaf(
     total: Float[Array, "n O k"],
     a: Float[Array, "n B T I"],
     d: Float[Array, "n O B T D"],
-    key: Array,
+    root: Array,
+    words: np.ndarray,
     order: Order | None,
     precision: str,
 ) -> Float[Array, "n O k"]:
@@ -109,33 +110,32 @@ def _add_leaf(
         inputs = lax.dynamic_slice(a, (0, b, 0, i), (n, 1, T, rows))[:, 0]
         cotangents = lax.dynamic_slice(d, (0, 0, b, 0, c), (n, O, 1, T, columns))[:, :, 0]
         gradients = jnp.einsum("nti,notd->noid", inputs, cotangents, precision=precision)
-        signs = _signs(key, lax.dynamic_slice(index, (b, i, c), (1, rows, columns)).reshape(-1), k, total.dtype)
+        signs = _signs(_mixed(root ^ words), lax.dynamic_slice(index, (b, i, c), (1, rows, columns)).reshape(-1), k, total.dtype)
         return total + jnp.matmul(gradients.reshape(n, O, -1), signs, precision=precision), None
 
-    corners = jnp.stack(
-        jnp.meshgrid(jnp.arange(B), jnp.arange(0, I, rows), jnp.arange(0, D, columns), indexing="ij"), axis=-1
-    )
-    return lax.scan(add, total, corners.reshape(-1, 3))[0]
+    corners = np.stack(np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"), axis=-1)
+    return lax.scan(add, total, jnp.asarray(corners.reshape(-1, 3)))[0]
 
 
-def _signs(key: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
-    """Row i: the random signs of entry index[i]."""
-    draw = lambda entry: jax.random.bits(jax.random.fold_in(key, entry), (-(-k // WORD),), jnp.uint32)  # noqa: E731
-    words = jax.vmap(draw)(index)
-    bits = (words[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
+    """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds to compile, leaf by leaf)."""
+    entries = _mixed(index.astype(jnp.uint32) ^ seed[0])
+    places = _mixed(jnp.arange(-(-k // WORD), dtype=jnp.uint32) ^ seed[1])
+    words = _mixed(_mixed(entries[:, None] ^ places[None]) + seed[0])
+    bits = (words[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)[None, None]) & 1
     return (1 - 2 * bits.astype(dtype)).reshape(index.size, -1)[:, :k]
 
 
-def _threefry(key: Array) -> Array:
-    """A key of the one generator whose draws do not change under `vmap`, from any key."""
-    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+def _mixed(h: Array) -> Array:
+    """MurmurHash3's last step: a permutation of the 32-bit numbers in which any bit flips every other with probability 1/2."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ (h >> shift)) * np.uint32(factor)
+    return h ^ (h >> 16)
 
 
-def _key_of_leaf(key: Array, leaf: str, shape: tuple[int, ...]) -> Array:
-    digest = hashlib.sha256(f"{leaf} {shape}".encode()).digest()
-    for start in (0, 4):
-        key = jax.random.fold_in(key, int.from_bytes(digest[start : start + 4], "little"))
-    return key
+def _name_in_words(leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Two numbers that no other path and shape has, the same in every process."""
+    return np.frombuffer(hashlib.sha256(f"{leaf} {shape}".encode()).digest(), "<u4")[:2].astype(np.uint32)
 
 
 def _in_words(key: Array) -> str:
