@@ -32,7 +32,8 @@ QUICK = ("conv_groups", "expert", "left_operand", "scanned_layers")
 
 
 @pytest.mark.parametrize(
-    "index", [pytest.param(i, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow) for i, c in enumerate(CASES)]
+    "index",
+    [pytest.param(i, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow) for i, c in enumerate(CASES)],
 )
 def test_matrix_is_the_jacobian_and_its_projection(index):
     apply_fn, params, x = CASES[index].build(index)
@@ -55,7 +56,9 @@ FUNCTIONS = {
     "one leaf": lambda p, x: x @ p["v"],
     "own Jacobian block": lambda p, x: (x * p["b"][None]) @ (p["w"] * p["w"]) @ p["v"],
     "reshaped weight": lambda p, x: jnp.tanh(x[:, :2] @ p["w"].reshape(2, 8)),
-    "scanned": lambda p, x: jax.lax.scan(lambda h, _: (jnp.tanh(h @ p["w"]) + p["b"][None], None), x, None, 2)[0] @ p["v"],
+    "scanned": lambda p, x: (
+        jax.lax.scan(lambda h, _: (jnp.tanh(h @ p["w"]) + p["b"][None], None), x, None, 2)[0] @ p["v"]
+    ),
     "no leaf": lambda p, x: x[:, :2],
 }
 
@@ -82,7 +85,9 @@ def test_functions_of_the_same_parameters(parameters, name):
             np.testing.assert_allclose(ntk_jax.contract(f1, f2, outputs=outputs), close_to, atol=1e-10)
     z1, z2 = (ntk_jax.tangent_features(f, parameters, rows, projection=4096, key=KEY) for f, rows in pairs)
     found = np.asarray(ntk_jax.contract(z1, z2, outputs="full"))
-    np.testing.assert_allclose(found.transpose(0, 2, 1, 3).reshape(len(j1) * 2, -1), z1.matrix() @ z2.matrix().T, atol=1e-10)
+    np.testing.assert_allclose(
+        found.transpose(0, 2, 1, 3).reshape(len(j1) * 2, -1), z1.matrix() @ z2.matrix().T, atol=1e-10
+    )
     norms = np.einsum("ia,jb->ijab", *(np.linalg.norm(j, axis=2) for j in (j1, j2)))
     assert np.all(np.abs(found - exact) <= 5 * (2 / 4096) ** 0.5 * norms + 1e-12)
 
@@ -101,17 +106,19 @@ def test_what_cannot_be_contracted_is_refused(parameters, unchecked_shapes):
     smaller = {"w": jnp.ones((4, 3)), "u": jnp.ones((3, 2))}
     for options in ({}, {"projection": K, "key": KEY}):
         other = features(lambda p, x: x @ p["w"] @ p["u"], smaller, **options)
-        with pytest.raises(ValueError, match=r"\"\['b'\]\", \"\['v'\]\" only in features1; \"\['u'\]\" only in features2"):
+        with pytest.raises(
+            ValueError, match=r"\"\['b'\]\", \"\['v'\]\" only in features1; \"\['u'\]\" only in features2"
+        ):
             ntk_jax.contract(features(_network, parameters, **options), other)
     with pytest.raises(ValueError, match=r"got '' of shape \(4, 2\) and \(4, 3\)"):
         ntk_jax.contract(*(features(lambda p, x: x @ p, jnp.ones((4, o))) for o in (2, 3)))
     projected = features(_network, parameters, projection=K, key=KEY)
-    with pytest.raises(ValueError, match="40 dimensions.*got exact"):
+    with pytest.raises(ValueError, match=r"40 dimensions.*got exact"):
         ntk_jax.contract(projected, network)
     for options in ({"projection": 41, "key": KEY}, {"projection": K, "key": jax.random.key(6)}):
-        with pytest.raises(ValueError, match="projected alike, 40 dimensions.*same projection and key"):
+        with pytest.raises(ValueError, match=r"projected alike, 40 dimensions.*same projection and key"):
             ntk_jax.contract(projected, features(_network, parameters, **options))
-    with pytest.raises(ValueError, match="expected 2 outputs, like features1; got 4.*outputs='full'"):
+    with pytest.raises(ValueError, match=r"expected 2 outputs, like features1; got 4.*outputs='full'"):
         ntk_jax.contract(network, features(FUNCTIONS["other outputs"], parameters))
     with pytest.raises(ValueError, match="memory_limit: expected an integer of at least 1; got 0"):
         features(_network, parameters, projection=K, key=KEY, memory_limit=0)
@@ -159,7 +166,7 @@ def test_signs_are_independent():
 
 
 def test_error_is_that_of_plain_signs():
-    """Mean square error (|g|² |g'|² + (g·g')² - 2 sum g_p² g'_p²) / dimensions; products of signs of the factors have 5 times that."""
+    """Mean square (|g|² |g'|² + (g·g')² - 2 sum g_p² g'_p²) / dimensions: products of signs of the factors have more."""
     model = nn.Sequential([nn.Conv(3, (3,), param_dtype=jnp.float64), jnp.tanh, lambda h: h.mean(1)])
     x = jax.random.normal(jax.random.key(0), (6, 8, 2), jnp.float64)
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(1), x))

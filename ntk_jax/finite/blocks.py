@@ -15,7 +15,9 @@ from ntk_jax.checks import working_dtype
 from ntk_jax.finite.entries import Order, in_order_of_leaf
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["inputs", "cotangents", "scales"], meta_fields=["leaves", "orders"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["inputs", "cotangents", "scales"], meta_fields=["leaves", "orders"]
+)
 @dataclass(frozen=True, eq=False)
 class FactoredBlock:
     """Leaves whose gradient is sum_t a[b, t, i] delta[o, b, t, d], all with the same cotangents.

@@ -33,9 +33,7 @@ def contract_features(
     if not f1.blocks:
         return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]), dtype)
     parts = [
-        part
-        for b1, b2 in zip(f1.blocks, f2.blocks, strict=True)
-        for part in _parts(b1, b2, outputs, precision, dtype)
+        part for b1, b2 in zip(f1.blocks, f2.blocks, strict=True) for part in _parts(b1, b2, outputs, precision, dtype)
     ]
     return _sum(parts)
 
@@ -50,9 +48,7 @@ def paired(f1: TangentFeatures, f2: TangentFeatures, precision: str) -> tuple[Ta
     partners = {b.kind: b for b in f2.blocks}
     shared = [b for b in f1.blocks if b.kind in partners]
     kinds = {b.kind for b in shared}
-    alone1, alone2 = (
-        gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2)
-    )
+    alone1, alone2 = (gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2))
     leaves = [leaf for leaf in alone1 if leaf in alone2]
     as_block = lambda gradients: tuple(GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves)  # noqa: E731
     return (

@@ -206,7 +206,7 @@ def _join(parts: tuple[TangentFeatures, ...], num_rows: int) -> TangentFeatures:
 def contract_batches(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
     """The kernel of two batches of features; per block, factors become gradients where that is cheaper."""
     # A random key is no part of a program.
-    f1, f2 = (None if f is None else replace(f, projection=None) for f in (f1, f2))
+    f1, f2 = replace(f1, projection=None), None if f2 is None else replace(f2, projection=None)
     k = _contract_in_best_forms(f1, f2, outputs=outputs, precision=precision)
     return _mirror(k) if f2 is None else k
 

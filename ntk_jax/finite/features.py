@@ -145,7 +145,9 @@ def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Blo
 
     d = [arrange_cotangents(use, cotangents[use.tap]) for use in block.uses[0]]
     names = tuple(plan.names[i] for i in block.leaves)
-    orders = tuple(order_of(plan.record(uses[0]), plan.shapes[i]) for i, uses in zip(block.leaves, block.uses, strict=True))
+    orders = tuple(
+        order_of(plan.record(uses[0]), plan.shapes[i]) for i, uses in zip(block.leaves, block.uses, strict=True)
+    )
     inputs = tuple(joined_inputs(uses) for uses in block.uses)
     return FactoredBlock(inputs, jnp.concatenate(d, axis=2), names, orders)
 
@@ -161,5 +163,7 @@ def jacobian_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."])
         GradientBlock((leaf.reshape(*leaf.shape[:2], -1),), (jax.tree_util.keystr(path),)) for path, leaf in found
     )
     num_outputs, out_dtype = blocks[0].num_outputs, blocks[0].jacobians[0].dtype
-    parameters = tuple((jax.tree_util.keystr(p), jnp.shape(leaf)) for p, leaf in jax.tree_util.tree_leaves_with_path(params))
+    parameters = tuple(
+        (jax.tree_util.keystr(p), jnp.shape(leaf)) for p, leaf in jax.tree_util.tree_leaves_with_path(params)
+    )
     return TangentFeatures(blocks, x.shape[0], num_outputs, kernel_dtype(params, out_dtype), parameters)

@@ -71,12 +71,12 @@ def _project(features: TangentFeatures, k: int, root: Array, precision: str) -> 
     shapes = dict(features.parameters)
     for block in features.blocks:
         for j, leaf in enumerate(block.leaves):
-            a, d, order = _as_factors(block, j, shapes[leaf])
+            a, d, order = _as_factors(block, j)
             total = _add_leaf(total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision)
     return total / k**0.5
 
 
-def _as_factors(block: Any, j: int, shape: tuple[int, ...]) -> tuple[Array, Array, Order | None]:
+def _as_factors(block: Any, j: int) -> tuple[Array, Array, Order | None]:
     """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; an explicit gradient is its own cotangents."""
     if isinstance(block, FactoredBlock):
         return block.inputs[j], block.cotangents, block.orders[j]
@@ -90,7 +90,7 @@ def _add_leaf(
     a: Float[Array, "n B T I"],
     d: Float[Array, "n O B T D"],
     root: Array,
-    words: np.ndarray,
+    words: Any,
     order: Order | None,
     precision: str,
 ) -> Float[Array, "n O k"]:
@@ -110,18 +110,21 @@ def _add_leaf(
         inputs = lax.dynamic_slice(a, (0, b, 0, i), (n, 1, T, rows))[:, 0]
         cotangents = lax.dynamic_slice(d, (0, 0, b, 0, c), (n, O, 1, T, columns))[:, :, 0]
         gradients = jnp.einsum("nti,notd->noid", inputs, cotangents, precision=precision)
-        signs = _signs(_mixed(root ^ words), lax.dynamic_slice(index, (b, i, c), (1, rows, columns)).reshape(-1), k, total.dtype)
+        here = lax.dynamic_slice(index, (b, i, c), (1, rows, columns)).reshape(-1)
+        signs = _signs(_mixed(root ^ words), here, k, total.dtype)
         return total + jnp.matmul(gradients.reshape(n, O, -1), signs, precision=precision), None
 
-    corners = np.stack(np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"), axis=-1)
+    corners = np.stack(
+        np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"), axis=-1
+    )
     return lax.scan(add, total, jnp.asarray(corners.reshape(-1, 3)))[0]
 
 
 def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
     """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds to compile, leaf by leaf)."""
-    entries = _mixed(index.astype(jnp.uint32) ^ seed[0])
+    rows = _mixed(index.astype(jnp.uint32) ^ seed[0])
     places = _mixed(jnp.arange(-(-k // WORD), dtype=jnp.uint32) ^ seed[1])
-    words = _mixed(_mixed(entries[:, None] ^ places[None]) + seed[0])
+    words = _mixed(_mixed(rows[:, None] ^ places[None]) + seed[0])
     bits = (words[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)[None, None]) & 1
     return (1 - 2 * bits.astype(dtype)).reshape(index.size, -1)[:, :k]
 
