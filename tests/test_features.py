@@ -198,3 +198,70 @@ def test_result_that_cannot_fit_is_refused_before_computing(unchecked_shapes, mo
     x = jax.random.normal(jax.random.key(0), (100, 3))
     with pytest.raises(ValueError, match=r"free memory.*takes 78.1 KiB"):
         ntk_jax.empirical_ntk(lambda p, x: x @ p, jnp.ones((3, 2)), x)
+
+
+X, W = jnp.arange(12.0).reshape(4, 3) / 8, jnp.ones((3, 2))
+NAN_IN_ROW_1 = {
+    "outputs": (
+        lambda p, x: jnp.sqrt(x @ p + 1.0),
+        r"apply_fn: expected finite outputs.*1 of the 4 examples in x1.*row 1",
+    ),
+    "derivatives": (
+        lambda p, x: x @ p["b"] + jnp.sqrt(jnp.maximum((x[:, :1] - 0.375) ** 2 * jnp.sum(p["a"] ** 2), 0.0)),
+        r"finite derivatives with respect to params\['a'\].*for 1 of the 4 examples in x1, the first in row 1",
+    ),
+    "products": (lambda p, x: 1e200 * (x @ p), r"products of derivatives within the range of float64; they overflow"),
+}
+
+
+@pytest.mark.parametrize("kind", NAN_IN_ROW_1)
+def test_kernels_that_are_not_finite_are_refused(kind, unchecked_shapes):
+    apply_fn, message = NAN_IN_ROW_1[kind]
+    params = {"a": W, "b": W} if kind == "derivatives" else W
+    x = X.at[1, 0].set(-9.0) if kind == "outputs" else X
+    calls = [
+        lambda: ntk_jax.empirical_ntk(apply_fn, params, x),
+        lambda: ntk_jax.empirical_ntk_by_layer(apply_fn, params, x),
+    ]
+    if kind != "products":
+        calls.append(lambda: ntk_jax.tangent_features(apply_fn, params, x, projection=4, key=jax.random.key(0)))
+    if kind == "outputs":
+        calls.append(lambda: ntk_jax.empirical_nngp(apply_fn, params, x))
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+    features = ntk_jax.tangent_features(apply_fn, params, x)
+    with pytest.raises(ValueError, match=message if kind == "products" else "finite derivatives.*features1.*row 1"):
+        ntk_jax.contract(features)
+    with pytest.raises(ValueError, match="in x2" if kind == "outputs" else "expected"):
+        ntk_jax.empirical_ntk(apply_fn, params, X[3:], x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
+def test_half_precision_networks(dtype):
+    """Parameters and examples in half precision give kernels in single, within the rounding of the network itself."""
+
+    def apply_fn(p, x):
+        return jnp.tanh(x @ p["a"] + p["b"][None]) @ p["c"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"a": (4, 5), "b": (5,), "c": (5, 2)}
+    half = jax.tree.map(
+        lambda s: jnp.asarray(rng.standard_normal(s), dtype), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+    x = jnp.asarray(rng.standard_normal((3, 4)), dtype)
+    double = jax.tree.map(lambda a: a.astype(jnp.float64), half)
+    jacobian = dense_jacobian(apply_fn, double, x.astype(jnp.float64))
+    exact, tolerance = dense_ntk(jacobian, jacobian, "mean"), 8 * float(jnp.finfo(dtype).eps)
+    features = ntk_jax.tangent_features(apply_fn, half, x)
+    projected = ntk_jax.tangent_features(apply_fn, half, x, projection=16, key=jax.random.key(0))
+    z = ntk_jax.tangent_features(apply_fn, double, x.astype(jnp.float64), projection=16, key=jax.random.key(0)).matrix()
+    for k, truth in [
+        (ntk_jax.empirical_ntk(apply_fn, half, x), exact),
+        (ntk_jax.contract(features), exact),
+        (ntk_jax.contract(features, ntk_jax.tangent_features(apply_fn, half, x[:2])), exact[:, :2]),
+        (sum(ntk_jax.empirical_ntk_by_layer(apply_fn, half, x).values()), exact),
+        (projected.matrix(), np.asarray(z)),
+    ]:
+        assert k.dtype == jnp.float32
+        close(k, truth, tolerance)

@@ -1,5 +1,6 @@
 """Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit gradients."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,7 +9,14 @@ from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import working_dtype
-from ntk_jax.finite.blocks import Block, FactoredBlock, TangentFeatures
+from ntk_jax.finite.blocks import (
+    Block,
+    FactoredBlock,
+    GradientBlock,
+    Projection,
+    TangentFeatures,
+    gradients_by_leaf,
+)
 from ntk_jax.linalg import mirror_upper as mirror_upper
 from ntk_jax.linalg import swap_sides as swap_sides
 
@@ -21,14 +29,70 @@ def contract_features(
     f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str
 ) -> Float[Array, "n1 n2 ..."]:
     """The kernel block of all pairs: the sum over the blocks of both features."""
+    dtype = working_dtype(f1.dtype, f2.dtype)
     if not f1.blocks:
-        return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
+        return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]), dtype)
     parts = [
-        part
-        for b1, b2 in zip(f1.blocks, f2.blocks, strict=True)
-        for part in _parts(b1, b2, outputs, precision, f1.dtype)
+        part for b1, b2 in zip(f1.blocks, f2.blocks, strict=True) for part in _parts(b1, b2, outputs, precision, dtype)
     ]
     return _sum(parts)
+
+
+def paired(f1: TangentFeatures, f2: TangentFeatures, precision: str) -> tuple[TangentFeatures, TangentFeatures]:
+    """Both with the same blocks in the same order: functions may read the same parameters in different ways.
+
+    Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads adds nothing.
+    """
+    if [b.kind for b in f1.blocks] == [b.kind for b in f2.blocks]:
+        return f1, f2
+    partners = {b.kind: b for b in f2.blocks}
+    shared = [b for b in f1.blocks if b.kind in partners]
+    kinds = {b.kind for b in shared}
+    alone1, alone2 = (gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2))
+    leaves = [leaf for leaf in alone1 if leaf in alone2]
+    as_block = lambda gradients: tuple(GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves)  # noqa: E731
+    return (
+        replace(f1, blocks=(*shared, *as_block(alone1))),
+        replace(f2, blocks=(*(partners[b.kind] for b in shared), *as_block(alone2))),
+    )
+
+
+def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str) -> None:
+    """Raise unless the features are of functions of the same parameters, projected alike, with outputs that can be paired."""
+    if f1.parameters != f2.parameters:
+        raise ValueError(
+            f"features2: expected features of the same network's parameters; got {_difference(f1, f2)}. "
+            "Compute both with params of the same structure; the functions of them may differ."
+        )
+    if _unlike(f1.projection, f2.projection):
+        raise ValueError(
+            f"features2: expected features of the same network projected alike, {_words(f1.projection)}; got "
+            f"{_words(f2.projection)}. Compute both with the same projection and key."
+        )
+    if f1.num_outputs != f2.num_outputs and outputs != "full":
+        raise ValueError(
+            f"features2: expected {f1.num_outputs} outputs, like features1; got {f2.num_outputs}. "
+            "outputs='full' contracts every output with every other."
+        )
+
+
+def _difference(f1: TangentFeatures, f2: TangentFeatures) -> str:
+    """Leaves that only one of the two has, or that differ in shape, in words."""
+    first, second = dict(f1.parameters), dict(f2.parameters)
+    sides = ("features1", first.keys() - second.keys()), ("features2", second.keys() - first.keys())
+    only = [f"{', '.join(map(repr, sorted(names)))} only in {side}" for side, names in sides if names]
+    shared = [name for name in first if name in second and first[name] != second[name]]
+    return "; ".join([*only, *(f"{name!r} of shape {first[name]} and {second[name]}" for name in shared)])
+
+
+def _unlike(p1: Projection | None, p2: Projection | None) -> bool:
+    if p1 is None or p2 is None:
+        return p1 is not p2
+    return p1.num_dimensions != p2.num_dimensions or ("" not in (p1.key, p2.key) and p1.key != p2.key)
+
+
+def _words(projection: Projection | None) -> str:
+    return "exact" if projection is None else f"{projection.num_dimensions} dimensions{projection.key}"
 
 
 def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
@@ -76,16 +140,16 @@ def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, sp
     ]
 
 
-def _explicit(j1: Float[Array, "n1 O p"], j2: Float[Array, "n2 O p"], outputs: str, precision: str) -> Array:
+def _explicit(j1: Float[Array, "n1 O1 p"], j2: Float[Array, "n2 O2 p"], outputs: str, precision: str) -> Array:
     """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
-    (n1, outs, _), n2 = j1.shape, j2.shape[0]
+    (n1, outs, _), (n2, outs2, _) = j1.shape, j2.shape
     if outputs == "mean":
         return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / outs
     if outputs == "diagonal":
         per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)  # noqa: E731
         return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
-    full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs, -1).T, precision=precision)
-    return full.reshape(n1, outs, n2, outs).transpose(0, 2, 1, 3)
+    full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs2, -1).T, precision=precision)
+    return full.reshape(n1, outs, n2, outs2).transpose(0, 2, 1, 3)
 
 
 def _gram(u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str) -> Float[Array, "B r s"]:
@@ -132,9 +196,9 @@ def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[
 
 def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
     """Outputs folded into the rows and columns."""
-    (n1, outs, B, T1, D), (n2, _, _, T2, _) = d1.shape, d2.shape
+    (n1, outs, B, T1, D), (n2, outs2, _, T2, _) = d1.shape, d2.shape
     rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)  # noqa: E731
-    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, outs, T1, n2, outs, T2)
+    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, outs, T1, n2, outs2, T2)
     kernels = []
     for a_gram in grams:
         product = a_gram.reshape(B, n1, 1, T1, n2, 1, T2) * d_gram

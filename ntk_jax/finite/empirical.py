@@ -9,15 +9,23 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.callables import check_apply_fn, check_outputs, forward_mode
+from ntk_jax.callables import check_apply_fn, forward_mode
 from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.blocks import TangentFeatures
-from ntk_jax.finite.contraction import OUTPUTS, PRECISIONS, contract_by_leaf, mirror_upper, nngp_block
+from ntk_jax.finite.contraction import (
+    OUTPUTS,
+    PRECISIONS,
+    check_same_parameters,
+    contract_by_leaf,
+    mirror_upper,
+    nngp_block,
+)
 from ntk_jax.finite.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
 from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
-from ntk_jax.finite.projection import project
+from ntk_jax.finite.finite_values import check_kernel, check_products
+from ntk_jax.finite.projection import projected_features
 from ntk_jax.per_example import check_per_example
 from ntk_jax.types import ApplyFn, Params
 
@@ -56,8 +64,8 @@ def empirical_ntk(
 
     Raises:
         ValueError: mismatched, empty or non-finite examples; parameters that are not floating-point; unknown options;
-            a network that does not return one row per example, or whose rows depend on each other; a result that
-            does not fit in the free memory.
+            a network that does not return one row per example, or whose rows depend on each other; outputs, derivatives
+            or products of them that are NaN or infinite; a result that does not fit in the free memory.
 
     Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
     """
@@ -66,8 +74,8 @@ def empirical_ntk(
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
     with forward_mode("method"):
         strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
-        k = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
-    return check_outputs(k, "derivatives")
+        kernel = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
+    return check_kernel(kernel, apply_fn, params, a1, a2)
 
 
 def empirical_nngp(
@@ -99,7 +107,7 @@ def empirical_nngp(
     """
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs)
-    return check_outputs(_nngp(apply_fn, params, a1, a2, outputs=outputs))
+    return check_kernel(_nngp(apply_fn, params, a1, a2, outputs=outputs), apply_fn, params, a1, a2)
 
 
 def empirical_ntk_by_layer(
@@ -133,9 +141,7 @@ def empirical_ntk_by_layer(
     plan = plan_features(apply_fn, params, a1)
     f1 = features_jit(apply_fn, params, a1, precision=precision)
     f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
-    kernels = _by_leaf(f1, f2, outputs, precision)
-    for k in kernels.values():
-        check_outputs(k, "derivatives")
+    kernels = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
     missing = [name for name in plan.names if name not in kernels]
     if missing:  # never read by the network
         n2 = a1.shape[0] if a2 is None else a2.shape[0]
@@ -153,6 +159,7 @@ def tangent_features(
     projection: int | None = None,
     key: Array | None = None,
     precision: str = "highest",
+    memory_limit: int | None = None,
 ) -> TangentFeatures:
     """One half of `empirical_ntk`: what each parameter contributes to each output, per example.
 
@@ -162,27 +169,32 @@ def tangent_features(
     Args:
         apply_fn: see `empirical_ntk`.
         params: parameters.
-        x: examples in rows; all at once.
+        x: examples in rows; without a projection all at once.
         projection: number of dimensions of a random projection of the gradients; None keeps them exact. Products of
-            projected features estimate the kernel without bias, with an error that falls as 1/sqrt(projection).
+            projected features estimate the kernel without bias, with an error of at most sqrt(2/projection) of the
+            gradients' norms. Every parameter has random signs of its own, whatever the function and its other arguments.
         key: random key of the projection; features to be contracted with each other need the same one.
         precision: "highest", "high" or "default".
+        memory_limit: bytes for everything but the projected features; None is a quarter of the free memory.
 
     Returns:
-        A pytree of arrays with n in front; pass it to `contract`.
+        A pytree of arrays with n in front; pass it to `contract`, or use `features.matrix()`, (n O, projection).
 
     Raises:
         ValueError: as `empirical_ntk`; a projection without a key.
+
+    Reference: Achlioptas 2003, theorem 1.1; for attribution: Park et al. 2023, section 3.
     """
     apply_fn = read(apply_fn)
-    a, _ = check_inputs(apply_fn, params, x, None, "mean", precision)
-    features = features_jit(apply_fn, params, a, precision=precision)
+    a, _ = check_inputs(apply_fn, params, x, None, "mean", precision, memory_limit)
     if projection is None:
-        return features
+        return features_jit(apply_fn, params, a, precision=precision)
     check_integer("projection", projection, minimum=1)
     if key is None:
         raise ValueError("key: expected a random key for the projection; got None. Pass key=jax.random.key(0).")
-    return project(features, projection, key, precision)
+    features = projected_features(apply_fn, params, a, projection, key, precision, memory_limit)
+    check_kernel(features.matrix(), apply_fn, params, a, None)
+    return features
 
 
 def contract(
@@ -196,24 +208,23 @@ def contract(
 
     Args:
         features1: from `tangent_features`.
-        features2: of the same network and parameters; None means `features1` again.
-        outputs: "mean", "diagonal" or "full".
+        features2: of the same function or another one of the same parameters, such as a hidden layer; None means
+            `features1` again.
+        outputs: "mean", "diagonal" or "full"; functions with different numbers of outputs need "full".
         precision: "highest", "high" or "default".
 
     Returns:
-        (n1, n2), (n1, n2, O) or (n1, n2, O, O).
+        (n1, n2), (n1, n2, O) or (n1, n2, O1, O2).
 
     Raises:
-        ValueError: unknown options, or features of different networks.
+        ValueError: unknown options; features of different parameters, or projected differently, or not finite.
     """
     check_option("outputs", outputs, OUTPUTS)
     check_option("precision", precision, PRECISIONS)
-    if features2 is not None and _leaves(features1) != _leaves(features2):
-        raise ValueError(
-            f"features2: expected features of the same network, leaves {_leaves(features1)}; got {_leaves(features2)}. "
-            "Compute both with the same apply_fn, params and projection."
-        )
-    return contract_batches(features1, features2, outputs=outputs, precision=precision)
+    if features2 is not None:
+        check_same_parameters(features1, features2, outputs)
+    kernel = contract_batches(features1, features2, outputs=outputs, precision=precision)
+    return check_products(kernel, features1, features2)
 
 
 def check_inputs(
@@ -236,10 +247,6 @@ def check_inputs(
     count_outputs(apply_fn, params, a1)
     check_per_example(apply_fn, params, a1)
     return a1, a2
-
-
-def _leaves(features: TangentFeatures) -> tuple[Any, ...]:
-    return tuple(name for block in features.blocks for name in block.leaves)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

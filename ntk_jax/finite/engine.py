@@ -1,6 +1,7 @@
 """The strategy for one kernel (method, form of every layer, tiles) and its execution."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ntk_jax.closures.programs import compiled, remembered
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite import cost
 from ntk_jax.finite.blocks import Block, TangentFeatures, join_rows
-from ntk_jax.finite.contraction import contract_features, contract_upper, mirror_upper, output_axes
+from ntk_jax.finite.contraction import contract_features, contract_upper, mirror_upper, output_axes, paired
 from ntk_jax.finite.features import factored_features, jacobian_features, kernel_dtype, plan_features, shapes_of
 from ntk_jax.finite.plan import Plan
 from ntk_jax.finite.tiles import (
@@ -108,7 +109,7 @@ def _decide(
     row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
     plan = plan_features(apply_fn, params, row)
     for_mean = problem.outputs == "mean"
-    factored, explicit = (_blocks(apply_fn, params, row, m, precision, for_mean) for m in ("layerwise", "jacobian"))
+    factored, explicit = (row_blocks(apply_fn, params, row, m, precision, for_mean) for m in ("layerwise", "jacobian"))
     forms, gradients = cost.choose_forms(factored, problem), ("gradients",) * len(explicit)
     operations = _operations(plan, params, factored, forms, explicit, problem)
     if method == "auto":
@@ -126,7 +127,7 @@ def _decide(
     return Strategy(method, forms, factored, plan, problem, operations, footprint, tiling, few, precision, shape, dtype)
 
 
-def _blocks(
+def row_blocks(
     apply_fn: ApplyFn, params: Params, row: Any, method: str, precision: str, for_mean: bool
 ) -> tuple[Block, ...]:
     """The blocks of one row, as shapes."""
@@ -205,12 +206,16 @@ def _join(parts: tuple[TangentFeatures, ...], num_rows: int) -> TangentFeatures:
 
 def contract_batches(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
     """The kernel of two batches of features; per block, factors become gradients where that is cheaper."""
+    # A random key is no part of a program.
+    f1, f2 = replace(f1, projection=None), None if f2 is None else replace(f2, projection=None)
     k = _contract_in_best_forms(f1, f2, outputs=outputs, precision=precision)
     return _mirror(k) if f2 is None else k
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
 def _contract_in_best_forms(f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str) -> Array:
+    if f2 is not None:
+        f1, f2 = paired(f1, f2, precision)
     num_columns = f1.num_rows if f2 is None else f2.num_rows
     problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, default_memory_limit())
     forms = cost.choose_forms(f1.blocks, problem)
@@ -223,7 +228,7 @@ def _in_forms(features: TangentFeatures, forms: tuple[str, ...], precision: str)
         block.gradients(precision) if form == "gradients" else block
         for block, form in zip(features.blocks, forms, strict=True)
     )
-    return TangentFeatures(blocks, features.num_rows, features.num_outputs, features.dtype)
+    return replace(features, blocks=blocks)
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))

@@ -13,6 +13,7 @@ from jaxtyping import Num
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import remembered
 from ntk_jax.finite.blocks import Block, FactoredBlock, GradientBlock, TangentFeatures
+from ntk_jax.finite.entries import order_of
 from ntk_jax.finite.plan import BlockPlan, Plan, make_plan, outputs_of_one, trace_one, walk_one
 from ntk_jax.finite.separable import separate
 from ntk_jax.finite.sites import canonical
@@ -81,7 +82,8 @@ def factored_features(
     blocks = jax.vmap(lambda x_one: _features_of_one(closed, leaves, plan, x_one))(x)
     for i, (masks, scales) in shared.items():
         blocks[i] = replace(blocks[i], cotangents=jax.vmap(masks)(x), scales=scales)
-    return TangentFeatures(tuple(blocks), x.shape[0], plan.num_outputs, kernel_dtype(params, plan.out_dtype))
+    dtype, parameters = kernel_dtype(params, plan.out_dtype), tuple(zip(plan.names, plan.shapes, strict=True))
+    return TangentFeatures(tuple(blocks), x.shape[0], plan.num_outputs, dtype, parameters)
 
 
 def kernel_dtype(params: Params, out_dtype: Any) -> Any:
@@ -149,7 +151,11 @@ def _factored(plan: Plan, block: BlockPlan, inputs: Any, cotangents: Any) -> Blo
 
     d = [arrange_cotangents(use, cotangents[use.tap]) for use in block.uses[0]]
     names = tuple(plan.names[i] for i in block.leaves)
-    return FactoredBlock(tuple(joined_inputs(uses) for uses in block.uses), jnp.concatenate(d, axis=2), names)
+    orders = tuple(
+        order_of(plan.record(uses[0]), plan.shapes[i]) for i, uses in zip(block.leaves, block.uses, strict=True)
+    )
+    inputs = tuple(joined_inputs(uses) for uses in block.uses)
+    return FactoredBlock(inputs, jnp.concatenate(d, axis=2), names, orders)
 
 
 def jacobian_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."]) -> TangentFeatures:
@@ -163,4 +169,7 @@ def jacobian_features(apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."])
         GradientBlock((leaf.reshape(*leaf.shape[:2], -1),), (jax.tree_util.keystr(path),)) for path, leaf in found
     )
     num_outputs, out_dtype = blocks[0].num_outputs, blocks[0].jacobians[0].dtype
-    return TangentFeatures(blocks, x.shape[0], num_outputs, kernel_dtype(params, out_dtype))
+    parameters = tuple(
+        (jax.tree_util.keystr(p), jnp.shape(leaf)) for p, leaf in jax.tree_util.tree_leaves_with_path(params)
+    )
+    return TangentFeatures(blocks, x.shape[0], num_outputs, kernel_dtype(params, out_dtype), parameters)

@@ -40,6 +40,7 @@ class Plan:
         explicit: leaves that get their own Jacobian block.
         unused: leaves that the network does not read.
         names: the path of every leaf.
+        shapes: of every leaf.
         num_outputs: O.
         out_dtype: of the network's outputs.
     """
@@ -49,6 +50,7 @@ class Plan:
     explicit: tuple[int, ...]
     unused: tuple[int, ...]
     names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
     num_outputs: int
     out_dtype: Any
 
@@ -96,7 +98,8 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
     blocks = _group(walk.taps, uses)
     unused = tuple(sorted(tracked - set(uses)))
     explicit = tuple(i for i in range(len(leaves)) if i not in tracked)
-    return Plan(tuple(walk.taps), blocks, explicit, unused, names, out.shape[0], out.dtype)
+    shapes = tuple(leaf.shape for leaf in leaves)
+    return Plan(tuple(walk.taps), blocks, explicit, unused, names, shapes, out.shape[0], out.dtype)
 
 
 def _abstract_walk(walk: Walk, closed: Any, tracked: set[int], leaves: list[Array], x: Array) -> Array:

@@ -1,48 +1,147 @@
-"""Random projections of tangent features: the factors are projected, never the gradients they stand for."""
+"""Random projections of tangent features by signs that belong to the parameters: z = J S / sqrt(dimensions).
 
+Entry p of a leaf has the same signs whichever function reads the leaf, in whatever way, and however the work is divided:
+they are drawn from the user's key, the path and the shape of the leaf, and p.
+"""
+
+import hashlib
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Float
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.blocks import FactoredBlock, GradientBlock, TangentFeatures
+from ntk_jax.finite import cost
+from ntk_jax.finite.blocks import FactoredBlock, GradientBlock, Projection, TangentFeatures
+from ntk_jax.finite.engine import features_jit, row_blocks
+from ntk_jax.finite.entries import Order, entries
+from ntk_jax.finite.features import kernel_dtype, plan_features
+from ntk_jax.finite.tiles import MAX_BLOCK, check_result_fits, default_memory_limit, even, take_rows, write_tile
+from ntk_jax.types import ApplyFn, Params
+
+CHUNK = 2048
+"""Entries of a gradient that are formed, and whose signs are drawn, at a time."""
+
+WORD = 32
+"""Signs that one random word holds."""
 
 
-def project(features: TangentFeatures, num_dimensions: int, key: Array, precision: str) -> TangentFeatures:
-    """Features of `num_dimensions` numbers per example and output whose products estimate the kernel without bias.
+def projected_features(
+    apply_fn: ApplyFn, params: Params, x: Array, k: int, key: Array, precision: str, memory_limit: int | None
+) -> TangentFeatures:
+    """Features of `k` numbers per example and output whose products estimate the kernel without bias.
 
-    Dimension j of a factored block is sum_t (r_j · a_t)(s_j · delta_t) / sqrt(num_dimensions) with independent random
-    signs r_j, s_j: E[z · z'] = sum (a · a')(delta · delta'). Blocks have independent signs: their sum is unbiased.
+    Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s: E[z · z'] = df/dtheta · df'/dtheta.
     """
-    total: Any = jnp.zeros((), features.dtype)
-    for i, block in enumerate(features.blocks):
-        for j in range(len(block.leaves)):
-            leaf_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
-            total = total + _projected(block, j, num_dimensions, leaf_key, features.dtype, precision)
-    total = jnp.broadcast_to(total, (features.num_rows, features.num_outputs, num_dimensions))
-    block = GradientBlock((total / num_dimensions**0.5,), (f"{num_dimensions} dimensions{_identity(key)}",))
-    return TangentFeatures((block,), features.num_rows, features.num_outputs, features.dtype)
+    plan, n = plan_features(apply_fn, params, x), x.shape[0]
+    shape, dtype = (n, plan.num_outputs, k), kernel_dtype(params, plan.out_dtype)
+    check_result_fits(shape, dtype, "projected features", "Use fewer dimensions, or rows of x at a time.")
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    rows = even(n, _rows_at_once(apply_fn, params, x, plan, k, jnp.dtype(dtype).itemsize, limit))
+    root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(shape, dtype)
+    for start in range(0, n, rows):
+        stop = min(start + rows, n)
+        tile = take_rows(x, slice(start, stop), rows)
+        part = _project(features_jit(apply_fn, params, tile, precision=precision), k, root, precision)
+        out = part if rows == n else write_tile(out, part[: stop - start], start, 0)
+        if is_concrete(out):
+            out.block_until_ready()  # work that is only queued would hold more features than the budget allows
+    parameters = tuple(zip(plan.names, plan.shapes, strict=True))
+    block = GradientBlock((out,), ("projection",))
+    return TangentFeatures((block,), n, plan.num_outputs, dtype, parameters, Projection(k, _in_words(key)))
 
 
-def _projected(block: Any, leaf: int, k: int, key: Array, dtype: Any, precision: str) -> Float[Array, "n O k"]:
-    if isinstance(block, GradientBlock):
-        gradients = block.jacobians[leaf].astype(dtype)
-        signs = jax.random.rademacher(key, (gradients.shape[2], k), dtype)
-        return jnp.einsum("nop,pk->nok", gradients, signs, precision=precision)
-    assert isinstance(block, FactoredBlock)
-    a, d = block.inputs[leaf].astype(dtype), block.cotangents.astype(dtype)
-    key_r, key_s = jax.random.split(key)
-    r = jax.random.rademacher(key_r, (a.shape[1], a.shape[3], k), dtype)
-    s = jax.random.rademacher(key_s, (d.shape[2], d.shape[4], k), dtype)
-    inputs = jnp.einsum("nbti,bik->nbtk", a, r, precision=precision)
-    cotangents = jnp.einsum("nobtd,bdk->nobtk", d, s, precision=precision)
-    return jnp.einsum("nbtk,nobtk->nok", inputs, cotangents, precision=precision)
+def _rows_at_once(apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int, size: int, limit: int) -> int:
+    """Rows of a tile: what the features, a chunk of gradients and the projections of a row take must fit with the signs."""
+    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    blocks = row_blocks(apply_fn, params, row, "layerwise", "highest", False)
+    features = cost.footprint(blocks, ("factors",) * len(blocks), plan, "full").work
+    per_row = features + plan.num_outputs * (2 * CHUNK + 2 * k) * size
+    signs = CHUNK * k * (size + 4)
+    return min(MAX_BLOCK, max(1, (limit - signs) // per_row))
 
 
-def _identity(key: Array) -> str:
+def _project(features: TangentFeatures, k: int, root: Array, precision: str) -> Float[Array, "n O k"]:
+    """One leaf after the other: leaves of the same shape share a program."""
+    total = jnp.zeros((features.num_rows, features.num_outputs, k), features.dtype)
+    shapes = dict(features.parameters)
+    for block in features.blocks:
+        for j, leaf in enumerate(block.leaves):
+            a, d, order = _as_factors(block, j)
+            total = _add_leaf(total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision)
+    return total / k**0.5
+
+
+def _as_factors(block: Any, j: int) -> tuple[Array, Array, Order | None]:
+    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; an explicit gradient is its own cotangents."""
+    if isinstance(block, FactoredBlock):
+        return block.inputs[j], block.cotangents, block.orders[j]
+    gradients = block.jacobians[j]
+    return jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype), gradients[:, :, None, None], None
+
+
+@partial(jax.jit, static_argnames=("order", "precision"), donate_argnums=0)
+def _add_leaf(
+    total: Float[Array, "n O k"],
+    a: Float[Array, "n B T I"],
+    d: Float[Array, "n O B T D"],
+    root: Array,
+    words: Any,
+    order: Order | None,
+    precision: str,
+) -> Float[Array, "n O k"]:
+    """`total` + G S, with a chunk of the gradients G and of the signs S at a time."""
+    (n, B, T, I), (_, O, _, _, D), k = a.shape, d.shape, total.shape[2]
+    index = jnp.arange(B * I * D) if order is None else entries(order)
+    columns = even(D, CHUNK)
+    rows = even(I, max(1, CHUNK // columns))
+    fill_rows, fill_columns = -I % rows, -D % columns
+    # A gradient of 0 at the entries that fill up the last chunk.
+    a = jnp.pad(a.astype(total.dtype), ((0, 0), (0, 0), (0, 0), (0, fill_rows)))
+    d = jnp.pad(d.astype(total.dtype), ((0, 0), (0, 0), (0, 0), (0, 0), (0, fill_columns)))
+    index = jnp.pad(index.reshape(B, I, D), ((0, 0), (0, fill_rows), (0, fill_columns)))
+
+    def add(total: Array, at: Array) -> tuple[Array, None]:
+        b, i, c = at
+        inputs = lax.dynamic_slice(a, (0, b, 0, i), (n, 1, T, rows))[:, 0]
+        cotangents = lax.dynamic_slice(d, (0, 0, b, 0, c), (n, O, 1, T, columns))[:, :, 0]
+        gradients = jnp.einsum("nti,notd->noid", inputs, cotangents, precision=precision)
+        here = lax.dynamic_slice(index, (b, i, c), (1, rows, columns)).reshape(-1)
+        signs = _signs(_mixed(root ^ words), here, k, total.dtype)
+        return total + jnp.matmul(gradients.reshape(n, O, -1), signs, precision=precision), None
+
+    corners = np.stack(
+        np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"), axis=-1
+    )
+    return lax.scan(add, total, jnp.asarray(corners.reshape(-1, 3)))[0]
+
+
+def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
+    """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds to compile, leaf by leaf)."""
+    rows = _mixed(index.astype(jnp.uint32) ^ seed[0])
+    places = _mixed(jnp.arange(-(-k // WORD), dtype=jnp.uint32) ^ seed[1])
+    words = _mixed(_mixed(rows[:, None] ^ places[None]) + seed[0])
+    bits = (words[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)[None, None]) & 1
+    return (1 - 2 * bits.astype(dtype)).reshape(index.size, -1)[:, :k]
+
+
+def _mixed(h: Array) -> Array:
+    """MurmurHash3's last step: a permutation of the 32-bit numbers in which any bit flips every other with probability 1/2."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ (h >> shift)) * np.uint32(factor)
+    return h ^ (h >> 16)
+
+
+def _name_in_words(leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Two numbers that no other path and shape has, the same in every process."""
+    return np.frombuffer(hashlib.sha256(f"{leaf} {shape}".encode()).digest(), "<u4")[:2].astype(np.uint32)
+
+
+def _in_words(key: Array) -> str:
     """The key in words: features projected with different keys must not be contracted with each other."""
     if not is_concrete(key):
         return ""

@@ -46,7 +46,7 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
     quarter = memory_limit // 4
     rows = MAX_BLOCK if MAX_BLOCK * footprint.row <= LARGE_FEATURES else MAX_BLOCK // 2
     cap = min(rows, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1)))
-    rows1, rows2 = (_even(n, max(cap, 1)) for n in (n1, n2))
+    rows1, rows2 = (even(n, max(cap, 1)) for n in (n1, n2))
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))
 
@@ -57,7 +57,7 @@ def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
     return held + max(tiling.rows1, tiling.rows2) * footprint.work + tiling.rows1 * tiling.rows2 * footprint.pair
 
 
-def _even(n: int, cap: int) -> int:
+def even(n: int, cap: int) -> int:
     """The block size of the fewest, nearly equal blocks of at most `cap` rows."""
     return -(-n // -(-n // cap))
 
@@ -72,14 +72,21 @@ def default_memory_limit() -> int:
     return 1 << (share.bit_length() - 1)  # a power of 2: small changes of free memory must not change the plan
 
 
-def check_result_fits(shape: tuple[int, ...], dtype: Any) -> None:
+KERNEL_WAY_OUT = (
+    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows of x1 at a time with "
+    "results kept on disk."
+)
+
+
+def check_result_fits(
+    shape: tuple[int, ...], dtype: Any, what: str = "a kernel", way_out: str = KERNEL_WAY_OUT
+) -> None:
     """Raise before anything is computed if the result alone exceeds the free memory."""
     size, free = math.prod(shape) * jnp.dtype(dtype).itemsize, free_bytes()
     if free is not None and size > free:
         raise ValueError(
-            f"result: expected a kernel that fits in the {readable_size(free)} of free memory; shape {shape} in "
-            f"{jnp.dtype(dtype).name} takes {readable_size(size)}. Use outputs='mean' (one number per pair), "
-            "ntk_operator, which never forms the kernel, or rows of x1 at a time with results kept on disk."
+            f"result: expected {what} within the {readable_size(free)} of free memory; "
+            f"shape {shape} in {jnp.dtype(dtype).name} takes {readable_size(size)}. {way_out}"
         )
 
 
@@ -154,16 +161,16 @@ class Assembly:
         own = mirror and rows == columns
         tile = self.own(f1) if own else self.combine(f1, f2)
         tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
-        self.out = _write(self.out, tile, rows.start, columns.start)
+        self.out = write_tile(self.out, tile, rows.start, columns.start)
         if mirror and not own:
-            self.out = _write(self.out, swap_sides(tile), columns.start, rows.start)
+            self.out = write_tile(self.out, swap_sides(tile), columns.start, rows.start)
         if is_concrete(self.out):
             self.out.block_until_ready()  # work that is only queued would hold more features than the budget allows
         self.advance()
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write(out: Array, tile: Array, row: Any, column: Any) -> Array:
+def write_tile(out: Array, tile: Array, row: Any, column: Any) -> Array:
     """The result with one tile filled in, in place."""
     return jax.lax.dynamic_update_slice(
         out, tile, (row, column, *(jnp.zeros((), jnp.result_type(row)),) * (out.ndim - 2))
