@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 import jax
@@ -22,6 +22,18 @@ CUSTOM_CALLS = {
 }
 
 REMATS = ("checkpoint", "remat", "remat2")
+
+# Settings that a `with` block changes for its thread alone, which change results or where and how they are computed.
+CONTEXTS = (
+    "check_tracer_leaks",
+    "default_device",
+    "default_matmul_precision",
+    "default_prng_impl",
+    "disable_jit",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "threefry_partitionable",
+)
 
 
 def is_concrete(x: Any) -> bool:
@@ -54,12 +66,25 @@ def source_line(eqn: Any) -> str | None:
 
 
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
-    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads.
+    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and so do JAX's contexts.
 
-    (`jax.ensure_compile_time_eval` lets functions with custom derivatives escape into a surrounding `vmap`.)
+    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom derivatives before JAX 0.7.)
     """
+    contexts = [
+        _x64(jax.config.jax_enable_x64),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ]  # what f tries may overflow
+    contexts += [getattr(jax, name)(getattr(jax.config, f"jax_{name}")) for name in CONTEXTS]
+
+    def run() -> Any:
+        with ExitStack() as entered:
+            for context in contexts:
+                entered.enter_context(context)
+            return f(*args)
+
     with ThreadPoolExecutor(1) as other:
-        return other.submit(f, *args).result()
+        return other.submit(run).result()
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
@@ -84,5 +109,9 @@ def free_bytes() -> int | None:
 
 def double_precision() -> AbstractContextManager[Any]:
     """A context in which float64 is available, whatever JAX's global setting."""
+    return _x64(True)
+
+
+def _x64(enabled: bool) -> AbstractContextManager[Any]:
     switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
-    return cast(AbstractContextManager[Any], switch(True))
+    return cast(AbstractContextManager[Any], switch(enabled))

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import as_examples, check_integer, check_number
-from ntk_jax.finite.tiles import default_memory_limit
 from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
 from ntk_jax.training.single import check_pair, divergence_bound, divergence_message
