@@ -59,7 +59,7 @@ def check_finite(name: str, x: Array) -> None:
     """Raise if `x` holds NaN or infinity."""
     if not is_concrete(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    if all_finite([x]):
+    if _all_finite([x]):
         return
     with jax.ensure_compile_time_eval():
         bad = int(jnp.sum(~jnp.isfinite(x)))
@@ -68,8 +68,7 @@ def check_finite(name: str, x: Array) -> None:
     )
 
 
-def all_finite(arrays: list[Array]) -> bool:
-    """Whether concrete arrays hold neither NaN nor infinity."""
+def _all_finite(arrays: list[Array]) -> bool:
     if sum(x.size for x in arrays) <= 2**18:  # launching a program would take longer than reading them
         return all(np.isfinite(np.asarray(x)).all() for x in arrays)
     with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
@@ -191,6 +190,6 @@ def check_params(params: Any) -> None:
     # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
     arrays = ((path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves)
     known = [(path, leaf) for path, leaf in arrays if is_concrete(leaf)]
-    if known and not all_finite([leaf for _, leaf in known]):
+    if known and not _all_finite([leaf for _, leaf in known]):
         for path, leaf in known:
             check_finite(f"params{jax.tree_util.keystr(path)}", leaf)

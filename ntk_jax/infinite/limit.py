@@ -10,7 +10,7 @@ import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
-from ntk_jax.checks import all_finite, as_example_pair, check_integer, check_number, check_option, working_dtype
+from ntk_jax.checks import as_example_pair, check_finite, check_integer, check_number, check_option, working_dtype
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
 from ntk_jax.infinite.init_stats import InitStats, as_given, given_stats, leaf_path
@@ -247,8 +247,11 @@ def _example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
 
 
 def _within_range(kernels: Kernels) -> Kernels:
-    if all(map(is_concrete, kernels)) and not all_finite(list(kernels)):
-        raise _out_of_range(kernels.ntk.dtype)
+    try:
+        for k in kernels:
+            check_finite("kernel", k)
+    except ValueError:
+        raise _out_of_range(kernels.ntk.dtype) from None
     return kernels
 
 
