@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any, cast
 
+import flax
 import jax
 import jax.experimental
+import numpy as np
 from jax.extend import core as jex_core
 
 Literal = jex_core.Literal
@@ -51,16 +54,15 @@ def closed_jaxpr(jaxpr: Any) -> Any:
     return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
 
 
+# Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
+_NOT_THE_MODEL = (Path(__file__).parent / "infinite", *(Path(package.__file__).parent for package in (jax, flax, np)))
+
+
 def source_line(eqn: Any) -> str | None:
     """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's, ours."""
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
-        parts = frame.file_name.replace("\\", "/").split("/")
-        if (
-            not {"jax", "flax", "numpy"} & set(parts[:-1])
-            and parts[-3:-1] != ["ntk_jax", "infinite"]
-            and "program" not in parts
-        ):
+        if not any(Path(frame.file_name).is_relative_to(root) for root in _NOT_THE_MODEL):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return None
 

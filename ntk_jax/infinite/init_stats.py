@@ -113,11 +113,16 @@ def leaf_path(path: tuple[Any, ...]) -> str:
 
 
 def _stats(path: str, shape: tuple[int, ...], value: Value) -> InitStats:
+    found = None
     if isinstance(value, Constant):
-        return InitStats(_entry(value.value, shape), 0.0, "constant")
+        found = InitStats(_entry(value.value, shape), 0.0, "constant")
     if isinstance(value, Random):
-        return InitStats(_entry(value.mean, shape), _entry(value.variance, shape), value.law.name)
+        found = InitStats(_entry(value.mean, shape), _entry(value.variance, shape), value.law.name)
+    if found is not None and np.isfinite(found.mean).all() and np.isfinite(found.variance).all():
+        return found
     reason = value.reason if isinstance(value, Unknown) else "it holds raw random bits"
+    if found is not None:
+        reason = f"its entries are {found.distribution}, without a finite mean and variance"
     raise ValueError(
         f"init_stats: expected an initializer of known distribution for {path}; its trace does not tell: {reason}. "
         f'Pass init_stats={{"{path}": (mean, variance)}} with the mean and variance of one entry.'
