@@ -26,6 +26,10 @@ CUSTOM_CALLS = {
 
 REMATS = ("checkpoint", "remat", "remat2")
 
+# Compiler options for a program that runs once. XLA would compute what does not depend on its arguments, such as the counts
+# that average pooling divides by, while it compiles: slower than the program by orders, and with a warning in the terminal.
+UNFOLDED: Any = {"xla_disable_hlo_passes": "constant_folding"}
+
 # Settings that a `with` block changes for its thread alone, which change results or where and how they are computed.
 CONTEXTS = (
     "check_tracer_leaks",

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.checks import working_dtype
-from ntk_jax.compat import is_concrete, open_jaxpr
+from ntk_jax.compat import UNFOLDED, is_concrete, open_jaxpr
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -66,7 +66,7 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool | None:
     return bool(close(first) and close(second))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNFOLDED)
 def _first_row(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     """Row 0 at scaled parameters, because a network minus itself at initialization is pure rounding where it starts."""
     params = jax.tree.map(lambda p: (1.1 * p).astype(p.dtype), params)
