@@ -59,7 +59,10 @@ def closed_jaxpr(jaxpr: Any) -> Any:
 
 
 # Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
-_NOT_THE_MODEL = (Path(__file__).parent / "infinite", *(Path(package.__file__).parent for package in (jax, flax, np)))
+_NOT_THE_MODEL = (
+    Path(__file__).parent / "infinite",
+    *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
+)
 
 
 def source_line(eqn: Any) -> str | None:

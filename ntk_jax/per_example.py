@@ -1,12 +1,14 @@
 """Rows must not depend on each other: a kernel between examples has no meaning where they do."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxpr_as_fun
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.compat import UNFOLDED, is_concrete, open_jaxpr
@@ -54,11 +56,11 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool | None:
     row, other = map(np.asarray, ends)
     # Shifted entries of the row itself are valid inputs whatever x holds.
     shifted = np.roll(row.reshape(1, -1), 1, axis=1).reshape(row.shape)
-    batches = (row, np.concatenate([row, shifted, other]), np.concatenate([row, row[..., ::-1], shifted]))
-    outs = [_first_row(apply_fn, params, jnp.asarray(batch)) for batch in batches]
-    if not all(is_concrete(out) for out in outs):
+    batches = np.concatenate([row, shifted, other]), np.concatenate([row, row[..., ::-1], shifted])
+    outs = [*_first_rows(apply_fn, params, [row]), *_first_rows(apply_fn, params, batches)]
+    if not outs:
         return None
-    alone, first, second = map(np.asarray, outs)
+    alone, first, second = outs
     # Rounding depends on the batch size; real dependence changes outputs by a good part of their size.
     eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, x[:1]))
     tolerance = 10 * eps**0.5 * max(np.max(np.abs(alone)), np.max(np.abs(first)))
@@ -66,7 +68,15 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool | None:
     return bool(close(first) and close(second))
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=UNFOLDED)
+def _first_rows(apply_fn: ApplyFn, params: Params, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Row 0 of the outputs of each batch; nothing if `apply_fn` closes over what someone traces."""
+    closed = jax.make_jaxpr(functools.partial(_first_row, apply_fn))(params, batches[0])
+    if not all(map(is_concrete, closed.consts)):
+        return []
+    run = jax.jit(jaxpr_as_fun(closed), compiler_options=UNFOLDED)
+    return [np.asarray(run(*jax.tree.leaves(params), batch)[0]) for batch in batches]
+
+
 def _first_row(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     """Row 0 at scaled parameters, because a network minus itself at initialization is pure rounding where it starts."""
     params = jax.tree.map(lambda p: (1.1 * p).astype(p.dtype), params)
