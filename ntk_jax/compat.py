@@ -37,6 +37,7 @@ CONTEXTS = (
     "default_matmul_precision",
     "default_prng_impl",
     "disable_jit",
+    "enable_x64",
     "numpy_dtype_promotion",
     "numpy_rank_promotion",
     "threefry_partitionable",
@@ -77,14 +78,11 @@ def source_line(eqn: Any) -> str | None:
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
     """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and so do JAX's contexts.
 
-    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom derivatives before JAX 0.7.)
+    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom derivatives in JAX 0.6.)
     """
-    contexts = [
-        _x64(jax.config.jax_enable_x64),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-    ]  # what f tries may overflow
-    contexts += [getattr(jax, name)(getattr(jax.config, f"jax_{name}")) for name in CONTEXTS]
+    own = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXTS}
+    contexts = [_x64(value) if name == "enable_x64" else getattr(jax, name)(value) for name, value in own.items()]
+    contexts += [jax.debug_nans(False), jax.debug_infs(False)]  # what f tries may overflow
 
     def run() -> Any:
         with ExitStack() as entered:
