@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any, cast
 
+import flax
 import jax
 import jax.experimental
+import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
 
@@ -23,6 +26,23 @@ CUSTOM_CALLS = {
 }
 
 REMATS = ("checkpoint", "remat", "remat2")
+
+# Compiler options for a program that runs once. XLA would compute what does not depend on its arguments, such as the counts
+# that average pooling divides by, while it compiles: slower than the program by orders, and with a warning in the terminal.
+UNFOLDED: Any = {"xla_disable_hlo_passes": "constant_folding"}
+
+# Settings that a `with` block changes for its thread alone, which change results or where and how they are computed.
+CONTEXTS = (
+    "check_tracer_leaks",
+    "default_device",
+    "default_matmul_precision",
+    "default_prng_impl",
+    "disable_jit",
+    "enable_x64",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "threefry_partitionable",
+)
 
 
 def is_concrete(x: Any) -> bool:
@@ -46,27 +66,39 @@ def closed_jaxpr(jaxpr: Any) -> Any:
     return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
 
 
+# Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
+_NOT_THE_MODEL = (
+    Path(__file__).parent / "infinite",
+    *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
+)
+
+
 def source_line(eqn: Any) -> str | None:
     """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's, ours."""
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
-        parts = frame.file_name.replace("\\", "/").split("/")
-        if (
-            not {"jax", "flax", "numpy"} & set(parts[:-1])
-            and parts[-3:-1] != ["ntk_jax", "infinite"]
-            and "program" not in parts
-        ):
+        if not any(Path(frame.file_name).is_relative_to(root) for root in _NOT_THE_MODEL):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return None
 
 
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
-    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads.
+    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and so do JAX's contexts.
 
-    (`jax.ensure_compile_time_eval` lets functions with custom derivatives escape into a surrounding `vmap`.)
+    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom derivatives in JAX 0.6.)
     """
+    own = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXTS}
+    contexts = [_x64(value) if name == "enable_x64" else getattr(jax, name)(value) for name, value in own.items()]
+    contexts += [jax.debug_nans(False), jax.debug_infs(False)]  # what f tries may overflow
+
+    def run() -> Any:
+        with ExitStack() as entered:
+            for context in contexts:
+                entered.enter_context(context)
+            return f(*args)
+
     with ThreadPoolExecutor(1) as other:
-        return other.submit(f, *args).result()
+        return other.submit(run).result()
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
@@ -91,8 +123,12 @@ def free_bytes() -> int | None:
 
 def double_precision() -> AbstractContextManager[Any]:
     """A context in which float64 is available, whatever JAX's global setting."""
+    return _x64(True)
+
+
+def _x64(enabled: bool) -> AbstractContextManager[Any]:
     switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
-    return cast(AbstractContextManager[Any], switch(True))
+    return cast(AbstractContextManager[Any], switch(enabled))
 
 
 def new_primitive(

@@ -10,7 +10,7 @@ from jax import Array
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import program_of, remember
-from ntk_jax.compat import is_concrete, open_jaxpr
+from ntk_jax.compat import UNFOLDED, is_concrete, open_jaxpr
 from ntk_jax.types import ApplyFn, Params
 
 # Rows of a pool, in batches of one size: in other places, after other rows, among rows that are not in the first batch.
@@ -82,7 +82,9 @@ def _evaluate(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> np.ndarray:
     """Outputs now, although a trace may be under way: what a closure took from it is drawn, too."""
     program, consts, leaves = program_of(_moved_outputs, apply_fn, params, x)
     with jax.ensure_compile_time_eval():
-        return np.asarray(program([_value(c) for c in consts], leaves))
+        run = jax.jit(program.run, compiler_options=UNFOLDED)
+        (out,) = run([_value(c) for c in consts], leaves)
+        return np.asarray(out)
 
 
 def _moved_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Array:

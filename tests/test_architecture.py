@@ -16,7 +16,7 @@ MAX_LINES = 300
 # A file imports lower levels or its own folder; rooms of one level do not know each other.
 LEVELS = {
     0: ["types", "compat", "progress", "draws"],
-    1: ["checks", "closures", "matrix_functions", "norms"],
+    1: ["checks", "closures", "matrix_functions", "memory", "norms"],
     2: ["linalg", "data", "networks", "losses", "parameter_flow", "per_example", "callables"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
     4: ["laziness", "hyperparameters", "convergence"],

@@ -7,6 +7,7 @@ import pytest
 
 import ntk_jax
 from ntk_jax.draws import draw_flat
+from ntk_jax.per_example import check_per_example
 
 
 @pytest.mark.parametrize("sampler", [jax.random.normal, jax.random.uniform, jax.random.rademacher])
@@ -33,3 +34,12 @@ def test_another_ridge_compiles_nothing(function, caplog):
         caplog.clear()
         function(0.2)
     assert "Finished XLA compilation" not in caplog.text
+
+
+def test_what_a_network_makes_of_nothing_is_not_computed_by_the_compiler(capfd):
+    def pooled(p, x):
+        counts = jax.lax.reduce_window(jnp.ones((1, 256, 256)), 0.0, jax.lax.add, (1, 3, 3), (1, 1, 1), "SAME")
+        return p * jnp.sum(x / counts, axis=(1, 2))
+
+    check_per_example(pooled, jnp.ones(1), jnp.ones((2, 256, 256)))
+    assert "Constant folding" not in capfd.readouterr().err

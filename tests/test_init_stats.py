@@ -225,6 +225,40 @@ def test_what_has_no_known_law_is_refused_unless_given(name):
     assert stats_of(init, given={"w": (0.0, 0.5)}) == InitStats(0.0, 0.5, "given")
 
 
+WITHOUT_VARIANCE = {
+    "Cauchy": lambda k, s, d: jax.random.cauchy(k, s, d),
+    "scaled Cauchy": lambda k, s, d: 1 + 0.1 * jax.random.cauchy(k, s, d),
+    "Pareto": lambda k, s, d: jax.random.uniform(k, s, d) ** -0.5,
+    "slower than any power": lambda k, s, d: jnp.exp(jax.random.normal(k, s, d) ** 2 / 4),
+    "not a number": lambda k, s, d: jnp.nan * jax.random.normal(k, s, d),
+    "infinite": lambda k, s, d: jnp.full(s, jnp.inf, d),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_VARIANCE)
+def test_what_has_no_variance_is_refused_unless_given(name):
+    with pytest.raises(ValueError, match=r"w; its trace does not tell: .* without a finite mean and variance. Pass"):
+        stats_of(WITHOUT_VARIANCE[name])
+    assert stats_of(WITHOUT_VARIANCE[name], given={"w": (0.0, 0.5)}).variance == 0.5
+
+
+def test_a_variable_without_variance_may_be_on_the_way():
+    check(
+        stats_of(lambda k, s, d: jnp.log(1 / (1 - jax.random.uniform(k, s, d)))),
+        1.0,
+        1.0,
+        "a function of a uniform variable",
+    )
+
+
+@pytest.mark.parametrize("pair", [(0.0, -1.0), (0.0, np.nan), (np.inf, 1.0), (0.0, 1.0, 2.0), 1.0, "ab", None])
+def test_statistics_that_cannot_be_are_refused(pair, unchecked_shapes):
+    with pytest.raises(ValueError, match=r"init_stats, w: expected \(mean, variance\), finite numbers"):
+        stats_of(I.ones, given={"w": pair})
+    with pytest.raises(ValueError, match="init_stats: expected a mapping"):
+        stats_of(I.ones, given=pair or 3)
+
+
 def test_a_path_that_is_no_parameter_is_refused():
     with pytest.raises(ValueError, match="expected paths among w; got v"):
         stats_of(I.ones, given={"v": (0.0, 0.5)})

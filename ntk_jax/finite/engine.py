@@ -23,10 +23,10 @@ from ntk_jax.finite.tiles import (
     check_result_fits,
     choose_tiling,
     count_tiles,
-    default_memory_limit,
     take_rows,
 )
 from ntk_jax.finite.vector_products import vector_product_block
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.progress import progress_bar
 from ntk_jax.types import ApplyFn, Params
 

@@ -14,7 +14,7 @@ from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
-from ntk_jax.finite.tiles import default_memory_limit
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.types import ApplyFn, Kernels
 
 

@@ -103,7 +103,9 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
 
 
 def _abstract_walk(walk: Walk, closed: Any, tracked: set[int], leaves: list[Array], x: Array) -> Array:
-    return walk_one(walk, closed, leaves, tracked, x)
+    out = walk_one(walk, closed, leaves, tracked, x)
+    walk.inputs.clear()  # values of a trace that ends here
+    return out
 
 
 def _uses_by_leaf(taps: list[Tap]) -> dict[int, tuple[LeafUse, ...]]:

@@ -20,7 +20,8 @@ from ntk_jax.finite.blocks import FactoredBlock, GradientBlock, Projection, Tang
 from ntk_jax.finite.engine import features_jit, row_blocks
 from ntk_jax.finite.entries import Order, entries
 from ntk_jax.finite.features import kernel_dtype, plan_features
-from ntk_jax.finite.tiles import MAX_BLOCK, check_result_fits, default_memory_limit, even, take_rows, write_tile
+from ntk_jax.finite.tiles import MAX_BLOCK, check_result_fits, even, take_rows, write_tile
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.types import ApplyFn, Params
 
 CHUNK = 2048

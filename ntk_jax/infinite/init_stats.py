@@ -1,5 +1,6 @@
 """Mean and variance of every parameter, read from the trace of its initializer: exact, nothing is drawn."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -70,12 +71,12 @@ def init_stats(
     values = walk.run(closed.jaxpr, list(closed.consts), [Key(0)])
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
     paths = [leaf_path(path) for path, _ in leaves]
-    given = dict(given or {})
+    given = as_given(given)
     if wrong := sorted(set(given) - set(paths)):
         raise ValueError(f"init_stats: expected paths among {', '.join(paths)}; got {', '.join(wrong)}.")
     found = []
     for path, (_, leaf), value in zip(paths, leaves, values, strict=True):
-        found.append(_given(given[path]) if path in given else _stats(path, leaf.shape, value))
+        found.append(given_stats(path, given[path]) if path in given else _stats(path, leaf.shape, value))
     return jax.tree.unflatten(tree, found)
 
 
@@ -112,19 +113,43 @@ def leaf_path(path: tuple[Any, ...]) -> str:
 
 
 def _stats(path: str, shape: tuple[int, ...], value: Value) -> InitStats:
+    found = None
     if isinstance(value, Constant):
-        return InitStats(_entry(value.value, shape), 0.0, "constant")
+        found = InitStats(_entry(value.value, shape), 0.0, "constant")
     if isinstance(value, Random):
-        return InitStats(_entry(value.mean, shape), _entry(value.variance, shape), value.law.name)
+        found = InitStats(_entry(value.mean, shape), _entry(value.variance, shape), value.law.name)
+    if found is not None and np.isfinite(found.mean).all() and np.isfinite(found.variance).all():
+        return found
     reason = value.reason if isinstance(value, Unknown) else "it holds raw random bits"
+    if found is not None:
+        reason = f"its entries are {found.distribution}, without a finite mean and variance"
     raise ValueError(
         f"init_stats: expected an initializer of known distribution for {path}; its trace does not tell: {reason}. "
         f'Pass init_stats={{"{path}": (mean, variance)}} with the mean and variance of one entry.'
     )
 
 
-def _given(pair: tuple[float, float]) -> InitStats:
-    mean, variance = map(float, pair)
+def as_given(given: Any) -> dict[str, Any]:
+    """What the user gave as a dictionary."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f'init_stats: expected a mapping such as {{"Dense_0/kernel": (0.0, 0.5)}}; got {given!r}.')
+    return dict(given or {})
+
+
+def given_stats(path: str, pair: Any) -> InitStats:
+    """The statistics that the user gave for a parameter.
+
+    Raises:
+        ValueError: anything but a finite mean and a finite variance of at least 0.
+    """
+    try:
+        mean, variance = map(float, pair)
+    except (TypeError, ValueError):
+        mean = variance = math.nan
+    if not (math.isfinite(mean) and math.isfinite(variance) and variance >= 0):
+        raise ValueError(
+            f"init_stats, {path}: expected (mean, variance), finite numbers with a variance of at least 0; got {pair!r}."
+        )
     return InitStats(mean, variance)
 
 

@@ -1,7 +1,7 @@
 """The kernels of any Flax model as its widths go to infinity: the front door."""
 
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,17 +10,17 @@ import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
-from ntk_jax.checks import as_example_pair, check_integer, check_option
+from ntk_jax.checks import as_example_pair, check_finite, check_integer, check_number, check_option, working_dtype
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
-from ntk_jax.infinite.fit import fitted_rule
-from ntk_jax.infinite.init_stats import InitStats, leaf_path
+from ntk_jax.infinite.init_stats import InitStats, as_given, given_stats, leaf_path
 from ntk_jax.infinite.init_stats import init_stats as statistics
-from ntk_jax.infinite.program.batch import batched_kernels
+from ntk_jax.infinite.observed import fitted, kind, observed, warn_tail
+from ntk_jax.infinite.program.batch import Pairs
 from ntk_jax.infinite.program.functions import rule_of
 from ntk_jax.infinite.program.network import network
 from ntk_jax.infinite.program.refusal import NoLimitError
-from ntk_jax.infinite.program.trace import Program, largest_variances, trace
+from ntk_jax.infinite.program.trace import Program, trace
 from ntk_jax.per_example import check_per_example
 from ntk_jax.types import Kernels
 
@@ -80,7 +80,7 @@ def infinite_width(
     Raises:
         NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the
             operation and the line of the model, says why, and what to do.
-        ValueError: bad examples or options; rows that depend on each other.
+        ValueError: bad examples or options; rows that depend on each other; a kernel that overflows its dtype.
 
     Warns:
         UserWarning: an activation whose series misses its tolerance.
@@ -96,9 +96,10 @@ def infinite_width(
         )
     if num_samples is not None:
         check_integer("num_samples", num_samples, minimum=2)
+    if memory_limit is not None:
+        check_integer("memory_limit", memory_limit, minimum=1)
     options = {"inner_products": inner_products, "dropout": dropout}
-    net = network(model, dict(call or {}), with_dropout=dropout == "expectation")
-    return LimitKernel(net, init_stats, learning_rates, options, memory_limit, (num_samples, key))
+    return LimitKernel(model, dict(call or {}), init_stats, learning_rates, options, memory_limit, (num_samples, key))
 
 
 class LimitKernel:
@@ -106,29 +107,36 @@ class LimitKernel:
 
     def __init__(
         self,
-        net: Any,
+        model: Any,
+        call: dict[str, Any],
         given: Any,
         learning_rates: LearningRates,
-        options: Mapping[str, str],
+        options: dict[str, str],
         memory_limit: int | None,
-        samples: tuple[int | None, Array | None] = (None, None),
+        samples: tuple[int | None, Array | None],
     ):
-        if isinstance(learning_rates, str):
-            check_option("learning_rates", learning_rates, ("variance",))
-        self.net, self.given, self.rates = net, given, learning_rates
+        self.arguments = (model, call, given, learning_rates, options, memory_limit, samples)
+        if learning_rates is not None and not callable(learning_rates):
+            check_option("learning_rates", learning_rates, ("variance", None))
+        self.net = network(model, call, with_dropout=options["dropout"] == "expectation")
+        self.given, self.rates = given, learning_rates
         self.options = options
         self.memory_limit = memory_limit
         self.num_samples, self.key = samples
-        self.programs: dict[Any, Program] = {}
+        self.programs: dict[Any, Pairs] = {}
         self.observers: dict[Any, Any] = {}
         self.exact: set[Any] = set()  # programs of closed forms only, which no variance changes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as what it was made from: what was traced and compiled is made again."""
+        return LimitKernel, self.arguments
+
     def __call__(self, x1: Any, x2: Any = None) -> Kernels:
         """NNGP and NTK between the rows of x1 and those of x2 (None: of x1)."""
-        a1, a2 = as_example_pair(x1, x2)
-        program = self.program(a1)
-        table = self.table(program, a1, a2)
-        return batched_kernels(program, a1, a2, table, self.memory_limit, self.key)
+        a1, a2 = _example_pair(x1, x2)
+        pairs = self._pairs(a1, self.num_samples)
+        table = self.table(pairs.program, a1, a2)
+        return _within_range(pairs(a1, a2, table, self.memory_limit, self.key))
 
     def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> Kernels:
         """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0 where none were needed.
@@ -147,31 +155,34 @@ class LimitKernel:
             raise ValueError(
                 f"num_groups: expected at most half of num_samples = {self.num_samples}; got {num_groups}."
             )
-        a1, a2 = as_example_pair(x1, x2)
-        program = self.program(a1)._replace(num_samples=each)
-        if (each, a1.shape[1:], a1.dtype) not in self.programs:
-            self.programs[each, a1.shape[1:], a1.dtype] = program
-        program = self.programs[each, a1.shape[1:], a1.dtype]
-        table = self.table(program, a1, a2)
-        found = [
-            batched_kernels(program, a1, a2, table, self.memory_limit, jax.random.fold_in(self.key, g))
-            for g in range(num_groups)
-        ]
+        a1, a2 = _example_pair(x1, x2)
+        pairs = self._pairs(a1, each)
+        table = self.table(pairs.program, a1, a2)
+        keys = [jax.random.fold_in(self.key, g) for g in range(num_groups)]
+        found = [_within_range(pairs(a1, a2, table, self.memory_limit, key)) for key in keys]
         scale = num_groups**0.5
         return Kernels(*(jnp.std(jnp.stack(k), axis=0, ddof=1) / scale for k in zip(*found, strict=True)))
 
     def program(self, x: Array) -> Program:
         """The network traced for examples like the rows of x."""
-        key = (x.shape[1:], x.dtype)
+        return self._pairs(x, self.num_samples).program
+
+    def _pairs(self, x: Array, num_samples: int | None) -> Pairs:
+        key = (*kind(x), num_samples)
         if key not in self.programs:
-            blank = np.zeros((1, *x.shape[1:]), x.dtype)
-            apply_fn, params = self.net.build(blank)
-            if is_concrete(x):
-                self._check_rows(apply_fn, params, x)
-            stats = self._stats(params, blank)
-            example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-            self.programs[key] = trace(apply_fn, params, stats, self._eta, example, self.options, self.num_samples)
+            own = self.num_samples
+            program = self._traced(x) if num_samples == own else replace(self.program(x), num_samples=num_samples)
+            self.programs[key] = Pairs(program)
         return self.programs[key]
+
+    def _traced(self, x: Array) -> Program:
+        blank = np.zeros((1, *x.shape[1:]), x.dtype)
+        apply_fn, params = self.net.build(blank)
+        if is_concrete(x):
+            self._check_rows(apply_fn, params, x)
+        stats = self._stats(params, blank)
+        example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        return trace(apply_fn, params, stats, self._eta, example, self.options, self.num_samples)
 
     def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
         try:
@@ -192,12 +203,14 @@ class LimitKernel:
         init_fn = self.net.init_fn
         if init_fn is not None:
             return statistics(lambda key: init_fn(key, blank), given=self.given)
-        return _given_for_all(params, dict(self.given or {}))
+        return _given_for_all(params, as_given(self.given))
 
     def _eta(self, path: str, stats: InitStats) -> float:
         if self.rates is None:
             return 1.0
-        return stats.variance if isinstance(self.rates, str) else self.rates(path, stats)
+        rate = stats.variance if isinstance(self.rates, str) else self.rates(path, stats)
+        check_number(f"learning_rates, of {path}", rate)
+        return float(rate)
 
     def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
         """Series with as many terms as the variances ask for, known only outside jit."""
@@ -205,20 +218,48 @@ class LimitKernel:
         scales = program.jaxpr.consts  # of the model, such as a W_std that it is differentiated by
         if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
             return ()
-        if (x1.shape[1:], x1.dtype) in self.exact:
+        if kind(x1) in self.exact:
             return ()
-        functions, variances, tails = _observed(self, program, x1)
+        functions, variances, tails = observed(self.observers, self.key, program, x1)
         if not tails and not any(rule_of(f).adaptive for f in functions):
-            self.exact.add((x1.shape[1:], x1.dtype))
+            self.exact.add(kind(x1))
             return ()
         largest = [float(jnp.max(q)) for q in variances]
         if x2 is not None:
-            _, more, more_tails = _observed(self, program, x2)
+            _, more, more_tails = observed(self.observers, self.key, program, x2)
             largest = [max(q, float(jnp.max(r))) for q, r in zip(largest, more, strict=True)]
             tails = [*tails, *more_tails]
+        if not np.isfinite(largest).all():
+            raise _out_of_range(program.dtype)
         for names, tail in tails:
-            _warn_tail(names, float(jnp.max(tail)))
-        return _fitted(tuple(zip(functions, largest, strict=True)), program.dtype)
+            warn_tail(names, float(jnp.max(tail)))
+        return fitted(tuple(zip(functions, largest, strict=True)), program.dtype)
+
+
+def _example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
+    """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they may be indices."""
+    a1, a2 = as_example_pair(x1, x2)
+    if a2 is None or a1.dtype == a2.dtype:
+        return a1, a2
+    floating = any(jnp.issubdtype(a.dtype, jnp.floating) for a in (a1, a2))
+    dtype = working_dtype(a1.dtype, a2.dtype) if floating else np.promote_types(a1.dtype, a2.dtype)
+    return a1.astype(dtype), a2.astype(dtype)
+
+
+def _within_range(kernels: Kernels) -> Kernels:
+    try:
+        for k in kernels:
+            check_finite("kernel", k)
+    except ValueError:
+        raise _out_of_range(kernels.ntk.dtype) from None
+    return kernels
+
+
+def _out_of_range(dtype: Any) -> ValueError:
+    return ValueError(
+        f"infinite_width: expected kernels within the range of {dtype}; they overflow, or the model holds NaN. "
+        "Use float64, smaller inputs, or smaller variances (init_stats) and learning rates."
+    )
 
 
 def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
@@ -230,35 +271,4 @@ def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
             f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX module does not remember its "
             f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> module, such as its class."
         )
-    return jax.tree.unflatten(tree, [InitStats(float(given[path][0]), float(given[path][1])) for path in paths])
-
-
-def _observed(kernel: LimitKernel, program: Program, x: Array) -> tuple[list[Any], Any, list[Any]]:
-    """Scalar functions met, largest variances of their arguments for every example, tails of the other functions."""
-    key = (x.shape[1:], x.dtype)
-    if key not in kernel.observers:
-        names: dict[str, Any] = {}
-
-        def one(x):
-            moments, _ = program.kernels((x, x), {}, (0, 0), observe=True, key=kernel.key)
-            functions, variances = largest_variances(moments)
-            names["functions"], names["tails"] = functions, [name for name, _ in moments.tails]
-            return variances, [jnp.max(t) for _, t in moments.tails]
-
-        kernel.observers[key] = (jax.jit(lambda x: jax.lax.map(one, x, batch_size=min(len(x), 256))), names)
-    run, names = kernel.observers[key]
-    variances, tails = run(x)
-    return names["functions"], variances, list(zip(names["tails"], tails, strict=True))
-
-
-def _fitted(found: tuple[tuple[Any, float], ...], dtype: Any) -> tuple[tuple[Any, DualRule], ...]:
-    return tuple((f, fitted_rule("infinite_width", rule_of(f), q, dtype, stacklevel=5)) for f, q in found)
-
-
-def _warn_tail(names: str, tail: float) -> None:
-    if tail > 1e-4:
-        warnings.warn(
-            f"infinite_width: the series of a function of several Gaussians, or that differs between examples ({names}), leaves "
-            f"out {tail:.1e} of its second moment: kernels at correlations near +-1 are that accurate, others much closer.",
-            stacklevel=4,
-        )
+    return jax.tree.unflatten(tree, [given_stats(path, given[path]) for path in paths])

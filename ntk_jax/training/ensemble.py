@@ -14,8 +14,8 @@ from ntk_jax.callables import check_apply_fn
 from ntk_jax.checks import as_examples, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.tiles import default_memory_limit
 from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
 from ntk_jax.training.single import check_pair, check_start, divergence_bound, divergence_message

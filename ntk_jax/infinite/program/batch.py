@@ -1,17 +1,18 @@
 """From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
 
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.compat import free_bytes, open_jaxpr
+from ntk_jax.compat import open_jaxpr
 from ntk_jax.infinite.program.trace import Program
 from ntk_jax.infinite.tiles import tile_size, write_tile
 from ntk_jax.linalg import mirror_upper
+from ntk_jax.memory import default_memory_limit
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
@@ -21,46 +22,35 @@ MOST_BYTES = 2**30
 Table = tuple[tuple[Any, Any], ...]
 
 
-class _Static:
-    """A program as a static argument of jit: equal only to itself."""
+class Pairs:
+    """The kernels of all pairs of examples by one program. What is compiled for it is its own, and goes when it goes."""
 
     def __init__(self, program: Program):
         self.program = program
+        self.compiled = jax.jit(partial(_all_pairs, program), static_argnums=(3, 4))
+        self.sizes: dict[Any, int] = {}
 
+    def __call__(self, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None) -> Kernels:
+        """Kernels (n1, n2); with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
+        limit = min(MOST_BYTES, default_memory_limit()) if memory_limit is None else memory_limit
+        per_pair = self.pair_bytes(x1.shape[1:], x1.dtype, table, key is not None)
+        most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
+        if x2 is None and per_pair >= COSTLY:
+            most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
+        out, exact = self.compiled(x1, x2, key, table, most)
+        if exact is None:
+            return cast(Kernels, out)
+        return _with_diagonal(out, exact) if len(x1) > max(1, min(UNTILED, most)) else _mirrored(out, exact)
 
-_STATIC: dict[tuple[int, int | None], _Static] = {}
-
-
-def _static(program: Program) -> _Static:
-    key = (id(program.jaxpr), program.num_samples)
-    if key not in _STATIC or _STATIC[key].program.jaxpr is not program.jaxpr:
-        _STATIC[key] = _Static(program)
-    return _STATIC[key]
-
-
-def batched_kernels(
-    program: Program, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None
-) -> Kernels:
-    """Kernels (n1, n2) of all pairs; with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
-    limit = memory_limit or min(MOST_BYTES, (free_bytes() or 4 * MOST_BYTES) // 4)
-    per_pair = pair_bytes(_static(program), x1.shape[1:], x1.dtype, table, key is not None)
-    most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-    if x2 is None and per_pair >= COSTLY:
-        most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
-    out, exact = _all_pairs(x1, x2, key, _static(program), table, most)
-    if exact is None:
-        return out
-    return _with_diagonal(out, exact) if len(x1) > max(1, min(UNTILED, most)) else _mirrored(out, exact)
-
-
-@lru_cache(maxsize=256)
-def pair_bytes(static: _Static, shape: tuple[int, ...], dtype: Any, table: Table, sampled: bool = False) -> int:
-    """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
-    rows, columns = 5, 7
-    shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
-    key = jax.random.key(0) if sampled else None
-    closed = jax.make_jaxpr(lambda a, b: block(static.program, table, a, b, key))(*shapes)
-    return max(_largest(closed.jaxpr, rows, columns), 8)
+    def pair_bytes(self, shape: tuple[int, ...], dtype: Any, table: Table, sampled: bool) -> int:
+        """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
+        if (shape, dtype, table, sampled) not in self.sizes:
+            rows, columns = 5, 7
+            shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
+            key = jax.random.key(0) if sampled else None
+            closed = jax.make_jaxpr(lambda a, b: block(self.program, table, a, b, key))(*shapes)
+            self.sizes[shape, dtype, table, sampled] = max(_largest(closed.jaxpr, rows, columns), 8)
+        return self.sizes[shape, dtype, table, sampled]
 
 
 def _largest(jaxpr: Any, rows: int, columns: int) -> int:
@@ -89,10 +79,8 @@ def own(program: Program, table: Table, x: Array, at_once: int, key: Any = None)
     return lax.map(one, x, batch_size=min(len(x), at_once))
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
-def _all_pairs(x1: Array, x2: Array | None, key: Any, static: _Static, table: Table, most: int) -> tuple[Kernels, Any]:
+def _all_pairs(program: Program, x1: Array, x2: Array | None, key: Any, table: Table, most: int) -> tuple[Kernels, Any]:
     """All pairs, symmetric or for one tile right above the diagonal; with x2 = None each example with itself."""
-    program = static.program
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     t1, t2 = (min(tile_size(n), -(-n // -(-n // most))) if n > UNTILED else min(n, most) for n in (n1, n2))
 

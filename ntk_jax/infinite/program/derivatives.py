@@ -10,12 +10,13 @@ from jax.extend import core as jex_core
 from ntk_jax.compat import CUSTOM_CALLS, bind, closed_jaxpr, outside_traces
 from ntk_jax.infinite.program.refusal import NoLimitError
 
-_CHECKED: dict[int, Any] = {}
 
+def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:
+    """Raise unless the custom rule of an equation is the derivative of its function, at random arguments.
 
-def check_custom_derivative(eqn: Any) -> None:
-    """Raise unless the custom rule of an equation is the derivative of its function, at random arguments."""
-    if id(eqn) in _CHECKED:
+    `checked` is the program's memory of the equations that passed, kept alive so that their ids stay taken.
+    """
+    if id(eqn) in checked:
         return
     if not outside_traces(_agrees, eqn):
         name = eqn.params.get("name", eqn.primitive.name)
@@ -23,7 +24,7 @@ def check_custom_derivative(eqn: Any) -> None:
             f"`{name}` has a custom derivative that is not the derivative of its values (such as a straight-through "
             "gradient), which has no rule,"
         )
-    _CHECKED[id(eqn)] = eqn  # kept, so that its id stays taken
+    checked[id(eqn)] = eqn
 
 
 def _agrees(eqn: Any) -> bool:

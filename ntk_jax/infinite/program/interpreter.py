@@ -49,13 +49,20 @@ class Interpreter:
         uses: how each parameter has been used so far.
         inner_products: "error", or "mean" for the law of large numbers in inner products of wide vectors.
         dropout: "error", or "expectation" for the mean over masks.
+        checked: equations whose custom derivatives are known to be right.
         log: if not None, gets (equation, values) of every step.
     """
 
     def __init__(
-        self, moments: Moments, *, inner_products: str = "error", dropout: str = "error", log: list[Any] | None = None
+        self,
+        moments: Moments,
+        *,
+        inner_products: str = "error",
+        dropout: str = "error",
+        checked: dict[int, Any],
+        log: list[Any] | None = None,
     ):
-        self.moments, self.uses = moments, Uses()
+        self.moments, self.uses, self.checked = moments, Uses(), checked
         self.inner_products, self.dropout, self.log = inner_products, dropout, log
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -116,7 +123,7 @@ class Interpreter:
             return self.run(*open_jaxpr(eqn.params[CALLS.get(name, "jaxpr")]), values)
         if name in CUSTOM_CALLS:
             if random:
-                check_custom_derivative(eqn)
+                check_custom_derivative(eqn, self.checked)
             return self.run(*open_jaxpr(eqn.params[CUSTOM_CALLS[name]]), values)
         if not random:
             return deterministic(self, eqn, values)

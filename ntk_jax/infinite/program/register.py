@@ -22,7 +22,14 @@ def register_rule(primitive: str, function: Callable[..., Any]) -> None:
         primitive: its name, as the error of `infinite_width` tells it. Every equation of that name is meant: a function for
             several of them tells them apart by their parameters.
         function: `function(*operands, **params)` -> the result, or a sequence of several; params are those of the equation.
+
+    Raises:
+        ValueError: a name that is no string, or something that cannot be called.
     """
+    if not isinstance(primitive, str) or not primitive:
+        raise ValueError(f"primitive: expected the name of an operation, such as 'pure_callback'; got {primitive!r}.")
+    if not callable(function):
+        raise ValueError(f"function: expected a function(*operands, **params) of JAX operations; got {function!r}.")
     USER_RULES[primitive] = _rule(function)
 
 

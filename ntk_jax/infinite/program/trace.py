@@ -1,7 +1,8 @@
 """A network traced for one example, and its interpretation for one pair."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from ntk_jax.infinite.program.values import Det, Param, Wide
 from ntk_jax.types import Kernels
 
 
-class Program(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Program:
     """What is traced once per shape of an example.
 
     Attributes:
@@ -28,6 +30,7 @@ class Program(NamedTuple):
         dtype: of the kernels.
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
+        checked: equations whose custom derivatives are known to be right.
     """
 
     jaxpr: Any
@@ -35,6 +38,7 @@ class Program(NamedTuple):
     dtype: Any
     options: Mapping[str, Any]
     num_samples: int | None = None
+    checked: dict[int, Any] = field(default_factory=dict)
 
     def interpret(
         self, sides: tuple[Any, Any], table: Mapping[Any, Any], observe: bool = False, log: Any = None, key: Any = None
@@ -42,7 +46,7 @@ class Program(NamedTuple):
         """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if there are any."""
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
         moments = Moments(self.dtype, table, observe, sampling)
-        walk = Interpreter(moments, log=log, **self.options)
+        walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
         sides = tuple(x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides)
         example = Det(sides, (1,) * sides[0].ndim)
         (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
