@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.infinite.dual import DualRule, ratio, root
+from ntk_jax.infinite.dual import DualRule, correlation, ratio, root, with_derivative
 
 
 class Layers(NamedTuple):
@@ -110,30 +110,43 @@ def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
     return arch.rule.rows(variance), scale
 
 
-def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any):
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs."""
+def pair_step(
+    arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any, *lack: Array
+):
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is that of `DualRule.pair`."""
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
     if arch.layer_norm:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
-    k, k_dot = arch.rule.pair(dual1, q12, dual2)
+    k, k_dot = arch.rule.pair(dual1, q12, dual2, *lack)
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
 def all_layers(
-    q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool
+    q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool = False, lacks: Any = None
 ) -> tuple[Array, Array]:
-    """The reference path: a scan over layers of whole arrays; with `every`, a leading axis of depth + 1 layers."""
+    """The reference path: a scan over layers of whole arrays; with `every`, a leading axis of depth + 1 layers.
+
+    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the covariances.
+    """
     first, rest = split_layers(layers)
 
     def step(moments, inputs):
-        (layer, last), q1, q2 = inputs
-        new = pair_step(arch, layer, last, rows(arch, q1[:, None]), moments, rows(arch, q2[None, :]))
+        (layer, last), q1, q2, lack = inputs
+        q1, q2 = q1[:, None], q2[None, :]
+        known = () if lack is None else (with_derivative(lack, _lack(q1, moments[0], q2)),)
+        new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
         return new, new if every else None
 
     start = first_dense(first, q12)
-    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances))
+    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances, lacks))
     if not every:
         return out
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
+
+
+def _lack(q1: Array, q12: Array, q2: Array) -> Array:
+    """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
+    rho = correlation(q1, q12, q2)
+    return 1 - jnp.where(q12 > 0, rho, -rho)
