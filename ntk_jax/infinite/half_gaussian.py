@@ -43,6 +43,9 @@ class MixedOrders:
             self.a, self.b = first.at, second.at
             sign = jnp.where(self.rho > 0, 1, -1).astype(rho.dtype)  # a - rho b without rounding rho b next to a
             d1, d2 = ((b - sign * a) + sign * at.u * a for a, b in ((self.a, self.b), (self.b, self.a)))
+            # one threshold seen by equal inputs, whose variances may have been rounded in two ways: neither is beyond the other
+            few = 8 * float(jnp.finfo(rho.dtype).eps) * jnp.maximum(self.a, self.b)
+            d1, d2 = (jnp.where((self.sine == 0) & (jnp.abs(d) <= few), 0, d) for d in (d1, d2))
             beta1, beta2 = (jnp.clip(d / jnp.maximum(self.sine, 1e-30), -FAR, FAR) for d in (d1, d2))
             mass1, mass2 = mass(beta1), mass(beta2)
             self.given_u = _Conditional(self, first.density, d1, beta1, mass1)
