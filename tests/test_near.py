@@ -92,11 +92,13 @@ def hard_tanh_dual(q1, c, q2):
     return k, mpmath.quad(lambda y: mpmath.npdf(y) * slope(s2 * y), inside)
 
 
-def exact_kernels(x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=False, dual=relu_dual, digits=60):
+def exact_kernels(
+    x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=False, dual=relu_dual, digits=60, rounded=True
+):
     """The recursion of `mlp_kernels`' docstring on the moments (xx, xy, yy), at 60 digits."""
     with mpmath.workdps(digits):
         W, b = mpmath.mpf(W_std) ** 2, mpmath.mpf(b_std) ** 2
-        rows = [[mpmath.mpf(float(v)) for v in row] for row in (x, y)]
+        rows = [[v if isinstance(v, mpmath.mpf) else mpmath.mpf(float(v)) for v in row] for row in (x, y)]
         pairs = ((0, 0), (0, 1), (1, 1))
         K = [W * mpmath.fsum(u * v for u, v in zip(rows[i], rows[j], strict=True)) / len(x) + b for i, j in pairs]
         T = list(K)
@@ -108,7 +110,7 @@ def exact_kernels(x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=Fals
             skip = residual and layer < depth - 1
             T = [W * k + b + W * k_dot * t + skip * old for (k, k_dot), t, old in zip(duals, turned, T, strict=True)]
             K = [W * k + b + skip * old for (k, _), old in zip(duals, K, strict=True)]
-        return [float(v) for v in K], [float(v) for v in T]
+        return ([float(v) for v in K], [float(v) for v in T]) if rounded else (K, T)
 
 
 OPTIONS = [

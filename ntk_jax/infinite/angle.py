@@ -59,12 +59,24 @@ class Angle(NamedTuple):
         u = self.u
         return self.sine * u * u * ((1 + u) * (2 / 3) + (3 + u * (2 * u - 4)) * self.R2)
 
+    def inverse_sine(self, noise: float = 0) -> Array:
+        """1 / s, 0 at the pole: the derivative of the angle by u, half of what either side of the cusp adds to the other.
+
+        It is bounded: compiled code may evaluate s twice with different rounding, positive in the test and 0 in the quotient.
+        """
+        eps = float(jnp.finfo(self.sine.dtype).eps)
+        floor = max((noise * eps / 2) ** 0.5, ANGLE * eps)
+        return jnp.where(self.sine > 0, 1 / jnp.maximum(self.sine, floor), 0)
+
 
 ROUNDING = 2
 """Ulps within which a correlation computed from three moments counts as +-1.
 
 Below, the angle of parallel rows would be the square root of rounding, and their kernel not positive semi-definite.
 """
+
+ANGLE = 16
+"""Ulps within which an angle counts as 0 where it is differentiated: of the direction in which it grows, nothing is left."""
 
 
 def angle(u: Array, noise: float = 0) -> Angle:

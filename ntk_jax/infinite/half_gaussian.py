@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.infinite.angle import ROUNDING, angle
-from ntk_jax.infinite.dual import reciprocal
 from ntk_jax.infinite.orthant import FAR, Threshold, density, mass, orthant
 
 DENSITY = (2 * math.pi) ** -0.5
@@ -29,8 +28,10 @@ class MixedOrders:
         self, rho: Array, first: Threshold | None = None, second: Threshold | None = None, lack: Array | None = None
     ):
         self.rho = jnp.clip(rho, -1, 1)
-        self.angle = at = angle(1 - jnp.abs(self.rho), ROUNDING) if lack is None else angle(lack)
-        self.sine, self.inverse_sine = at.sine, reciprocal(at.sine, jnp.ones_like(at.sine))
+        noise = ROUNDING if lack is None else 0
+        far = 1 - jnp.where(self.rho > 0, self.rho, -self.rho)  # not `abs`: orthogonal inputs have a derivative
+        self.angle = at = angle(far if lack is None else lack, noise)
+        self.sine, self.inverse_sine = at.sine, at.inverse_sine(noise)
         self.beyond = None if first is None or second is None else (first.mass, second.mass)
         if first is None or second is None:
             zero, half = jnp.zeros_like(self.rho), jnp.full_like(self.rho, 0.5)
@@ -42,6 +43,9 @@ class MixedOrders:
             self.a, self.b = first.at, second.at
             sign = jnp.where(self.rho > 0, 1, -1).astype(rho.dtype)  # a - rho b without rounding rho b next to a
             d1, d2 = ((b - sign * a) + sign * at.u * a for a, b in ((self.a, self.b), (self.b, self.a)))
+            # one threshold seen by equal inputs, whose variances may have been rounded in two ways: neither is beyond the other
+            few = 8 * float(jnp.finfo(rho.dtype).eps) * jnp.maximum(self.a, self.b)
+            d1, d2 = (jnp.where((self.sine == 0) & (jnp.abs(d) <= few), 0, d) for d in (d1, d2))
             beta1, beta2 = (jnp.clip(d / jnp.maximum(self.sine, 1e-30), -FAR, FAR) for d in (d1, d2))
             mass1, mass2 = mass(beta1), mass(beta2)
             self.given_u = _Conditional(self, first.density, d1, beta1, mass1)

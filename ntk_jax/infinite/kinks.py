@@ -101,11 +101,18 @@ def _power(kink: Kink, s: Array, p: int) -> Array:
     return s**p if p >= 0 else ratio(jnp.ones_like(s), s) ** -p
 
 
-def moments(kinks: Kinks, orders: tuple[tuple[int, int], ...], first: View, second: View, rho: Array) -> list[Array]:
-    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`."""
+def moments(
+    kinks: Kinks,
+    orders: tuple[tuple[int, int], ...],
+    first: View,
+    second: View,
+    rho: Array,
+    lack: Array | None = None,
+) -> list[Array]:
+    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`; with `lack`, 1 - |rho| is known better."""
     totals = [jnp.zeros_like(rho) for _ in orders]
     for group in _groups(kinks):
-        mixed = _mixed(kinks, group, first, second, rho)
+        mixed = _mixed(kinks, group, first, second, rho, lack)
         totals = [t + _sum(group, i, j, first.s, second.s, mixed) for t, (i, j) in zip(totals, orders, strict=True)]
     return totals
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.infinite.dual import DualRule, ratio, root
+from ntk_jax.infinite.dual import DualRule, correlation, covariance_at_poles, ratio, root, with_derivative
 
 
 class Layers(NamedTuple):
@@ -45,6 +45,11 @@ class Side(NamedTuple):
     ntk: Array
     largest: Array
 
+    @property
+    def own(self) -> Array:
+        """Variances after every Dense layer, (depth + 1, n)."""
+        return jnp.concatenate([self.variances, self.nngp[None]])
+
 
 def dense(layer: Layers, k: Array, k_dot: Any, theta: Array) -> tuple[Array, Array]:
     """A Dense layer after an activation."""
@@ -54,6 +59,19 @@ def dense(layer: Layers, k: Array, k_dot: Any, theta: Array) -> tuple[Array, Arr
 def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
     """The Dense layer on the inputs."""
     return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
+
+
+def first_pairs(
+    layer: Layers, products: Array, own1: tuple[Array, Array], own2: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The same on pairs, given both sides' second moments before and after it.
+
+    An example in both sets is the same example, to the bit: compiled code may round one multiplication and addition in two ways.
+    """
+    c = covariance_at_poles(products, own1[0], own2[0])
+    k, theta = first_dense(layer, c)
+    same = (c == own1[0]) & (c == own2[0])
+    return k + lax.stop_gradient(jnp.where(same, own1[1] - k, 0)), theta
 
 
 def add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,30 +128,50 @@ def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
     return arch.rule.rows(variance), scale
 
 
-def pair_step(arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any):
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs."""
+def pair_step(
+    arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any, *lack: Array
+):
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is that of `DualRule.pair`."""
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
     if arch.layer_norm:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
-    k, k_dot = arch.rule.pair(dual1, q12, dual2)
+    k, k_dot = arch.rule.pair(dual1, q12, dual2, *lack)
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
 def all_layers(
-    q12: Array, side1: Side, side2: Side, layers: Layers, arch: Architecture, every: bool
+    start: tuple[Array, Array],
+    side1: Side,
+    side2: Side,
+    layers: Layers,
+    arch: Architecture,
+    every: bool = False,
+    lacks: Any = None,
 ) -> tuple[Array, Array]:
-    """The reference path: a scan over layers of whole arrays; with `every`, a leading axis of depth + 1 layers."""
-    first, rest = split_layers(layers)
+    """The reference path, from the first Dense layer on: a scan over layers of whole arrays.
+
+    With `every`, a leading axis of depth + 1 layers.
+
+    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the covariances.
+    """
+    _, rest = split_layers(layers)
 
     def step(moments, inputs):
-        (layer, last), q1, q2 = inputs
-        new = pair_step(arch, layer, last, rows(arch, q1[:, None]), moments, rows(arch, q2[None, :]))
+        (layer, last), q1, q2, lack = inputs
+        q1, q2 = q1[:, None], q2[None, :]
+        known = () if lack is None else (with_derivative(lack, _lack(q1, moments[0], q2)),)
+        new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
         return new, new if every else None
 
-    start = first_dense(first, q12)
-    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances))
+    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances, lacks))
     if not every:
         return out
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
+
+
+def _lack(q1: Array, q12: Array, q2: Array) -> Array:
+    """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
+    rho = correlation(q1, q12, q2)
+    return 1 - jnp.where(q12 > 0, rho, -rho)

@@ -87,7 +87,8 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
 
     Arguments and errors are those of `mlp_kernels`.
     """
-    own = _checked(x, None, depth, **{**_DEFAULTS, **options})[1][0]
+    network, both = _checked(x, None, depth, **{**_DEFAULTS, **options})
+    own = (both or sides(*network))[0]
     return Kernels(own.nngp, own.ntk)
 
 
@@ -126,8 +127,8 @@ def _prepare(*args: Any, **options: Any) -> Network:
 
 def _checked(
     x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
-) -> tuple[Network, tuple[Side, Side]]:
-    """`_prepare`, and what each example has with itself."""
+) -> tuple[Network, tuple[Side, Side] | None]:
+    """`_prepare`, and what each example has with itself; None where that is traced."""
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
@@ -135,9 +136,9 @@ def _checked(
     a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
+    if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), a1, a2, layers))):
+        return (a1, a2, layers, arch), None  # traced, where nothing can be looked at
     both = sides(a1, a2, layers, arch)
-    if not all(is_concrete(s.largest) for s in both):
-        return (a1, a2, layers, arch), both
     if not all(bool(jnp.isfinite(s.largest)) for s in both):
         raise ValueError(
             f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth {depth} with W_std = {W_std}. "

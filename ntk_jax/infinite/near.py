@@ -6,6 +6,7 @@ semi-definite. Here pairs are followed by 1 -+ rho, which starts as |u1 -+ u2|²
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,32 +56,114 @@ def near_kernels(
     wanted: Array,
     layers: Layers,
     arch: Architecture,
-    every: bool = False,
 ) -> tuple[Array, Array]:
     """The kernels of the pairs that are `wanted`, as `all_layers` returns them; 0 for others, which cost nothing.
 
     `left` and `right` are `directions` (n, d + 1) and variances (depth, n) of either side, `start` the covariance and the
     tangent kernel after the first Dense layer.
     """
-    (u1, variances1), (u2, variances2) = left, right
-    listed = jnp.flatnonzero(wanted, size=-(-wanted.size // PAIRS) * PAIRS, fill_value=wanted.size)
-    at = jnp.divmod(jnp.minimum(listed, wanted.size - 1).reshape(-1, PAIRS), wanted.shape[1])
-    some = jnp.arange(len(at[0])) * PAIRS < jnp.count_nonzero(wanted)
+    groups = _Groups(wanted)
+    (_, out), _ = _followed(groups, left, start, right, layers, arch)
+    return jax.tree.map(groups.scatter, out)
 
-    def by_group(f, *state):
-        """`f` of the pairs that are listed, a group at a time."""
+
+def near_lacks(
+    left: tuple[Array, Array],
+    start: tuple[Array, Array],
+    right: tuple[Array, Array],
+    wanted: Array,
+    layers: Layers,
+    arch: Architecture,
+) -> Array:
+    """1 - |rho| of the pairs that are `wanted` as it enters every hidden layer, (depth, n1, n2); 0 for others."""
+    groups = _Groups(wanted)
+    return groups.scatter(_followed(groups, left, start, right, layers, arch, lambda apart: apart.lack)[1])
+
+
+def all_lacks(
+    left: tuple[Array, Array],
+    start: tuple[Array, Array],
+    right: tuple[Array, Array],
+    wanted: Array,
+    layers: Layers,
+    arch: Architecture,
+) -> Array:
+    """The same of all pairs, where the dual can afford it: only those `wanted` ask for the distance of their directions."""
+    (u1, variances1), (u2, variances2) = left, right
+    groups = _Groups(wanted)
+    sign = _poles(start[0])
+    q1, q2 = variances1[0][:, None], variances2[0][None, :]
+    exact = groups.scatter(groups.map(lambda at: _distance(u1, u2, sign, at)))
+    lack = jnp.where(wanted, exact, from_afar(q1, start[0], q2))
+    first = Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack))
+
+    def step(apart, inputs):
+        (layer, last), q1, q2 = inputs
+        one, other = _seen(arch, layer, last, q1[:, None]), _seen(arch, layer, last, q2[None, :])
+        active, _ = arch.rule.apart(apart, one.rows, other.rows)
+        alive = (q1 > 0)[:, None] & (q2 > 0)[None, :]
+        return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), jnp.where(alive, apart.lack, 1)
+
+    return lax.scan(step, first, (split_layers(layers)[1], variances1, variances2))[1]
+
+
+class _Groups:
+    """The pairs that are wanted, `PAIRS` at a time."""
+
+    def __init__(self, wanted: Array):
+        self.shape = wanted.shape
+        self.listed = jnp.flatnonzero(wanted, size=-(-wanted.size // PAIRS) * PAIRS, fill_value=wanted.size)
+        self.at = jnp.divmod(jnp.minimum(self.listed, wanted.size - 1).reshape(-1, PAIRS), wanted.shape[1])
+        self.some = jnp.arange(len(self.at[0])) * PAIRS < jnp.count_nonzero(wanted)
+
+    def map(self, f: Callable[..., Any], *state: Any) -> Any:
+        """`f` of the pairs that are listed, a group at a time; others cost nothing."""
+        groups = (self.at, *state)
         empty = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *jax.tree.map(lambda a: a[0], (at, *state)))
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *jax.tree.map(lambda a: a[0], groups))
         )
-        return lax.map(lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (some, at, *state))
+        return lax.map(lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (self.some, *groups))
+
+    def scatter(self, values: Array) -> Array:
+        """Values (..., groups, PAIRS) in their places of an array (..., *shape) of zeros."""
+        lead = values.shape[:-2]
+        flat = jnp.zeros((*lead, math.prod(self.shape)), values.dtype)
+        return flat.at[..., self.listed].set(values.reshape(*lead, -1), mode="drop").reshape(*lead, *self.shape)
+
+
+def _poles(q12: Array) -> Array:
+    """The pole that is nearer."""
+    return jnp.where(q12 > 0, 1, -1).astype(q12.dtype)
+
+
+def from_afar(q1: Array, q12: Array, q2: Array) -> Array:
+    """1 - |rho| of covariances."""
+    return 1 - jnp.minimum(_poles(q12) * ratio(q12, root(q1) * root(q2)), 1)
+
+
+def _distance(u1: Array, u2: Array, sign: Array, at: tuple[Array, Array]) -> Array:
+    """1 - |rho| of directions."""
+    return jnp.sum((u1[at[0]] - sign[at][:, None] * u2[at[1]]) ** 2, axis=1) / 2
+
+
+def _followed(
+    groups: _Groups,
+    left: tuple[Array, Array],
+    start: tuple[Array, Array],
+    right: tuple[Array, Array],
+    layers: Layers,
+    arch: Architecture,
+    keep: Callable[[Apart], Any] = lambda _: None,
+) -> Any:
+    """How far apart the pairs of some groups are and their moments, after all layers; what to `keep` as it enters each."""
+    (u1, variances1), (u2, variances2) = left, right
+    poles = _poles(start[0])
 
     def begin(at):
         moments, q1, q2 = tuple(k[at] for k in start), variances1[0][at[0]], variances2[0][at[1]]
-        sign = jnp.where(moments[0] > 0, 1, -1).astype(u1.dtype)
-        from_afar = 1 - jnp.minimum(sign * ratio(moments[0], root(q1) * root(q2)), 1)
-        near = is_near(q1, moments[0], q2)
-        exact = lambda: jnp.sum((u1[at[0]] - sign[:, None] * u2[at[1]]) ** 2, axis=1) / 2  # noqa: E731
-        lack = lax.cond(jnp.any(near), lambda: jnp.where(near, exact(), from_afar), lambda: from_afar)
+        far, near, sign = from_afar(q1, moments[0], q2), is_near(q1, moments[0], q2), poles[at]
+        exact = lambda: jnp.where(near, _distance(u1, u2, poles, at), far)  # noqa: E731
+        lack = lax.cond(jnp.any(near), exact, lambda: far)
         return Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)), moments
 
     def step(state, inputs):
@@ -91,21 +174,9 @@ def near_kernels(
             of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)  # noqa: E731
             return _layer(arch, layer, last, of(at[0]), *state, of(at[1] + len(q1)))
 
-        new = by_group(through, state)
-        return new, new[1] if every else None
+        return groups.map(through, state), keep(state[0])
 
-    first = by_group(begin)
-    (_, out), history = lax.scan(step, first, (split_layers(layers)[1], variances1, variances2))
-    if every:
-        out = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[1], history)
-    return jax.tree.map(lambda k: _scatter(k, listed, wanted.shape), out)
-
-
-def _scatter(values: Array, listed: Array, shape: tuple[int, ...]) -> Array:
-    """Values (..., groups, PAIRS) in their places of an array (..., *shape) of zeros."""
-    lead = values.shape[:-2]
-    flat = jnp.zeros((*lead, math.prod(shape)), values.dtype)
-    return flat.at[..., listed].set(values.reshape(*lead, -1), mode="drop").reshape(*lead, *shape)
+    return lax.scan(step, groups.map(begin), (split_layers(layers)[1], variances1, variances2))
 
 
 def _seen(arch: Architecture, layer: Layers, last: Any, q: Array) -> _Seen:

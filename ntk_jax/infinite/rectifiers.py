@@ -1,13 +1,14 @@
 """Duals of the rectifiers a relu(u) + b relu(-u), steps and rectified squares: arc-cosine kernels (Cho, Saul 2009).
 
 With (u, v) of standard deviations s1, s2 and correlation rho, everything follows from the angle to the nearer pole
-(`angle.py`), without cancellation. Derivatives go by rule in the three moments: Price's theorem dk/dq12 = k_dot, and
-homogeneity. Normalizing to a correlation before differentiating would be singular at identical, antipodal and zero inputs.
+(`angle.py`), without cancellation. The derivative of k goes by rule in the three moments: Price's theorem dk/dq12 = k_dot, and
+homogeneity. What has a cusp at the poles is differentiated through 1 - |rho|; at the cusp its derivative is 0, the mean of both
+sides.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.angle import ROUNDING, angle, arcsine
-from ntk_jax.infinite.dual import Apart, Dual, DualRule, deviation_product, ratio, reciprocal, root
+from ntk_jax.infinite.dual import Apart, Dual, DualRule, ratio, root
 
 
 class Scales(NamedTuple):
@@ -33,6 +34,7 @@ class Rectifier(DualRule):
     a: float
     b: float
     unroll = 10
+    apart_is_cheap = True
 
     @property
     def cusp(self):
@@ -41,8 +43,8 @@ class Rectifier(DualRule):
     def rows(self, q):
         return scales(q)
 
-    def pair(self, rows1, q12, rows2):
-        return Dual(*_rectifier(self.a, self.b, rows1, q12, rows2))
+    def pair(self, rows1, q12, rows2, lack=None):
+        return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, lack)))
 
     def own(self, q):
         return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
@@ -71,10 +73,31 @@ def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales
     return ratio(tangents1.q, rows1.q) + ratio(tangents2.q, rows2.q)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _rectifier(a, b, rows1, q12, rows2):
+@jax.custom_jvp
+def _lack(rows1, q12, rows2):
+    """1 - |rho|, as the moments know it."""
+    rho = correlation(rows1, q12, rows2)
+    return 1 - jnp.where(q12 > 0, rho, -rho)  # not `abs`: orthogonal inputs have a derivative
+
+
+@_lack.defjvp
+def _lack_jvp(primals, tangents):
+    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
+    d_rho = d12 * (rows1.r * rows2.r) - correlation(rows1, q12, rows2) / 2 * _relative(d1, rows1, d2, rows2)
+    return _lack(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
+
+
+def _known(rows1: Scales, q12: Array, rows2: Scales, lack: Array | None) -> tuple[Any, ...]:
+    """The last arguments of the functions below: ulps within which a lack counts as 0, both rows, covariance and lack."""
+    if lack is None:
+        return ROUNDING, rows1, q12, rows2, _lack(rows1, q12, rows2)
+    return 0, rows1, q12, rows2, lack
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _rectifier(a, b, noise, rows1, q12, rows2, lack):
     even = (a + b) ** 2 / (2 * np.pi)
-    at = angle(1 - jnp.abs(correlation(rows1, q12, rows2)), ROUNDING)
+    at = angle(lack, noise)
     positive = q12 > 0
     linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
     k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
@@ -83,13 +106,13 @@ def _rectifier(a, b, rows1, q12, rows2):
 
 
 @_rectifier.defjvp
-def _rectifier_jvp(a, b, primals, tangents):
-    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
-    k, k_dot = _rectifier(a, b, rows1, q12, rows2)
-    S, relative = deviation_product(rows1.q, q12, rows2.q), _relative(d1, rows1, d2, rows2)
-    dk = k_dot * d12 + (a + b) ** 2 / (4 * np.pi) * (S * relative)
-    dk_dot = (a + b) ** 2 / (2 * np.pi) * (d12 - q12 / 2 * relative) * reciprocal(S, rows1.s * rows2.s)  # 0 at the cusp
-    return (k, k_dot), (dk, dk_dot)
+def _rectifier_jvp(a, b, noise, primals, tangents):
+    (rows1, q12, rows2, lack), (d1, d12, d2, d_lack) = primals, tangents
+    out, at, even = _rectifier(a, b, noise, *primals), angle(lack, noise), (a + b) ** 2 / (2 * np.pi)
+    S = rows1.s * rows2.s * at.sine
+    dk = out[1] * d12 + even / 2 * (S * _relative(d1, rows1, d2, rows2))
+    turned = even * (d_lack * at.inverse_sine(noise))
+    return out, (dk, jnp.where(q12 > 0, -turned, turned))
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,7 @@ class Step(DualRule):
 
     low: float
     high: float
+    apart_is_cheap = True
 
     @property
     def cusp(self):
@@ -106,10 +130,10 @@ class Step(DualRule):
     def rows(self, q):
         return scales(q)
 
-    def pair(self, rows1, q12, rows2):
+    def pair(self, rows1, q12, rows2, lack=None):
         # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at rho = 0
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        k = half**2 * _sign(rows1, q12, rows2) + mean**2
+        k = half**2 * _sign(*_known(rows1, q12, rows2, lack)) + mean**2
         return Dual(k, jnp.zeros_like(k))
 
     def own(self, q):
@@ -124,19 +148,18 @@ class Step(DualRule):
         return Apart(minus, plus), jnp.zeros_like(minus)
 
 
-@jax.custom_jvp
-def _sign(rows1, q12, rows2):
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sign(noise, rows1, q12, rows2, lack):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    cosine = angle(1 - jnp.abs(rho), ROUNDING).sine
+    cosine = angle(lack, noise).sine
     return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
 
 
 @_sign.defjvp
-def _sign_jvp(primals, tangents):
-    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
-    S = deviation_product(rows1.q, q12, rows2.q)
-    dk = 2 / np.pi * (d12 - q12 / 2 * _relative(d1, rows1, d2, rows2)) * reciprocal(S, rows1.s * rows2.s)
-    return _sign(rows1, q12, rows2), dk
+def _sign_jvp(noise, primals, tangents):
+    (_, q12, _, lack), d_lack = primals, tangents[3]
+    turned = 2 / np.pi * (d_lack * angle(lack, noise).inverse_sine(noise))
+    return _sign(noise, *primals), jnp.where(q12 > 0, -turned, turned)
 
 
 @dataclass(frozen=True)
@@ -147,10 +170,14 @@ class RectifiedSquare(DualRule):
         return scales(q)
 
     def pair(self, rows1, q12, rows2):
-        return Dual(_square(rows1, q12, rows2), 4 * _rectifier(1.0, 0.0, rows1, q12, rows2)[0])
+        return Dual(_square(rows1, q12, rows2), 4 * _relu(rows1, q12, rows2))
 
     def own(self, q):
         return Dual(1.5 * q * q, 2 * q)
+
+
+def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
+    return _rectifier(1.0, 0.0, *_known(rows1, q12, rows2, None))[0]
 
 
 @jax.custom_jvp
@@ -165,7 +192,7 @@ def _square(rows1, q12, rows2):
 def _square_jvp(primals, tangents):
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
     M = _mixed(rows1, q12, rows2)  # dk/dq11 = E[phi''(u) phi(v)] / 2 = q22 M
-    dk = 4 * _rectifier(1.0, 0.0, rows1, q12, rows2)[0] * d12 + M * (rows2.q * d1.q + rows1.q * d2.q)
+    dk = 4 * _relu(rows1, q12, rows2) * d12 + M * (rows2.q * d1.q + rows1.q * d2.q)
     return _square(rows1, q12, rows2), dk
 
 
@@ -180,7 +207,6 @@ def _mixed(rows1, q12, rows2):
 
 @_mixed.defjvp
 def _mixed_jvp(primals, tangents):
-    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
-    sine = deviation_product(rows1.q, q12, rows2.q) * rows1.r * rows2.r
-    d_rho = d12 * rows1.r * rows2.r - correlation(rows1, q12, rows2) / 2 * _relative(d1, rows1, d2, rows2)
-    return _mixed(rows1, q12, rows2), sine / np.pi * d_rho
+    lack, d_lack = jax.jvp(_lack, primals, tangents)
+    turned = angle(lack, ROUNDING).sine / np.pi * d_lack
+    return _mixed(*primals), jnp.where(primals[1] > 0, -turned, turned)

@@ -1,15 +1,14 @@
 """The layer recursion on two sets of examples: in fused tiles, with the derivatives of the plain path."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_dense, has_cusp, side, split_layers
-from ntk_jax.infinite.near import directions, is_near, near_kernels
+from ntk_jax.infinite.angle import ANGLE
+from ntk_jax.infinite.layers import Architecture, Layers, Side, all_layers, first_pairs, has_cusp, side, split_layers
+from ntk_jax.infinite.near import all_lacks, directions, from_afar, is_near, near_lacks
 from ntk_jax.infinite.tiles import TiledLayers
 from ntk_jax.linalg import matmul, mirror_upper
 
@@ -69,46 +68,51 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
     """The same without tiles; with `every` layer on a leading axis."""
     side1, side2 = sides(x1, x2, layers, arch)
     products = matmul(x1, (x1 if x2 is None else x2).T) / x1.shape[1]
-    q12 = covariance_at_poles(products, side1.q0[:, None], side2.q0[None, :])
     if x2 is None:
-        q12 = _with_diagonal(q12, side1.q0)
-    out = all_layers(q12, side1, side2, layers, arch, every)
-    if has_cusp(layers, arch):
-        out = _with_near(out, x1, x2, q12, side1, side2, layers, arch, every)
+        products = _with_diagonal(products, side1.q0)
+    own1, own2 = (side1.q0[:, None], side1.own[0][:, None]), (side2.q0[None, :], side2.own[0][None, :])
+    start = first_pairs(jax.tree.map(lambda c: c[0], layers), products, own1, own2)
+    lacks = _lacks(x1, x2, start, side1, side2, layers, arch) if has_cusp(layers, arch) else None
+    out = all_layers(start, side1, side2, layers, arch, every, lacks)
     if x2 is not None:
         return out
     if not every:
         return _exact_diagonal(jax.tree.map(mirror_upper, out), side1)
     out = jax.tree.map(jax.vmap(mirror_upper), out)
-    own = [jnp.concatenate([h, end[None]]) for h, end in ((side1.variances, side1.nngp), (side1.tangents, side1.ntk))]
+    own = side1.own, jnp.concatenate([side1.tangents, side1.ntk[None]])
     return tuple(jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True))
 
 
-def _with_near(
-    out: Any,
+def _lacks(
     x1: Array,
     x2: Array | None,
-    q12: Array,
+    start: tuple[Array, Array],
     side1: Side,
     side2: Side,
     layers: Layers,
     arch: Architecture,
-    every: bool,
-):
-    """The values, not the derivatives, of pairs that are nearly parallel, from the distance of their directions."""
+) -> Array:
+    """1 - |rho| of all pairs as it enters each hidden layer: the value, which those of nearly parallel pairs owe to the rows.
+
+    Of the covariance of an example with itself nothing but rounding would be left: divided by it, derivatives of that size
+    would be as large as any. An angle of a few ulps has none: it is 0.
+    """
     # what has no derivatives is not differentiated: its loops could not be reversed
-    x1, x2, q12, side1, side2, layers = lax.stop_gradient((x1, x2, q12, side1, side2, layers))
+    x1, x2, start, side1, side2, layers = lax.stop_gradient((x1, x2, start, side1, side2, layers))
     first, _ = split_layers(layers)
     sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
     left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
-    start = first_dense(first, q12)
-    last = lax.stop_gradient(out[0][-1] if every else out[0])
     wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
-    wanted = wanted | is_near(side1.nngp[:, None], last, side2.nngp[None, :])
-    if x2 is None:  # an example and itself are not a pair
-        wanted = wanted & ~jnp.eye(len(x1), dtype=bool)
-    exact = near_kernels(left, start, right, wanted, layers, arch, every)
-    return jax.tree.map(lambda k, new: k + jnp.where(wanted, new - lax.stop_gradient(k), 0), out, exact)
+    apart = ~jnp.eye(len(x1), dtype=bool) if x2 is None else True  # an example and itself are not a pair
+    if arch.rule.apart_is_cheap:
+        lacks = all_lacks(left, start, right, wanted & apart, layers, arch)
+    else:
+        history, _ = all_layers(start, side1, side2, layers, arch, every=True)
+        before = [jnp.expand_dims(s.variances, axis) for s, axis in ((side1, 2), (side2, 1))]
+        wanted = (wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])) & apart
+        near = near_lacks(left, start, right, wanted, layers, arch)
+        lacks = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
+    return jnp.where(lacks > (ANGLE * jnp.finfo(lacks.dtype).eps) ** 2 / 2, lacks, 0)
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:

@@ -91,8 +91,8 @@ class Series(Expansion):
         parts = (coefficients(self, order, q) for order in (0, 1))
         return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), *parts)
 
-    def pair(self, rows1, q12, rows2):
-        return Dual(*_pair(self, rows1, q12, rows2))
+    def pair(self, rows1, q12, rows2, lack=None):
+        return Dual(*_pair(self, rows1, q12, rows2, lack))
 
     def own(self, q):
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
@@ -193,45 +193,46 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(series, rows1, q12, rows2):
+def _pair(series, rows1, q12, rows2, lack):
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
     k = _sum(rows1.phi, rows2.phi, rho, series.count)
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
     ordered = chords.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
-    singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho)
+    singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, lack)
     return k + singular[0], k_dot + singular[1]
 
 
 @_pair.defjvp
 def _pair_jvp(series, primals, tangents):
-    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
+    (rows1, q12, rows2, lack), (d1, d12, d2, _) = primals, tangents
     return _pair(series, *primals), tuple(
-        _d_moment(series, i, i, rows1.q, q12, rows2.q, d1.q, d12, d2.q) for i in (0, 1)
+        _d_moment(series, i, i, rows1.q, q12, rows2.q, lack, d1.q, d12, d2.q) for i in (0, 1)
     )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def moment(series, i, j, q11, q12, q22):
+def moment(series, i, j, q11, q12, q22, lack):
     """E[phi^(i)(u) phi^(j)(v)], differentiable to any order."""
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
     value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.count)
     views = [kinks.view(series.kinks, q) for q in (q11, q22)]
-    return value + kinks.moments(series.kinks, ((i, j),), *views, rho)[0]
+    return value + kinks.moments(series.kinks, ((i, j),), *views, rho, lack)[0]
 
 
 @moment.defjvp
 def _moment_jvp(series, i, j, primals, tangents):
-    return moment(series, i, j, *primals), _d_moment(series, i, j, *primals, *tangents)
+    return moment(series, i, j, *primals), _d_moment(series, i, j, *primals, *tangents[:3])
 
 
-def _d_moment(series, i, j, q11, q12, q22, d11, d12, d22):
+def _d_moment(series, i, j, q11, q12, q22, lack, d11, d12, d22):
+    at = q11, q12, q22, lack
     return (
-        moment(series, i + 1, j + 1, q11, q12, q22) * d12
-        + moment(series, i + 2, j, q11, q12, q22) * (d11 / 2)
-        + moment(series, i, j + 2, q11, q12, q22) * (d22 / 2)
+        moment(series, i + 1, j + 1, *at) * d12
+        + moment(series, i + 2, j, *at) * (d11 / 2)
+        + moment(series, i, j + 2, *at) * (d22 / 2)
     )
 
 

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.infinite.dual import covariance_at_poles
-from ntk_jax.infinite.layers import Architecture, Layers, Side, first_dense, has_cusp, pair_step, rows, split_layers
+from ntk_jax.infinite.layers import Architecture, Layers, Side, first_pairs, has_cusp, pair_step, rows, split_layers
 from ntk_jax.infinite.near import directions, is_near, near_kernels
 from ntk_jax.linalg import matmul, strictly_lower
 
@@ -45,7 +44,7 @@ class TiledLayers:
         self.x1, self.x2, self.side1, self.side2 = padded
         self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
         # variances at the start and after every layer
-        self.own = [jnp.concatenate([s.variances, s.nngp[None]]) for s in (self.side1, self.side2)]
+        self.own = [s.own for s in (self.side1, self.side2)]
 
     def begin(self) -> tuple[tuple[Array, Array], Array]:
         """Both kernels, and which tiles have pairs to follow: none if the dual has no cusp."""
@@ -89,8 +88,9 @@ class TiledLayers:
 
     def _start(self, i, j, _):
         products = matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
-        q1, q2 = self.visit.left(self.side1.q0, i)[:, None], self.visit.right(self.side2.q0, j)[None, :]
-        return first_dense(self.first, covariance_at_poles(products, q1, q2))
+        own1 = tuple(self.visit.left(q, i)[:, None] for q in (self.side1.q0, self.own[0][0]))
+        own2 = tuple(self.visit.right(q, j)[None, :] for q in (self.side2.q0, self.own[1][0]))
+        return first_pairs(self.first, products, own1, own2)
 
 
 def _pad(tree: Any, tile: int) -> Any:
