@@ -1,14 +1,19 @@
 """What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
+
+from ntk_jax.infinite.moments import as_moments
+from ntk_jax.networks import ACTIVATIONS
 
 
 class Dual(NamedTuple):
@@ -41,6 +46,12 @@ class DualRule:
     """
 
     unroll = 8
+
+    def __reduce__(self) -> Any:
+        return _restored, (type(self), *(_named(getattr(self, field.name)) for field in fields(cast(Any, self))))
+
+    def __deepcopy__(self, memo: Any) -> "DualRule":
+        return self
 
     @property
     def cusp(self) -> bool:
@@ -86,6 +97,31 @@ class DualRule:
         return self.pair(self.rows(q11), q12, self.rows(q22))
 
 
+class _Name(NamedTuple):
+    """Of a function that is not pickled itself: JAX's compiled functions do not know where they are."""
+
+    module: str
+    name: str
+
+
+def _named(value: Any) -> Any:
+    known = next((name for name, phi in ACTIVATIONS.items() if phi is value), None)
+    if known is not None:
+        return _Name("", known)
+    name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
+    return next((_Name(home.__name__, name) for home in homes if name and getattr(home, name, None) is value), value)
+
+
+def _found(value: Any) -> Any:
+    if not isinstance(value, _Name):
+        return value
+    return getattr(import_module(value.module), value.name) if value.module else ACTIVATIONS[value.name]
+
+
+def _restored(kind: type, *values: Any) -> Any:
+    return kind(*map(_found, values))
+
+
 def _tangent(f: Callable[[Array], Array], v: Array) -> Array:
     return jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
 
@@ -95,15 +131,6 @@ def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], A
     for _ in range(order):
         phi = partial(_tangent, phi)
     return phi
-
-
-def as_moments(*moments: Any) -> list[Array]:
-    """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
-    arrays = [jnp.asarray(m) for m in moments]
-    floats = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtype = max(floats, key=lambda t: jnp.dtype(t).itemsize) if floats else jnp.zeros(()).dtype
-    rank = max(a.ndim for a in arrays)
-    return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
 
 
 def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:

@@ -1,7 +1,7 @@
 """Dual activations: k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)] for (u, v) ~ N(0, [[q11, q12], [q12, q22]]).
 
 Each dual is a function `(q11, q12, q22) -> Dual(k, k_dot)` of broadcastable arrays: variances at least 0, covariance within
-+-sqrt(q11 q22) up to rounding. Values are exact to a few ulps of the answer for moments perturbed by rounding; derivatives are
++-sqrt(q11 q22) up to rounding; others are refused, and inside jit count as the nearest possible ones. Values are exact to a few ulps of the answer for moments perturbed by rounding; derivatives are
 finite at identical, antipodal and zero inputs. Below s1, s2 are the standard deviations, rho the correlation, theta its
 angle, f the options' letters. `series` is for every other scalar function, `rule` for what `mlp_kernels` takes.
 """

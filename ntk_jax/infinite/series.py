@@ -21,10 +21,11 @@ from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite import chords, kinks
-from ntk_jax.infinite.dual import Dual, as_moments, derivative, ratio, root
+from ntk_jax.infinite.dual import Dual, derivative, ratio, root
 from ntk_jax.infinite.fit import Expansion, enough_terms, fitted_rule, relative_error
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.infinite.kinks import View
+from ntk_jax.infinite.moments import as_moments
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
