@@ -149,6 +149,15 @@ def gaussian(q11, q12, q22, rate):
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 
 
+def growing_gaussian(q11, q12, q22, rate):
+    """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate q12)²; infinite unless D > 0."""
+    d1, d2, c = 1 - 2 * rate * q11, 1 - 2 * rate * q22, 2 * rate * q12
+    D = d1 * d2 - c * c
+    finite = (d1 > 0) & (d2 > 0) & (D > 0)
+    D = jnp.where(finite, D, 1)
+    return Dual(*(jnp.where(finite, k, jnp.inf) for k in (D**-0.5, 2 * rate * c * D**-1.5)))
+
+
 def polynomial(q11, q12, q22, coefficients: Sequence[float]):
     """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]; k_dot from j + 1."""
     means = [_derivative_mean(coefficients, j) for j in range(len(coefficients))]

@@ -1,7 +1,7 @@
 """What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, cast
@@ -95,6 +95,58 @@ class DualRule:
         """The dual of broadcastable moments."""
         q11, q12, q22 = as_moments(q11, q12, q22)
         return self.pair(self.rows(q11), q12, self.rows(q22))
+
+
+@dataclass(frozen=True)
+class Scaled(DualRule):
+    """The dual of `scale` times the function of another rule."""
+
+    rule: DualRule
+    scale: float
+
+    @property
+    def unroll(self) -> int:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.unroll
+
+    @property
+    def adaptive(self) -> bool:
+        """As the other rule."""
+        return self.rule.adaptive
+
+    @property
+    def cusp(self) -> bool:
+        """As the other rule."""
+        return self.rule.cusp
+
+    def fitted(self, q_max, dtype):
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.fitted(q_max, dtype))
+
+    def shortfall(self, q_max, dtype):
+        """Relative, hence that of the other rule."""
+        return self.rule.shortfall(q_max, dtype)
+
+    def rows(self, q):
+        """Those of the other rule."""
+        return self.rule.rows(q)
+
+    def pair(self, rows1, q12, rows2):
+        """Both moments, times the square of the scale."""
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
+
+    def own(self, q):
+        """Likewise."""
+        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))
+
+    def near_rows(self, q):
+        """Those of the other rule."""
+        return self.rule.near_rows(q)
+
+    def apart(self, inputs, one, other):
+        """Correlations do not see a scale."""
+        outputs, k_dot = self.rule.apart(inputs, one, other)
+        return outputs, self.scale**2 * k_dot
 
 
 class _Name(NamedTuple):

@@ -1,9 +1,10 @@
 """Dual activations: k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)] for (u, v) ~ N(0, [[q11, q12], [q12, q22]]).
 
 Each dual is a function `(q11, q12, q22) -> Dual(k, k_dot)` of broadcastable arrays: variances at least 0, covariance within
-+-sqrt(q11 q22) up to rounding; others are refused, and inside jit count as the nearest possible ones. Values are exact to a few ulps of the answer for moments perturbed by rounding; derivatives are
-finite at identical, antipodal and zero inputs. Below s1, s2 are the standard deviations, rho the correlation, theta its
-angle, f the options' letters. `series` is for every other scalar function, `rule` for what `mlp_kernels` takes.
++-sqrt(q11 q22) up to rounding; others are refused, and inside jit they count as the nearest possible ones. Values are exact to
+a few ulps of the answer for moments perturbed by rounding; derivatives are finite at identical, antipodal and zero inputs.
+Below s1, s2 are the standard deviations, rho the correlation, theta its angle, f the options' letters. `series` is for every
+other scalar function, `rule` for what `mlp_kernels` takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, dual_rule, series_rule
+from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, check_elementwise, dual_rule, series_rule
 from ntk_jax.infinite.dual import Dual as Dual
 from ntk_jax.infinite.dual import DualRule as DualRule
 from ntk_jax.infinite.series import Series as Series
@@ -47,8 +48,16 @@ def series(phi: Callable[[Array], Array], *, kinks: Sequence[float] = (), tolera
         kinks: points other than 0 where phi is not smooth, such as (-1, 1) for hard tanh.
         tolerance: of the terms left out, relative to E[phi²]; None for 1e-10 in float64, 1e-7 in float32.
 
+    Raises:
+        ValueError: phi is not elementwise or not a number on the whole real line; when the series is called on values, E[phi²] or
+            E[phi'²] is infinite at their variances, or phi varies faster than quadrature resolves.
+
+    Warns:
+        UserWarning: (when called on values) the tolerance is not met; it states the bound.
+
     Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula); Owen 1956 (kinks).
     """
+    check_elementwise(phi)
     return series_rule(phi, tuple(map(float, kinks)), tolerance)
 
 
