@@ -77,8 +77,8 @@ def _exponentials(x: np.ndarray, values: np.ndarray, at: Any, near: Any) -> Iter
     if seen:
         b = near(math.log(at(seen[0]) / at(0.0)) / seen[0] ** 2)
         form = (closed_forms.growing_gaussian, b) if b > 0 else (closed_forms.gaussian, -b)
-        rule = scaled(ClosedForm(form[0], (form[1],)), a)
-        yield Candidate(rule, a * np.exp(b * x * x), math.sqrt(8 * abs(b)))
+        bump = scaled(ClosedForm(form[0], (form[1],)), a)
+        yield Candidate(bump, a * np.exp(b * x * x), math.sqrt(8 * abs(b)))
 
 
 def _sinusoid(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candidate]:
