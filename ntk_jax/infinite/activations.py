@@ -204,9 +204,10 @@ def _close(u: Array, values: np.ndarray, expected: np.ndarray) -> bool:
     The rounding of an exponent is that of the exponential's logarithm.
     """
     x, tolerance = np.asarray(u, float), 64 * float(jnp.finfo(u.dtype).eps)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        digits = np.maximum(1, np.abs(np.log(np.abs(expected))) / 8)
-        close = np.abs(values - expected) <= tolerance * (digits * np.abs(expected) + 1e-3 + np.abs(x))
+    size = np.abs(expected)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounding = size * np.maximum(1, np.abs(np.log(np.maximum(size, 1e-300))) / 8)
+        close = np.abs(values - expected) <= tolerance * (rounding + 1e-3 + np.abs(x))
     return bool(np.all((close & np.isfinite(expected) | (values == expected))[x != 0]))
 
 
