@@ -27,7 +27,7 @@ class SolveReport(NamedTuple):
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
-    """N · eps: eigenvalues below this fraction of the largest are rounding."""
+    """n · eps: eigenvalues below this fraction of the largest are rounding."""
     return size * float(jnp.finfo(dtype).eps)
 
 

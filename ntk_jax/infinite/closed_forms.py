@@ -71,7 +71,7 @@ def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Arra
 
 
 def erf(q11, q12, q22):
-    """K = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
+    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
     p1, p2, cosine2, _ = _determinant(2 * q11, 2 * q12, 2 * q22)
     sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
     return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
@@ -105,7 +105,7 @@ def gelu_slope(q11, q12, q22):
 
 
 def smooth_relu(q11, q12, q22):
-    """Phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
+    """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
     p1, p2, cosine2, _ = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
@@ -181,7 +181,7 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
 
 
 def hermite(q11, q12, q22, degree):
-    """Phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
+    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
 
     def mean(j):
         m, odd = divmod(degree - j, 2)

@@ -203,7 +203,7 @@ def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
 
 
 def ratio(a: ArrayLike, b: Array) -> Array:
-    """A / b where b > 0, else 0, with finite derivatives."""
+    """a / b where b > 0, else 0, with finite derivatives."""
     positive = b > 0
     return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
 

@@ -108,7 +108,7 @@ def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def erf(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
+    """phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
 
     Reference: Williams 1997, eq. 11.
     """
@@ -125,7 +125,7 @@ def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def tanh(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = tanh = sum_i w_i erf(sqrt(2) u / s_i): k = sum_ij w_i w_j erf's k at (2 q11/s_i², 2 q12/(s_i s_j), 2 q22/s_j²).
+    """phi = tanh = sum_i w_i erf(sqrt(2) u / s_i): k = sum_ij w_i w_j erf's k at (2 q11/s_i², 2 q12/(s_i s_j), 2 q22/s_j²).
 
     s_i and w_i discretize the law of scales that makes the logistic distribution of normal ones, to ten digits (float32:
     rounding). Reference: Andrews, Mallows 1974; Williams 1997, eq. 11.
@@ -158,12 +158,12 @@ def softplus(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12). (`sinusoid` at phase 0.)"""
+    """phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12). (`sinusoid` at phase 0.)"""
     return dual_rule("sin")(q11, q12, q22)
 
 
 def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12). (`sinusoid` at phase pi/2.)"""
+    """phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12). (`sinusoid` at phase pi/2.)"""
     return dual_rule("cos")(q11, q12, q22)
 
 
@@ -209,5 +209,5 @@ def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
 
 
 def hermite(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
-    """Phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
+    """phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
     return dual_rule("hermite", degree=degree)(q11, q12, q22)

@@ -44,7 +44,7 @@ def families(x: np.ndarray, values: np.ndarray, eps: float) -> Iterator[Candidat
 
 
 def rectifier(positive: float, negative: float, x: np.ndarray) -> Candidate:
-    """Two half lines: positive relu(u) + negative relu(-u)."""
+    """positive relu(u) + negative relu(-u)."""
     return Candidate(Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x))
 
 
@@ -66,7 +66,7 @@ def _polynomial(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candid
 
 
 def _exponentials(x: np.ndarray, values: np.ndarray, at: Any, near: Any) -> Iterator[Candidate]:
-    """Functions a exp(b u) and a exp(b u²)."""
+    """a exp(b u) and a exp(b u²)."""
     if at(-4.0) * at(4.0) > 0:
         b, a = near(math.log(at(4.0) / at(-4.0)) / 8), near(at(0.0))
         if a:
@@ -82,7 +82,7 @@ def _exponentials(x: np.ndarray, values: np.ndarray, at: Any, near: Any) -> Iter
 
 
 def _sinusoid(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candidate]:
-    """Functions a sin(b u + c): b from second differences, then by Newton's method on more and more points."""
+    """a sin(b u + c): b from second differences, then by Newton's method on more and more points."""
     f = values[[int(np.argmin(abs(x - u))) for u in FINE]]
     curved = -float(f[1:-1] @ (f[2:] - 2 * f[1:-1] + f[:-2]))
     norm = 4 * float(f[1:-1] @ f[1:-1])

@@ -173,7 +173,7 @@ def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _derivatives(phi: Callable[[Array], Array], orders: int, v: Array) -> Array:
-    """Phi and its first derivatives, (orders, *v.shape), in one program."""
+    """phi and its first derivatives, (orders, *v.shape), in one program."""
     return jnp.stack([derivative(phi, p)(v) for p in range(orders)])
 
 

@@ -120,7 +120,7 @@ def _center(k: Array) -> Array:
 
 
 def _nonzero(inner: Array, norm1: Array, norm2: Array) -> Array:
-    """Inner / (norm1 norm2), refusing zero norms."""
+    """inner / (norm1 norm2), refusing zero norms."""
     if is_concrete(norm1) and is_concrete(norm2) and not bool((norm1 > 0) & (norm2 > 0)):
         raise ValueError(
             f"alignment: expected kernels and targets that are not zero (after centering, not constant); got norms "

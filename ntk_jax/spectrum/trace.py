@@ -71,7 +71,7 @@ def stochastic_trace(
 def log_determinant(
     k: SymmetricOperator | ArrayLike, *, diag_reg: float, key: Array, num_probes: int = 16, num_steps: int = 50
 ) -> Estimate:
-    """Log det(K + diag_reg I), as in a marginal likelihood, from products K v.
+    """log det(K + diag_reg I), as in a marginal likelihood, from products K v.
 
     Args:
         k: symmetric positive semi-definite kernel or operator, see `stochastic_trace`.
