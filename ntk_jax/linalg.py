@@ -26,7 +26,7 @@ class SolveReport(NamedTuple):
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
-    """N · eps: a bound of what rounding may do to a matrix of N rows, in units of its largest eigenvalue."""
+    """n · eps: a bound of what rounding may do to a matrix of n rows, in units of its largest eigenvalue."""
     return size * float(jnp.finfo(dtype).eps)
 
 

@@ -35,14 +35,14 @@ class Cotangents:
     found: tuple[Separable | None, ...]
 
     def mask(self, tap: int, x: Array) -> Array:
-        """M of one example: the cotangent with ones in place of c."""
+        """m of one example: the cotangent with ones in place of c."""
         part = self._part(tap)
         return self._evaluate(
             part.cotangent, {part.weight: jnp.ones(part.weight.aval.shape, part.weight.aval.dtype)}, x
         )
 
     def weight(self, tap: int, e: Array) -> Array:
-        """C of one output, whose cotangent is e."""
+        """c of one output, whose cotangent is e."""
         return self._evaluate(self._part(tap).weight, {self.closed.jaxpr.invars[1]: e})
 
     def _part(self, tap: int) -> Separable:
@@ -88,7 +88,7 @@ def _analyse(jaxpr: Any) -> tuple[Separable | None, ...]:
     constant: dict[Any, frozenset[int]] = {}
 
     def weight(a: Any) -> Any:
-        """C of an operand; None if it has none."""
+        """c of an operand; None if it has none."""
         return a if a in from_e and a not in from_x else weights.get(a)
 
     for eqn in jaxpr.eqns:

@@ -45,12 +45,12 @@ class Angle(NamedTuple):
 
     @property
     def to_pole(self) -> Array:
-        """Phi = arccos |rho|, in [0, pi/2]."""
+        """phi = arccos |rho|, in [0, pi/2]."""
         return self.sine * (self.u * self.R1 + 1)
 
     @property
     def first_gap(self) -> Array:
-        """S - |rho| phi."""
+        """s - |rho| phi."""
         return self.sine * self.u * (1 - (1 - self.u) * self.R1)
 
     @property

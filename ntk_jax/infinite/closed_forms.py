@@ -91,7 +91,7 @@ def _cosine2_jvp(primals, tangents):
 
 
 def erf(q11, q12, q22):
-    """K = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
+    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
     p1, p2, cosine2, _ = _determinant(2 * q11, 2 * q12, 2 * q22)
     sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
     return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
@@ -125,7 +125,7 @@ def gelu_slope(q11, q12, q22):
 
 
 def smooth_relu(q11, q12, q22):
-    """Phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
+    """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
     p1, p2, cosine2, _ = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
@@ -169,6 +169,15 @@ def gaussian(q11, q12, q22, rate):
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 
 
+def growing_gaussian(q11, q12, q22, rate):
+    """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate q12)²; infinite unless D > 0."""
+    d1, d2, c = 1 - 2 * rate * q11, 1 - 2 * rate * q22, 2 * rate * q12
+    D = d1 * d2 - c * c
+    finite = (d1 > 0) & (d2 > 0) & (D > 0)
+    D = jnp.where(finite, D, 1)
+    return Dual(*(jnp.where(finite, k, jnp.inf) for k in (D**-0.5, 2 * rate * c * D**-1.5)))
+
+
 def polynomial(q11, q12, q22, coefficients: Sequence[float]):
     """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]; k_dot from j + 1."""
     means = [_derivative_mean(coefficients, j) for j in range(len(coefficients))]
@@ -192,7 +201,7 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
 
 
 def hermite(q11, q12, q22, degree):
-    """Phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
+    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
 
     def mean(j):
         m, odd = divmod(degree - j, 2)

@@ -1,14 +1,19 @@
 """What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
+
+from ntk_jax.infinite.moments import as_moments
+from ntk_jax.networks import ACTIVATIONS
 
 
 class Dual(NamedTuple):
@@ -41,6 +46,12 @@ class DualRule:
     """
 
     unroll = 8
+
+    def __reduce__(self) -> Any:
+        return _restored, (type(self), *(_named(getattr(self, field.name)) for field in fields(cast(Any, self))))
+
+    def __deepcopy__(self, memo: Any) -> "DualRule":
+        return self
 
     @property
     def cusp(self) -> bool:
@@ -92,6 +103,83 @@ class DualRule:
         return self.pair(self.rows(q11), q12, self.rows(q22))
 
 
+@dataclass(frozen=True)
+class Scaled(DualRule):
+    """The dual of `scale` times the function of another rule."""
+
+    rule: DualRule
+    scale: float
+
+    @property
+    def unroll(self) -> int:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.unroll
+
+    @property
+    def adaptive(self) -> bool:
+        """As the other rule."""
+        return self.rule.adaptive
+
+    @property
+    def cusp(self) -> bool:
+        """As the other rule."""
+        return self.rule.cusp
+
+    def fitted(self, q_max, dtype):
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.fitted(q_max, dtype))
+
+    def shortfall(self, q_max, dtype):
+        """Relative, hence that of the other rule."""
+        return self.rule.shortfall(q_max, dtype)
+
+    def rows(self, q):
+        """Those of the other rule."""
+        return self.rule.rows(q)
+
+    def pair(self, rows1, q12, rows2):
+        """Both moments, times the square of the scale."""
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
+
+    def own(self, q):
+        """Likewise."""
+        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))
+
+    def near_rows(self, q):
+        """Those of the other rule."""
+        return self.rule.near_rows(q)
+
+    def apart(self, inputs, one, other):
+        """Correlations do not see a scale."""
+        outputs, k_dot = self.rule.apart(inputs, one, other)
+        return outputs, self.scale**2 * k_dot
+
+
+class _Name(NamedTuple):
+    """Of a function that is not pickled itself: JAX's compiled functions do not know where they are."""
+
+    module: str
+    name: str
+
+
+def _named(value: Any) -> Any:
+    known = next((name for name, phi in ACTIVATIONS.items() if phi is value), None)
+    if known is not None:
+        return _Name("", known)
+    name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
+    return next((_Name(home.__name__, name) for home in homes if name and getattr(home, name, None) is value), value)
+
+
+def _found(value: Any) -> Any:
+    if not isinstance(value, _Name):
+        return value
+    return getattr(import_module(value.module), value.name) if value.module else ACTIVATIONS[value.name]
+
+
+def _restored(kind: type, *values: Any) -> Any:
+    return kind(*map(_found, values))
+
+
 def _tangent(f: Callable[[Array], Array], v: Array) -> Array:
     return jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
 
@@ -101,15 +189,6 @@ def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], A
     for _ in range(order):
         phi = partial(_tangent, phi)
     return phi
-
-
-def as_moments(*moments: Any) -> list[Array]:
-    """Floating-point arrays of one dtype and equal rank, still to be broadcast."""
-    arrays = [jnp.asarray(m) for m in moments]
-    floats = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtype = max(floats, key=lambda t: jnp.dtype(t).itemsize) if floats else jnp.zeros(()).dtype
-    rank = max(a.ndim for a in arrays)
-    return [jnp.expand_dims(a.astype(dtype), tuple(range(rank - a.ndim))) for a in arrays]
 
 
 def with_derivative(value: Array, of: Array) -> Array:
@@ -136,7 +215,7 @@ def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
 
 
 def ratio(a: ArrayLike, b: Array) -> Array:
-    """A / b where b > 0, else 0, with finite derivatives."""
+    """a / b where b > 0, else 0, with finite derivatives."""
     positive = b > 0
     return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
 

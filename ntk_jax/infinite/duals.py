@@ -1,9 +1,10 @@
 """Dual activations: k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)] for (u, v) ~ N(0, [[q11, q12], [q12, q22]]).
 
 Each dual is a function `(q11, q12, q22) -> Dual(k, k_dot)` of broadcastable arrays: variances at least 0, covariance within
-+-sqrt(q11 q22) up to rounding. Values are exact to a few ulps of the answer for moments perturbed by rounding; derivatives are
-finite at identical, antipodal and zero inputs. Below s1, s2 are the standard deviations, rho the correlation, theta its
-angle, f the options' letters. `series` is for every other scalar function, `rule` for what `mlp_kernels` takes.
++-sqrt(q11 q22) up to rounding; others are refused, and inside jit they count as the nearest possible ones. Values are exact to
+a few ulps of the answer for moments perturbed by rounding; derivatives are finite at identical, antipodal and zero inputs.
+Below s1, s2 are the standard deviations, rho the correlation, theta its angle, f the options' letters. `series` is for every
+other scalar function, `rule` for what `mlp_kernels` takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, dual_rule, series_rule
+from ntk_jax.infinite.activations import CLOSED_FORMS, NUMERICAL, check_elementwise, dual_rule, series_rule
 from ntk_jax.infinite.dual import Dual as Dual
 from ntk_jax.infinite.dual import DualRule as DualRule
 from ntk_jax.infinite.series import Series as Series
@@ -47,8 +48,16 @@ def series(phi: Callable[[Array], Array], *, kinks: Sequence[float] = (), tolera
         kinks: points other than 0 where phi is not smooth, such as (-1, 1) for hard tanh.
         tolerance: of the terms left out, relative to E[phi²]; None for 1e-10 in float64, 1e-7 in float32.
 
+    Raises:
+        ValueError: phi is not elementwise or not a number on the whole real line; when the series is called on values, E[phi²] or
+            E[phi'²] is infinite at their variances, or phi varies faster than quadrature resolves.
+
+    Warns:
+        UserWarning: (when called on values) the tolerance is not met; it states the bound.
+
     Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula); Owen 1956 (kinks).
     """
+    check_elementwise(phi)
     return series_rule(phi, tuple(map(float, kinks)), tolerance)
 
 
@@ -99,7 +108,7 @@ def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def erf(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
+    """phi = erf: k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²).
 
     Reference: Williams 1997, eq. 11.
     """
@@ -116,7 +125,7 @@ def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def tanh(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = tanh = sum_i w_i erf(sqrt(2) u / s_i): k = sum_ij w_i w_j erf's k at (2 q11/s_i², 2 q12/(s_i s_j), 2 q22/s_j²).
+    """phi = tanh = sum_i w_i erf(sqrt(2) u / s_i): k = sum_ij w_i w_j erf's k at (2 q11/s_i², 2 q12/(s_i s_j), 2 q22/s_j²).
 
     s_i and w_i discretize the law of scales that makes the logistic distribution of normal ones, to ten digits (float32:
     rounding). Reference: Andrews, Mallows 1974; Williams 1997, eq. 11.
@@ -149,12 +158,12 @@ def softplus(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
 
 def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12). (`sinusoid` at phase 0.)"""
+    """phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12). (`sinusoid` at phase 0.)"""
     return dual_rule("sin")(q11, q12, q22)
 
 
 def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
-    """Phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12). (`sinusoid` at phase pi/2.)"""
+    """phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12). (`sinusoid` at phase pi/2.)"""
     return dual_rule("cos")(q11, q12, q22)
 
 
@@ -200,5 +209,5 @@ def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
 
 
 def hermite(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
-    """Phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
+    """phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig, Singer 2016, section 4.)"""
     return dual_rule("hermite", degree=degree)(q11, q12, q22)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, source_line
-from ntk_jax.infinite.dual import DualRule
+from ntk_jax.infinite.dual import DualRule, Scaled
 from ntk_jax.infinite.limit import infinite_width
 from ntk_jax.infinite.mixture import DOUBLE, Mixture
 from ntk_jax.infinite.program.fields import Combination, Field, InnerProduct
-from ntk_jax.infinite.program.functions import Scaled
 from ntk_jax.infinite.program.values import Det, Joined, Param, Wide
 from ntk_jax.infinite.series import Series
 

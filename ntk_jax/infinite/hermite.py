@@ -13,19 +13,20 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.special import erfc
 
-RANGE, PANEL, NODES = 14.0, 0.75, 20
+PANEL, NODES = 0.75, 20
+RANGE, WIDE = 14.0, 36.75  # the density is 1e-43 and 1e-294 there: the latter is for functions that grow
 
 
-def breakpoints(levels: int) -> np.ndarray:
-    """The ends of the panels, from -14 to 14, with `levels` halvings towards 0."""
-    right = [*(PANEL * 0.5**j for j in range(levels, 0, -1)), *np.arange(PANEL, RANGE + PANEL / 2, PANEL)]
+def breakpoints(levels: int, reach: float = RANGE) -> np.ndarray:
+    """The ends of the panels, from -reach to reach, with `levels` halvings towards 0."""
+    right = [*(PANEL * 0.5**j for j in range(levels, 0, -1)), *np.arange(PANEL, reach + PANEL / 2, PANEL)]
     return np.array([*(-b for b in right[::-1]), 0.0, *right])
 
 
-def panel_rule(breaks: Array | np.ndarray) -> tuple[Any, Any]:
-    """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., 20 (B - 1))."""
+def panel_rule(breaks: Array | np.ndarray, nodes: int = NODES) -> tuple[Any, Any]:
+    """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., nodes (B - 1))."""
     xp = np if isinstance(breaks, np.ndarray) else jnp
-    rule = np.polynomial.legendre.leggauss(NODES)
+    rule = np.polynomial.legendre.leggauss(nodes)
     x, w = (a.astype(breaks.dtype).reshape(*[1] * breaks.ndim, -1) for a in rule)
     half = (breaks[..., 1:, None] - breaks[..., :-1, None]) / 2
     u = (breaks[..., 1:, None] + breaks[..., :-1, None]) / 2 + half * x
@@ -34,15 +35,15 @@ def panel_rule(breaks: Array | np.ndarray) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=16)
-def nodes_and_weights(levels: int) -> tuple[np.ndarray, np.ndarray]:
+def nodes_and_weights(levels: int, reach: float = RANGE) -> tuple[np.ndarray, np.ndarray]:
     """The rule of the fixed panels, in double precision; nodes are symmetric about 0."""
-    return panel_rule(breakpoints(levels))
+    return panel_rule(breakpoints(levels, reach))
 
 
 @lru_cache(maxsize=16)
-def basis(levels: int, terms: int) -> np.ndarray:
+def basis(levels: int, terms: int, reach: float = RANGE) -> np.ndarray:
     """weights[m] h_k(nodes[m]), shape (nodes, terms)."""
-    u, w = nodes_and_weights(levels)
+    u, w = nodes_and_weights(levels, reach)
     h = [w, u * w]
     for k in range(1, terms - 1):
         h.append((u * h[k] - np.sqrt(k) * h[k - 1]) / np.sqrt(k + 1))

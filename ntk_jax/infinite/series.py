@@ -21,10 +21,12 @@ from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite import chords, kinks
-from ntk_jax.infinite.dual import Dual, as_moments, derivative, ratio, root
-from ntk_jax.infinite.fit import Expansion, enough_terms, fitted_rule, relative_error
+from ntk_jax.infinite.dual import Dual, derivative, ratio, root
+from ntk_jax.infinite.fit import Expansion, enough_terms, errors, fitted_rule, relative_error
 from ntk_jax.infinite.hermite import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.infinite.kinks import View
+from ntk_jax.infinite.moments import as_moments
+from ntk_jax.infinite.resolution import own_kinks
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
@@ -63,6 +65,11 @@ class Series(Expansion):
     def cusp(self):
         return any(any(kink.jumps[:2]) for kink in self.kinks)
 
+    @property
+    def slope(self) -> "Series":
+        """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
+        return replace(self, kinks=own_kinks(self.kinks, 1)) if any(kink.jumps[0] for kink in self.kinks) else self
+
     def __call__(self, q11, q12, q22):
         moments = as_moments(q11, q12, q22)
         q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
@@ -77,7 +84,7 @@ class Series(Expansion):
 
     def shortfall(self, q_max, dtype):
         worst, asked = relative_error(self, q_max, dtype), self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
-        if worst <= max(asked, 1e-6 if self.kinks else 0):
+        if worst <= max(asked, (1e-6 if dtype == jnp.float64 else 2e-5) if self.kinks else 0):
             return None
         return (
             f"the series of {self.phi!r} with {self.count} terms is within {worst:.1e} of the dual (relative, at variance "
@@ -88,8 +95,8 @@ class Series(Expansion):
 
     def rows(self, q):
         s = root(q)
-        parts = (coefficients(self, order, q) for order in (0, 1))
-        return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), *parts)
+        phi, slope = coefficients(self, 0, q), coefficients(self.slope, 1, q)
+        return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), phi, slope)
 
     def pair(self, rows1, q12, rows2, lack=None):
         return Dual(*_pair(self, rows1, q12, rows2, lack))
@@ -103,12 +110,28 @@ class Series(Expansion):
 
     def apart(self, inputs, one, other):
         outputs, singular = chords.apart(self.kinks, inputs, one, other)
+        if self.slope is not self:
+            singular = chords.apart(self.slope.kinks, inputs, one, other)[1]
         rho = (inputs.plus - inputs.minus) / 2
         return outputs, singular + _sum(one.rows.slope, other.rows.slope, rho, self.count)
 
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
-        """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on the terms that are left out."""
-        return Dual(*(_tail_bound(self, order, jnp.asarray(q11), jnp.asarray(q22)) for order in (0, 1)))
+        """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on what is left out and what is not seen.
+
+        Raises:
+            ValueError: inside jit, where variances are not known; what calling the series raises.
+        """
+        q11, _, q22 = as_moments(q11, 0, q22)
+        if not (is_concrete(q11) and is_concrete(q22)):
+            raise ValueError(
+                "bound: expected variances that are known; got some inside jit. Take the bound outside of it."
+            )
+        pairs = np.stack(np.broadcast_arrays(np.asarray(q11, float), np.asarray(q22, float)))
+        at = {q: errors(self, q, q11.dtype) for q in np.unique(pairs).tolist()}
+        second, share = np.moveaxis(
+            np.array([at[q] for q in pairs.ravel().tolist()]).reshape(*pairs.shape, 2, 2), -1, 0
+        )
+        return Dual(*jnp.asarray(np.moveaxis(np.sqrt(second[0] * second[1]) * share.max(axis=0), -1, 0), q11.dtype))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -119,10 +142,10 @@ def _called(series: Series, *moments: Array) -> Dual:
 
 def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     """E[phi^(order)(sigma z) h_k(z)] for k below `terms`."""
-    u, _ = nodes_and_weights(series.levels)
+    u, _ = nodes_and_weights(series.levels, series.reach)
     v = root(q)[..., None] * _row(u, q)
     values = derivative(series.phi, order)(v) - kinks.values(series.kinks, order, v)
-    projection = jnp.asarray(basis(series.levels, series.count), q.dtype)
+    projection = jnp.asarray(basis(series.levels, series.count, series.reach), q.dtype)
     total = jnp.moveaxis(matmul(values, projection), -1, 0)
     if series.kinks:
         singular = kinks.coefficients(series.kinks, order, kinks.view(series.kinks, q), series.count)
@@ -146,9 +169,9 @@ def _row(a: np.ndarray, q: Array) -> Array:
 def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
     away = [c for c, _ in series.kinks if c != 0]
     if not away:
-        u, w = nodes_and_weights(series.levels)
+        u, w = nodes_and_weights(series.levels, series.reach)
         return _row(u, q), _row(w, q)
-    fixed = jnp.asarray(breakpoints(series.levels), q.dtype)
+    fixed = jnp.asarray(breakpoints(series.levels, series.reach), q.dtype)
     moved = jnp.clip(_row(np.array(away), q) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
     return panel_rule(
         jnp.sort(jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1), axis=-1)
@@ -200,7 +223,11 @@ def _pair(series, rows1, q12, rows2, lack):
     if not series.kinks:
         return k, k_dot
     ordered = chords.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
-    singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, lack)
+    if series.slope is series:
+        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, lack)
+        return k + singular[0], k_dot + singular[1]
+    parts = enumerate((series, series.slope))
+    singular = [kinks.moments(part.kinks, ((i, i),), *ordered, rho, lack)[0] for i, part in parts]
     return k + singular[0], k_dot + singular[1]
 
 
@@ -208,7 +235,8 @@ def _pair(series, rows1, q12, rows2, lack):
 def _pair_jvp(series, primals, tangents):
     (rows1, q12, rows2, lack), (d1, d12, d2, _) = primals, tangents
     return _pair(series, *primals), tuple(
-        _d_moment(series, i, i, rows1.q, q12, rows2.q, lack, d1.q, d12, d2.q) for i in (0, 1)
+        _d_moment(part, i, i, rows1.q, q12, rows2.q, lack, d1.q, d12, d2.q)
+        for i, part in enumerate((series, series.slope))
     )
 
 
@@ -234,18 +262,3 @@ def _d_moment(series, i, j, q11, q12, q22, lack, d11, d12, d22):
         + moment(series, i + 2, j, *at) * (d11 / 2)
         + moment(series, i, j + 2, *at) * (d22 / 2)
     )
-
-
-def _tail_bound(series: Series, order: int, q11: Array, q22: Array) -> Array:
-    """sqrt(t t') of the tails' energies t; with a singular part S split off, sqrt(t t') - S S' term by term is not left out."""
-    tails = []
-    for q in (q11, q22):
-        c = coefficients(series, order, q)
-        if c.tail is None:  # the remainder against itself and against the singular part
-            longer = coefficients(replace(series, terms=2 * series.count), order, q)
-            singular = 0.0 if longer.singular is None else longer.singular**2
-            rest = jnp.abs(longer.all**2 - singular)[series.count :]
-            tails.append(jnp.sqrt(2 * jnp.sum(rest, axis=0)))
-        else:
-            tails.append(jnp.sqrt(jnp.sum(c.tail**2, axis=0)))
-    return tails[0] * tails[1]

@@ -77,7 +77,7 @@ def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) 
 def log_determinant(
     k: SymmetricOperator | ArrayLike, *, diag_reg: float, key: Array, num_probes: int = 16, num_steps: int = 50
 ) -> Estimate:
-    """Log det(K + diag_reg I), as in a marginal likelihood, from products K v.
+    """log det(K + diag_reg I), as in a marginal likelihood, from products K v.
 
     Args:
         k: symmetric positive semi-definite kernel or operator, see `stochastic_trace`.

@@ -19,7 +19,7 @@ Answer = Array | None
 
 @dataclass(frozen=True)
 class DotContraction:
-    """Z = sum over the contracted axes of h times a weight.
+    """z = sum over the contracted axes of h times a weight.
 
     Attributes:
         shape: stored shape of h.

@@ -169,11 +169,11 @@ class Draws(Expectations):
         return (lax.scan(chunk, zero, zs)[0] / n).reshape(f.shape + g.shape)
 
     def _values(self, f: Factor, side: int, z: Array) -> Array:
-        """F (num_samples, size) at samples of its random Gaussians."""
+        """f (num_samples, size) at samples of its random Gaussians."""
         return jax.vmap(self._flat(f, side))(_with_constants(f, z))
 
     def _flat(self, f: Factor, side: int) -> Callable[[Array], Array]:
-        """F of one flat sample of all its Gaussians."""
+        """f of one flat sample of all its Gaussians."""
 
         def at(z):
             zs = [part.reshape(g.shape) for part, g in zip(_parts(z, f.gaussians), f.gaussians, strict=True)]

@@ -105,7 +105,7 @@ class Expectations:
         return PartialDerivative(node, len(f.gaussians), main, d)
 
     def _function(self, f: Factor, side: int, d: int | None) -> Callable[[list[Array]], Array]:
-        """F of its random Gaussians on one side, the others at 0."""
+        """f of its random Gaussians on one side, the others at 0."""
         mains = f.mains
         operands = [jnp.asarray(o.sides[side]) for o in f.operands]
         operands = [o.astype(self.dtype) if jnp.issubdtype(o.dtype, jnp.floating) else o for o in operands]

@@ -265,7 +265,7 @@ def _names(f: Factor) -> set[str]:
 
 
 def _with_diagonal(k: Array, own: Array) -> Array:
-    """K (*shape, *shape) with its diagonal replaced."""
+    """k (*shape, *shape) with its diagonal replaced."""
     n = own.size
     if n == 1:
         return own.reshape(k.shape)

@@ -1,6 +1,5 @@
 """From an elementwise function read off a trace to its dual."""
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ntk_jax.compat import outside_traces
 from ntk_jax.infinite.activations import dual_rule, series_rule
-from ntk_jax.infinite.dual import Dual, DualRule
+from ntk_jax.infinite.dual import DualRule, Scaled
 from ntk_jax.infinite.program.expression import Expression, PartialDerivative, evaluate, nodes
 from ntk_jax.infinite.program.refusal import NoLimitError
 from ntk_jax.infinite.rectifiers import Step
@@ -121,36 +120,3 @@ def _roots(a: Expression, b: Expression | None, main: int) -> list[float]:
             low, high = (middle, high) if np.sign(gap(np.asarray([middle]))[0]) == sign else (low, middle)
         roots.append(0.0 if abs(low) < 1e-9 else float((low + high) / 2))
     return roots
-
-
-@dataclass(frozen=True)
-class Scaled(DualRule):
-    """The dual of `scale` times the function of another rule."""
-
-    rule: DualRule
-    scale: float
-
-    @property
-    def adaptive(self) -> bool:
-        """As the other rule."""
-        return self.rule.adaptive
-
-    def fitted(self, q_max, dtype):
-        """Likewise, scaled."""
-        return replace(self, rule=self.rule.fitted(q_max, dtype))
-
-    def shortfall(self, q_max, dtype):
-        """Relative, hence that of the other rule."""
-        return self.rule.shortfall(q_max, dtype)
-
-    def rows(self, q):
-        """Those of the other rule."""
-        return self.rule.rows(q)
-
-    def pair(self, rows1, q12, rows2):
-        """Both moments, times the square of the scale."""
-        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
-
-    def own(self, q):
-        """Likewise."""
-        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))

@@ -59,7 +59,7 @@ def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
 def on_both(
     left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape1: Shape, shape2: Shape
 ) -> Array:
-    """Left k rightᵀ for k of shape (*shape1, *shape2)."""
+    """left k rightᵀ for k of shape (*shape1, *shape2)."""
     if left is not None:
         flat = k.reshape(*shape1, -1)
         k = jax.vmap(partial(left.apply, sides[0]), in_axes=-1, out_axes=-1)(flat)

@@ -97,13 +97,13 @@ def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
 
 
 def correlation(q1: Array, c: Array, q2: Array) -> Array:
-    """C / sqrt(q1 q2) within ±1, 0 next to a zero variance."""
+    """c / sqrt(q1 q2) within ±1, 0 next to a zero variance."""
     one = jnp.ones((), c.dtype)
     return clip_rounding(c * ratio(one, root(q1)) * ratio(one, root(q2)), -1, 1)
 
 
 def differentiated(f: Callable[..., Array], zs: Sequence[Array], wrt: int) -> Array:
-    """Df / dz_wrt of an elementwise function."""
+    """df / dz_wrt of an elementwise function."""
     shape = jnp.broadcast_shapes(*(z.shape for z in zs))
     zs = [jnp.broadcast_to(z, shape) for z in zs]
     tangents = [jnp.ones_like(z) if i == wrt else jnp.zeros_like(z) for i, z in enumerate(zs)]

@@ -10,7 +10,7 @@ from ntk_jax.infinite.program.values import Det, Term
 
 
 def chain(g: Field) -> list[tuple[Field, Det | None]]:
-    """G, and what it is a multiple of: (base, factor) with G = factor · base, from G down."""
+    """g, and what it is a multiple of: (base, factor) with g = factor · base, from g down."""
     found: list[tuple[Field, Det | None]] = [(g, None)]
     while isinstance(g, Combination) and len(g.parts) == 1:
         by, inner = g.parts[0]
@@ -52,7 +52,7 @@ class Slots:
                     break
 
     def variable(self, g: Field) -> Expression:
-        """G in terms of its base."""
+        """g in terms of its base."""
         if g not in self.resolved:
             self.resolve([*self.resolved, g])
         base, factor = self.resolved[g]

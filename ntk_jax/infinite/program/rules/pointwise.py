@@ -62,7 +62,7 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _regrouped(name: str, values: list[Any]) -> list[Any]:
-    """X (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a function of it alone."""
+    """x (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a function of it alone."""
     if name != "mul" or len(values) != 2:
         return values
     value, param = values if isinstance(values[1], Param) else values[::-1]
