@@ -232,3 +232,9 @@ def test_what_only_looks_like_a_member_is_not_taken_for_one():
         lambda u: jnp.where(jnp.abs(u) < 5, 1.0 + u, 6.0),
     ):
         assert isinstance(duals.rule(phi), Series)
+
+
+def test_families_are_found_in_single_precision():
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+        for phi in (lambda u: jnp.exp(0.5 * u), lambda u: jnp.sin(50 * u), lambda u: jnp.exp(0.15 * u * u)):
+            assert not isinstance(duals.rule(phi), Series)
