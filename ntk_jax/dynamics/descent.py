@@ -25,15 +25,15 @@ def gradient_descent_mse(
     modes: Modes,
     y_train: Num[ArrayLike, "n *O"],
     num_steps: Int[ArrayLike, "*T"] | Sequence[int],
-    learning_rate: float,
+    learning_rate: Float[ArrayLike, ""],
     *,
-    momentum: float = 0.0,
+    momentum: Float[ArrayLike, ""] = 0.0,
     nesterov: bool = False,
     fx_train_0: ArrayLike = 0.0,
     k_test_train: ArrayLike | None = None,
     fx_test_0: ArrayLike | None = None,
-    diag_reg: float = 0.0,
-    weight_decay: float = 0.0,
+    diag_reg: Float[ArrayLike, ""] = 0.0,
+    weight_decay: Float[ArrayLike, ""] = 0.0,
     radial_train_0: ArrayLike | None = None,
     radial_test_0: ArrayLike | None = None,
     predict_train: bool = True,
@@ -87,7 +87,7 @@ def gradient_descent_mse(
     )  # fmt: skip
     bits, shape = _bits(num_steps)
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
-        time = float(np.max(np.asarray(num_steps))) * float(learning_rate) / (1 - momentum)
+        time = float(np.max(np.asarray(num_steps))) * float(np.asarray(learning_rate)) / (1 - momentum)
         warn_of_lost_modes(modes, time, problem.num_entries)
     rates = learning_rate / problem.num_entries, momentum, diag_reg, weight_decay * problem.num_entries
     weights, shrink = _weights(problem.basis, problem.residual, problem.radial, rates, bits, bool(nesterov))
@@ -96,7 +96,7 @@ def gradient_descent_mse(
         limit = max_learning_rate(modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov)
         raise ValueError(
             f"learning_rate: expected at most {float(limit):.6g}, the largest stable step (max_learning_rate; "
-            f"regularization lowers it); got {float(learning_rate):.6g}, under which the outputs overflow."
+            f"regularization lowers it); got {float(np.asarray(learning_rate)):.6g}, under which the outputs overflow."
         )
     return out
 

@@ -42,7 +42,7 @@ def ensemble_mse(
     y_train: Num[ArrayLike, "n *O"],
     t: Num[ArrayLike, "*T"] | Sequence[float],
     *,
-    diag_reg: float = 0.0,
+    diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Ensemble:
     """Mean and covariance over initializations of wide networks trained on half-mean squared loss for the time t.
 

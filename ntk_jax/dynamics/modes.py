@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
 
 
 def max_learning_rate(
-    modes: Modes, num_outputs: int = 1, momentum: float = 0.0, *, nesterov: bool = False
+    modes: Modes, num_outputs: int = 1, momentum: Float[ArrayLike, ""] = 0.0, *, nesterov: bool = False
 ) -> Float[Array, ""]:
     """The largest stable step of gradient descent under half-mean squared loss.
 
@@ -137,10 +137,10 @@ def max_learning_rate(
     check_integer("num_outputs", num_outputs, minimum=1)
     check_momentum(momentum)
     factor = (1 + momentum) / (1 + 2 * momentum) if nesterov else 1 + momentum
-    return 2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues)
+    return jnp.asarray(2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues))
 
 
-def check_momentum(momentum: float) -> None:
+def check_momentum(momentum: Any) -> None:
     """Raise unless momentum is in [0, 1)."""
     check_number("momentum", momentum, max_ndim=0)
     if is_concrete(momentum) and not momentum < 1:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Num
 
 from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
 from ntk_jax.compat import is_concrete
+from ntk_jax.matrix_functions import fixed
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
 _BISECTIONS = 80
@@ -35,8 +36,8 @@ def eigenlearning(
     coefficients: Num[ArrayLike, "modes *O"],
     num_train: Int[ArrayLike, "*T"] | Sequence[int],
     *,
-    diag_reg: float = 0.0,
-    noise: float = 0.0,
+    diag_reg: Float[ArrayLike, ""] = 0.0,
+    noise: Float[ArrayLike, ""] = 0.0,
 ) -> LearningCurve:
     """The mean test error of kernel ridge regression on n examples of a population whose eigenvalues are known.
 
@@ -70,7 +71,7 @@ def eigenlearning(
     check_number("diag_reg", diag_reg, max_ndim=0)
     check_number("noise", noise, max_ndim=0)
     n = as_counts(num_train, s.dtype)
-    if not diag_reg:
+    if is_concrete(diag_reg) and diag_reg == 0:
         check_below_rank(n, s)
     found = _curves(s, power, n.reshape(-1), diag_reg, noise)
     return LearningCurve(*(part.reshape(*n.shape, *part.shape[1:]) for part in found))
@@ -113,21 +114,22 @@ def solve_kappa(
 ) -> Float[Array, ""]:
     """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at most n.
 
-    Its derivatives are those of the equation, of any order.
+    Its derivatives are those of the equation, to third order.
     """
 
     def excess(log_kappa: Array) -> Array:
         kappa = jnp.exp(log_kappa)
         return jnp.sum(s / (s + kappa)) + ridge_term(kappa) - n
 
-    def bisect(f: Callable[[Array], Array], top: Array) -> Array:
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            middle = (bracket[0] + bracket[1]) / 2
-            above = f(middle) > 0
-            return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (bracket[0] + bracket[1]) / 2
+        above = excess(middle) > 0
+        return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
 
-        start = top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top
-        low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, start)
-        return (low + high) / 2
-
-    return jnp.exp(jax.lax.custom_root(excess, jnp.log(upper), bisect, lambda g, y: y / g(jnp.ones_like(y))))
+    top = fixed(jnp.log(upper))
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top))
+    root = fixed((low + high) / 2)
+    for _ in range(2):  # from the root itself, k Newton steps have its derivatives up to order 2^k - 1
+        value, slope = jax.jvp(excess, (root,), (jnp.ones_like(root),))
+        root = root - jnp.where(slope < 0, value / jnp.where(slope < 0, slope, 1), 0)
+    return jnp.exp(root)
