@@ -15,6 +15,7 @@ PARAMS = jnp.ones((3, 2))
 NAN = np.where(np.eye(4, 3), np.nan, X)
 KEY = jax.random.key(0)
 MODES = ntk_jax.diagonalize(K)
+KERNELS = ntk_jax.Kernels(K, K)
 
 
 def linear(params, x):
@@ -146,6 +147,70 @@ CASES = {
         r"learning_rate: expected at most .* the largest stable step.*got 1e\+06",
     ),
     "momentum 1": (lambda: ntk_jax.max_learning_rate(MODES, momentum=1.0), r"momentum: expected a number in \[0, 1\)"),
+    "raw kernel as modes": (
+        lambda: ntk_jax.gradient_flow_mse(jnp.asarray(K), Y, 1.0),
+        r"modes: expected diagonalize\(k_train_train\); got ArrayImpl",
+    ),
+    "targets on their side": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, np.ones((1, 4)), 1.0),
+        r"y_train: expected 4 rows, one for each mode of a kernel that all outputs share; got \(1, 4\).*reshape\(-1\)",
+    ),
+    "targets of a flattened kernel": (
+        lambda: ntk_jax.gradient_descent_mse(MODES, np.ones((2, 2)), 3, 0.1),
+        r"y_train: expected 4 rows.*got \(2, 2\)",
+    ),
+    "left out, on their side": (
+        lambda: ntk_jax.leave_one_out(MODES, np.ones((1, 4)), diag_reg=0.1),
+        r"y_train: expected 4 rows",
+    ),
+    "power of targets on their side": (
+        lambda: ntk_jax.cumulative_power(MODES, np.ones((2, 2))),
+        r"y: expected one row per training example, shape \(4,\)",
+    ),
+    "ensemble of other targets": (
+        lambda: ntk_jax.ensemble_mse(KERNELS, KERNELS, K, np.ones((2, 2)), 1.0),
+        r"y_train: expected one row per training example",
+    ),
+    "initial outputs of half the network, flow": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, fx_train_0=Y, k_test_train=K),
+        r"fx_test_0: expected the initial outputs on the test examples.*got None. Pass 0.0",
+    ),
+    "initial outputs of half the network, descent": (
+        lambda: ntk_jax.gradient_descent_mse(MODES, Y, 3, 0.1, fx_train_0=Y, k_test_train=K),
+        r"fx_test_0: expected the initial outputs",
+    ),
+    "initial outputs of half the network, any loss": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, 1.0, fx_train_0=Y, k_test_train=K),
+        r"fx_test_0: expected the initial outputs",
+    ),
+    "initial outputs of half the network, regression": (
+        lambda: ntk_jax.kernel_regression(K, Y, K, fx_train_0=Y),
+        r"fx_test_0: expected the initial outputs",
+    ),
+    "ridges over times": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, [1.0, 2.0], diag_reg=np.ones(2)),
+        r"diag_reg: expected a number; got shape \(2,\)",
+    ),
+    "decays over steps": (
+        lambda: ntk_jax.gradient_descent_mse(MODES, Y, 3, 0.1, weight_decay=np.ones(4)),
+        r"weight_decay: expected a number; got shape \(4,\)",
+    ),
+    "one rcond for each mode": (
+        lambda: ntk_jax.diagonalize(K, rcond=np.zeros(4)),
+        r"rcond: expected a number; got shape \(4,\)",
+    ),
+    "ridges for other rows": (
+        lambda: ntk_jax.kernel_regression(K, Y, K, diag_reg=np.ones(3)),
+        r"diag_reg: expected a number, or one for each of the 4 examples; got shape \(3,\)",
+    ),
+    "noises for other rows": (
+        lambda: ntk_jax.gp_posterior(K, Y, K, K, noise=np.ones(2)),
+        r"noise: expected a number, or one for each of the 4 examples; got shape \(2,\)",
+    ),
+    "a flow that would explode": (
+        lambda: ntk_jax.gradient_flow("mse", np.diag([1.0, -1.0, 1.0, 1.0]), Y, 30.0),
+        r"k_train_train: expected a positive semi-definite kernel; got 1 of 4 eigenvalues",
+    ),
     "kernels as modes": (
         lambda: ntk_jax.gradient_flow_mse(ntk_jax.Modes(np.ones(4), np.ones((4, 3))), Y, 1.0),
         r"modes: expected diagonalize\(k_train_train\)",

@@ -66,3 +66,45 @@ def test_conflicting_labels_leave_the_known_floor():
     out = ntk_jax.kernel_regression(x @ x.T, y, x @ x.T)
     np.testing.assert_allclose(np.sum((out.train - y) ** 2), (1.0 + 2.0) ** 2 / 2, rtol=1e-12)
     assert out.report.rank == 2
+
+
+def test_a_ridge_for_each_example():
+    rng = np.random.default_rng(4)
+    phi, phi_test, y, ridge = (
+        rng.normal(size=(5, 8)),
+        rng.normal(size=(2, 8)),
+        rng.normal(size=(5, 2)),
+        rng.uniform(1, 2, 5),
+    )
+    k, k_test = phi @ phi.T, phi_test @ phi.T
+    expected = k_test @ np.linalg.solve(k + np.diag(ridge), y)
+    np.testing.assert_allclose(ntk_jax.kernel_regression(k, y, k_test, diag_reg=ridge).test, expected, rtol=1e-11)
+    full, full_test = (m[:, :, None, None] * np.eye(2) for m in (k, k_test))
+    np.testing.assert_allclose(ntk_jax.kernel_regression(full, y, full_test, diag_reg=ridge).test, expected, rtol=1e-11)
+    posterior = ntk_jax.gp_posterior(k, y, k_test, phi_test @ phi_test.T, noise=ridge)
+    np.testing.assert_allclose(posterior.mean, expected, rtol=1e-11)
+
+
+def test_modes_that_float32_can_tell_are_fitted_and_lost_ones_are_named():
+    # xor of two coordinates: much of the targets is in modes of 1e-5 to 1e-6 of the largest eigenvalue
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    y = np.sign(x[:, 0] * x[:, 1])
+    single, double = (np.asarray(ntk_jax.mlp_kernels(x.astype(t), depth=2).ntk) for t in (np.float32, np.float64))
+    s = np.linalg.eigvalsh(double)
+    with pytest.warns(
+        UserWarning, match=r"of 300 modes of this float32 kernel cannot be told from 0.*hold .* of the norm"
+    ):
+        fitted = ntk_jax.kernel_regression(single, y.astype(np.float32), single[:1])
+    assert fitted.report.rank >= np.sum(s > 10 * np.finfo(np.float32).eps * s[-1])
+    assert ntk_jax.kernel_regression(double, y, double[:1]).report.rank == 300
+
+
+def test_a_kernel_of_condition_1e6_has_full_rank_in_float32():
+    rng = np.random.default_rng(1)
+    U, _ = np.linalg.qr(rng.normal(size=(300, 300)))
+    k = (U * np.logspace(0, -6, 300)) @ U.T
+    k, y = ((k + k.T) / 2).astype(np.float32), rng.normal(size=300).astype(np.float32)
+    assert ntk_jax.diagonalize(k).rank == 300
+    np.testing.assert_allclose(
+        ntk_jax.kernel_regression(k, y, k[:2]).train, y, atol=0.5
+    )  # eps times the condition number

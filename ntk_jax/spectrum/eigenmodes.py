@@ -72,7 +72,10 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
 
 
 def rkhs_norm(
-    k_train_train: Float[ArrayLike, "n n *outputs"], y_train: Num[ArrayLike, "n *O"], *, diag_reg: Float[ArrayLike, ""] = 0.0
+    k_train_train: Float[ArrayLike, "n n *outputs"],
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
     """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α) with α = (K + diag_reg I)⁻¹ y.
 
