@@ -49,7 +49,7 @@ def hermite(degree: int) -> DualRule:
     return ClosedForm(closed_forms.hermite, (int(degree),))
 
 
-ERF = ClosedForm(closed_forms.erf)
+ERF = ClosedForm(closed_forms.erf, partials=closed_forms.erf_partials)
 GELU = ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope)
 SMOOTH_RELU = ClosedForm(closed_forms.smooth_relu, slope=closed_forms.smooth_relu_slope)
 CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {

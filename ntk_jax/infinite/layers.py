@@ -103,7 +103,7 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
     start = first_dense(first, q0)
-    (out, largest), (variances, tangents) = lax.scan(step, (start, _largest(start)), rest)
+    (out, largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
     return Side(q0, variances, tangents, *out, largest)
 
 
@@ -141,6 +141,24 @@ def pair_step(
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
+def _through(arch: Architecture, step: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
+    """`lax.scan` over layers; a few of a smooth dual are written out.
+
+    Reverse mode through `scan` drops custom derivatives, so that nested ones differentiate values as they are computed, and
+    saves every number for later: four nested derivatives would compile for minutes. The barrier keeps XLA from computing a
+    layer anew for each of its two results.
+    """
+    depth = len(jax.tree.leaves(layers)[0])
+    if arch.rule.cusp or not 0 < depth <= arch.rule.unroll:
+        return lax.scan(step, carry, layers)
+    outs = []
+    for i in range(depth):
+        carry, out = step(carry, jax.tree.map(lambda a, i=i: a[i], layers))
+        carry = lax.optimization_barrier(carry)
+        outs.append(out)
+    return carry, jax.tree.map(lambda *a: jnp.stack(a), *outs)
+
+
 def all_layers(
     start: tuple[Array, Array],
     side1: Side,
@@ -165,7 +183,7 @@ def all_layers(
         new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
         return new, new if every else None
 
-    out, history = lax.scan(step, start, (rest, side1.variances, side2.variances, lacks))
+    out, history = _through(arch, step, start, (rest, side1.variances, side2.variances, lacks))
     if not every:
         return out
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)

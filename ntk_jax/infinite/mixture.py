@@ -160,7 +160,9 @@ def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) 
 
     def step(m, totals):
         a, b = (squares[index[m]].reshape(column) for index in (at.first, at.second))
-        k, k_dot = partial_derivatives(rule.base, zero, *_moments(at, m, rows1, q12, rows2))
+        moments = _moments(at, m, rows1, q12, rows2)
+        slope = rule.base.function(*moments, *rule.base.options).k_dot
+        k, k_dot = partial_derivatives(rule.base, slope, *moments)
         of_k = [t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)]
         of_k_dot = [t + at.k_dot[m] * (r * d) for t, r, d in zip(totals[1], (a, at.rate[m], b), k_dot, strict=True)]
         return of_k, of_k_dot
