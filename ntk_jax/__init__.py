@@ -1,5 +1,9 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
 
+from ntk_jax.adapters import from_linen as from_linen
+from ntk_jax.adapters import from_nnx as from_nnx
+from ntk_jax.adapters import scale_output as scale_output
+from ntk_jax.adapters import zero_output as zero_output
 from ntk_jax.convergence import LimitCheck as LimitCheck
 from ntk_jax.convergence import check_limit as check_limit
 from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
@@ -64,11 +68,7 @@ from ntk_jax.laziness import relative_change as relative_change
 from ntk_jax.laziness import taylor_gap as taylor_gap
 from ntk_jax.networks import MLP as MLP
 from ntk_jax.networks import Dense as Dense
-from ntk_jax.networks import from_linen as from_linen
-from ntk_jax.networks import from_nnx as from_nnx
-from ntk_jax.networks import scale_output as scale_output
 from ntk_jax.networks import torch_init as torch_init
-from ntk_jax.networks import zero_output as zero_output
 from ntk_jax.parameter_flow import parameter_flow as parameter_flow
 from ntk_jax.spectrum.alignment import alignment as alignment
 from ntk_jax.spectrum.alignment import centered_alignment as centered_alignment

@@ -15,13 +15,14 @@ import numpy as np
 import optax
 from jax import Array
 
+from ntk_jax.adapters import from_linen, zero_output
 from ntk_jax.data import Dataset
 from ntk_jax.dynamics.descent import gradient_descent_mse
 from ntk_jax.dynamics.modes import Modes, diagonalize, max_learning_rate
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.mlp import mlp_kernels
 from ntk_jax.laziness import kernel_change
-from ntk_jax.networks import MLP, from_linen, zero_output
+from ntk_jax.networks import MLP
 from ntk_jax.training.record import History
 from ntk_jax.training.single import train
 

@@ -1,4 +1,4 @@
-"""Flax networks in the two parameterizations of the theory, and wrappers that turn any network into a function.
+"""Flax networks in the two parameterizations of the theory.
 
 | parameterization | layer | initialization |
 | --- | --- | --- |
@@ -11,21 +11,19 @@ Sohl-Dickstein et al. 2020.)
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer, check_number, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
-from ntk_jax.types import ApplyFn, Params
+from ntk_jax.types import Params
 
 PARAMETERIZATIONS = ("ntk", "standard")
 
@@ -222,81 +220,3 @@ def torch_init(params: Params, key: Array) -> Params:
 
 def _name(path: Any) -> Any:
     return getattr(path[-1], "key", None)
-
-
-def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
-    """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
-
-    Further arguments go to the model's call after x: `from_linen(model, variables, train=False)` turns dropout off
-    and makes batch normalization use its running averages.
-
-    Raises:
-        ValueError: `variables` has no "params" collection; of `apply_fn`: the model is in training mode.
-    """
-    if "params" not in variables:
-        raise ValueError(
-            f"variables: expected the result of model.init, with a 'params' collection; got {sorted(variables)}. "
-            "If these are the parameters themselves, pass {'params': params}."
-        )
-    fixed = {name: value for name, value in variables.items() if name != "params"}
-
-    return partial(_apply_linen, model, fixed, args, kwargs), variables["params"]
-
-
-def _apply_linen(model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike) -> Array:
-    """The model as a function of parameters and examples: at the top of a module, so that it can be pickled."""
-    try:
-        return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
-    except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
-        raise ValueError(
-            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} in training mode, with "
-            "batch statistics that change or dropout. Pass what its call takes to evaluate, for example "
-            "from_linen(model, variables, train=False), or build it with use_running_average=True, deterministic=True."
-        ) from error
-
-
-def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
-    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed, as it is now.
-
-    Call `module.eval()` first: it turns dropout off and makes batch normalization use its running averages. Further
-    arguments go to the module's call after x. The module itself is neither changed nor kept up to date.
-
-    Raises:
-        ValueError: the module has no parameters.
-    """
-    graphdef, *states = nnx.split(module, nnx.Param, ...)
-    state, rest = states
-    structure, params = jax.tree.structure(state), state.to_pure_dict()
-    if not jax.tree.leaves(params):
-        raise ValueError(f"module: expected one with nnx.Param variables; got {type(module).__name__} without any.")
-
-    def apply_fn(params: Params, x: ArrayLike) -> Array:
-        state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        fixed = jax.tree.map(lambda value: value, rest)  # calls that update statistics update these copies
-        return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
-
-    return apply_fn, params
-
-
-def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
-    """The network minus itself at `params_0`: f(params, x) - f(params_0, x), exactly 0 at initialization.
-
-    The tangent kernel is unchanged. (Chizat, Oyallon, Bach 2019, section 1.2.)
-    """
-    return partial(_apply_zero, apply_fn, params_0)
-
-
-def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: ArrayLike) -> Array:
-    return apply_fn(params, x) - apply_fn(params_0, x)
-
-
-def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
-    """The network times `alpha`: its tangent kernel is multiplied by alpha².
-
-    Reference: Chizat, Oyallon, Bach 2019, eq. 1.
-    """
-    return partial(_apply_scaled, apply_fn, alpha)
-
-
-def _apply_scaled(apply_fn: ApplyFn, alpha: float | Array, params: Params, x: ArrayLike) -> Array:
-    return alpha * apply_fn(params, x)

@@ -17,7 +17,7 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "progress", "draws"],
     1: ["checks", "closures", "matrix_functions", "memory", "norms"],
-    2: ["linalg", "data", "networks", "losses", "parameter_flow", "per_example", "callables"],
+    2: ["linalg", "data", "networks", "losses", "parameter_flow", "per_example", "callables", "adapters"],
     3: ["finite", "infinite", "dynamics", "spectrum", "scale"],
     4: ["laziness", "hyperparameters", "convergence"],
     5: ["training", "estimators", "evolution"],

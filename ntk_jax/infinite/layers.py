@@ -104,7 +104,7 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
 
     start = first_dense(first, q0)
     (out, largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
-    return Side(q0, variances, tangents, *out, largest)
+    return Side(q0, variances, tangents, out[0], out[1], largest)
 
 
 def _largest(kernels: tuple[Array, Array]) -> Array:

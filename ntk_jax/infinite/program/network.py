@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jax.extend.random import define_prng_impl
 
+from ntk_jax.adapters import from_linen, from_nnx
 from ntk_jax.compat import outside_traces
-from ntk_jax.networks import from_linen, from_nnx
 
 
 class Network(NamedTuple):
