@@ -102,13 +102,15 @@ def erf(q11, q12, q22):
 
 
 def erf_partials(k_dot, q11, q12, q22):
-    """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) of either side and cosine = 4 sqrt(p1 p2) / (pi k_dot).
+    """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) and cosine = 4 sqrt(p1 p2) / (pi k_dot).
 
     dk = k_dot (dq12 - q12 (p1 dq11 + p2 dq22)), dk_dot = k_dot / cosine² (4 p1 p2 q12 dq12 - p1 dq11 - p2 dq22).
     """
-    p1, p2 = 1 / (1 + 2 * q11), 1 / (1 + 2 * q22)
-    h = jnp.sqrt(p1) * jnp.sqrt(p2)
-    steep = k_dot * (k_dot / h * (np.pi / 4)) ** 2
+    s1, s2 = jnp.sqrt(1 + 2 * q11), jnp.sqrt(1 + 2 * q22)
+    p1, p2, h = 1 / (1 + 2 * q11), 1 / (1 + 2 * q22), (1 / s1) * (1 / s2)
+    steep = (
+        k_dot * (np.pi / 4 * k_dot * s1 * s2) ** 2
+    )  # no division: XLA would gather it with that in k_dot, and overflow
     turned = k_dot * q12
     return [[-turned * p1, k_dot, -turned * p2], [-steep * p1, 4 * h * (h * q12) * steep, -steep * p2]]
 

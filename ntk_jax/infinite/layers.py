@@ -103,8 +103,8 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
     start = first_dense(first, q0)
-    (out, largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
-    return Side(q0, variances, tangents, out[0], out[1], largest)
+    ((nngp, ntk), largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
+    return Side(q0, variances, tangents, nngp, ntk, largest)
 
 
 def _largest(kernels: tuple[Array, Array]) -> Array:
