@@ -13,6 +13,18 @@ from jax.typing import ArrayLike
 from ntk_jax.types import ApplyFn, Params
 
 
+class TrainingModeError(ValueError):
+    """The call of a model draws masks (`draws`), or updates statistics of its batch."""
+
+    def __init__(self, model: nn.Module, *, draws: bool) -> None:
+        self.draws = draws
+        super().__init__(
+            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} in training mode, with "
+            "batch statistics that change or dropout. Pass what its call takes to evaluate, for example "
+            "from_linen(model, variables, train=False), or build it with use_running_average=True, deterministic=True."
+        )
+
+
 def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
 
@@ -37,11 +49,7 @@ def _apply_linen(model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: P
     try:
         return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
     except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
-        raise ValueError(
-            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} in training mode, with "
-            "batch statistics that change or dropout. Pass what its call takes to evaluate, for example "
-            "from_linen(model, variables, train=False), or build it with use_running_average=True, deterministic=True."
-        ) from error
+        raise TrainingModeError(model, draws=isinstance(error, flax.errors.InvalidRngError)) from error
 
 
 def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:

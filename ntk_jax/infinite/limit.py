@@ -10,6 +10,7 @@ import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
+from ntk_jax.adapters import TrainingModeError
 from ntk_jax.checks import as_example_pair, check_finite, check_integer, check_number, check_option, working_dtype
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.dual import DualRule
@@ -187,13 +188,13 @@ class LimitKernel:
     def _check_rows(self, apply_fn: Any, params: Any, x: Array) -> None:
         try:
             check_per_example(apply_fn, params, x)
-        except InvalidRngError as error:
-            raise NoLimitError(
-                "the model asks for random numbers of its own (dropout in training mode),",
-                "Turn dropout off: deterministic=True or train=False, through the argument `call`; or take its mean over masks: "
-                'infinite_width(..., dropout="expectation").',
-            ) from error
-        except ModifyScopeVariableError as error:
+        except (TrainingModeError, InvalidRngError, ModifyScopeVariableError) as error:
+            if getattr(error, "draws", isinstance(error, InvalidRngError)):
+                raise NoLimitError(
+                    "the model asks for random numbers of its own (dropout in training mode),",
+                    "Turn dropout off: deterministic=True or train=False, through the argument `call`; or take its mean over "
+                    'masks: infinite_width(..., dropout="expectation").',
+                ) from error
             raise NoLimitError(
                 "the model updates statistics of its batch, so that its outputs depend on the other examples,",
                 "Use running averages (use_running_average=True, train=False, module.eval()), through the argument `call`.",
