@@ -137,9 +137,14 @@ class Scaled(DualRule):
         """Those of the other rule."""
         return self.rule.rows(q)
 
-    def pair(self, rows1, q12, rows2):
+    @property
+    def apart_is_cheap(self) -> bool:  # type: ignore[override]
+        """As for the other rule."""
+        return self.rule.apart_is_cheap
+
+    def pair(self, rows1, q12, rows2, *lack):
         """Both moments, times the square of the scale."""
-        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *lack)))
 
     def own(self, q):
         """Likewise."""
