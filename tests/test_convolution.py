@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from ntk_jax import empirical_ntk, from_linen
+from ntk_jax.closures import programs
 from ntk_jax.finite import cost, engine
 from ntk_jax.finite.convolution import by_offsets, convolve, unstrided
 
@@ -98,7 +99,7 @@ def test_a_few_rows_at_a_time_give_the_same_kernel(monkeypatch, outputs):
     apply_fn, params = from_linen(model, model.init(jax.random.key(0), x))
     whole = empirical_ntk(apply_fn, params, x, x[:5], outputs=outputs)
     monkeypatch.setattr(cost, "IN_THE_MAKING", 49152)
-    engine._decide.cache_clear()
+    programs.forget()
     strategy = engine.make_strategy(apply_fn, params, x, None, outputs, "layerwise", None, "highest")
     assert "gradients" in strategy.forms and 1 < strategy.rows_at_once < 5
     few = empirical_ntk(apply_fn, params, x, outputs=outputs)
@@ -108,4 +109,4 @@ def test_a_few_rows_at_a_time_give_the_same_kernel(monkeypatch, outputs):
     )
     traced = jax.jit(lambda p: empirical_ntk(apply_fn, p, x, outputs=outputs))(params)  # all rows together
     np.testing.assert_allclose(traced, few, rtol=1e-12, atol=1e-12)
-    engine._decide.cache_clear()
+    programs.forget()

@@ -32,6 +32,12 @@ _FOR_PROGRAMS = (*_SETTINGS, "default_matmul_precision", "debug_nans", "disable_
 _results, _programs, _runners = Memory(1024), Memory(1024), Memory(256)
 
 
+def forget() -> None:
+    """Forget all plans and programs, as after a change of the thresholds that they were made with."""
+    for memory in (_results, _programs, _runners):
+        memory.values.clear()
+
+
 def remember(function: Any, rest: Any, make: Callable[[Reading], T]) -> T:
     """`make(function)`, remembered by what the function reads and by `rest`."""
     reading = read(function)
