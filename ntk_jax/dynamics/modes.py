@@ -25,16 +25,17 @@ class Modes:
     modes, along a first axis; a full one (n, n, O, O) has n·O modes. `s, U = modes` are the first two fields.
 
     Attributes:
-        eigenvalues: s, largest first.
-        eigenvectors: U, in columns.
+        eigenvalues: s, largest first, (*O, n).
+        eigenvectors: U, in columns, (*O, n, n).
         kernel: K = U diag(s) Uᵀ itself while it is traced, else None: what depends on K as a whole is differentiated by K,
             not by U, whose columns turn freely where eigenvalues meet.
         outputs: output axes of the kernel: (), (O,) or (O, O).
     """
 
-    eigenvalues: Float[Array, "*O n"]
-    eigenvectors: Float[Array, "*O n n"]
-    kernel: Float[Array, "*O n n"] | None = None
+    # Unchecked where shapes are checked at run time: JAX rebuilds pytrees of placeholders, too.
+    eigenvalues: Any
+    eigenvectors: Any
+    kernel: Any = None
     outputs: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Array]:
