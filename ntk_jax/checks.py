@@ -101,8 +101,11 @@ def as_array(name: str, value: Any) -> Array:
     if isinstance(value, Array):
         _check_alive(name, value)
         return value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = ", ".join(f".{field}" for field in value._fields)
+    fields = getattr(value, "_fields", None) or getattr(
+        value, "__dataclass_fields__", None
+    )  # of a named tuple, a dataclass
+    if fields:
+        parts = ", ".join(f".{field}" for field in fields)
         raise ValueError(f"{name}: expected one array; got {type(value).__name__}. Take one of its parts: {parts}.")
     if hasattr(value, "todense"):
         dense = "toarray" if hasattr(value, "toarray") else "todense"
