@@ -81,10 +81,9 @@ def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarra
 def _evaluate(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> np.ndarray:
     """Outputs now, although a trace may be under way: what a closure took from it is drawn, too."""
     program, consts, leaves = program_of(_moved_outputs, apply_fn, params, x)
-    with jax.ensure_compile_time_eval():
-        run = jax.jit(program.run, compiler_options=UNFOLDED)
-        (out,) = run([_value(c) for c in consts], leaves)
-        return np.asarray(out)
+    args = [_value(c) for c in consts], leaves
+    (out,) = jax.jit(program.run).lower(*args).compile(UNFOLDED)(*args)  # compiled now, whatever is being traced
+    return np.asarray(out)
 
 
 def _moved_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Array:

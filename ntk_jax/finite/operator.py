@@ -195,6 +195,8 @@ def _multiply(apply_fn: Reading, arrays: Any, v: Float[Array, "n2 O k"], **optio
     op = KernelOperator(params, x1, x2, apply_fn, **options)
     with jax.default_matmul_precision("highest"):
         one = lambda w: _pushed(op, _pulled(op, w))  # noqa: E731
+        if v.shape[2] <= VECTORS_AT_ONCE:
+            return jax.vmap(one, 2, 2)(v)
         return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2)
 
 
