@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from benchmarks.harness import environment_line, measure, save_json, table
+from cases.architectures import CASES, LimitCase, by_name, init_and_apply, lenient
+from cases.wide_networks import estimate
 from ntk_jax import MLP, infinite_width, mlp_kernels
-from tests.limit_cases import CASES, LimitCase, by_name, init_and_apply, lenient
-from tests.limit_oracle import estimate
 
 WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}
 OTHERS = {"flax_mnist": 64, "wide_resnet": 64, "group_norm": 512}  # group_norm: 128 channels in each group

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.harness import environment_line, save_json, table
 from ntk_jax import MLP, duals, empirical_nngp, empirical_ntk, from_linen, mlp_kernels
-from ntk_jax.networks import ACTIVATIONS
+from ntk_jax.networks.mlp import ACTIVATIONS
 
 W_STD, B_STD, NUM_HIDDEN, NUM_OUTPUTS = 1.2, 0.3, 2, 256
 ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {

@@ -68,7 +68,7 @@ def closed_jaxpr(jaxpr: Any) -> Any:
 
 # Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
 _NOT_THE_MODEL = (
-    Path(__file__).parent / "infinite",
+    *(Path(__file__).parent / room for room in ("infinite", "initializers", "duals")),
     *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
 )
 

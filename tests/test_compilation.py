@@ -7,7 +7,7 @@ import pytest
 
 import ntk_jax
 from ntk_jax.draws import draw_flat
-from ntk_jax.per_example import check_per_example
+from ntk_jax.networks.per_example import check_per_example
 
 
 @pytest.mark.parametrize("sampler", [jax.random.normal, jax.random.uniform, jax.random.rademacher])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ntk_jax import MLP, check_limit, plots
-from ntk_jax.convergence import _slope, _verdict
+from ntk_jax.diagnostics.convergence import _slope, _verdict
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from jax import lax
 
 from ntk_jax import empirical_ntk, from_linen
 from ntk_jax.closures import programs
-from ntk_jax.finite import cost, engine
-from ntk_jax.finite.convolution import by_offsets, convolve, unstrided
+from ntk_jax.finite.strategy import cost, engine
+from ntk_jax.finite.uses.convolution import by_offsets, convolve, unstrided
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ntk_jax.__main__ import main
+from ntk_jax.cli.main import main
 
 
 def run_demo(tmp_path, *arguments):
@@ -66,7 +66,7 @@ def no_work(monkeypatch):
     def run(settings):
         raise AssertionError("trained before the arguments were checked")
 
-    monkeypatch.setattr("ntk_jax.demo.run", run)
+    monkeypatch.setattr("ntk_jax.cli.demo.run", run)
 
 
 def test_out_that_is_a_file_is_found_before_training(tmp_path, capsys, no_work):

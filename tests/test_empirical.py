@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import dense_ntk
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ntk_jax
+from cases.networks import dense_ntk
 
 METHODS = ["jacobian", "vector_products"]
 

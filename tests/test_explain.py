@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import ntk_jax
-from ntk_jax.finite import cost
-from ntk_jax.finite.blocks import FactoredBlock
-from ntk_jax.finite.tiles import Footprint, choose_tiling, peak_bytes
+from ntk_jax.finite.features.features import FactoredBlock
+from ntk_jax.finite.strategy import cost
+from ntk_jax.finite.strategy.tiles import Footprint, choose_tiling, peak_bytes
 
 
 def block(T, I, D, O=1):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, N
 
 import ntk_jax
-from ntk_jax.finite.features import plan_features
+from cases.networks import CASES, N
+from ntk_jax.finite.features.tangents import plan_features
 from ntk_jax.types import Params
 
 NAMES = [case.name for case in CASES]
@@ -50,7 +50,7 @@ SMALL = [NAMES.index(name) for name in ("mlp", "conv_groups", "scanned_layers", 
 )
 @pytest.mark.parametrize("form", ["factors", "gradients"])
 def test_both_forms_of_every_layer_agree(index, form, monkeypatch):
-    monkeypatch.setattr("ntk_jax.finite.cost.choose_form", lambda block, problem: form)
+    monkeypatch.setattr("ntk_jax.finite.strategy.cost.choose_form", lambda block, problem: form)
     apply_fn, params, x = CASES[index].build(index)
     jacobian = dense_jacobian(apply_fn, params, x)
     for outputs in MODES:
@@ -194,7 +194,7 @@ def test_dependence_is_found_inside_jit_and_after_it(unchecked_shapes):
 
 
 def test_result_that_cannot_fit_is_refused_before_computing(unchecked_shapes, monkeypatch):
-    monkeypatch.setattr("ntk_jax.finite.tiles.free_bytes", lambda: 2**16)
+    monkeypatch.setattr("ntk_jax.finite.strategy.tiles.free_bytes", lambda: 2**16)
     x = jax.random.normal(jax.random.key(0), (100, 3))
     with pytest.raises(ValueError, match=r"free memory.*takes 78.1 KiB"):
         ntk_jax.empirical_ntk(lambda p, x: x @ p, jnp.ones((3, 2)), x)

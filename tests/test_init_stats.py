@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ntk_jax.infinite.init_stats import InitStats, gaussian_initializer, init_stats
+from ntk_jax.initializers.stats import InitStats, gaussian_initializer, init_stats
 
 I = nn.initializers
 SHAPE = (40, 3, 50)

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from limit_cases import Net, by_name, lenient
-from mlp_twins import F64, flax_mlp
 
 import ntk_jax
-from ntk_jax.infinite.program.batch import block
-from ntk_jax.infinite.program.interpreter import USER_RULES
+from cases.architectures import Net, by_name, lenient
+from cases.mlps import F64, flax_mlp
+from ntk_jax.infinite.flax.batch import block
+from ntk_jax.infinite.flax.interpreter import USER_RULES
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((5, 6)), RNG.standard_normal((3, 6))
@@ -168,7 +168,7 @@ def test_explain_limit_is_a_table_of_what_became_of_each_operation(unchecked_sha
     lines = table.splitlines()
     assert lines[0].split()[:3] == ["operation", "becomes", "dual"]
     assert any("dot_general" in line and "Gaussian: first/kernel" in line and "∞" in line for line in lines)
-    assert "closed form: rectifier" in table and "series of" in table and "limit_cases.py:" in table
+    assert "closed form: rectifier" in table and "series of" in table and "architectures.py:" in table
 
 
 def test_a_rule_of_the_users_own():

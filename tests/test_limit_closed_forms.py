@@ -1,14 +1,14 @@
 """The limits of Flax networks, equal to the papers' formulas at 1e-10, in both parameterizations."""
 
-import closed_form_kernels as exact
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from limit_cases import Net
 
-from ntk_jax.infinite.limit import infinite_width
+import cases.closed_forms as exact
+from cases.architectures import Net
+from ntk_jax.infinite.flax.limit import infinite_width
 
 N, WIDTH = 3, 24
 W_STD, B_STD = 1.3, 0.4

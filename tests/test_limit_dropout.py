@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from limit_cases import Net, lenient, normal
 
 import ntk_jax
-from ntk_jax.infinite.init_stats import gaussian_initializer
+from cases.architectures import Net, lenient, normal
+from ntk_jax.initializers.stats import gaussian_initializer
 
 X = np.random.default_rng(0).standard_normal((3, 6))
 X[2] = X[0]  # equal rows, which draw masks of their own

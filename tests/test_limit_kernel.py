@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from limit_cases import lenient
 
 import ntk_jax
-from ntk_jax.infinite.program.trace import Program
+from cases.architectures import lenient
+from ntk_jax.infinite.flax.traced_model import Program
 from ntk_jax.memory import default_memory_limit
 
 X = np.random.default_rng(0).standard_normal((3, 4))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from limit_cases import CASES, REFUSED, SAMPLED, by_name, init_and_apply, lenient
-from limit_oracle import estimate
 
-from ntk_jax.infinite.limit import infinite_width
+from cases.architectures import CASES, REFUSED, SAMPLED, by_name, init_and_apply, lenient
+from cases.wide_networks import estimate
+from ntk_jax.infinite.flax.limit import infinite_width
 
 pytestmark = pytest.mark.slow
 

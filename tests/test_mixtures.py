@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ntk_jax import duals, mlp_kernels
-from ntk_jax.infinite.mixture import Mixture
+from ntk_jax.duals.mixtures import Mixture
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ntk_jax import mlp_kernels, mlp_kernels_by_layer
-from ntk_jax.infinite.activations import dual_rule
-from ntk_jax.infinite.dual import Apart
-from ntk_jax.infinite.half_gaussian import MixedOrders
-from ntk_jax.infinite.orthant import threshold
-from ntk_jax.infinite.pole import Lacking
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.duals.dual_rule import Apart
+from ntk_jax.duals.kinks.half_gaussian import MixedOrders
+from ntk_jax.duals.kinks.near_pole import Lacking
+from ntk_jax.duals.kinks.orthant import threshold
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 EDGE = {

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
 from test_features import close, dense_jacobian, dense_ntk
 
 import ntk_jax
+from cases.networks import CASES
 from ntk_jax.finite import projection
 
 KEY = jax.random.key(5)

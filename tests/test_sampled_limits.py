@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from limit_cases import SAMPLED, Net, lenient
 from scipy.special import softmax
 
 import ntk_jax
-from ntk_jax.infinite.limit import infinite_width
+from cases.architectures import SAMPLED, Net, lenient
+from ntk_jax.infinite.flax.limit import infinite_width
 
 pytestmark = pytest.mark.slow
 

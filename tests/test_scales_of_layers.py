@@ -83,7 +83,7 @@ def test_one_scale_in_an_array_is_that_scale():
     for scale in (np.array(2.0), jnp.array(2.0), np.float32(2), jnp.float32(2)):
         jax.tree.map(np.testing.assert_array_equal, ntk_jax.mlp_kernels(X, depth=1, W_std=scale), truth)
         assert hash(ntk_jax.MLP((3,), W_std=scale)) == hash(ntk_jax.MLP((3,), W_std=2.0))
-        assert hash(ntk_jax.networks.Dense(3, scale)) == hash(ntk_jax.networks.Dense(3, 2.0))
+        assert hash(ntk_jax.Dense(3, scale)) == hash(ntk_jax.networks.mlp.Dense(3, 2.0))
     root = ntk_jax.mlp_kernels(X, depth=0, W_std=jnp.array(2.0) ** 0.5)
     np.testing.assert_allclose(root.nngp, 2 * X @ X.T / 3, rtol=1e-12)
 
@@ -104,7 +104,7 @@ BAD = {
         r"width: .*got 3",
     ),
     "MLP": (lambda: ntk_jax.MLP((3, 3), W_std=np.ones(2)).init(jax.random.key(0), X), r"W_std: .*\(3: .*got 2"),
-    "Dense": (lambda: ntk_jax.networks.Dense(3, np.ones(3)).init(jax.random.key(0), X), r"W_std: expected a number"),
+    "Dense": (lambda: ntk_jax.Dense(3, np.ones(3)).init(jax.random.key(0), X), r"W_std: expected a number"),
     "in jit": (lambda: jax.jit(lambda W: ntk_jax.mlp_kernels(X, depth=2, W_std=W))(np.ones(4)), r"W_std: .*got 4"),
     "phase": (lambda: ntk_jax.phase("tanh", np.ones(3), 0.1), r"W_std: expected a number; got shape \(3,\)"),
     "critical": (lambda: ntk_jax.critical_W_std("tanh", np.ones(3)), r"b_std: expected a number; got shape \(3,\)"),

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import dense_ntk
 
+from cases.networks import dense_ntk
 from ntk_jax import empirical_ntk, from_linen
-from ntk_jax.finite import contraction
-from ntk_jax.finite.blocks import FactoredBlock
-from ntk_jax.finite.engine import features_jit
+from ntk_jax.finite.contraction import gram as contraction
+from ntk_jax.finite.features.features import FactoredBlock
+from ntk_jax.finite.strategy.engine import features_jit
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtr
 
 from ntk_jax import duals, mlp_kernels
-from ntk_jax.infinite.series import Series
+from ntk_jax.duals.hermite_series.series import Series
 
 F64 = jnp.dtype("float64")
 

@@ -13,9 +13,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ntk_jax.closures.fingerprint import Reading, read
-from ntk_jax.closures.jaxprs import same_jaxpr
 from ntk_jax.closures.memory import Memory
 from ntk_jax.compat import abstract_value, is_concrete
+from ntk_jax.jaxprs import same_jaxpr
 
 T = TypeVar("T")
 

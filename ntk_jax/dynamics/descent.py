@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int, Num
 from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.flow import warn_of_lost_modes
-from ntk_jax.dynamics.modes import Modes, Prediction, check_momentum, max_learning_rate
-from ntk_jax.dynamics.problem import apply_batch, check_problem
 from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions import Basis
+from ntk_jax.modes.modes import Modes, Prediction, check_momentum, max_learning_rate
+from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_descent_mse(

@@ -10,7 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_number
-from ntk_jax.dynamics.blocks import (
+from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse, relaxation
+from ntk_jax.linalg import matmul
+from ntk_jax.matrix_functions import fixed
+from ntk_jax.modes.kind import (
     as_matrices,
     as_test_kernel,
     as_variance,
@@ -20,11 +23,8 @@ from ntk_jax.dynamics.blocks import (
     from_matrices,
     kind_of,
 )
-from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse, relaxation
-from ntk_jax.dynamics.modes import diagonalize
-from ntk_jax.dynamics.problem import apply_batch, rows_in_modes
-from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import fixed
+from ntk_jax.modes.modes import diagonalize
+from ntk_jax.modes.targets import apply_batch, rows_in_modes
 from ntk_jax.types import Kernels
 
 

@@ -17,10 +17,10 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import check_number
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.modes import Modes, Prediction
-from ntk_jax.dynamics.problem import apply_batch, check_problem
 from ntk_jax.linalg import null_rcond
 from ntk_jax.matrix_functions import Basis, Function, divided_difference
+from ntk_jax.modes.modes import Modes, Prediction
+from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_flow_mse(

@@ -9,12 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.callables import check_apply_fn, forward_mode
 from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.blocks import TangentFeatures
-from ntk_jax.finite.contraction import (
+from ntk_jax.finite.contraction.gram import (
     OUTPUTS,
     PRECISIONS,
     check_same_parameters,
@@ -22,11 +20,13 @@ from ntk_jax.finite.contraction import (
     mirror_upper,
     nngp_block,
 )
-from ntk_jax.finite.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
-from ntk_jax.finite.features import count_outputs, kernel_dtype, plan_features
-from ntk_jax.finite.finite_values import check_kernel, check_products
+from ntk_jax.finite.features.features import TangentFeatures
+from ntk_jax.finite.features.tangents import count_outputs, kernel_dtype, plan_features
 from ntk_jax.finite.projection import projected_features
-from ntk_jax.per_example import check_per_example
+from ntk_jax.finite.strategy.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
+from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
+from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
+from ntk_jax.networks.per_example import check_per_example
 from ntk_jax.types import ApplyFn, Params
 
 

@@ -8,11 +8,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import check_option
-from ntk_jax.finite import cost
-from ntk_jax.finite.blocks import FactoredBlock
 from ntk_jax.finite.empirical import check_inputs
-from ntk_jax.finite.engine import METHODS, Strategy, make_strategy
-from ntk_jax.finite.tiles import peak_bytes, readable_size
+from ntk_jax.finite.features.features import FactoredBlock
+from ntk_jax.finite.strategy import cost
+from ntk_jax.finite.strategy.engine import METHODS, Strategy, make_strategy
+from ntk_jax.finite.strategy.tiles import peak_bytes, readable_size
 from ntk_jax.types import ApplyFn, Params
 
 

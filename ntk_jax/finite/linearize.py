@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from ntk_jax.callables import check_apply_fn, check_outputs, forward_mode
 from ntk_jax.checks import check_integer, check_params
+from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, forward_mode
 from ntk_jax.types import ApplyFn, Params
 
 MAX_DEGREE = 10

@@ -9,12 +9,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.callables import check_outputs
 from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
 from ntk_jax.memory import default_memory_limit
+from ntk_jax.networks.apply_fn import check_outputs
 from ntk_jax.types import ApplyFn, Kernels
 
 

@@ -10,14 +10,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.callables import check_outputs, forward_mode
 from ntk_jax.checks import as_array, check_finite, check_integer, working_dtype
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.empirical import check_inputs
-from ntk_jax.finite.engine import features_jit
-from ntk_jax.finite.features import kernel_dtype, plan_features
+from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
+from ntk_jax.finite.strategy.engine import features_jit
+from ntk_jax.networks.apply_fn import check_outputs, forward_mode
 from ntk_jax.types import ApplyFn, Params
 
 # Vectors that share one pass: each holds a gradient of all parameters meanwhile.

@@ -15,12 +15,12 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite import cost
-from ntk_jax.finite.blocks import FactoredBlock, GradientBlock, Projection, TangentFeatures
-from ntk_jax.finite.engine import features_jit, row_blocks
-from ntk_jax.finite.entries import Order, entries
-from ntk_jax.finite.features import kernel_dtype, plan_features
-from ntk_jax.finite.tiles import MAX_BLOCK, check_result_fits, even, take_rows, write_tile
+from ntk_jax.finite.features.features import FactoredBlock, GradientBlock, Projection, TangentFeatures
+from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
+from ntk_jax.finite.strategy import cost
+from ntk_jax.finite.strategy.engine import features_jit, row_blocks
+from ntk_jax.finite.strategy.tiles import MAX_BLOCK, check_result_fits, even, take_rows, write_tile
+from ntk_jax.finite.uses.entries import Order, entries
 from ntk_jax.memory import default_memory_limit
 from ntk_jax.types import ApplyFn, Params
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from ntk_jax.evolution import KernelRecord
+from ntk_jax.diagnostics.evolution import KernelRecord
 from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes, plt
 
 QUANTITIES = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_jax.infinite.phase import critical_W_std, phase
+from ntk_jax.infinite.mlp.phase import critical_W_std, phase
 from ntk_jax.plots.style import Axes, new_axes
 
 

@@ -10,16 +10,16 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.callables import check_apply_fn
 from ntk_jax.checks import as_examples, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.memory import default_memory_limit
+from ntk_jax.networks.apply_fn import check_apply_fn
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
-from ntk_jax.training.single import check_pair, check_start, divergence_bound, divergence_message
 from ntk_jax.training.step import Data, Rule, State, check_batches
+from ntk_jax.training.train import check_pair, check_start, divergence_bound, divergence_message
 from ntk_jax.types import ApplyFn, Params
 
 

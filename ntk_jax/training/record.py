@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from ntk_jax.checks import check_integer
+from ntk_jax.diagnostics.change import kernel_change, relative_change
 from ntk_jax.finite.empirical import empirical_ntk
-from ntk_jax.laziness import kernel_change, relative_change
 from ntk_jax.training.step import State, outputs
 from ntk_jax.types import Params
 

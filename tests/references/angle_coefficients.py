@@ -1,4 +1,4 @@
-"""The polynomials of `ntk_jax/infinite/angle.py`: R2(u) = (arccos(1-u) / sqrt(u (2-u)) - 1 - u/3) / u² on [0, 1].
+"""The polynomials of `ntk_jax/duals/angle.py`: R2(u) = (arccos(1-u) / sqrt(u (2-u)) - 1 - u/3) / u² on [0, 1].
 
 Chebyshev interpolation with 60 digits, turned into powers of u. Prints the coefficients, lowest power first, and the
 largest relative error that R = 1 + u/3 + u² R2 inherits. Run: python tests/references/angle_coefficients.py

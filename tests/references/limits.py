@@ -1,4 +1,4 @@
-"""Write limits.json: Monte-Carlo estimates of the kernels of every architecture in limit_cases.py, by limit_oracle.py.
+"""Write limits.json: Monte-Carlo estimates of the kernels of every architecture in cases.architectures, by cases.wide_networks.
 
     PYTHONPATH=.:tests python tests/references/limits.py [NAME ...]
 
@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from limit_cases import CASES, SAMPLED, init_and_apply
-from limit_oracle import estimate
+
+from cases.architectures import CASES, SAMPLED, init_and_apply
+from cases.wide_networks import estimate
 
 PATH = Path(__file__).with_suffix(".json")
 WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}

@@ -1,4 +1,4 @@
-"""The nodes of `ntk_jax/infinite/mixture.py`: sigmoid(u) = E[Phi(u / S)], S = 2 K, K of Kolmogorov's distribution.
+"""The nodes of `ntk_jax/duals/mixtures.py`: sigmoid(u) = E[Phi(u / S)], S = 2 K, K of Kolmogorov's distribution.
 
 A Gauss rule for the law of log S, from its moments in 60 digits (Stieltjes); prints scales, weights, and the largest errors of
 sigmoid, its slope and softplus. Run: python tests/references/logistic_mixture.py

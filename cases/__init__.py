@@ -1,0 +1,1 @@
+"""Networks and architectures that tests and benchmarks share, and slow, obvious forms of what they compute."""

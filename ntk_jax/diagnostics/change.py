@@ -1,0 +1,198 @@
+"""How far training has left the kernel regime: movement of weights, Jacobian and kernel, and the gap to the Taylor line."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+
+from ntk_jax.checks import as_array, check_finite, working_dtype
+from ntk_jax.closures.programs import compiled
+from ntk_jax.finite.empirical import check_inputs
+from ntk_jax.finite.linearize import linearize
+from ntk_jax.finite.uses.plan import outputs_of_one
+from ntk_jax.norms import norm, norm_ratio
+from ntk_jax.types import ApplyFn, Params
+
+# Numbers in the gradients that are held at the same time.
+GRADIENTS_AT_ONCE = 2**24
+
+
+class RelativeChange(NamedTuple):
+    """Relative movement of all parameters together, and of each layer (the parameters that share a parent path)."""
+
+    total: Float[Array, ""]
+    by_layer: dict[str, Float[Array, ""]]
+
+
+class TaylorGap(NamedTuple):
+    """Distance |f - f_lin| over all examples and outputs, and the same as a share of the movement |f - f_0|."""
+
+    absolute: Float[Array, ""]
+    relative: Float[Array, ""]
+
+
+def relative_change(params: Params, params_0: Params) -> RelativeChange:
+    """How far the parameters have moved, |params - params_0| / |params_0| in the Euclidean norm.
+
+    Layers are reported apart because the ratio mixes them: their norms differ by orders of magnitude. A layer that
+    starts at exactly zero and moves counts as infinite, one that stays there as 0.
+
+    Args:
+        params: parameters now.
+        params_0: parameters at the start, of the same structure.
+
+    Returns:
+        RelativeChange(total, by_layer), by_layer keyed by path such as "Dense_0".
+
+    Raises:
+        ValueError: the two pytrees differ in structure.
+
+    Reference: Chizat, Oyallon, Bach 2019, section 1; Lee et al. 2019, figure S6.
+    """
+    _check_same(params, params_0)
+    total, by_layer = _changes(params, params_0)
+    return RelativeChange(total, dict(zip(_layers(params), by_layer, strict=True)))
+
+
+@jax.jit
+def _changes(params: Params, params_0: Params) -> tuple[Array, list[Array]]:
+    """The change of all parameters, and of each layer."""
+    leaves, leaves_0 = jax.tree.leaves(params), jax.tree.leaves(params_0)
+    dtype = working_dtype(*(jnp.result_type(leaf) for leaf in (*leaves, *leaves_0)))
+    pairs = [(jnp.asarray(p, dtype), jnp.asarray(p_0, dtype)) for p, p_0 in zip(leaves, leaves_0, strict=True)]
+    moved, start = [norm(p - p_0) for p, p_0 in pairs], [norm(p_0) for _, p_0 in pairs]
+
+    def change(of: list[int]) -> Array:
+        return norm_ratio(*(jnp.stack([norms[i] for i in of]) for norms in (moved, start)))
+
+    return change(list(range(len(pairs)))), [change(own) for own in _layers(params).values()]
+
+
+def _layers(params: Params) -> dict[str, list[int]]:
+    """Numbers of the leaves that share a parent path."""
+    layers: dict[str, list[int]] = {}
+    for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
+        layer = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path[:-1]) or "params"
+        layers.setdefault(layer, []).append(i)
+    return layers
+
+
+def kernel_change(k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "n1 n2 *outputs"]) -> Float[Array, ""]:
+    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm, at any scale of the two.
+
+    Args:
+        k: kernel now.
+        k_0: kernel at the start, or in the limit, of the same shape.
+
+    Returns:
+        A scalar; 0 between equal kernels, also if both are zero, and infinite if K_0 alone is.
+
+    Raises:
+        ValueError: the shapes differ; NaN or infinite entries.
+
+    Reference: Fort et al. 2020, section 3, without their normalization of both kernels.
+    """
+    k, k_0 = (as_array(name, value) for name, value in (("k", k), ("k_0", k_0)))
+    if k.shape != k_0.shape:
+        raise ValueError(
+            f"k: expected the shape of k_0, {k_0.shape}; got {k.shape}. Compute both from the same examples."
+        )
+    check_finite("k", k)
+    check_finite("k_0", k_0)
+    dtype = working_dtype(k.dtype, k_0.dtype)
+    return _kernel_change(k.astype(dtype), k_0.astype(dtype))
+
+
+@jax.jit
+def _kernel_change(k: Array, k_0: Array) -> Array:
+    return norm_ratio(k - k_0, k_0)
+
+
+def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> Float[Array, ""]:
+    """How far the Jacobian of the outputs has moved, |J - J_0| / |J_0| in the Frobenius norm.
+
+    This, not the movement of the weights, is what must be small for the kernel picture to hold. It bounds the change
+    of the kernel, which can be much smaller: its first-order part is an average over many units. For ReLU it falls
+    like width^(-1/4), because units switch. Gradients are compared a few examples at a time: no Jacobian is held.
+
+    Args:
+        apply_fn: `apply_fn(params, x)`.
+        params: parameters now.
+        params_0: parameters at the start.
+        x: examples in rows.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: as `empirical_ntk`; the two pytrees differ.
+
+    Reference: Chizat, Oyallon, Bach 2019, section 1.1.
+    """
+    _check_same(params, params_0)
+    a, _ = check_inputs(apply_fn, params_0, x, None)
+    return norm_ratio(*_jacobian_norms(apply_fn, params, params_0, a))
+
+
+@compiled
+def _jacobian_norms(
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
+) -> tuple[Float[Array, "n O"], Float[Array, "n O"]]:
+    """Row norms of J - J_0 and of J_0."""
+
+    def of_example(one: Array) -> Array:
+        out, now = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params)
+        _, start = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params_0)
+
+        def of_output(cotangent: Array) -> Array:
+            (g,), (g_0,) = now(cotangent), start(cotangent)
+            return jnp.stack([_tree_norm(jax.tree.map(jnp.subtract, g, g_0)), _tree_norm(g_0)])
+
+        return jax.vmap(of_output)(jnp.eye(out.size, dtype=out.dtype))
+
+    size = jax.eval_shape(apply_fn, params, x).size // x.shape[0] * sum(p.size for p in jax.tree.leaves(params))
+    with jax.default_matmul_precision("highest"):
+        rows = jax.lax.map(of_example, x, batch_size=max(1, min(x.shape[0], GRADIENTS_AT_ONCE // size)))
+    return rows[..., 0], rows[..., 1]
+
+
+def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> TaylorGap:
+    """How far the network is from its first-order expansion at the start, |f(params) - f_lin(params)|.
+
+    f_lin is `linearize(apply_fn, params_0)` at the same parameters.
+
+    Args:
+        apply_fn: `apply_fn(params, x)`.
+        params: parameters now.
+        params_0: the point of expansion.
+        x: examples in rows.
+
+    Returns:
+        TaylorGap(absolute, relative): the Euclidean norm over all n·O outputs, and its ratio to |f(params) - f(params_0)|.
+
+    Raises:
+        ValueError: as `empirical_ntk`.
+
+    Reference: Lee et al. 2019, eq. 3 and theorem 2.1.
+    """
+    _check_same(params, params_0)
+    a, _ = check_inputs(apply_fn, params_0, x, None)
+    f, f_0 = apply_fn(params, a), apply_fn(params_0, a)
+    gap = f - linearize(apply_fn, params_0)(params, a)
+    return TaylorGap(norm(gap), norm_ratio(gap, f - f_0))
+
+
+def _check_same(params: Params, params_0: Params) -> None:
+    shapes, shapes_0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params_0))
+    if shapes != shapes_0:
+        raise ValueError(
+            f"params: expected the structure and shapes of params_0, {shapes_0}; got {shapes}. "
+            "Both must be parameters of the same network."
+        )
+
+
+def _tree_norm(tree: Params) -> Array:
+    return norm(jnp.stack([norm(leaf) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,244 @@
+"""What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ntk_jax.duals.gaussian_pair import as_moments
+from ntk_jax.networks.mlp import ACTIVATIONS
+
+
+class Dual(NamedTuple):
+    """k = E[phi(u) phi(v)] and k_dot = E[phi'(u) phi'(v)]."""
+
+    k: Float[Array, "..."]
+    k_dot: Float[Array, "..."]
+
+
+class Apart(NamedTuple):
+    """1 - rho and 1 + rho of pairs, each exact relative to its own value: near a pole, rho itself has rounded it away."""
+
+    minus: Any
+    plus: Any
+
+    @property
+    def lack(self) -> Array:
+        """1 - |rho|."""
+        return jnp.minimum(self.minus, self.plus)
+
+    def by_pole(self, at_plus_one: Array, at_minus_one: Array) -> Array:
+        """The first where the nearer pole is +1, the second elsewhere."""
+        return jnp.where(self.minus < self.plus, at_plus_one, at_minus_one)
+
+
+class DualRule:
+    """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static arguments of `jax.jit`.
+
+    `rows` is paid once per example, `pair` once per pair; all arrays broadcast. `unroll` layers are compiled as one loop.
+    """
+
+    unroll = 8
+
+    def __reduce__(self) -> Any:
+        return _restored, (type(self), *(_named(getattr(self, field.name)) for field in fields(cast(Any, self))))
+
+    def __deepcopy__(self, memo: Any) -> "DualRule":
+        return self
+
+    @property
+    def cusp(self) -> bool:
+        """Whether k or k_dot has an infinite derivative at the poles, and `apart` answers for them."""
+        return False
+
+    apart_is_cheap = False
+    """Whether all pairs can afford `apart`: a few operations each, and nothing of `near_rows`."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether `fitted` depends on the variances."""
+        return False
+
+    def fitted(self, q_max: float, dtype: Any) -> "DualRule":
+        """The cheapest rule that is exact at variances up to `q_max`."""
+        return self
+
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
+        """What a user must know where a fitted rule is not exact at variances up to `q_max`."""
+        return None
+
+    def rows(self, q: Array) -> Any:
+        """What `pair` needs of one side: a pytree of arrays whose last axes are those of the variances `q`."""
+        return q
+
+    def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
+        """The dual of pairs, given both sides' rows and the covariances.
+
+        A rule with a cusp also takes `lack`, 1 - |rho| where that is known better than from these.
+        """
+        raise NotImplementedError
+
+    def own(self, q: Array) -> Dual:
+        """The dual of every example with itself."""
+        return self.pair(self.rows(q), q, self.rows(q))
+
+    def near_rows(self, q: Array) -> Any:
+        """What `apart` needs of one side, as `rows` is what `pair` needs."""
+        return None
+
+    def apart(self, inputs: Apart, one: Any, other: Any) -> tuple[Apart, Array]:
+        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and k_dot, given both sides' rows."""
+        raise NotImplementedError
+
+    def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
+        """The dual of broadcastable moments."""
+        q11, q12, q22 = as_moments(q11, q12, q22)
+        return self.pair(self.rows(q11), q12, self.rows(q22))
+
+
+@dataclass(frozen=True)
+class Scaled(DualRule):
+    """The dual of `scale` times the function of another rule."""
+
+    rule: DualRule
+    scale: float
+
+    @property
+    def unroll(self) -> int:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.unroll
+
+    @property
+    def adaptive(self) -> bool:
+        """As the other rule."""
+        return self.rule.adaptive
+
+    @property
+    def cusp(self) -> bool:
+        """As the other rule."""
+        return self.rule.cusp
+
+    def fitted(self, q_max, dtype):
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.fitted(q_max, dtype))
+
+    def shortfall(self, q_max, dtype):
+        """Relative, hence that of the other rule."""
+        return self.rule.shortfall(q_max, dtype)
+
+    def rows(self, q):
+        """Those of the other rule."""
+        return self.rule.rows(q)
+
+    @property
+    def apart_is_cheap(self) -> bool:  # type: ignore[override]
+        """As for the other rule."""
+        return self.rule.apart_is_cheap
+
+    def pair(self, rows1, q12, rows2, *lack):
+        """Both moments, times the square of the scale."""
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *lack)))
+
+    def own(self, q):
+        """Likewise."""
+        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))
+
+    def near_rows(self, q):
+        """Those of the other rule."""
+        return self.rule.near_rows(q)
+
+    def apart(self, inputs, one, other):
+        """Correlations do not see a scale."""
+        outputs, k_dot = self.rule.apart(inputs, one, other)
+        return outputs, self.scale**2 * k_dot
+
+
+class _Name(NamedTuple):
+    """Of a function that is not pickled itself: JAX's compiled functions do not know where they are."""
+
+    module: str
+    name: str
+
+
+def _named(value: Any) -> Any:
+    known = next((name for name, phi in ACTIVATIONS.items() if phi is value), None)
+    if known is not None:
+        return _Name("", known)
+    name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
+    return next((_Name(home.__name__, name) for home in homes if name and getattr(home, name, None) is value), value)
+
+
+def _found(value: Any) -> Any:
+    if not isinstance(value, _Name):
+        return value
+    return getattr(import_module(value.module), value.name) if value.module else ACTIVATIONS[value.name]
+
+
+def _restored(kind: type, *values: Any) -> Any:
+    return kind(*map(_found, values))
+
+
+def _tangent(f: Callable[[Array], Array], v: Array) -> Array:
+    return jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
+
+
+def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], Array]:
+    """The `order`-th derivative of an elementwise function."""
+    for _ in range(order):
+        phi = partial(_tangent, phi)
+    return phi
+
+
+def with_derivative(value: Array, of: Array) -> Array:
+    """`value`, with the derivative `of` what it is known better than."""
+    return lax.stop_gradient(value) + (of - lax.stop_gradient(of))
+
+
+def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
+    """`jnp.clip` with the derivative of `a` itself: at the bounds, where parallel examples stand, that of `clip` is halved."""
+    clipped = jnp.clip(a, low, high)
+    return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
+
+
+def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
+    """A covariance that a product of matrices left within 8 ulps of +-sqrt(q1 q2), put there.
+
+    Products round differently from sums of squares, so that equal and parallel rows would be a rounding apart: in the tangent
+    kernel of ReLU, whose derivative at a pole is infinite, the root of that. An example in both sets has its own variance to the
+    bit: at inputs of 1e4, q11 + q22 - 2 q12 is all rounding, and that of the radial basis function its kernel.
+    """
+    s = jnp.where(q1 == q2, q1, root(q1) * root(q2))
+    parallel = jnp.abs(c) >= s * (1 - 8 * float(jnp.finfo(s.dtype).eps))
+    return c + lax.stop_gradient(jnp.where(parallel, jnp.sign(c) * s - c, 0))
+
+
+def ratio(a: ArrayLike, b: Array) -> Array:
+    """a / b where b > 0, else 0, with finite derivatives."""
+    positive = b > 0
+    return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
+
+
+def root(q: Array) -> Array:
+    """sqrt(q) for q > 0, else 0, with derivative 0 there."""
+    positive = q > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1)), 0)
+
+
+@jax.custom_jvp
+def correlation(q11: Array, q12: Array, q22: Array) -> Array:
+    """q12 / sqrt(q11 q22), 0 next to a zero input; its derivative neither overflows nor underflows before it must."""
+    return q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
+
+
+@correlation.defjvp
+def _correlation_jvp(primals, tangents):
+    q11, _, q22 = primals
+    rho, half = correlation(*primals), ratio(tangents[0], q11) / 2 + ratio(tangents[2], q22) / 2
+    return rho, tangents[1] * (ratio(1, root(q11)) * ratio(1, root(q22))) - rho * half

@@ -1,0 +1,1 @@
+"""What kinks and jumps of a function contribute to its dual, exactly."""

@@ -1,0 +1,212 @@
+"""Duals of the rectifiers a relu(u) + b relu(-u), steps and rectified squares: arc-cosine kernels (Cho, Saul 2009).
+
+With (u, v) of standard deviations s1, s2 and correlation rho, everything follows from the angle to the nearer pole
+(`angle.py`), without cancellation. The derivative of k goes by rule in the three moments: Price's theorem dk/dq12 = k_dot, and
+homogeneity. What has a cusp at the poles is differentiated through 1 - |rho|; at the cusp its derivative is 0, the mean of both
+sides.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.duals.angle import ROUNDING, angle, arcsine
+from ntk_jax.duals.dual_rule import Apart, Dual, DualRule, ratio, root
+
+
+class Scales(NamedTuple):
+    """One side of a pair: variance, standard deviation and its reciprocal, 0 for a zero input."""
+
+    q: Array
+    s: Array
+    r: Array
+
+
+@dataclass(frozen=True)
+class Rectifier(DualRule):
+    """phi(u) = a relu(u) + b relu(-u)."""
+
+    a: float
+    b: float
+    unroll = 10
+    apart_is_cheap = True
+
+    @property
+    def cusp(self):
+        return self.a != -self.b
+
+    def rows(self, q):
+        return scales(q)
+
+    def pair(self, rows1, q12, rows2, lack=None):
+        return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, lack)))
+
+    def own(self, q):
+        return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
+
+    def apart(self, inputs, one, other):
+        own, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
+        at, mirrored = angle(inputs.lack), self.a * self.b / own
+        lift = even / own * at.first_gap
+        minus = inputs.by_pole(at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
+        plus = inputs.by_pole(2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
+        return Apart(minus, plus), inputs.by_pole(own - even * at.to_pole, even * at.to_pole - self.a * self.b)
+
+
+def scales(q: Array) -> Scales:
+    """The rows of every rule in this file."""
+    s = root(q)
+    return Scales(q, s, ratio(1, s))
+
+
+def correlation(rows1: Scales, q12: Array, rows2: Scales) -> Array:
+    """rho, 0 next to a zero input."""
+    return q12 * (rows1.r * rows2.r)  # commutes to the bit
+
+
+def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales) -> Array:
+    return ratio(tangents1.q, rows1.q) + ratio(tangents2.q, rows2.q)
+
+
+@jax.custom_jvp
+def _lack(rows1, q12, rows2):
+    """1 - |rho|, as the moments know it."""
+    rho = correlation(rows1, q12, rows2)
+    return 1 - jnp.where(q12 > 0, rho, -rho)  # not `abs`: orthogonal inputs have a derivative
+
+
+@_lack.defjvp
+def _lack_jvp(primals, tangents):
+    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
+    d_rho = d12 * (rows1.r * rows2.r) - correlation(rows1, q12, rows2) / 2 * _relative(d1, rows1, d2, rows2)
+    return _lack(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
+
+
+def _known(rows1: Scales, q12: Array, rows2: Scales, lack: Array | None) -> tuple[Any, ...]:
+    """The last arguments of the functions below: ulps within which a lack counts as 0, both rows, covariance and lack."""
+    if lack is None:
+        return ROUNDING, rows1, q12, rows2, _lack(rows1, q12, rows2)
+    return 0, rows1, q12, rows2, lack
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _rectifier(a, b, noise, rows1, q12, rows2, lack):
+    even = (a + b) ** 2 / (2 * np.pi)
+    at = angle(lack, noise)
+    positive = q12 > 0
+    linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
+    k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
+    near = even * at.to_pole  # for ReLU the probability of equal signs where rho < 0, of opposite signs elsewhere
+    return k, linear + jnp.where(positive, -near, near)
+
+
+@_rectifier.defjvp
+def _rectifier_jvp(a, b, noise, primals, tangents):
+    (rows1, q12, rows2, lack), (d1, d12, d2, d_lack) = primals, tangents
+    out, at, even = _rectifier(a, b, noise, *primals), angle(lack, noise), (a + b) ** 2 / (2 * np.pi)
+    S = rows1.s * rows2.s * at.sine
+    dk = out[1] * d12 + even / 2 * (S * _relative(d1, rows1, d2, rows2))
+    turned = even * (d_lack * at.inverse_sine(noise))
+    return out, (dk, jnp.where(q12 > 0, -turned, turned))
+
+
+@dataclass(frozen=True)
+class Step(DualRule):
+    """phi(u) = low for u < 0, high for u > 0; its derivative is 0 almost everywhere, and so is k_dot."""
+
+    low: float
+    high: float
+    apart_is_cheap = True
+
+    @property
+    def cusp(self):
+        return self.low != self.high
+
+    def rows(self, q):
+        return scales(q)
+
+    def pair(self, rows1, q12, rows2, lack=None):
+        # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at rho = 0
+        half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
+        k = half**2 * _sign(*_known(rows1, q12, rows2, lack)) + mean**2
+        return Dual(k, jnp.zeros_like(k))
+
+    def own(self, q):
+        k = jnp.where(q > 0, (self.low**2 + self.high**2) / 2, ((self.low + self.high) / 2) ** 2).astype(q.dtype)
+        return Dual(k, jnp.zeros_like(k))
+
+    def apart(self, inputs, one, other):
+        half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
+        turned, share = 2 / np.pi * angle(inputs.lack).to_pole, half**2 / (half**2 + mean**2)
+        minus = share * inputs.by_pole(turned, 2 - turned)
+        plus = 2 * (1 - share) + share * inputs.by_pole(2 - turned, turned)
+        return Apart(minus, plus), jnp.zeros_like(minus)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sign(noise, rows1, q12, rows2, lack):
+    rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
+    cosine = angle(lack, noise).sine
+    return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
+
+
+@_sign.defjvp
+def _sign_jvp(noise, primals, tangents):
+    (_, q12, _, lack), d_lack = primals, tangents[3]
+    turned = 2 / np.pi * (d_lack * angle(lack, noise).inverse_sine(noise))
+    return _sign(noise, *primals), jnp.where(q12 > 0, -turned, turned)
+
+
+@dataclass(frozen=True)
+class RectifiedSquare(DualRule):
+    """phi(u) = relu(u)²: the arc-cosine kernel of order 2, halved."""
+
+    def rows(self, q):
+        return scales(q)
+
+    def pair(self, rows1, q12, rows2):
+        return Dual(_square(rows1, q12, rows2), 4 * _relu(rows1, q12, rows2))
+
+    def own(self, q):
+        return Dual(1.5 * q * q, 2 * q)
+
+
+def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
+    return _rectifier(1.0, 0.0, *_known(rows1, q12, rows2, None))[0]
+
+
+@jax.custom_jvp
+def _square(rows1, q12, rows2):
+    rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
+    gap = angle(1 - jnp.abs(rho), ROUNDING).second_gap
+    J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)
+    return (rows1.q * rows2.q) * J2 / (2 * np.pi)
+
+
+@_square.defjvp
+def _square_jvp(primals, tangents):
+    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
+    M = _mixed(rows1, q12, rows2)  # dk/dq11 = E[phi''(u) phi(v)] / 2 = q22 M
+    dk = 4 * _relu(rows1, q12, rows2) * d12 + M * (rows2.q * d1.q + rows1.q * d2.q)
+    return _square(rows1, q12, rows2), dk
+
+
+@jax.custom_jvp
+def _mixed(rows1, q12, rows2):
+    """(pi - theta + sin theta cos theta) / (2 pi) = E[1(u > 0) relu(v)²] / q22."""
+    rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
+    at = angle(1 - jnp.abs(rho), ROUNDING)
+    gap = at.sine * at.u * (1 + at.R1)
+    return jnp.where(rho > 0, np.pi - gap, gap) / (2 * np.pi)
+
+
+@_mixed.defjvp
+def _mixed_jvp(primals, tangents):
+    lack, d_lack = jax.jvp(_lack, primals, tangents)
+    turned = angle(lack, ROUNDING).sine / np.pi * d_lack
+    return _mixed(*primals), jnp.where(primals[1] > 0, -turned, turned)

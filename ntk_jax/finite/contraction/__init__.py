@@ -1,0 +1,1 @@
+"""From features or vector products to a block of the kernel."""

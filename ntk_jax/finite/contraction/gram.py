@@ -1,0 +1,212 @@
+"""Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit gradients."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ntk_jax.checks import working_dtype
+from ntk_jax.finite.features.features import (
+    Block,
+    FactoredBlock,
+    GradientBlock,
+    Projection,
+    TangentFeatures,
+    gradients_by_leaf,
+)
+from ntk_jax.linalg import mirror_upper as mirror_upper
+from ntk_jax.linalg import swap_sides as swap_sides
+
+OUTPUTS = ("mean", "diagonal", "full")
+PRECISIONS = ("highest", "high", "default")
+HALF = 256  # rows below which smaller products are slower than the entries that they save
+
+
+def contract_features(
+    f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str
+) -> Float[Array, "n1 n2 ..."]:
+    """The kernel block of all pairs: the sum over the blocks of both features."""
+    dtype = working_dtype(f1.dtype, f2.dtype)
+    if not f1.blocks:
+        return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]), dtype)
+    parts = [
+        part for b1, b2 in zip(f1.blocks, f2.blocks, strict=True) for part in _parts(b1, b2, outputs, precision, dtype)
+    ]
+    return _sum(parts)
+
+
+def paired(f1: TangentFeatures, f2: TangentFeatures, precision: str) -> tuple[TangentFeatures, TangentFeatures]:
+    """Both with the same blocks in the same order: functions may read the same parameters in different ways.
+
+    Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads adds nothing.
+    """
+    if [b.kind for b in f1.blocks] == [b.kind for b in f2.blocks]:
+        return f1, f2
+    partners = {b.kind: b for b in f2.blocks}
+    shared = [b for b in f1.blocks if b.kind in partners]
+    kinds = {b.kind for b in shared}
+    alone1, alone2 = (gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2))
+    leaves = [leaf for leaf in alone1 if leaf in alone2]
+    as_block = lambda gradients: tuple(GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves)  # noqa: E731
+    return (
+        replace(f1, blocks=(*shared, *as_block(alone1))),
+        replace(f2, blocks=(*(partners[b.kind] for b in shared), *as_block(alone2))),
+    )
+
+
+def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str) -> None:
+    """Raise unless the features are of functions of the same parameters, projected alike, with outputs that can be paired."""
+    if f1.parameters != f2.parameters:
+        raise ValueError(
+            f"features2: expected features of the same network's parameters; got {_difference(f1, f2)}. "
+            "Compute both with params of the same structure; the functions of them may differ."
+        )
+    if _unlike(f1.projection, f2.projection):
+        raise ValueError(
+            f"features2: expected features of the same network projected alike, {_words(f1.projection)}; got "
+            f"{_words(f2.projection)}. Compute both with the same projection and key."
+        )
+    if f1.num_outputs != f2.num_outputs and outputs != "full":
+        raise ValueError(
+            f"features2: expected {f1.num_outputs} outputs, like features1; got {f2.num_outputs}. "
+            "outputs='full' contracts every output with every other."
+        )
+
+
+def _difference(f1: TangentFeatures, f2: TangentFeatures) -> str:
+    """Leaves that only one of the two has, or that differ in shape, in words."""
+    first, second = dict(f1.parameters), dict(f2.parameters)
+    sides = ("features1", first.keys() - second.keys()), ("features2", second.keys() - first.keys())
+    only = [f"{', '.join(map(repr, sorted(names)))} only in {side}" for side, names in sides if names]
+    shared = [name for name in first if name in second and first[name] != second[name]]
+    return "; ".join([*only, *(f"{name!r} of shape {first[name]} and {second[name]}" for name in shared)])
+
+
+def _unlike(p1: Projection | None, p2: Projection | None) -> bool:
+    if p1 is None or p2 is None:
+        return p1 is not p2
+    return p1.num_dimensions != p2.num_dimensions or ("" not in (p1.key, p2.key) and p1.key != p2.key)
+
+
+def _words(projection: Projection | None) -> str:
+    return "exact" if projection is None else f"{projection.num_dimensions} dimensions{projection.key}"
+
+
+def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
+    """The kernel of one batch with itself: its upper triangle; of what is below, a half is left out."""
+    n = f.num_rows
+    if n < 2 * HALF:
+        return contract_features(f, f, outputs, precision)
+    h = n // 2
+    upper = contract_features(f.rows(0, h), f, outputs, precision)
+    lower = contract_features(f.rows(h, n), f.rows(h, n), outputs, precision)
+    nothing = jnp.zeros((n - h, h, *upper.shape[2:]), upper.dtype)
+    return jnp.concatenate([upper, jnp.concatenate([nothing, lower], axis=1)])
+
+
+def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:
+    """The kernel of each parameter leaf alone; they add up to the kernel."""
+    kernels: dict[str, Array] = {}
+    for b1, b2 in zip(f1.blocks, f2.blocks, strict=True):
+        parts = _parts(b1, b2, outputs, precision, f1.dtype, split=True)
+        kernels |= dict(zip(b1.leaves, parts, strict=True))
+    return kernels
+
+
+def output_axes(outputs: str) -> int:
+    """How many output axes the kernel has."""
+    return OUTPUTS.index(outputs)
+
+
+def _sum(parts: list[Array]) -> Array:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False) -> list[Array]:
+    """The kernel of a block, or with `split` one per leaf."""
+    b1 = b1.weighted(dtype)
+    if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
+        return _factored(b1, b2, outputs, precision, dtype, split)
+    g1, g2 = b1.gradients(precision), b2.gradients(precision)
+    return [
+        _explicit(j1.astype(dtype), j2.astype(dtype), outputs, precision)
+        for j1, j2 in zip(g1.jacobians, g2.jacobians, strict=True)
+    ]
+
+
+def _explicit(j1: Float[Array, "n1 O1 p"], j2: Float[Array, "n2 O2 p"], outputs: str, precision: str) -> Array:
+    """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
+    (n1, outs, _), (n2, outs2, _) = j1.shape, j2.shape
+    if outputs == "mean":
+        return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / outs
+    if outputs == "diagonal":
+        per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)  # noqa: E731
+        return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
+    full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs2, -1).T, precision=precision)
+    return full.reshape(n1, outs, n2, outs2).transpose(0, 2, 1, 3)
+
+
+def _gram(u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str) -> Float[Array, "B r s"]:
+    """Products of rows, per block; a single block is a flat product."""
+    if u.shape[0] == 1:
+        return jnp.matmul(u[0], v[0].T, precision=precision)[None]
+    return jnp.einsum("brk,bsk->brs", u, v, precision=precision)
+
+
+def _factored(b1: Any, b2: Any, outputs: str, precision: str, dtype: Any, split: bool) -> list[Array]:
+    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): two Gram matrices and a Hadamard product."""
+    rows = lambda a: a.astype(dtype).swapaxes(0, 1).reshape(a.shape[1], -1, a.shape[3])  # noqa: E731
+    grams = [_gram(rows(a1), rows(a2), precision) for a1, a2 in zip(b1.inputs, b2.inputs, strict=True)]
+    grams = grams if split else [_sum(grams)]
+    d1, d2 = b1.cotangents.astype(dtype), b2.cotangents.astype(dtype)
+    combine = {"mean": _mean, "diagonal": _diagonal, "full": _full}[outputs]
+    return combine(grams, d1, d2, precision)
+
+
+def _positions_summed(product: Array, n1: int, n2: int) -> Float[Array, "n1 n2"]:
+    """The sum over blocks and position pairs of (B, n1 T1, n2 T2)."""
+    B, r, s = product.shape
+    if (B, r, s) == (1, n1, n2):
+        return product[0]
+    return jnp.sum(product.reshape(B, n1, r // n1, n2, s // n2), axis=(0, 2, 4))
+
+
+def _mean(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """Outputs folded into the contracted axis: one flat product per block."""
+    fold = lambda d: d.transpose(2, 0, 3, 1, 4).reshape(d.shape[2], d.shape[0] * d.shape[3], -1)  # noqa: E731
+    d_gram = _gram(fold(d1), fold(d2), precision) / d1.shape[1]
+    return [_positions_summed(a_gram * d_gram, d1.shape[0], d2.shape[0]) for a_gram in grams]
+
+
+def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """One output after the other: a batched product over outputs is several times slower than flat ones."""
+
+    def one(pair: tuple[Array, Array]) -> list[Array]:
+        e1, e2 = (e[:, None] for e in pair)
+        return _mean(grams, e1, e2, precision)
+
+    return [jnp.moveaxis(k, 0, 2) for k in jax.lax.map(one, (d1.swapaxes(0, 1), d2.swapaxes(0, 1)))]
+
+
+def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
+    """Outputs folded into the rows and columns."""
+    (n1, outs, B, T1, D), (n2, outs2, _, T2, _) = d1.shape, d2.shape
+    rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)  # noqa: E731
+    d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, outs, T1, n2, outs2, T2)
+    kernels = []
+    for a_gram in grams:
+        product = a_gram.reshape(B, n1, 1, T1, n2, 1, T2) * d_gram
+        kernels.append(jnp.sum(product, axis=(0, 3, 6)).transpose(0, 2, 1, 3))
+    return kernels
+
+
+def nngp_block(f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str) -> Float[Array, "n1 n2 ..."]:
+    """Products of network outputs, as if each output were a feature of its own."""
+    dtype = working_dtype(f1.dtype, f2.dtype)
+    return _explicit(f1.astype(dtype)[..., None], f2.astype(dtype)[..., None], outputs, "highest")

@@ -1,0 +1,36 @@
+"""The kernel of a pair of examples from Jacobian-vector products, without the Jacobian rows of both."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Num
+
+from ntk_jax.checks import working_dtype
+from ntk_jax.finite.uses.plan import outputs_of_one
+from ntk_jax.types import ApplyFn, Params
+
+
+def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Float[Array, "O O"]:
+    """J(x1) J(x2)ᵀ of two single examples: one vjp at x2 and one jvp at x1 for each output of x2."""
+    f1 = lambda p: outputs_of_one(apply_fn, p, x1)  # noqa: E731
+    out, vjp = jax.vjp(lambda p: outputs_of_one(apply_fn, p, x2), params)
+
+    def column(cotangent: Array) -> Array:
+        return jax.jvp(f1, (params,), vjp(cotangent))[1]
+
+    return jax.vmap(column, out_axes=1)(jnp.eye(out.size, dtype=out.dtype))
+
+
+def vector_product_block(
+    apply_fn: ApplyFn, params: Params, x1: Num[Array, "n1 ..."], x2: Num[Array, "n2 ..."], outputs: str
+) -> Float[Array, "n1 n2 ..."]:
+    """The kernel block of all pairs; the gradients of one example of `x2` at a time are shared by all of `x1`."""
+    dtype = working_dtype(jax.eval_shape(apply_fn, params, x1).dtype)
+
+    def pair(x1_one: Array, x2_one: Array) -> Array:
+        k = pair_kernel(apply_fn, params, x1_one, x2_one).astype(dtype)
+        if outputs == "mean":
+            return jnp.trace(k) / k.shape[0]
+        return jnp.diagonal(k) if outputs == "diagonal" else k
+
+    return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)

@@ -1,0 +1,1 @@
+"""Tangent features: what each parameter contributes to each output, per example."""

@@ -1,0 +1,1 @@
+"""Where a traced network uses its weights."""

@@ -1,0 +1,124 @@
+"""Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it smallest."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+
+from ntk_jax.checks import as_outputs, check_number
+from ntk_jax.compat import is_concrete
+from ntk_jax.linalg import inverse, matmul
+from ntk_jax.matrix_functions import Basis, apply, diagonal_blocks, fixed
+from ntk_jax.modes.kind import as_columns, from_columns
+from ntk_jax.modes.modes import Modes
+from ntk_jax.modes.targets import targets_of
+
+
+class LeaveOneOut(NamedTuple):
+    """What regression on all other examples predicts for each example, and half the mean of its squared error."""
+
+    predictions: Float[Array, "..."]
+    loss: Float[Array, "*R"]
+
+
+class Ridge(NamedTuple):
+    """The best of the candidates, and the leave-one-out loss of each."""
+
+    diag_reg: float
+    candidates: Float[Array, " R"]
+    losses: Float[Array, " R"]
+
+
+def leave_one_out(
+    modes: Modes,
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
+    fx_train_0: ArrayLike = 0.0,
+) -> LeaveOneOut:
+    """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no refits.
+
+        y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
+
+    For a full kernel an example is left out with all its outputs: G_ii is then a block (O, O).
+
+    Args:
+        modes: `diagonalize(k_train_train)`, of a kernel of any shape.
+        y_train: targets, (n,) or (n, O).
+        diag_reg: ridge, a scalar or several (R,); above 0 for a singular kernel.
+        fx_train_0: outputs at initialization, 0 or shaped like y_train.
+
+    Returns:
+        LeaveOneOut(predictions, loss), with a first axis R if diag_reg has one.
+
+    Raises:
+        ValueError: shapes that do not fit; diag_reg = 0 with a singular kernel.
+
+    Reference: Rasmussen, Williams 2006, eq. 5.12; Cook 1977.
+    """
+    check_number("diag_reg", diag_reg, max_ndim=1)
+    y = targets_of(modes, y_train)
+    s = modes.eigenvalues
+    ridge = jnp.asarray(diag_reg, s.dtype)
+    if is_concrete(ridge) and is_concrete(s) and bool(jnp.any(ridge == 0)) and bool(jnp.any(s == 0)):
+        raise ValueError(
+            f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of {s.shape[-1]}); got {diag_reg!r}."
+        )
+    residual = as_columns(y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype), modes.kind)
+    error = _left_out(modes.bases(), residual, ridge.reshape(-1), modes.outputs[0] if modes.kind == "full" else 1)
+    error = from_columns(error, modes.kind, y.shape).reshape(-1, len(y), y.size // len(y))
+    loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
+    predictions = y[None] - error.reshape(-1, *y.shape)
+    return LeaveOneOut(predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape))
+
+
+def select_diag_reg(
+    modes: Modes,
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    candidates: Float[ArrayLike, " R"] | None = None,
+    fx_train_0: ArrayLike = 0.0,
+) -> Ridge:
+    """The ridge of smallest leave-one-out loss among the candidates.
+
+    Args:
+        modes: `diagonalize(k_train_train)`.
+        y_train: targets, (n,) or (n, O).
+        candidates: ridges to try, above 0; default 61 from 1e-10 to 10 times the largest eigenvalue.
+        fx_train_0: outputs at initialization.
+
+    Returns:
+        Ridge(diag_reg, candidates, losses).
+
+    Raises:
+        ValueError: as `leave_one_out`.
+    """
+    if candidates is None:
+        candidates = jnp.max(modes.eigenvalues) * jnp.logspace(-10, 1, 61, dtype=modes.eigenvalues.dtype)
+    candidates = jnp.asarray(candidates)
+    if candidates.ndim != 1 or not candidates.size:
+        raise ValueError(f"candidates: expected a non-empty vector of ridges; got shape {candidates.shape}.")
+    losses = leave_one_out(modes, y_train, diag_reg=candidates, fx_train_0=fx_train_0).loss
+    return Ridge(float(candidates[jnp.argmin(losses)]), candidates, losses)
+
+
+@partial(jax.jit, static_argnums=3)
+def _left_out(
+    basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], together: int
+) -> Float[Array, "R B N m"]:
+    """What every example misses when it is left out, `together` with the outputs that the kernel couples."""
+    U = fixed(basis.eigenvectors)
+    N, m = residual.shape[1:]
+
+    def one(basis: Basis, U: Array, residual: Array, ridge: Array) -> Array:
+        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge)).reshape(-1, together, m)
+        own = diagonal_blocks(inverse, basis, U.reshape(-1, together, N), ridge)
+        return (alpha / own if together == 1 else jnp.linalg.solve(own, alpha)).reshape(N, m)
+
+    of_batch = jax.vmap(one, in_axes=(0, 0, 0, None))
+    return jax.vmap(of_batch, in_axes=(None, None, None, 0))(basis, U, residual, ridges)

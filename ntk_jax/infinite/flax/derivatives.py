@@ -1,0 +1,53 @@
+"""Custom derivative rules: a limit is that of the function, so the rule must be its derivative."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+
+from ntk_jax.compat import CUSTOM_CALLS, bind, closed_jaxpr, outside_traces
+from ntk_jax.infinite.flax.errors import NoLimitError
+
+
+def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:
+    """Raise unless the custom rule of an equation is the derivative of its function, at random arguments.
+
+    `checked` is the program's memory of the equations that passed, kept alive so that their ids stay taken.
+    """
+    if id(eqn) in checked:
+        return
+    if not outside_traces(_agrees, eqn):
+        name = eqn.params.get("name", eqn.primitive.name)
+        raise NoLimitError(
+            f"`{name}` has a custom derivative that is not the derivative of its values (such as a straight-through "
+            "gradient), which has no rule,"
+        )
+    checked[id(eqn)] = eqn
+
+
+def _agrees(eqn: Any) -> bool:
+    closed = closed_jaxpr(eqn.params[CUSTOM_CALLS[eqn.primitive.name]])
+    rng = np.random.default_rng(0)
+    args = [_sample(rng, v.aval) for v in eqn.invars]
+    floats = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+    def along(f, *chosen):
+        full = list(args)
+        for i, a in zip(floats, chosen, strict=True):
+            full[i] = a
+        return [o for o in f(full) if jnp.issubdtype(o.dtype, jnp.floating)]
+
+    pulled = []
+    for f in (lambda a: bind(eqn, a), lambda a: jex_core.jaxpr_as_fun(closed)(*a)):
+        out, pull = jax.vjp(lambda *chosen, f=f: along(f, *chosen), *(args[i] for i in floats))
+        cotangents = [jnp.asarray(np.random.default_rng(1).standard_normal(o.shape), o.dtype) for o in out]
+        pulled.append(pull(cotangents))
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(*pulled, strict=True))
+
+
+def _sample(rng: Any, aval: Any) -> Any:
+    if jnp.issubdtype(aval.dtype, jnp.floating):
+        return jnp.asarray(rng.standard_normal(aval.shape), aval.dtype)
+    return jnp.zeros(aval.shape, aval.dtype)

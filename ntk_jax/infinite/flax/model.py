@@ -1,0 +1,128 @@
+"""From what users pass as a model to an initializer and a function of parameters and examples."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.random import define_prng_impl
+
+from ntk_jax.compat import outside_traces
+from ntk_jax.networks.adapters import from_linen, from_nnx
+
+
+class Network(NamedTuple):
+    """`init_fn(key, x)` -> params, or None if only their shapes are known; `build(x)` -> (apply_fn, params or their shapes)."""
+
+    init_fn: Callable[[Any, Any], Any] | None
+    build: Callable[[Any], tuple[Callable[..., Any], Any]]
+
+
+def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:
+    """The network of a Linen module, an NNX module, a function that makes one from `rngs`, or an (init_fn, apply_fn) pair.
+
+    With dropout its random numbers are drawn, from keys whose bits are all 0: masks that keep everything when evaluated.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(model, nn.Module):
+        return _linen(model, call, {"dropout": zero_key} if with_dropout else {})
+    if isinstance(model, nnx.Module):
+        apply_fn, params = from_nnx(_dropping(model) if with_dropout else model, **call)
+        return Network(None, lambda x: (apply_fn, params))
+    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
+        init_fn, apply_fn = model
+        return Network(
+            lambda key, x: init_fn(key, x), lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x))
+        )
+    if callable(model):
+        return _nnx_constructor(model, call, with_dropout)
+    raise ValueError(
+        "model: expected a Flax Linen module, an NNX module, a function rngs -> NNX module, or a pair (init_fn(key, x), "
+        f"apply_fn(params, x)); got {type(model).__name__}."
+    )
+
+
+def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
+    """Parameters of the right shapes and sizes: only the check that rows do not depend on each other looks at them."""
+    shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+
+    def draw(s):
+        fan_in = s.shape[-2] if len(s.shape) > 1 else 1
+        return (rng.standard_normal(s.shape) / fan_in**0.5).astype(s.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def _linen(model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Any]]) -> Network:
+    def init(key, x):
+        return model.init(key, x, **call)
+
+    def build(x):
+        shapes = jax.eval_shape(init, jax.random.key(0), x)
+        variables = {"params": _drawn(lambda key, x: init(key, x)["params"], x)} if "params" in shapes else {}
+        if others := [name for name in shapes if name != "params"]:
+            fixed = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
+            variables |= outside_traces(fixed)
+        apply_fn, params = from_linen(model, variables, **call)
+        if not keys:
+            return apply_fn, params
+        fixed = {name: value for name, value in variables.items() if name != "params"}
+
+        def with_keys(params, x):
+            rngs = {name: key() for name, key in keys.items()}
+            return model.apply({"params": params, **fixed}, x, rngs=rngs, **call)
+
+        return with_keys, params
+
+    return Network(lambda key, x: init(key, x)["params"], build)
+
+
+def _nnx_constructor(make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool) -> Network:
+    def init(key, x):
+        return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
+
+    def build(x):
+        def evaluated():
+            module = make(rngs=nnx.Rngs(0))
+            module.eval()
+            return _dropping(module) if with_dropout else module
+
+        return from_nnx(outside_traces(evaluated), **call)
+
+    return Network(init, build)
+
+
+def _zero_bits(key: Any, bit_width: int, shape: tuple[int, ...]) -> Any:
+    return jnp.zeros(shape, f"uint{bit_width}")
+
+
+_ZEROS = define_prng_impl(
+    key_shape=(1,),
+    seed=lambda seed: jnp.zeros((1,), np.uint32),
+    split=lambda key, shape: jnp.zeros((*shape, 1), np.uint32),
+    random_bits=_zero_bits,
+    fold_in=lambda key, data: key,
+    name="ntk_jax_zero_bits",
+    tag="zero_bits",
+)
+
+
+def zero_key() -> Any:
+    """A random key whose bits are all 0: uniform numbers are 0, and masks keep everything."""
+    return jax.random.key(0, impl=_ZEROS)
+
+
+def _dropping(module: nnx.Module) -> Any:
+    """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
+    graph, state = nnx.split(module)
+    is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)  # noqa: E731
+    copy = nnx.merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
+    copy.eval()
+    copy.set_attributes(deterministic=False, raise_if_not_found=False)
+    return copy

@@ -1,0 +1,1 @@
+"""Second moments and tangent kernels of values, answered on demand."""

@@ -1,0 +1,213 @@
+"""What a product with a weight does to second moments: sums over its inputs, position by position."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from ntk_jax.infinite.flax.values.fields import InnerProduct, Weight
+from ntk_jax.infinite.flax.values.linear import Shape, diagonal
+from ntk_jax.infinite.flax.values.values import Det
+
+Answer = Array | None
+
+
+@dataclass(frozen=True)
+class DotContraction:
+    """z = sum over the contracted axes of h times a weight.
+
+    Attributes:
+        shape: stored shape of h.
+        contracted: axes of h summed over, in the order of the weight's axes.
+        batch: axes of h with a weight of their own at every position.
+        free: the other axes of h.
+        units: how many entries of h each stored contracted one stands for.
+    """
+
+    shape: Shape
+    contracted: tuple[int, ...]
+    batch: tuple[int, ...]
+    free: tuple[int, ...]
+    units: int
+
+    def __call__(self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any) -> Answer:
+        """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
+        other: DotContraction = h.contract
+        rank = len(self.shape)
+        left = list(range(rank))
+        right = list(range(rank, 2 * rank))
+        for a, b in zip(self.contracted, other.contracted, strict=True):
+            right[b] = left[a]
+        for a, b in zip(self.batch, other.batch, strict=True):
+            right[b] = left[a]
+        alone = all(self.shape[a] == 1 for a in self.free) and all(other.shape[a] == 1 for a in other.free)
+        small = diag or alone
+        if small:
+            for a, b in zip(self.free, other.free, strict=True):
+                right[b] = left[a]
+        kept = [*self.batch, *self.free]
+        out = [left[a] for a in kept]
+        if not small:
+            out += [right[b] for b in other.free]
+        if isinstance(g.value, Det) and isinstance(h.value, Det):
+            first, second = (
+                _full(v, s, moments.dtype, side)
+                for v, s, side in zip((g.value, h.value), (self.shape, other.shape), sides, strict=True)
+            )
+            k = jnp.einsum(first, left, second, right, out, precision="highest")
+        elif small and self.shape == other.shape and right == left:
+            k = ask(g.value, h.value, sides, True)
+            if k is None:
+                return None
+            k = jnp.einsum(k, left, out)
+        else:
+            k = ask(g.value, h.value, sides, False)
+            if k is None:
+                return None
+            k = jnp.einsum(k, left + right, out)
+        if self.units != 1:
+            k = self.units * k
+        return self._placed(k, g, h, diag, small)
+
+    def _placed(self, k: Array, g: Weight, h: Weight, diag: bool, small: bool) -> Array:
+        """From (batch, free[, free']) to the stored shapes of the results."""
+        nb = math.prod(self.shape[a] for a in self.batch)
+        if diag:
+            return k.reshape(g.shape)
+        if nb == 1:
+            return k.reshape(g.shape + h.shape)
+        k = k.reshape(nb, math.prod(self.shape[a] for a in self.free), -1)  # independent weights at different positions
+        full = jnp.einsum("bc,bfg->bfcg", jnp.eye(nb, dtype=k.dtype), k)
+        return full.reshape(g.shape + h.shape)
+
+
+def _full(value: Det, shape: Shape, dtype: Any, side: int) -> Array:
+    return jnp.broadcast_to(jnp.asarray(value.sides[side], dtype), shape)
+
+
+@dataclass(frozen=True)
+class ConvContraction:
+    """A convolution: z at p is the sum over taps t and channels of h at p + t.
+
+    Attributes:
+        shape: stored shape of h.
+        order: its axes as (batch, channels, spatial...).
+        out_order: where (batch, channels, spatial...) go in the result.
+        windows: per spatial axis (taps, stride, (low, high) padding, spacing of the input and of the taps, result length).
+        units: how many channels each stored one stands for.
+    """
+
+    shape: Shape
+    order: tuple[int, ...]
+    out_order: tuple[int, ...]
+    windows: tuple[tuple[int, int, tuple[int, int], int, int, int], ...]
+    units: int
+
+    def __call__(self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any) -> Answer:
+        """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
+        rank = len(self.shape)
+        if isinstance(g.value, Det):
+            a, b = (
+                _full(v, self.shape, moments.dtype, side) for v, side in zip((g.value, h.value), sides, strict=True)
+            )
+            left = list(range(rank))
+            right = left if diag else [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
+            kept = [left[a] for i, a in enumerate(self.order) if i != 1]
+            if not diag:
+                kept += [right[a] for i, a in enumerate(self.order) if i != 1]
+            k = jnp.einsum(a, left, b, right, kept, precision="highest")
+        else:
+            k = ask(g.value, h.value, sides, diag)
+            if k is None:
+                return None
+            left = list(range(rank))
+            right = [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
+            kept = [a for i, a in enumerate(self.order) if i != 1]
+            k = jnp.einsum(k, left, kept) if diag else jnp.einsum(k, left + right, kept + [right[a] for a in kept])
+        spatial = len(self.windows)
+        for i, window in enumerate(self.windows):
+            axes = (1 + i,) if diag else (1 + i, 2 + spatial + i)
+            k = _window_sum(k, axes, *window)
+        if self.units != 1:
+            k = self.units * k
+        return self._placed(k, g, h, diag)
+
+    def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
+        halves = 1 if diag else 2
+        n = 1 + len(self.windows)
+        for half in range(halves):
+            k = jnp.expand_dims(k, half * (n + 1) + 1)
+        inverse = np.argsort(self.out_order)
+        axes = [half * (n + 1) + int(a) for half in range(halves) for a in inverse]
+        return jnp.transpose(k, axes).reshape(g.shape if diag else g.shape + h.shape)
+
+
+BANDED = (
+    64  # entries up to which a sum over taps is a product with a matrix: slices would compute their input for every tap
+)
+
+
+@lru_cache(maxsize=64)
+def _band(
+    size: int, taps: int, stride: int, padding: tuple[int, int], spacing: int, tap_spacing: int, length: int
+) -> Any:
+    """(size, length) matrix of 1s where an input is under a tap of an output."""
+    band = np.zeros((size, length))
+    for p in range(length):
+        for t in range(taps):
+            at, rest = divmod(stride * p + tap_spacing * t - padding[0], spacing)
+            if rest == 0 and 0 <= at < size:
+                band[at, p] = 1
+    return band
+
+
+def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length) -> Array:
+    """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs of taps are not."""
+    if len(axes) == 1 and taps > 1 and max(k.shape[axes[0]], length) <= BANDED:
+        band = _band(k.shape[axes[0]], taps, stride, tuple(padding), spacing, tap_spacing, length)
+        moved = jnp.tensordot(k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest")
+        return jnp.moveaxis(moved, -1, axes[0])
+    config = [(0, 0, 0)] * k.ndim
+    for a in axes:
+        config[a] = (*padding, spacing - 1)
+    k = lax.pad(k, jnp.zeros((), k.dtype), config)
+    total = None
+    for t in range(taps):
+        start, stop, step = [0] * k.ndim, list(k.shape), [1] * k.ndim
+        for a in axes:
+            start[a], step[a] = t * tap_spacing, stride
+            stop[a] = t * tap_spacing + stride * (length - 1) + 1
+        part = lax.slice(k, start, stop, step)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def inner_products(moments: Any, g: InnerProduct, h: InnerProduct, sides: tuple[int, int], diag: bool, tangent: bool):
+    """Covariance of two inner products, E[x x'] E[y y'] at each unit, or their tangent kernel by the product rule."""
+    total: Answer = None
+    other = [tuple(1000 + a for a in part) for part in h.labels]
+    straight = ((g.left, h.left, g.labels[0], other[0]), (g.right, h.right, g.labels[1], other[1]))
+    crossed = ((g.left, h.right, g.labels[0], other[1]), (g.right, h.left, g.labels[1], other[0]))
+    for one, two in (straight, crossed):
+        for ask1, ask2 in (
+            ((moments.theta, moments.second), (moments.second, moments.theta))
+            if tangent
+            else ((moments.second, moments.second),)
+        ):
+            k1 = ask1(one[0], one[1], sides, False)
+            k2 = None if k1 is None else ask2(two[0], two[1], sides, False)
+            if k1 is not None and k2 is not None:
+                k = jnp.einsum(
+                    k1, [*one[2], *one[3]], k2, [*two[2], *two[3]], [*g.labels[2], *other[2]], precision="highest"
+                )
+                total = k if total is None else total + k
+    if total is None:
+        return None
+    total = g.units * total
+    return diagonal(total, g.shape) if diag else total

@@ -1,0 +1,1 @@
+"""The values of a tensor program: deterministic arrays, views of parameters, wide random vectors."""

@@ -1,0 +1,102 @@
+"""Gaussian fields: what random weights make of their inputs, and the linear combinations and parts of such."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ntk_jax.infinite.flax.values.linear import Linear, Shape
+
+
+class Field:
+    """A Gaussian for each position (internal shape), independent and alike along wide axes."""
+
+    shape: Shape
+    degenerate: bool
+    """Zero variance at initialization: only its tangent counts."""
+
+
+@dataclass(eq=False)
+class Entries(Field):
+    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
+
+    leaf: str
+    shape: Shape
+    variance: float
+    eta: float
+    key: Any
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether it is a trained constant."""
+        return self.variance == 0
+
+
+@dataclass(eq=False)
+class Weight(Field):
+    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite one.
+
+    `contract` takes the second moments of two such h (a request object) to those of z: see rules/weights.py.
+    """
+
+    leaf: str
+    shape: Shape
+    variance: float
+    eta: float
+    key: Any
+    value: Any
+    fan_in: int
+    contract: Any
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether it is a trained constant."""
+        return self.variance == 0
+
+
+@dataclass(eq=False)
+class InnerProduct(Field):
+    """Sums over `units` alike entries of products of two independent values, as scores of attention before their scaling.
+
+    Attributes:
+        left, right: the values.
+        labels: of the axes of left, of right and of the result, as `einsum` takes them.
+        heads: how many independent ones there are.
+    """
+
+    shape: Shape
+    left: Any
+    right: Any
+    labels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    units: int
+    heads: int
+    degenerate: bool = False
+
+
+@dataclass(eq=False)
+class Combination(Field):
+    """A linear combination of Gaussians."""
+
+    shape: Shape
+    parts: list[tuple[Linear | None, Field]]
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether it is a trained constant."""
+        return all(g.degenerate for _, g in self.parts)
+
+
+@dataclass(eq=False)
+class Segment(Field):
+    """A part of the wide axis of another Gaussian: parts with different tags are independent."""
+
+    source: Field
+    tag: tuple[Any, int, int]
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        """That of the source."""
+        return self.source.shape
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether it is a trained constant."""
+        return self.source.degenerate

@@ -1,0 +1,258 @@
+"""The values of a tensor program: deterministic arrays, views of a parameter, and wide random vectors.
+
+A pair of examples is interpreted at once: what is deterministic has one array per side. A wide axis is one along which
+entries are independent and alike; it is stored with size 1, its true length in `wide` (1 marks a finite axis).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.infinite.flax.errors import NoLimitError
+from ntk_jax.infinite.flax.values.deterministic import Det as Det
+from ntk_jax.infinite.flax.values.deterministic import joint_wide as joint_wide
+from ntk_jax.infinite.flax.values.deterministic import number as number
+from ntk_jax.infinite.flax.values.deterministic import static_det as static_det
+from ntk_jax.infinite.flax.values.expression import Expression
+from ntk_jax.infinite.flax.values.fields import Field
+from ntk_jax.infinite.flax.values.linear import Linear, Shape, then
+
+
+@dataclass(eq=False)
+class Param:
+    """A view of a parameter leaf with independent entries, scaled by a number.
+
+    Attributes:
+        leaf: its path.
+        shape: of the view.
+        mean, variance: of each entry.
+        eta: learning-rate multiplier, times the square of the scale.
+        axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1 that was added.
+        layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a new one.
+        box: the part of the leaf that the view covers: (layout, axis, start, stop) of each cut.
+        factor: a deterministic value that multiplies it, entry by entry.
+    """
+
+    leaf: str
+    shape: Shape
+    mean: float
+    variance: float
+    eta: float
+    axes: tuple[int | None, ...]
+    layout: tuple[Shape, ...]
+    box: tuple[Any, ...] = ()
+    factor: Det | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is a constant, neither random nor trained."""
+        return self.variance == 0 and self.eta == 0
+
+
+@dataclass(eq=False)
+class Sampled:
+    """A function of Gaussians without a closed form, which may mix positions: known by running it on samples.
+
+    Attributes:
+        apply: (side, arrays) -> array, on stored shapes.
+        inputs: the values (Wide or Det) that it takes.
+        variables: the Gaussians below them.
+        multiples: for each Gaussian of the inputs, the variable and the factor that it is a multiple by.
+        shape: of the result.
+    """
+
+    apply: Callable[[int, list[Array]], Array]
+    inputs: "list[Any]"
+    variables: tuple[Field, ...]
+    multiples: dict[Field, tuple[Field, Det | None]]
+    shape: Shape
+
+
+@dataclass(eq=False)
+class Factor:
+    """A function of Gaussians: `node` over variables (the Gaussians) and operands, entry by entry; `sampled`; or one itself."""
+
+    gaussians: tuple[Field, ...]
+    node: Expression | None = None
+    operands: tuple[Det, ...] = ()
+    sampled: Sampled | None = None
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether it is its Gaussian."""
+        return self.node is None and self.sampled is None
+
+    @property
+    def mains(self) -> list[int]:
+        """Which Gaussians are random."""
+        return [i for i, g in enumerate(self.gaussians) if not g.degenerate]
+
+    @property
+    def shape(self) -> Shape:
+        """The broadcast shape of its Gaussians and operands, or that of the samples."""
+        if self.sampled is not None:
+            return self.sampled.shape
+        return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
+
+
+class Masked(Factor):
+    """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep, else 0.
+
+    Attributes:
+        value: what is masked.
+        source: which random numbers the mask is made of; equal for equal masks.
+        mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries share it.
+        keep: the probability.
+    """
+
+    def __init__(self, value: "Wide", source: Any, mask_shape: Shape, keep: float):
+        super().__init__(())
+        self.value, self.source, self.mask_shape, self.keep = value, source, mask_shape, keep
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def shape(self) -> Shape:
+        """That of the value."""
+        return self.value.shape
+
+
+@dataclass(eq=False)
+class Term:
+    """A linear map of a product of functions of independent Gaussians."""
+
+    factors: tuple[Factor, ...]
+    map: Linear | None = None
+    base: Shape = field(init=False)
+
+    def __post_init__(self):
+        self.base = np.broadcast_shapes(*(f.shape for f in self.factors))
+
+    @property
+    def shape(self) -> Shape:
+        """Of the result."""
+        return self.base if self.map is None else self.map.shape
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether it is a linear map of one Gaussian."""
+        return len(self.factors) == 1 and self.factors[0].is_gaussian
+
+    @property
+    def masked(self) -> Masked | None:
+        """The masked value that it is a linear map of, if it is one; that is then its only factor."""
+        return self.factors[0] if isinstance(self.factors[0], Masked) else None
+
+    def mapped(self, linear: Linear) -> "Term":
+        """`linear` of this term."""
+        return Term(self.factors, then(self.map, linear))
+
+
+@dataclass(eq=False)
+class Wide:
+    """A random vector: offset + sum of terms.
+
+    Attributes:
+        shape: internal, 1 along wide axes.
+        wide: multiplicity of each axis.
+        terms: random parts; None if only `product` is known.
+        offset: deterministic part.
+        interleaved: whether an axis lists finite entries within each unit, not units within each entry: good for a product only.
+        product: the two values whose product this is, good for a mean over a wide axis even where terms are not.
+    """
+
+    shape: Shape
+    wide: Shape
+    terms: list[Term] | None
+    offset: Det | None = None
+    product: "tuple[Wide, Wide] | None" = None
+    interleaved: bool = False
+
+    @property
+    def gaussian(self) -> Field | None:
+        """The Gaussian that it is, apart from an offset."""
+        if self.terms is not None and len(self.terms) == 1 and self.terms[0].is_gaussian and self.terms[0].map is None:
+            return self.terms[0].factors[0].gaussians[0]
+        return None
+
+    @property
+    def random(self) -> list[Term]:
+        """The terms; an error if there are none to be had."""
+        if self.terms is None:
+            raise NoLimitError(
+                "a product of correlated wide vectors is used other than inside a mean over their features,"
+            )
+        return self.terms
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether it is constant at initialization."""
+        return self.terms is not None and all(
+            t.masked.value.degenerate if t.masked else any(g.degenerate for f in t.factors for g in f.gaussians)
+            for t in self.terms
+        )
+
+
+@dataclass(eq=False)
+class Joined:
+    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic.
+
+    With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units of all parts in turn.
+    """
+
+    axis: int
+    sizes: tuple[int, ...]
+    parts: list[Any]
+    repeats: int = 1
+
+    @property
+    def places(self) -> Any:
+        """Equal for values whose parts meet each other."""
+        return self.axis, self.sizes, self.repeats
+
+
+@dataclass(eq=False)
+class Noise:
+    """Random numbers of the model's own, as of dropout: harmless until they meet a value.
+
+    Attributes:
+        of_bits: each entry as a function of its random bits, if it is one.
+        shape: with size 1 along axes where one number is repeated.
+        bits: dtype of the random bits.
+        nominal: the number that they were compared with: the probability of one answer.
+        origin: the drawing that they come from; `part` which part of it.
+    """
+
+    of_bits: Any = None
+    shape: Shape | None = None
+    bits: Any = None
+    nominal: float | None = None
+    origin: Any = field(default_factory=object)
+    part: tuple[int, ...] = ()
+
+
+Value = Det | Param | Wide | Joined | Noise
+
+
+def gaussian(g: Field, wide: Sequence[int]) -> Wide:
+    """A Gaussian as a value."""
+    return Wide(g.shape, tuple(wide), [Term((Factor((g,)),))])
+
+
+def offsets(value: Wide, dtype: Any) -> list[Array]:
+    """The deterministic part on both sides, in full internal shape."""
+    if value.offset is None:
+        return [jnp.zeros(value.shape, dtype)] * 2
+    return [jnp.broadcast_to(jnp.asarray(a, dtype), value.shape) for a in value.offset.sides]
+
+
+def with_view(param: Param, **changes: Any) -> Param:
+    """Another view of the same leaf."""
+    return replace(param, **changes)

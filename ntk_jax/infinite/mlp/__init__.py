@@ -1,0 +1,1 @@
+"""The fully connected network: its kernels from the recursion over layers."""

@@ -1,0 +1,195 @@
+"""One layer of the recursion: on one example (variances), on pairs of examples, and on all layers of whole arrays."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ntk_jax.duals.dual_rule import DualRule, correlation, covariance_at_poles, ratio, root, with_derivative
+
+
+class Layers(NamedTuple):
+    """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent kernel W_eta k + b_eta."""
+
+    W: Array
+    b: Array
+    W_eta: Array
+    b_eta: Array
+
+
+class Architecture(NamedTuple):
+    """What is static: the activation's dual, skip connections around hidden layers, normalization before activations."""
+
+    rule: DualRule
+    residual: bool = False
+    layer_norm: bool = False
+
+
+def has_cusp(layers: Layers, arch: Architecture) -> bool:
+    """Whether nearly parallel pairs must be followed by how far apart they are."""
+    return layers.W.shape[0] > 1 and arch.rule.cusp
+
+
+class Side(NamedTuple):
+    """What each example has with itself, layer by layer.
+
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer (depth, n); the kernels
+    after the last layer (n,); the largest number met.
+    """
+
+    q0: Array
+    variances: Array
+    tangents: Array
+    nngp: Array
+    ntk: Array
+    largest: Array
+
+    @property
+    def own(self) -> Array:
+        """Variances after every Dense layer, (depth + 1, n)."""
+        return jnp.concatenate([self.variances, self.nngp[None]])
+
+
+def dense(layer: Layers, k: Array, k_dot: Any, theta: Array) -> tuple[Array, Array]:
+    """A Dense layer after an activation."""
+    return layer.W * k + layer.b, layer.W_eta * k + layer.b_eta + layer.W * (k_dot * theta)
+
+
+def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
+    """The Dense layer on the inputs."""
+    return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
+
+
+def first_pairs(
+    layer: Layers, products: Array, own1: tuple[Array, Array], own2: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The same on pairs, given both sides' second moments before and after it.
+
+    An example in both sets is the same example, to the bit: compiled code may round one multiplication and addition in two ways.
+    """
+    c = covariance_at_poles(products, own1[0], own2[0])
+    k, theta = first_dense(layer, c)
+    same = (c == own1[0]) & (c == own2[0])
+    return k + lax.stop_gradient(jnp.where(same, own1[1] - k, 0)), theta
+
+
+def add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The kernels after a layer, with those before it if a skip connection leads around it: not around the readout."""
+    if not arch.residual:
+        return new
+    return jax.tree.map(lambda a, b: a + jnp.where(last, jnp.zeros_like(b), b), new, old)
+
+
+def split_layers(layers: Layers) -> tuple[Layers, tuple[Layers, Array]]:
+    """The first layer; the others, each with whether it is the readout."""
+    depth = layers.W.shape[0] - 1
+    rest = jax.tree.map(lambda c: c[1:], layers)
+    return jax.tree.map(lambda c: c[0], layers), (rest, jnp.arange(depth) == depth - 1)
+
+
+def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
+    """Everything about examples alone: costs n, not n²."""
+    first, rest = split_layers(layers)
+
+    def step(carry, layer_and_last):
+        layer, last = layer_and_last
+        (q, theta), largest = carry
+        qn, thetan = (q, theta)
+        if arch.layer_norm:
+            qn, thetan = normalized(q)[0], ratio(theta, q)
+        k, k_dot = arch.rule.own(qn)
+        new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        return (new, jnp.maximum(largest, _largest(new))), (q, theta)
+
+    start = first_dense(first, q0)
+    ((nngp, ntk), largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
+    return Side(q0, variances, tangents, nngp, ntk, largest)
+
+
+def _largest(kernels: tuple[Array, Array]) -> Array:
+    """The largest entry: infinite or NaN if any is, as maxima propagate both."""
+    return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
+
+
+def normalized(q: Array) -> tuple[Array, Array]:
+    """Variances `q` after LayerNorm, and the factor of one side's covariances; both are 0 for a zero input."""
+    return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
+
+
+def before_activation(arch: Architecture, q: Array) -> tuple[Array, Any]:
+    """Variances as the activation sees them, and the factor of one side's covariances: None without LayerNorm."""
+    return normalized(q) if arch.layer_norm else (q, None)
+
+
+def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
+    """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm divides by."""
+    variance, scale = before_activation(arch, q)
+    return arch.rule.rows(variance), scale
+
+
+def pair_step(
+    arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any, *lack: Array
+):
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is that of `DualRule.pair`."""
+    (dual1, r1), (dual2, r2) = rows1, rows2
+    q12, theta = moments
+    if arch.layer_norm:
+        scale = r1 * r2
+        q12, theta = q12 * scale, theta * scale
+    k, k_dot = arch.rule.pair(dual1, q12, dual2, *lack)
+    return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
+
+
+def _through(arch: Architecture, step: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
+    """`lax.scan` over layers; a few of a smooth dual are written out.
+
+    Reverse mode through `scan` drops custom derivatives, so that nested ones differentiate values as they are computed, and
+    saves every number for later: four nested derivatives would compile for minutes. The barrier keeps XLA from computing a
+    layer anew for each of its two results.
+    """
+    depth = len(jax.tree.leaves(layers)[0])
+    if arch.rule.cusp or not 0 < depth <= arch.rule.unroll:
+        return lax.scan(step, carry, layers)
+    outs = []
+    for i in range(depth):
+        carry, out = step(carry, jax.tree.map(lambda a, i=i: a[i], layers))
+        carry = lax.optimization_barrier(carry)
+        outs.append(out)
+    return carry, jax.tree.map(lambda *a: jnp.stack(a), *outs)
+
+
+def all_layers(
+    start: tuple[Array, Array],
+    side1: Side,
+    side2: Side,
+    layers: Layers,
+    arch: Architecture,
+    every: bool = False,
+    lacks: Any = None,
+) -> tuple[Array, Array]:
+    """The reference path, from the first Dense layer on: a scan over layers of whole arrays.
+
+    With `every`, a leading axis of depth + 1 layers.
+
+    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the covariances.
+    """
+    _, rest = split_layers(layers)
+
+    def step(moments, inputs):
+        (layer, last), q1, q2, lack = inputs
+        q1, q2 = q1[:, None], q2[None, :]
+        known = () if lack is None else (with_derivative(lack, _lack(q1, moments[0], q2)),)
+        new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
+        return new, new if every else None
+
+    out, history = _through(arch, step, start, (rest, side1.variances, side2.variances, lacks))
+    if not every:
+        return out
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
+
+
+def _lack(q1: Array, q12: Array, q2: Array) -> Array:
+    """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
+    rho = correlation(q1, q12, q2)
+    return 1 - jnp.where(q12 > 0, rho, -rho)

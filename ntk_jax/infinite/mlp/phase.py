@@ -1,0 +1,132 @@
+"""Signal propagation in deep networks: fixed points, order and chaos, critical initialization (Schoenholz et al. 2017)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_jax.checks import check_number
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.duals.dual_rule import DualRule
+
+
+class Phase(NamedTuple):
+    """Where the variance q ← b_std² + W_std² k(q, q) settles, and what happens to nearby inputs there.
+
+    Attributes:
+        q_star: the fixed point of the variance from q = 1; 0 or infinity if it vanishes or diverges.
+        chi_1: W_std² k_dot(q*, q*, q*): the factor by which the squared distance of nearby inputs grows per layer.
+        correlation_length: layers for correlations to relax by 1/e, 1 / |log chi_c|; infinite at criticality.
+        correlation: the stable correlation c*, 1 in the ordered phase.
+        name: "ordered" (chi_1 < 1), "critical" (|chi_1 - 1| within `tolerance`) or "chaotic" (chi_1 > 1).
+    """
+
+    q_star: float
+    chi_1: float
+    correlation_length: float
+    correlation: float
+    name: str
+
+
+def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
+    """The phase of an infinitely wide, deep network: ordered, critical or chaotic.
+
+    q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² + W_std² k(q*, c q*, q*)) / q*
+    relax to their fixed point c* like chi_c^layers, chi_c = W_std² k_dot(q*, c* q*, q*).
+
+    Args:
+        activation: as in `mlp_kernels`.
+        W_std: weight scale.
+        b_std: bias scale.
+        tolerance: how close chi_1 must be to 1 to be called critical.
+
+    Raises:
+        ValueError: an unknown activation, or scales that are negative or not finite.
+
+    Reference: Poole et al. 2016, eq. 3-5; Schoenholz et al. 2017, eq. 5, 7 and 9.
+    """
+    check_number("W_std", W_std, max_ndim=0)
+    check_number("b_std", b_std, max_ndim=0)
+    check_number("tolerance", tolerance, max_ndim=0)
+    rule, W2, b2 = dual_rule(activation), float(W_std) ** 2, float(b_std) ** 2
+    q = _fixed_point(rule, W2, b2)
+    chi_1 = W2 * _own(rule, q)[1]
+    name = "critical" if abs(chi_1 - 1) <= tolerance else "ordered" if chi_1 < 1 else "chaotic"
+    if not 0 < q < 1e12:
+        length = 1 / abs(np.log(chi_1)) if chi_1 > 0 and chi_1 != 1 else np.inf
+        return Phase(q, chi_1, float(length), 1.0, name)
+    c, chi_c = _correlation(rule, W2, b2, q)
+    length = np.inf if name == "critical" or chi_c in (0.0, 1.0) else 1 / abs(np.log(chi_c))
+    return Phase(q, chi_1, float(length), c, name)
+
+
+def critical_W_std(activation: Any, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
+    """The W_std at which chi_1 = 1 for this b_std, by bisection to 1e-7 (float32: the rounding of the duals).
+
+    sqrt(2) for ReLU with any bias, 1 for tanh without.
+
+    Raises:
+        ValueError: chi_1 - 1 does not change sign between `bounds`.
+
+    Reference: Schoenholz et al. 2017, section 3.
+    """
+    check_number("b_std", b_std, max_ndim=0)
+    rule, b2 = dual_rule(activation), float(b_std) ** 2
+
+    def excess(W: float) -> float:
+        return W * W * _own(rule, _fixed_point(rule, W * W, b2))[1] - 1
+
+    low, high = map(float, bounds)
+    if not excess(low) < 0 < excess(high):
+        raise ValueError(
+            f"critical_W_std: expected chi_1 - 1 to change sign between W_std = {low:g} and {high:g}; got {excess(low):.3g} and "
+            f"{excess(high):.3g} for {activation!r}, b_std = {b_std:g}. Widen `bounds`; some activations have no critical point."
+        )
+    while high - low > 1e-7 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return (low + high) / 2
+
+
+_compiled_own = jax.jit(lambda rule, q: rule.own(q), static_argnums=0)
+_compiled_pair = jax.jit(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
+
+
+def _own(rule: DualRule, q: float) -> tuple[float, float]:
+    k, k_dot = _compiled_own(rule, jnp.asarray(min(q, 1e30), float))
+    return float(k), float(k_dot)
+
+
+def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> float:
+    """Newton-accelerated iteration (Aitken) from q = 1; 0 and infinity are answers."""
+    step = lambda q: b2 + W2 * _own(rule, q)[0]  # noqa: E731
+    q, rounding = 1.0, 4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
+    for _ in range(num_steps):
+        q1 = step(q)
+        q2 = step(q1)
+        if not np.isfinite(q2) or q2 > 1e25:
+            return np.inf
+        if q2 < 1e-20:
+            return 0.0
+        if abs(q2 - q1) <= rounding * q2:
+            return q2
+        bend = (q2 - q1) - (q1 - q)
+        jump = q - (q1 - q) ** 2 / bend if bend else q2
+        ahead = (jump - q2) * (q2 - q) > 0  # leaps only in the direction of the iteration, and not out of sight
+        q = jump if ahead and 0 <= jump < 1e3 * max(q2, 1.0) else q2
+        if q < 1e-14 and b2 == 0:
+            return 0.0
+    return q
+
+
+def _correlation(rule: DualRule, W2: float, b2: float, q: float, num_steps: int = 500) -> tuple[float, float]:
+    """The stable correlation c*, from c = 0.5, and the slope of the map there."""
+    c, at = 0.5, jnp.asarray(q, float)
+    for _ in range(num_steps):
+        k = _compiled_pair(rule, at, c).k
+        new = min((b2 + W2 * float(k)) / q, 1.0)
+        if abs(new - c) < 1e-8:
+            break
+        c = new
+    return c, W2 * float(_compiled_pair(rule, at, c).k_dot)

@@ -1,1 +1,0 @@
-"""The tensor program of a traced network: its values, their moments, and a rule for each operation."""

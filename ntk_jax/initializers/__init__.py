@@ -1,0 +1,1 @@
+"""The law of every parameter, read from the trace of its initializer: exact, nothing is drawn."""

@@ -1,0 +1,148 @@
+"""The modes of a training kernel: paid for once, then all of training under squared loss is arithmetic on them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
+from ntk_jax.compat import is_concrete
+from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
+from ntk_jax.matrix_functions import Basis
+from ntk_jax.modes.kind import KINDS, Kind, as_matrices
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The eigendecomposition of a training kernel, paid once: eigenvalues, largest first, and eigenvectors in columns.
+
+    Null modes, whose eigenvalue is rounding, hold exactly 0: training never moves them. A kernel (n, n, O) has O sets of
+    modes, along a first axis; a full one (n, n, O, O) has n·O modes. `s, U = modes` are the first two fields.
+
+    Attributes:
+        eigenvalues: s, largest first, (*O, n).
+        eigenvectors: U, in columns, (*O, n, n).
+        kernel: K = U diag(s) Uᵀ itself while it is traced, else None: what depends on K as a whole is differentiated by K,
+            not by U, whose columns turn freely where eigenvalues meet.
+        outputs: output axes of the kernel: (), (O,) or (O, O).
+    """
+
+    # Unchecked where shapes are checked at run time: JAX rebuilds pytrees of placeholders, too.
+    eigenvalues: Any
+    eigenvectors: Any
+    kernel: Any = None
+    outputs: tuple[int, ...] = ()
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.eigenvalues, self.eigenvectors))
+
+    @property
+    def kind(self) -> Kind:
+        """Whether all outputs share the kernel, have one each, or are coupled by it."""
+        return KINDS[2 + len(self.outputs)]
+
+    @property
+    def rank(self) -> Array:
+        """The number of modes that training moves (one number per output for a kernel with an output axis)."""
+        return jnp.sum(self.eigenvalues > 0, axis=-1)
+
+    @property
+    def condition_number(self) -> Array:
+        """The largest eigenvalue over the smallest: infinite with null modes."""
+        return self.eigenvalues[..., 0] / self.eigenvalues[..., -1]
+
+    def bases(self) -> Basis:
+        """The modes as a batch of bases, one for each output that has a kernel of its own."""
+        kernel = self.kernel
+        if kernel is None and not (is_concrete(self.eigenvalues) and is_concrete(self.eigenvectors)):
+            U = self.eigenvectors  # modes of the caller's making: the kernel is what they make
+            kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
+        basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
+        return basis if self.kind == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+
+
+jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("outputs",))
+
+
+class Prediction(NamedTuple):
+    """Outputs on training and test examples; `test` is None without a test kernel, `train` with `predict_train=False`."""
+
+    train: Float[Array, "..."] | None
+    test: Float[Array, "..."] | None
+
+
+def diagonalize(k_train_train: Float[ArrayLike, "n n *outputs"], *, rcond: float | None = None) -> Modes:
+    """The modes K = U diag(s) Uᵀ of a training kernel.
+
+    Args:
+        k_train_train: symmetric positive semi-definite, (n, n) shared by all outputs, (n, n, O) one per output, or full
+            (n, n, O, O).
+        rcond: eigenvalues up to this fraction of the largest count as 0; default 5 eps of the dtype, the rounding of a
+            kernel and of its decomposition, whatever n.
+
+    Returns:
+        Modes(eigenvalues (n,), eigenvectors (n, n)); with a first axis O for a kernel (n, n, O), and with n·O in place
+        of n for a full one. `modes.rank` and `modes.condition_number` report on them. Functions of modes are differentiable
+        in the kernel, also where eigenvalues meet; single eigenvectors are not there (their derivative leaves out turns
+        within an eigenspace), nor is the largest of equal eigenvalues.
+
+    Raises:
+        ValueError: not square, symmetric, finite, or positive semi-definite beyond rounding (with the eigenvalues).
+
+    Reference: Lee et al. 2019, section 2.2.
+    """
+    k = as_kernel("k_train_train", k_train_train)
+    if rcond is not None:
+        check_number("rcond", rcond, max_ndim=0)
+    found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
+    basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
+    return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, k.shape[2:])
+
+
+def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
+    check_symmetric("k_train_train", k)
+    values, vectors = symmetric_eigh(k)
+    check_psd("k_train_train", values)
+    cut = null_rcond(k.dtype) if rcond is None else rcond
+    return Basis(jnp.where(values > cut * values[0], values, 0), vectors, None if is_concrete(k) else k)
+
+
+def max_learning_rate(
+    modes: Modes, num_outputs: int = 1, momentum: Float[ArrayLike, ""] = 0.0, *, nesterov: bool = False
+) -> Float[Array, ""]:
+    """The largest stable step of gradient descent under half-mean squared loss.
+
+        2 n O / s_max,  with heavy-ball momentum times 1 + μ,  with Nesterov's times (1 + μ) / (1 + 2 μ)
+
+    Args:
+        modes: of the training kernel.
+        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a kernel (n, n, O) or (n, n, O, O),
+            which hold them.
+        momentum: μ in [0, 1).
+        nesterov: the variant of momentum that `optax.sgd(..., nesterov=True)` takes.
+
+    Returns:
+        A scalar; infinite for a kernel that is zero. Where the largest eigenvalue is repeated it has a kink in the kernel: the
+        derivative is that of the mean of the equal ones.
+
+    Raises:
+        ValueError: momentum outside [0, 1), num_outputs below 1.
+
+    Reference: Lee et al. 2019, section 2.2; with momentum: Polyak 1964, Nesterov 1983.
+    """
+    check_integer("num_outputs", num_outputs, minimum=1)
+    check_momentum(momentum)
+    factor = (1 + momentum) / (1 + 2 * momentum) if nesterov else 1 + momentum
+    return jnp.asarray(2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues))
+
+
+def check_momentum(momentum: Any) -> None:
+    """Raise unless momentum is in [0, 1)."""
+    check_number("momentum", momentum, max_ndim=0)
+    if is_concrete(momentum) and not momentum < 1:
+        raise ValueError(f"momentum: expected a number in [0, 1); got {momentum!r}.")

@@ -1,0 +1,1 @@
+"""Networks of any kind as functions of parameters and examples."""

@@ -1,0 +1,1 @@
+"""Matrices that are only multiplied with, and what products with them tell."""

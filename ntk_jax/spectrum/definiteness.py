@@ -1,0 +1,100 @@
+"""What a kernel can fit: its rank, and the examples that lower it."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
+from ntk_jax.linalg import check_psd, default_rcond, symmetric_eigh
+from ntk_jax.modes.kind import as_matrices
+
+
+class Definiteness(NamedTuple):
+    """Rank and eigenvalues of a kernel, and why it is singular where that shows in single rows or pairs.
+
+    Attributes:
+        rank: eigenvalues above the cutoff, out of `size`.
+        size: n, or n·O for a kernel that tells outputs apart.
+        smallest_eigenvalue: of all, not of those above the cutoff.
+        largest_eigenvalue: of all.
+        condition_number: largest / smallest; infinite if the rank is not full.
+        zeros: examples without any tangent features, K(x, x) = 0.
+        duplicates: pairs (i, j), i < j, that the network cannot tell apart, K(x, x) + K(x', x') - 2 K(x, x') = 0.
+        parallel: other pairs whose features are multiples of each other, K(x, x')² = K(x, x) K(x', x').
+        too_few_parameters: whether P < nO, which bounds the rank; False if P was not given.
+    """
+
+    rank: int
+    size: int
+    smallest_eigenvalue: float
+    largest_eigenvalue: float
+    condition_number: float
+    zeros: Int[np.ndarray, " k0"]
+    duplicates: Int[np.ndarray, "k1 2"]
+    parallel: Int[np.ndarray, "k2 2"]
+    too_few_parameters: bool
+
+    @property
+    def positive_definite(self) -> bool:
+        """Whether the numerical rank is full: then, and only then, gradient flow fits any targets."""
+        return self.rank == self.size
+
+
+def definiteness(
+    k: Float[ArrayLike, "n n *outputs"], *, num_params: int | None = None, rcond: float | None = None
+) -> Definiteness:
+    """Whether a tangent kernel is positive definite, and if not, which examples are to blame.
+
+    A tangent kernel is always positive semi-definite. It is definite exactly if the Jacobian has full row rank:
+    not with repeated examples, not with fewer parameters than outputs, for ReLU without biases not with x and 2x, nor
+    with more than two points on a line. Conflicting targets of repeated examples leave a loss that no training removes.
+
+    Args:
+        k: symmetric kernel, (n, n), one per output, (n, n, O), or full, (n, n, O, O).
+        num_params: P, to compare with n·O.
+        rcond: eigenvalues up to this fraction of the largest count as 0, and so do such differences of entries;
+            default 10 n eps of the dtype.
+
+    Returns:
+        A Definiteness; read `.positive_definite` first.
+
+    Raises:
+        ValueError: not a finite symmetric kernel, or not PSD beyond rounding.
+
+    Reference: Jacot et al. 2018, proposition 2 (for which inputs the limit is definite).
+    """
+    kernel = as_kernel("k", k)
+    matrices = as_matrices(kernel)
+    for matrix in matrices:
+        check_symmetric("k", matrix)
+    if num_params is not None:
+        check_integer("num_params", num_params, minimum=1)
+    size = matrices.shape[0] * matrices.shape[1]
+    cutoff = 10 * default_rcond(size, kernel.dtype) if rcond is None else rcond
+    check_number("rcond", cutoff, max_ndim=0)
+    values = jnp.sort(jnp.concatenate([symmetric_eigh(matrix)[0] for matrix in matrices]))[::-1]
+    check_psd("k", values)
+    rank = int(jnp.sum(values > cutoff * values[0]))
+    smallest, largest = float(values[-1]), float(values[0])
+    zeros, duplicates, parallel = _pairs(kernel, cutoff)
+    return Definiteness(
+        rank, size, smallest, largest, largest / smallest if rank == size else float("inf"),
+        zeros, duplicates, parallel, num_params is not None and num_params < size,
+    )  # fmt: skip
+
+
+def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over outputs)."""
+    k = np.asarray(kernel)
+    k = {2: lambda: k, 3: lambda: k.sum(2), 4: lambda: np.trace(k, axis1=2, axis2=3)}[k.ndim]()
+    k = k / (np.diag(k).max() or 1)
+    own = np.diag(k)
+    zero = own <= cutoff
+    product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
+    candidates = np.triu(np.ones(k.shape, bool), 1) & ~zero[:, None] & ~zero[None]
+    parallel = candidates & (product - np.abs(k) <= cutoff * product)
+    duplicate = parallel & (own[:, None] + own[None] - 2 * k <= 4 * cutoff * product)
+    return np.flatnonzero(zero), np.argwhere(duplicate), np.argwhere(parallel & ~duplicate)

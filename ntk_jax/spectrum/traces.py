@@ -1,0 +1,140 @@
+"""Traces of functions of a kernel from random probes: trace, log-determinant, density of eigenvalues."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ntk_jax.checks import check_integer, check_number
+from ntk_jax.draws import draw_flat
+from ntk_jax.linalg import default_rcond
+from ntk_jax.norms import standard_error
+from ntk_jax.operators.lanczos import Quadrature, as_operator, gauss_quadrature
+from ntk_jax.types import SymmetricOperator
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes, and its standard error."""
+
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
+class SpectralDensity(NamedTuple):
+    """Eigenvalues as a probability distribution: point masses, whose weights add up to 1."""
+
+    nodes: Float[Array, " m"]
+    weights: Float[Array, " m"]
+
+
+def stochastic_trace(
+    k: SymmetricOperator | ArrayLike,
+    function: Callable[[Array], Array] | None = None,
+    *,
+    key: Array,
+    num_probes: int = 16,
+    num_steps: int = 30,
+) -> Estimate:
+    """The trace of f(K) from products K v with random signs v: the mean of vᵀ f(K) v.
+
+    Args:
+        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as `ntk_operator(...)`.
+        function: f of the eigenvalues, elementwise; None is the identity, which needs one product only.
+        key: random key of the probes.
+        num_probes: probes; the standard error falls as 1 / sqrt(num_probes).
+        num_steps: Lanczos steps for f, each one product with all probes. Exact for polynomials of degree
+            2 num_steps - 1; the standard error does not hold what functions with singularities (log) add to that.
+
+    Returns:
+        Estimate(value, standard_error).
+
+    Raises:
+        ValueError: not square; fewer than 2 probes; f is not finite at some node.
+
+    Reference: Hutchinson 1990; Ubaru, Chen, Saad 2017 (for functions).
+    """
+    steps = 1 if function is None else num_steps
+    return _trace(*_quadrature(k, key, num_probes, steps), function)
+
+
+def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) -> Estimate:
+    """The mean over the probes of what the rule says of f."""
+    values = rule.nodes if function is None else function(rule.nodes)
+    if not bool(jnp.all(jnp.isfinite(values))):
+        low, high = float(rule.nodes.min()), float(rule.nodes.max())
+        raise ValueError(
+            f"function: expected finite values on the eigenvalues; got NaN or infinity between {low:.6g} and {high:.6g}."
+            " A kernel may be singular: add a ridge."
+        )
+    samples = n * jnp.sum(rule.weights * values, axis=1)
+    return Estimate(jnp.mean(samples), standard_error(samples))
+
+
+def log_determinant(
+    k: SymmetricOperator | ArrayLike, *, diag_reg: float, key: Array, num_probes: int = 16, num_steps: int = 50
+) -> Estimate:
+    """log det(K + diag_reg I), as in a marginal likelihood, from products K v.
+
+    Args:
+        k: symmetric positive semi-definite kernel or operator, see `stochastic_trace`.
+        diag_reg: ridge, above 0: the more digits below the largest eigenvalue it is, the more steps are needed.
+        key: random key of the probes.
+        num_probes: probes.
+        num_steps: Lanczos steps.
+
+    Returns:
+        Estimate(value, standard_error).
+
+    Raises:
+        ValueError: as `stochastic_trace`; no ridge; a kernel that the steps show not to be positive semi-definite.
+
+    Reference: Ubaru, Chen, Saad 2017.
+    """
+    check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
+    n, rule = _quadrature(k, key, num_probes, num_steps)
+    smallest, largest = float(rule.nodes.min()), float(jnp.abs(rule.nodes).max())
+    if smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest:  # nodes lie between the eigenvalues
+        raise ValueError(
+            f"k: expected a positive semi-definite kernel; got eigenvalues of {smallest:.6g} and less, the largest being "
+            f"{largest:.6g}. Compute it in float64, or check that it is a kernel at all."
+        )
+    return _trace(n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg))  # rounding may leave a node at -eps
+
+
+def spectral_density(
+    k: SymmetricOperator | ArrayLike, *, key: Array, num_probes: int = 16, num_steps: int = 50
+) -> SpectralDensity:
+    """The distribution of the eigenvalues from products K v, (1/n) Σ_i δ(s - s_i) in the mean.
+
+    Args:
+        k: a symmetric kernel or operator, see `stochastic_trace`.
+        key: random key of the probes.
+        num_probes: probes, over which the distributions are averaged.
+        num_steps: Lanczos steps: the resolution. The first moments up to degree 2 num_steps - 1 are those of K in the mean.
+
+    Returns:
+        SpectralDensity(nodes ascending (num_probes x num_steps,), weights), which `plots.plot_spectral_density` smooths.
+
+    Raises:
+        ValueError: as `stochastic_trace`.
+
+    Reference: Lin, Saad, Yang 2016; Ghorbani, Krishnan, Xiao 2019.
+    """
+    _, rule = _quadrature(k, key, num_probes, num_steps)
+    order = jnp.argsort(rule.nodes.reshape(-1))
+    return SpectralDensity(rule.nodes.reshape(-1)[order], rule.weights.reshape(-1)[order] / num_probes)
+
+
+def _quadrature(
+    k: SymmetricOperator | ArrayLike, key: Array, num_probes: int, num_steps: int
+) -> tuple[int, Quadrature]:
+    operator = as_operator("k", k)
+    check_integer("num_probes", num_probes, minimum=2)
+    check_integer("num_steps", num_steps, minimum=1)
+    n = operator.shape[0]
+    probes = draw_flat(jax.random.rademacher, key, (n, num_probes), jnp.dtype(operator.dtype))
+    return n, gauss_quadrature(operator, probes, min(num_steps, n))
