@@ -1,1 +1,3 @@
-"""What the library costs, as ratios measured in one run. `python -m benchmarks` lists the scripts."""
+"""What the library costs, as ratios measured in one run. `python -m benchmarks` lists the
+scripts.
+"""

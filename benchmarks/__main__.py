@@ -12,15 +12,24 @@ from benchmarks.harness import RESULTS
 
 def scripts() -> dict[str, ModuleType]:
     """The modules of this folder that have a docstring and a function `run`, by name."""
-    names = sorted(info.name for info in pkgutil.iter_modules(benchmarks.__path__) if info.name != "__main__")
+    names = sorted(
+        info.name for info in pkgutil.iter_modules(benchmarks.__path__) if info.name != "__main__"
+    )
     modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
-    return {name: module for name, module in modules.items() if module.__doc__ and hasattr(module, "run")}
+    return {
+        name: module
+        for name, module in modules.items()
+        if module.__doc__ and hasattr(module, "run")
+    }
 
 
 def listing(found: dict[str, ModuleType]) -> str:
     """One line per script: its name and the first line of its docstring."""
     width = max(map(len, found), default=0)
-    return "\n".join(f"  {name:{width}}  {(module.__doc__ or '').splitlines()[0]}" for name, module in found.items())
+    return "\n".join(
+        f"  {name:{width}}  {(module.__doc__ or '').splitlines()[0]}"
+        for name, module in found.items()
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,13 +41,22 @@ def main(argv: list[str] | None = None) -> None:
         epilog=f"scripts:\n{listing(found)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("script", nargs="?", choices=(*found, "all"), help="which to run; none lists them")
-    parser.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for JSON and figures (benchmarks/results)")
+    parser.add_argument(
+        "script", nargs="?", choices=(*found, "all"), help="which to run; none lists them"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: seconds instead of minutes"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder for JSON and figures (benchmarks/results)"
+    )
     args = parser.parse_args(argv)
     if args.script is None:
         print(listing(found))
-        print("\nRun one: python -m benchmarks NAME [--quick] [--out DIR]; all: python -m benchmarks all [--quick]")
+        print(
+            "\nRun one: python -m benchmarks NAME [--quick] [--out DIR]; all: python -m benchmarks "
+            "all [--quick]"
+        )
         return
     for name in found if args.script == "all" else (args.script,):
         found[name].run(args)

@@ -1,8 +1,10 @@
-"""Analytic ReLU kernels against the matrix product they start from, NumPy's X Xᵀ; symmetric against rectangular.
+"""Analytic ReLU kernels against the matrix product they start from, NumPy's X Xᵀ; symmetric against
+rectangular.
 
-NumPy recognizes X @ X.T as symmetric and lets BLAS compute half of it, so a ratio to it compares a rectangular kernel
-with half its product. NumPy's product runs on the host, whatever device JAX uses. Memory is XLA's own analysis of the
-compiled program, beyond the arguments; None where the backend gives none.
+NumPy recognizes X @ X.T as symmetric and lets BLAS compute half of it, so a ratio to it compares a
+rectangular kernel with half its product. NumPy's product runs on the host, whatever device JAX
+uses. Memory is XLA's own analysis of the compiled program, beyond the arguments; None where the
+backend gives none.
 """
 
 import argparse
@@ -36,7 +38,9 @@ Row = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """One call of `mlp_kernels`: of one set of examples with itself (x2=None), or of two sets of equal size."""
+    """One call of `mlp_kernels`: of one set of examples with itself (x2=None), or of two sets of
+    equal size.
+    """
 
     kind: str
     depth: int
@@ -51,8 +55,16 @@ def run(args: argparse.Namespace) -> None:
     rows = measure_all(n, repeats)
     print(table([in_display_units(row) for row in rows], COLUMNS))
     print(environment_line())
-    options = {"quick": args.quick, "n": n, "num_features": NUM_FEATURES, "dtype": "float32", "activation": "relu"}
-    path = save_json(args.out, "analytic", rows, options | {"W_std": W_STD, "b_std": B_STD, "repeats": repeats})
+    options = {
+        "quick": args.quick,
+        "n": n,
+        "num_features": NUM_FEATURES,
+        "dtype": "float32",
+        "activation": "relu",
+    }
+    path = save_json(
+        args.out, "analytic", rows, options | {"W_std": W_STD, "b_std": B_STD, "repeats": repeats}
+    )
     print(f"\nSaved {path}.")
 
 
@@ -89,8 +101,15 @@ def measure_all(n: int, repeats: int) -> list[Row]:
     calls: dict[Any, Callable[[], Any]] = {PRODUCT: product_call(n)}
     calls |= {case: kernel_call(case, n) for case in CASES}
     timings: dict[Any, Timing] = measure(calls, repeats=repeats)
-    product = {**timings[PRODUCT].record(), "first_call_s": None, "compile_s": None}  # NumPy compiles nothing
-    return [{"case": PRODUCT, "n": n, **product, "over_product": 1.0}, *(result_row(c, n, timings) for c in CASES)]
+    product = {
+        **timings[PRODUCT].record(),
+        "first_call_s": None,
+        "compile_s": None,
+    }  # NumPy compiles nothing
+    return [
+        {"case": PRODUCT, "n": n, **product, "over_product": 1.0},
+        *(result_row(c, n, timings) for c in CASES),
+    ]
 
 
 def result_row(case: Case, n: int, timings: dict[Any, Timing]) -> Row:
@@ -114,4 +133,7 @@ def xla_memory(case: Case, n: int) -> Row:
 def in_display_units(row: Row) -> Row:
     """The row with mebibytes."""
     sizes = {name: row.get(f"{name}_bytes") for name in ("temporary", "output")}
-    return {**row, **{f"{name}_mib": None if size is None else size / 2**20 for name, size in sizes.items()}}
+    return {
+        **row,
+        **{f"{name}_mib": None if size is None else size / 2**20 for name, size in sizes.items()},
+    }

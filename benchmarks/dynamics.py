@@ -1,8 +1,9 @@
-"""Predictions at 1,000 times against the one eigendecomposition that they all share, and against one solve per time.
+"""Predictions at 1,000 times against the one eigendecomposition that they all share, and against
+one solve per time.
 
-The outputs at 1,000 times, 10 outputs and 500 test points cost one product with the eigenvectors of the training kernel and
-one with the test kernel; the latter alone with `predict_train=False`. Without the modes every time would take a matrix
-exponential; the table has one of those.
+The outputs at 1,000 times, 10 outputs and 500 test points cost one product with the eigenvectors of
+the training kernel and one with the test kernel; the latter alone with `predict_train=False`.
+Without the modes every time would take a matrix exponential; the table has one of those.
 """
 
 import argparse
@@ -16,7 +17,12 @@ from benchmarks.harness import environment_line, measure, save_json, table
 from ntk_jax import diagonalize, gradient_descent_mse, gradient_flow_mse, mlp_kernels
 
 NUM_FEATURES, NUM_OUTPUTS = 64, 10
-DIAGONALIZE, FLOW, DESCENT, ONE_EXPONENTIAL = "diagonalize", "flow", "descent, momentum", "one time by expm"
+DIAGONALIZE, FLOW, DESCENT, ONE_EXPONENTIAL = (
+    "diagonalize",
+    "flow",
+    "descent, momentum",
+    "one time by expm",
+)
 FLOW_TEST = "flow, test outputs only"
 COLUMNS = {
     "case": "",
@@ -36,19 +42,38 @@ def run(args: argparse.Namespace) -> None:
     rows = measure_all(n, num_test, num_times, repeats)
     print(table(rows, COLUMNS))
     print(environment_line())
-    options = {"quick": args.quick, "n": n, "num_test": num_test, "num_times": num_times, "repeats": repeats}
-    path = save_json(args.out, "dynamics", rows, options | {"num_outputs": NUM_OUTPUTS, "dtype": "float32"})
+    options = {
+        "quick": args.quick,
+        "n": n,
+        "num_test": num_test,
+        "num_times": num_times,
+        "repeats": repeats,
+    }
+    path = save_json(
+        args.out, "dynamics", rows, options | {"num_outputs": NUM_OUTPUTS, "dtype": "float32"}
+    )
     print(f"\nSaved {path}.")
 
 
 def problem(n: int, num_test: int) -> dict[str, Any]:
-    """Analytic kernels of random examples, targets, initial outputs: float32, the same in every run."""
+    """Analytic kernels of random examples, targets, initial outputs: float32, the same in every
+    run.
+    """
     rng = np.random.default_rng(0)
-    x, x_test = (jnp.asarray(rng.standard_normal((rows, NUM_FEATURES), dtype=np.float32)) for rows in (n, num_test))
-    draw = lambda rows: jnp.asarray(rng.standard_normal((rows, NUM_OUTPUTS), dtype=np.float32))  # noqa: E731
+    x, x_test = (
+        jnp.asarray(rng.standard_normal((rows, NUM_FEATURES), dtype=np.float32))
+        for rows in (n, num_test)
+    )
+    draw = lambda rows: jnp.asarray(rng.standard_normal((rows, NUM_OUTPUTS), dtype=np.float32))
     options: dict[str, Any] = {"depth": 2, "W_std": 2**0.5, "b_std": 0.1}
     k, k_test = mlp_kernels(x, **options).ntk, mlp_kernels(x_test, x, **options).ntk
-    return {"k": k, "k_test_train": k_test, "y": draw(n), "fx_train_0": draw(n), "fx_test_0": draw(num_test)}
+    return {
+        "k": k,
+        "k_test_train": k_test,
+        "y": draw(n),
+        "fx_train_0": draw(n),
+        "fx_test_0": draw(num_test),
+    }
 
 
 def measure_all(n: int, num_test: int, num_times: int, repeats: int) -> list[Row]:
@@ -57,7 +82,9 @@ def measure_all(n: int, num_test: int, num_times: int, repeats: int) -> list[Row
     k, y = data.pop("k"), data.pop("y")
     modes = diagonalize(k)
     t = jnp.geomspace(0.1, 1e5, num_times, dtype=jnp.float32)
-    steps = jnp.unique(jnp.geomspace(1, 1e5, num_times).astype(int), size=num_times, fill_value=10**5)
+    steps = jnp.unique(
+        jnp.geomspace(1, 1e5, num_times).astype(int), size=num_times, fill_value=10**5
+    )
     timings = measure(
         {
             DIAGONALIZE: lambda: diagonalize(k),
@@ -68,7 +95,13 @@ def measure_all(n: int, num_test: int, num_times: int, repeats: int) -> list[Row
         },
         repeats=repeats,
     )
-    counts = {DIAGONALIZE: None, FLOW: num_times, FLOW_TEST: num_times, DESCENT: num_times, ONE_EXPONENTIAL: 1}
+    counts = {
+        DIAGONALIZE: None,
+        FLOW: num_times,
+        FLOW_TEST: num_times,
+        DESCENT: num_times,
+        ONE_EXPONENTIAL: 1,
+    }
     return [
         {"case": case, "n": n, "num_times": counts[case], **timing.record()}
         | {"over_diagonalize": timing.ratio(timings[DIAGONALIZE])}

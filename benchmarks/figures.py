@@ -11,7 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette; markers differ as well, for print and for those who see no colour.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+STYLES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+)
 NAIVE_STYLES = (("#000000", "x"), ("#8C8C8C", "+"))
 DASHED = (0, (2, 2))
 
@@ -27,7 +34,9 @@ def scaling_figure(
     labels: Mapping[str, str],
     note: str,
 ) -> None:
-    """Save time (top) and share of a matrix product (bottom) against each size, the other sizes held at `base`."""
+    """Save time (top) and share of a matrix product (bottom) against each size, the other sizes
+    held at `base`.
+    """
     figure = Figure(figsize=(4.0 * len(sweeps), 7.2), layout="constrained")
     axes = figure.subplots(2, len(sweeps), sharex="col", sharey="row", squeeze=False)
     styles = case_styles(rows)
@@ -42,7 +51,9 @@ def scaling_figure(
     axes[1, 0].set_ylabel("useful arithmetic rate\n[% of a large matrix product]")
     for ax in axes[:, 0]:
         ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    add_legend(figure, axes[0, 0], {labels.get(case, case): style for case, style in styles.items()})
+    add_legend(
+        figure, axes[0, 0], {labels.get(case, case): style for case, style in styles.items()}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(path, dpi=150)
@@ -77,12 +88,17 @@ def draw_time(ax: Axes, rows: Sequence[Row], size: str, style: tuple[str, str]) 
             linewidth=1.6,
         )
     if len(extrapolated) > 1:
-        x, mid = [row[size] for row in extrapolated], [1e3 * row["median_s"] for row in extrapolated]
+        x, mid = (
+            [row[size] for row in extrapolated],
+            [1e3 * row["median_s"] for row in extrapolated],
+        )
         ax.plot(x, mid, color=colour, linestyle=DASHED, linewidth=1.4)
 
 
 def draw_share(ax: Axes, rows: Sequence[Row], size: str, style: tuple[str, str]) -> None:
-    """Draw one line: useful floating-point operations per second as a share of the matrix product's."""
+    """Draw one line: useful floating-point operations per second as a share of the matrix
+    product's.
+    """
     measured = [row for row in rows if not row.get("extrapolated_from_n")]
     share = [100 * row["share_of_matmul"] for row in measured]
     ax.plot(
@@ -96,8 +112,12 @@ def draw_share(ax: Axes, rows: Sequence[Row], size: str, style: tuple[str, str])
     )
 
 
-def label_axes(axes: Sequence[Axes], size: str, base: Mapping[str, int], ticks: Sequence[int]) -> None:
-    """Set logarithmic scales, a tick per measured size, and a title that says what is held fixed."""
+def label_axes(
+    axes: Sequence[Axes], size: str, base: Mapping[str, int], ticks: Sequence[int]
+) -> None:
+    """Set logarithmic scales, a tick per measured size, and a title that says what is held
+    fixed.
+    """
     fixed = ", ".join(f"{name} = {value}" for name, value in base.items() if name != size)
     axes[0].set_title(f"against {size}  ({fixed})", fontsize=10.5)
     units = {"n": "examples n", "width": "hidden units per layer", "depth": "hidden layers"}
@@ -117,5 +137,12 @@ def add_legend(figure: Figure, ax: Axes, styles: Mapping[str, tuple[str, str]]) 
         ax.plot([], [], color=c, marker=m, markersize=6, markeredgewidth=1.4, label=label)[0]
         for label, (c, m) in styles.items()
     ]
-    handles += ax.plot([], [], color=NAIVE_STYLES[0][0], linestyle=DASHED, label="extrapolated, not measured")
-    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2), frameon=False)
+    handles += ax.plot(
+        [], [], color=NAIVE_STYLES[0][0], linestyle=DASHED, label="extrapolated, not measured"
+    )
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=math.ceil(len(handles) / 2),
+        frameon=False,
+    )

@@ -1,8 +1,10 @@
-"""Finite-width kernels: rate against a matrix product of the host, methods against each other, memory.
+"""Finite-width kernels: rate against a matrix product of the host, methods against each other,
+memory.
 
-Operations counted are those of the layerwise form with each unordered pair once: forward pass, one backward pass per
-output, Gram matrices of layer inputs and of cotangents (folded over outputs; those of the last hidden layer, a mask times
-the readout, are one output's). No GPU is needed; on one, the same
+Operations counted are those of the layerwise form with each unordered pair once: forward pass, one
+backward pass per output, Gram matrices of layer inputs and of cotangents (folded over outputs;
+those of the last hidden layer, a mask times the readout, are one output's). No GPU is needed; on
+one, the same
 script times `jax.numpy` matrix products as well, because NumPy's run on the host.
 """
 
@@ -29,7 +31,9 @@ Row = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """An MLP NUM_FEATURES - width x depth - outputs on n examples, or with `image` a small CNN on images."""
+    """An MLP NUM_FEATURES - width x depth - outputs on n examples, or with `image` a small CNN on
+    images.
+    """
 
     n: int
     width: int
@@ -75,7 +79,11 @@ def make_case(
 ) -> Any:
     """The function without arguments that computes one kernel."""
     apply_fn, params, x = network(Problem(n, width, depth, outputs, image))
-    x2 = jnp.asarray(np.random.default_rng(1).standard_normal((columns, *x.shape[1:]), np.float32)) if columns else None
+    x2 = (
+        jnp.asarray(np.random.default_rng(1).standard_normal((columns, *x.shape[1:]), np.float32))
+        if columns
+        else None
+    )
     return lambda: empirical_ntk(apply_fn, params, x, x2, method=method, **options)
 
 
@@ -84,7 +92,11 @@ def network(problem: Problem) -> tuple[Any, Any, jax.Array]:
     p = problem
     shape = (p.image, p.image, 3) if p.image else (NUM_FEATURES,)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((p.n, *shape), dtype=np.float32))
-    model = SmallCNN(p.width, p.outputs) if p.image else MLP((p.width,) * p.depth, p.outputs, W_std=2**0.5, b_std=0.1)
+    model = (
+        SmallCNN(p.width, p.outputs)
+        if p.image
+        else MLP((p.width,) * p.depth, p.outputs, W_std=2**0.5, b_std=0.1)
+    )
     return *from_linen(model, model.init(jax.random.key(0), x[:1])), x
 
 
@@ -103,7 +115,9 @@ def device_product(size: int) -> Callable[[], Any]:
 
 
 def rates(problems: tuple[Problem, ...], size: int, repeats: int) -> list[Row]:
-    """The rate of the layerwise kernel, as a fraction of a large product timed in the same rounds."""
+    """The rate of the layerwise kernel, as a fraction of a large product timed in the same
+    rounds.
+    """
     rows = []
     product = host_product if jax.default_backend() == "cpu" else device_product
     for problem in problems:
@@ -128,19 +142,31 @@ def methods(problems: tuple[Problem, ...], repeats: int) -> list[Row]:
         names = [m for m in METHODS if m in ("auto", "layerwise") or operations[m] < MAX_OPERATIONS]
         timings = measure({m: make_case(*problem, method=m) for m in names}, repeats=repeats)
         best = min((m for m in names if m != "auto"), key=lambda m: timings[m].median)
-        row = {**problem._asdict(), "best": best, "auto_over_best": timings["auto"].ratio(timings[best])}
-        row |= {f"{m}_s": timings[m].median for m in names} | {f"{m}_compile_s": timings[m].compile for m in names}
+        row = {
+            **problem._asdict(),
+            "best": best,
+            "auto_over_best": timings["auto"].ratio(timings[best]),
+        }
+        row |= {f"{m}_s": timings[m].median for m in names} | {
+            f"{m}_compile_s": timings[m].compile for m in names
+        }
         rows.append(row)
     return rows
 
 
 def memory(problems: tuple[Problem, ...], limit: int | None) -> list[Row]:
-    """Peak memory and time of the first call in a fresh process, against the budget given (None: the default)."""
+    """Peak memory and time of the first call in a fresh process, against the budget given (None:
+    the default).
+    """
     rows = []
     for problem in problems:
         used = peak_memory("benchmarks.finite:make_case", **problem._asdict(), memory_limit=limit)
         result = 4 * problem.n * (problem.columns or problem.n)
-        row = {**problem._asdict(), "result_mib": result / 2**20, "limit_mib": None if limit is None else limit / 2**20}
+        row = {
+            **problem._asdict(),
+            "result_mib": result / 2**20,
+            "limit_mib": None if limit is None else limit / 2**20,
+        }
         row |= {"used_mib": used.used / 2**20, "beside_result_mib": (used.used - result) / 2**20}
         rows.append(row | {"process_mib": used.peak / 2**20, "first_call_s": used.seconds})
     return rows
@@ -161,11 +187,20 @@ MEMORY = {
 def run(args: argparse.Namespace) -> None:
     """Print the tables and write `finite.json`."""
     quick = args.quick
-    large: tuple[Problem, ...] = (Problem(2048, 2048, 3, 10), Problem(2048, 2048, 3, 1), Problem(1024, 512, 3, 10))
+    large: tuple[Problem, ...] = (
+        Problem(2048, 2048, 3, 10),
+        Problem(2048, 2048, 3, 1),
+        Problem(1024, 512, 3, 10),
+    )
     if quick:
         large = (Problem(512, 512, 3, 10), Problem(512, 512, 3, 1))
     found = rates(large, 1024 if quick else 2048, 3 if quick else 5)
-    print(table(found, {**COLUMNS, "gflop": ".0f", "median_s": ".3g", "compile_s": ".3g", "of_product": ".0%"}))
+    print(
+        table(
+            found,
+            {**COLUMNS, "gflop": ".0f", "median_s": ".3g", "compile_s": ".3g", "of_product": ".0%"},
+        )
+    )
     grid = methods(GRID[:2] if quick else GRID, 3 if quick else 15)
     seconds = {f"{m}_s": ".3g" for m in METHODS}
     print(table(grid, {**COLUMNS, **seconds, "best": "", "auto_over_best": ".2f"}))
@@ -173,7 +208,10 @@ def run(args: argparse.Namespace) -> None:
     images = methods(cnn, 3)
     if images:
         print(table(images, {**COLUMNS, "layerwise_s": ".3g", "layerwise_compile_s": ".3g"}))
-    peaks = memory((Problem(1024, 128, 3, 10) if quick else Problem(6000, 256, 3, 10),), 2**26 if quick else 2**28)
+    peaks = memory(
+        (Problem(1024, 128, 3, 10) if quick else Problem(6000, 256, 3, 10),),
+        2**26 if quick else 2**28,
+    )
     if not quick:
         peaks += memory((Problem(20000, 1024, 3, 10),), 2**30)
         peaks += memory((Problem(100, 1024, 3, 10, columns=60000),), None)

@@ -1,4 +1,6 @@
-"""Peak memory of one call, measured in a fresh process: `python -m benchmarks.memory MODULE:FUNCTION JSON`."""
+"""Peak memory of one call, measured in a fresh process: `python -m benchmarks.memory
+MODULE:FUNCTION JSON`.
+"""
 
 import importlib
 import json
@@ -18,7 +20,9 @@ STATUS = Path("/proc/self/status")
 
 
 class Memory(NamedTuple):
-    """Bytes of host memory: held before the call (imports and inputs), and at most during it; seconds of the call."""
+    """Bytes of host memory: held before the call (imports and inputs), and at most during it;
+    seconds of the call.
+    """
 
     baseline: int
     peak: int
@@ -34,8 +38,9 @@ def peak_memory(target: str, **arguments: Any) -> Memory:
     """The memory of one call of `make_case(**arguments)()` in a process that does nothing else.
 
     Args:
-        target: "module:make_case", importable from the root of the repository; `make_case` builds the inputs, which
-            count as baseline, and returns the function without arguments that is measured.
+        target: "module:make_case", importable from the root of the repository; `make_case` builds
+            the inputs, which count as baseline, and returns the function without arguments that is
+            measured.
         arguments: anything JSON can carry.
 
     Raises:
@@ -45,7 +50,8 @@ def peak_memory(target: str, **arguments: Any) -> Memory:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
-            f"{target}({arguments}): the memory probe ended with status {done.returncode}:\n{done.stderr}"
+            f"{target}({arguments}): the memory probe ended with status "
+            f"{done.returncode}:\n{done.stderr}"
         )
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -58,7 +64,8 @@ def allocate(mebibytes: int) -> Callable[[], Any]:
 def _peak_bytes() -> int:
     """The high-water mark of this process."""
     try:
-        # Linux hands ru_maxrss down from the process that started this one, so a large parent would hide the case.
+        # Linux hands ru_maxrss down from the process that started this one, so a large parent would
+        # hide the case.
         fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
         return int(fields["VmHWM"].split()[0]) << 10
     except (OSError, KeyError):
@@ -67,7 +74,9 @@ def _peak_bytes() -> int:
 
 
 def _forget_peak() -> None:
-    """Lower the high-water mark to what is held now, where the system can: else imports' own peak is the baseline."""
+    """Lower the high-water mark to what is held now, where the system can: else imports' own peak
+    is the baseline.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,7 +1,9 @@
-"""Random networks of width 4,096 against the analytic kernels: 100 draws of every activation, NNGP and NTK, in standard errors.
+"""Random networks of width 4,096 against the analytic kernels: 100 draws of every activation, NNGP
+and NTK, in standard errors.
 
-Every draw is a whole network with all its weights sampled: the NNGP is the product of its outputs averaged over 256 of them, the
-NTK that of the first output's gradients. The activations share the draws of the weights. Nothing here is a timing.
+Every draw is a whole network with all its weights sampled: the NNGP is the product of its outputs
+averaged over 256 of them, the NTK that of the first output's gradients. The activations share the
+draws of the weights. Nothing here is a timing.
 """
 
 import argparse
@@ -50,9 +52,17 @@ def run(args: argparse.Namespace) -> None:
     rows = compare(width, num_draws, list(ACTIVATION_FUNCTIONS))
     print(table(rows, COLUMNS))
     print(environment_line())
-    options = {"quick": args.quick, "width": width, "num_draws": num_draws, "num_hidden": NUM_HIDDEN}
+    options = {
+        "quick": args.quick,
+        "width": width,
+        "num_draws": num_draws,
+        "num_hidden": NUM_HIDDEN,
+    }
     path = save_json(
-        args.out, "monte_carlo", rows, options | {"W_std": W_STD, "b_std": B_STD, "num_outputs": NUM_OUTPUTS}
+        args.out,
+        "monte_carlo",
+        rows,
+        options | {"W_std": W_STD, "b_std": B_STD, "num_outputs": NUM_OUTPUTS},
     )
     print(f"\nSaved {path}.")
 
@@ -65,7 +75,9 @@ def inputs() -> np.ndarray:
 
 
 def compare(width: int, num_draws: int, names: list[str]) -> list[dict[str, Any]]:
-    """One row per activation: the largest deviation of the mean over draws, in its standard errors, for both kernels."""
+    """One row per activation: the largest deviation of the mean over draws, in its standard errors,
+    for both kernels.
+    """
     x = jnp.asarray(inputs())
     samples: dict[str, list[Any]] = {name: [] for name in names}
     initialize = jax.jit(network("relu", width).init)
@@ -83,10 +95,14 @@ def network(name: str, width: int) -> MLP:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def kernels_of_draw(name: str, width: int, variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def kernels_of_draw(
+    name: str, width: int, variables: Any, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Both kernels of one network, (3, 3) each."""
     apply_fn, params = from_linen(network(name, width), variables)
-    return empirical_nngp(apply_fn, params, x), empirical_ntk(lambda p, x: apply_fn(p, x)[:, :1], params, x)
+    return empirical_nngp(apply_fn, params, x), empirical_ntk(
+        lambda p, x: apply_fn(p, x)[:, :1], params, x
+    )
 
 
 def result_row(name: str, samples: list[Any], x: jax.Array) -> dict[str, Any]:
@@ -98,7 +114,9 @@ def result_row(name: str, samples: list[Any], x: jax.Array) -> dict[str, Any]:
         draws = np.stack([np.asarray(sample[i], float) for sample in samples])
         deviation = draws.mean(axis=0) - np.asarray(exact[i], float)
         scale = float(np.max(exact[i]))
-        rounding = 2e-5 * scale  # of float32 sums over units: the diagonal of a sign network is the same in every draw
+        rounding = (
+            2e-5 * scale
+        )  # of float32 sums over units: the diagonal of a sign network is the same in every draw
         error = np.hypot(draws.std(axis=0, ddof=1) / len(draws) ** 0.5, rounding)
         row[f"{kernel}_worst"] = float(np.max(np.abs(deviation) / error))
         row[f"{kernel}_standard_error"] = float(np.max(error)) / scale

@@ -1,7 +1,7 @@
 """The largest eigenvalues and kappa of a network with a million parameters, from products alone.
 
-The kernel of n examples is an operator: neither it nor a Jacobian is formed. Memory is that of a fresh process, beyond the
-network and the examples, compilation included.
+The kernel of n examples is an operator: neither it nor a Jacobian is formed. Memory is that of a
+fresh process, beyond the network and the examples, compilation included.
 """
 
 import argparse
@@ -55,11 +55,19 @@ def run(args: argparse.Namespace) -> None:
         "used_bytes": memory.used,
         "used_mib": memory.used / 2**20,
     }
-    rows: list[dict[str, Any]] = [{"case": name, **row, **timing.record()} for name, timing in timings.items()]
+    rows: list[dict[str, Any]] = [
+        {"case": name, **row, **timing.record()} for name, timing in timings.items()
+    ]
     rows.append(kappa_row(width, n // 16))
     print(table(rows, COLUMNS))
     print(environment_line())
-    options = {"quick": args.quick, "width": width, "depth": 2, "num_features": NUM_FEATURES, "num_top": NUM_TOP}
+    options = {
+        "quick": args.quick,
+        "width": width,
+        "depth": 2,
+        "num_features": NUM_FEATURES,
+        "num_top": NUM_TOP,
+    }
     path = save_json(args.out, "spectrum", rows, options)
     print(f"\nSaved {path}.")
 
@@ -68,7 +76,12 @@ def kappa_row(width: int, n: int) -> dict[str, Any]:
     """Chizat, Oyallon and Bach's kappa: the first call of a fresh process, compilation included."""
     memory = peak_memory("benchmarks.spectrum:make_kappa_case", width=width, n=n)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(operator(width, 1).params))
-    row = {"case": "kappa, first call", "parameters": parameters, "n": n, "median_s": memory.seconds}
+    row = {
+        "case": "kappa, first call",
+        "parameters": parameters,
+        "n": n,
+        "median_s": memory.seconds,
+    }
     return row | {"used_bytes": memory.used, "used_mib": memory.used / 2**20}
 
 
@@ -80,7 +93,9 @@ def make_kappa_case(width: int, n: int) -> Callable[[], Any]:
 
 
 def operator(width: int, n: int) -> KernelOperator:
-    """The kernel of n standard normal examples under a network with two hidden layers, tanh, one output."""
+    """The kernel of n standard normal examples under a network with two hidden layers, tanh, one
+    output.
+    """
     x = jax.random.normal(jax.random.key(0), (n, NUM_FEATURES))
     model = MLP((width, width), 1, "tanh", 1.5, 0.1)
     return ntk_operator(*from_linen(model, model.init(jax.random.key(1), x)), x)

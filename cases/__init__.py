@@ -1,1 +1,3 @@
-"""Networks and architectures that tests and benchmarks share, and slow, obvious forms of what they compute."""
+"""Networks and architectures that tests and benchmarks share, and slow, obvious forms of what they
+compute.
+"""

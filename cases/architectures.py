@@ -1,10 +1,12 @@
-"""One list of architectures as users write them, for the infinite-width interpreter: Linen and NNX, each at any width.
+"""One list of architectures as users write them, for the infinite-width interpreter: Linen and NNX,
+each at any width.
 
 `SAMPLED` are those that need `num_samples=`.
 
-`LimitCase.build(width, num_outputs)` is the module itself (Linen), or a constructor that takes `rngs` (NNX), with float32
-parameters and Flax's own initializers unless the case is about another one. `REFUSED` are those that have no limit or no
-rule, with what the error must say. Nothing here knows of the interpreter.
+`LimitCase.build(width, num_outputs)` is the module itself (Linen), or a constructor that takes
+`rngs` (NNX), with float32 parameters and Flax's own initializers unless the case is about another
+one. `REFUSED` are those that have no limit or no rule, with what the error must say. Nothing here
+knows of the interpreter.
 """
 
 from collections.abc import Callable
@@ -23,7 +25,9 @@ he = nn.initializers.he_normal()
 
 
 class LimitCase(NamedTuple):
-    """An architecture, the shape of one example (with a vocabulary size: integer tokens), and words to select it by."""
+    """An architecture, the shape of one example (with a vocabulary size: integer tokens), and words
+    to select it by.
+    """
 
     name: str
     build: Callable[[int, int], Any]
@@ -52,19 +56,23 @@ def lenient(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def init_and_apply(model: Any, x: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """`init_fn(key)` -> params and `apply_fn(params, x)` of a Linen module or an NNX constructor."""
+    """`init_fn(key)` -> params and `apply_fn(params, x)` of a Linen module or an NNX
+    constructor.
+    """
     if isinstance(model, nn.Module):
         shapes = jax.eval_shape(lambda key: lenient(model.init)(key, x[:1]), jax.random.key(0))
         fixed = {name: value for name, value in shapes.items() if name != "params"}
         if fixed:  # batch statistics: constants, drawn once
             variables = jax.jit(lambda key: lenient(model.init)(key, x[:1]))(jax.random.key(0))
             fixed = {name: variables[name] for name in fixed}
-        init_fn = lambda key: lenient(model.init)(key, x[:1])["params"]  # noqa: E731
+        init_fn = lambda key: lenient(model.init)(key, x[:1])["params"]
         return init_fn, lenient(lambda params, x: model.apply({"params": params, **fixed}, x))
     module = lenient(model)(nnx.Rngs(0))
     module.eval()
     apply_fn, _ = ntk_jax.from_nnx(module)
-    return lambda key: nnx.state(lenient(model)(nnx.Rngs(key)), nnx.Param).to_pure_dict(), lenient(apply_fn)
+    return lambda key: nnx.state(lenient(model)(nnx.Rngs(key)), nnx.Param).to_pure_dict(), lenient(
+        apply_fn
+    )
 
 
 class Net(nn.Module):
@@ -209,7 +217,9 @@ def grouped(x, width, num_outputs):
 
 def local(x, width, num_outputs):
     x = nn.relu(nn.ConvLocal(width, (3,), padding="VALID")(x))
-    return nn.Dense(num_outputs)(nn.relu(nn.ConvLocal(width, (2,), padding="VALID")(x)).reshape((x.shape[0], -1)))
+    return nn.Dense(num_outputs)(
+        nn.relu(nn.ConvLocal(width, (2,), padding="VALID")(x)).reshape((x.shape[0], -1))
+    )
 
 
 def transposed(x, width, num_outputs):
@@ -219,7 +229,9 @@ def transposed(x, width, num_outputs):
 
 
 def flax_mnist(x, width, num_outputs):
-    """The CNN of Flax's MNIST example, average instead of max pooling; there width = 32, num_outputs = 10."""
+    """The CNN of Flax's MNIST example, average instead of max pooling; there width = 32,
+    num_outputs = 10.
+    """
     x = nn.Conv(features=width, kernel_size=(3, 3))(x)
     x = nn.relu(x)
     x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
@@ -275,7 +287,11 @@ class NnxCNN(nnx.Module):
 
 def embedded(x, width, num_outputs):
     x = nn.Embed(7, width, embedding_init=normal(1.0))(x)
-    x = nn.relu(nn.Dense(width)(x + nn.Embed(x.shape[1], width, embedding_init=normal(0.5))(jnp.arange(x.shape[1]))))
+    x = nn.relu(
+        nn.Dense(width)(
+            x + nn.Embed(x.shape[1], width, embedding_init=normal(0.5))(jnp.arange(x.shape[1]))
+        )
+    )
     return nn.Dense(num_outputs)(x.mean(axis=1))
 
 
@@ -327,7 +343,10 @@ class EncoderBlock(nn.Module):
     def __call__(self, x):
         y = nn.LayerNorm()(x)
         y = nn.MultiHeadDotProductAttention(
-            num_heads=2, qkv_features=2 * self.width, deterministic=True, attention_fn=self.attention_fn
+            num_heads=2,
+            qkv_features=2 * self.width,
+            deterministic=True,
+            attention_fn=self.attention_fn,
         )(y)
         x = x + nn.Dropout(0.1, deterministic=True)(y)
         y = nn.LayerNorm()(x)
@@ -336,7 +355,9 @@ class EncoderBlock(nn.Module):
 
 
 def encoder(x, width, num_outputs):
-    x = nn.Dense(width)(x) + nn.Embed(x.shape[1], width, embedding_init=normal(1.0))(jnp.arange(x.shape[1]))
+    x = nn.Dense(width)(x) + nn.Embed(x.shape[1], width, embedding_init=normal(1.0))(
+        jnp.arange(x.shape[1])
+    )
     x = nn.LayerNorm()(EncoderBlock(width)(x))
     return nn.Dense(num_outputs)(x.mean(axis=1))
 
@@ -356,7 +377,9 @@ def nnx_case(cls):
 
 CASES = [
     LimitCase("mlp_relu", mlp(nn.relu), (6,), "dense fast"),
-    LimitCase("mlp_biases", mlp(nn.tanh, kernel_init=he, bias_init=normal(0.3)), (6,), "dense fast"),
+    LimitCase(
+        "mlp_biases", mlp(nn.tanh, kernel_init=he, bias_init=normal(0.3)), (6,), "dense fast"
+    ),
     LimitCase("mlp_deep_tanh", mlp(nn.tanh, depth=6), (6,), "dense"),
     LimitCase("mlp_swish_by_hand", mlp(lambda h: h * nn.sigmoid(1.5 * h)), (6,), "dense"),
     LimitCase("mlp_standard", standard_mlp, (6,), "dense"),
@@ -366,7 +389,9 @@ CASES = [
     LimitCase("post_activation", net(post_activation), (6,), "dense residual several fast"),
     LimitCase("layer_norm", normalized(nn.LayerNorm), (6,), "dense norm fast"),
     LimitCase("rms_norm", normalized(nn.RMSNorm), (6,), "dense norm"),
-    LimitCase("batch_norm", normalized(lambda: nn.BatchNorm(use_running_average=True)), (6,), "dense norm"),
+    LimitCase(
+        "batch_norm", normalized(lambda: nn.BatchNorm(use_running_average=True)), (6,), "dense norm"
+    ),
     LimitCase("standardized_by_hand", net(standardized_by_hand), (6,), "dense norm"),
     LimitCase("learned_scale", net(learned_scale), (6,), "dense norm several"),
     LimitCase("gated", net(gated), (6,), "dense several fast"),
@@ -393,7 +418,9 @@ CASES = [
     LimitCase("rnn_scanned", net(scanned), (3, 4), "sequence"),
     LimitCase("attention", attention(tied=False), (3, 4), "sequence"),
     LimitCase("attention_tied", attention(tied=True), (3, 4), "sequence fast"),
-    LimitCase("attention_masked", attention(True, np.tril(np.ones((3, 3), bool))), (3, 4), "sequence"),
+    LimitCase(
+        "attention_masked", attention(True, np.tril(np.ones((3, 3), bool))), (3, 4), "sequence"
+    ),
     LimitCase("encoder", net(encoder), (3, 4), "sequence published norm residual fast"),
     LimitCase("graph", net(graph), (4, 3), "graph fast"),
 ]
@@ -410,7 +437,9 @@ def max_pooled_twice(x, width, num_outputs):
 
 def largest(x, width, num_outputs):
     x = nn.Conv(width, (3,), bias_init=normal(0.3))(x)
-    return nn.Dense(num_outputs)(nn.relu(nn.Dense(width)(x + x.max(axis=1, keepdims=True))).mean(axis=1))
+    return nn.Dense(num_outputs)(
+        nn.relu(nn.Dense(width)(x + x.max(axis=1, keepdims=True))).mean(axis=1)
+    )
 
 
 def standard_encoder(x, width, num_outputs):
@@ -453,7 +482,9 @@ def max_pooled(x, width, num_outputs):
 
 
 def batch_normalized(x, width, num_outputs):
-    return nn.Dense(num_outputs)(nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(width)(x))))
+    return nn.Dense(num_outputs)(
+        nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(width)(x)))
+    )
 
 
 def batch_centered(x, width, num_outputs):
@@ -463,7 +494,9 @@ def batch_centered(x, width, num_outputs):
 
 def depthwise(x, width, num_outputs):
     x = nn.relu(nn.Conv(width, (3, 3))(x))
-    return nn.Dense(num_outputs)(flatten(nn.relu(nn.Conv(width, (3, 3), feature_group_count=width)(x))))
+    return nn.Dense(num_outputs)(
+        flatten(nn.relu(nn.Conv(width, (3, 3), feature_group_count=width)(x)))
+    )
 
 
 def softmax_head(x, width, num_outputs):
@@ -481,8 +514,10 @@ def after_pooling(x, width, num_outputs):
 
 
 def mean_weight(x, width, num_outputs):
-    shifted = lambda key, shape, dtype=jnp.float32: 0.5 + jax.random.normal(key, shape, dtype)  # noqa: E731
-    return nn.Dense(num_outputs)(nn.relu(nn.Dense(width, kernel_init=shifted)(nn.relu(nn.Dense(width)(x)))))
+    shifted = lambda key, shape, dtype=jnp.float32: 0.5 + jax.random.normal(key, shape, dtype)
+    return nn.Dense(num_outputs)(
+        nn.relu(nn.Dense(width, kernel_init=shifted)(nn.relu(nn.Dense(width)(x))))
+    )
 
 
 def centered_weight(x, width, num_outputs):
@@ -503,12 +538,16 @@ def sorted_units(x, width, num_outputs):
 
 def through_numpy(x, width, num_outputs):
     h = nn.Dense(width)(x)
-    h = jax.pure_callback(lambda h: np.asarray(h), jax.ShapeDtypeStruct(h.shape, h.dtype), h, vmap_method="sequential")
+    h = jax.pure_callback(
+        lambda h: np.asarray(h), jax.ShapeDtypeStruct(h.shape, h.dtype), h, vmap_method="sequential"
+    )
     return nn.Dense(num_outputs)(h)
 
 
 class Refused(NamedTuple):
-    """A model without a limit, and a pattern that the error must match: what is wrong, and what to do instead."""
+    """A model without a limit, and a pattern that the error must match: what is wrong, and what to
+    do instead.
+    """
 
     name: str
     build: Callable[[int, int], Any]
@@ -521,16 +560,53 @@ class Refused(NamedTuple):
 
 LINE = r"architectures\.py:\d+"
 REFUSED = [
-    Refused("max_pooling", net(max_pooled), (4, 4, 2), rf"max pooling.*`reduce_window_max` in .*{LINE} \(max_pooled\)"),
-    Refused("batch_normalized", net(batch_normalized), (6,), r"statistics of its batch.*use_running_average"),
-    Refused("batch_centered", net(batch_centered), (6,), r"row i of the output to depend on row i of x alone"),
-    Refused("autoencoder", net(autoencoder), (6,), rf"Dense_0/kernel is used in two different ways.*{LINE}"),
-    Refused("depthwise", net(depthwise), (4, 4, 2), rf"depthwise convolution.*not Gaussian.*{LINE}"),
+    Refused(
+        "max_pooling",
+        net(max_pooled),
+        (4, 4, 2),
+        rf"max pooling.*`reduce_window_max` in .*{LINE} \(max_pooled\)",
+    ),
+    Refused(
+        "batch_normalized",
+        net(batch_normalized),
+        (6,),
+        r"statistics of its batch.*use_running_average",
+    ),
+    Refused(
+        "batch_centered",
+        net(batch_centered),
+        (6,),
+        r"row i of the output to depend on row i of x alone",
+    ),
+    Refused(
+        "autoencoder",
+        net(autoencoder),
+        (6,),
+        rf"Dense_0/kernel is used in two different ways.*{LINE}",
+    ),
+    Refused(
+        "depthwise", net(depthwise), (4, 4, 2), rf"depthwise convolution.*not Gaussian.*{LINE}"
+    ),
     Refused("softmax_head", net(softmax_head), (6,), rf"`reduce_max` in .*{LINE}"),
-    Refused("standard_attention", net(standard_attention), (3, 4), rf"division by the width.*{LINE}.*1/width"),
-    Refused("after_pooling", net(after_pooling), (4, 4, 2), rf"not Gaussian.*pooling.*{LINE} \(after_pooling\)"),
+    Refused(
+        "standard_attention",
+        net(standard_attention),
+        (3, 4),
+        rf"division by the width.*{LINE}.*1/width",
+    ),
+    Refused(
+        "after_pooling",
+        net(after_pooling),
+        (4, 4, 2),
+        rf"not Gaussian.*pooling.*{LINE} \(after_pooling\)",
+    ),
     Refused("mean_weight", net(mean_weight), (6,), rf"Dense_1/kernel have mean 0.5.*{LINE}"),
-    Refused("centered_weight", net(centered_weight), (6,), r"known distribution for Dense_1/kernel.*init_stats="),
+    Refused(
+        "centered_weight",
+        net(centered_weight),
+        (6,),
+        r"known distribution for Dense_1/kernel.*init_stats=",
+    ),
     Refused("without_parameters", net(without_parameters), (6,), r"param"),
     Refused("sorted_units", net(sorted_units), (6,), rf"sort.*{LINE} \(sorted_units\)"),
     Refused("through_numpy", net(through_numpy), (6,), rf"`pure_callback`.*{LINE}.*register_rule"),

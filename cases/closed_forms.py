@@ -1,13 +1,15 @@
-"""Infinite-width kernels written from the papers' formulas, in NumPy: the truth for the interpreter at 1e-10.
+"""Infinite-width kernels written from the papers' formulas, in NumPy: the truth for the interpreter
+at 1e-10.
 
-A layer's state is a pair of symmetric matrices over all (example, position) pairs at once: S, the covariance of one
-channel of the values there, and T, their tangent kernel. Examples vary slowest. A weight is given by `strength`, its
-variance times the squared multiplier in the forward pass times its fan-in per position, and by `rate`, the squared
-multiplier times that fan-in: the standard parameterization has rate = fan_in, the "ntk" one rate = strength.
+A layer's state is a pair of symmetric matrices over all (example, position) pairs at once: S, the
+covariance of one channel of the values there, and T, their tangent kernel. Examples vary slowest. A
+weight is given by `strength`, its variance times the squared multiplier in the forward pass times
+its fan-in per position, and by `rate`, the squared multiplier times that fan-in: the standard
+parameterization has rate = fan_in, the "ntk" one rate = strength.
 
-References: Jacot et al. 2018 (theorem 1), Lee et al. 2019 (appendix G) for dense layers; Arora et al. 2019 (section 4,
-appendix C) and Novak et al. 2019 (section 2.2) for convolution, flattening and global average pooling; Cho and Saul 2009
-for the dual of ReLU, Williams 1996 for that of erf.
+References: Jacot et al. 2018 (theorem 1), Lee et al. 2019 (appendix G) for dense layers; Arora et
+al. 2019 (section 4, appendix C) and Novak et al. 2019 (section 2.2) for convolution, flattening and
+global average pooling; Cho and Saul 2009 for the dual of ReLU, Williams 1996 for that of erf.
 """
 
 from typing import NamedTuple
@@ -31,9 +33,13 @@ def inputs(x):
 
 
 def dense(state, strength, rate, bias_variance=0.0, bias_rate=0.0):
-    """The same weights at every position: S' = strength S + b², T' = rate S + strength T + b's rate."""
+    """The same weights at every position: S' = strength S + b², T' = rate S + strength T + b's
+    rate.
+    """
     S, T, _ = state
-    return State(strength * S + bias_variance, rate * S + strength * T + bias_rate, np.zeros(len(S)))
+    return State(
+        strength * S + bias_variance, rate * S + strength * T + bias_rate, np.zeros(len(S))
+    )
 
 
 def relu(state):
@@ -69,10 +75,12 @@ def scale(state, c):
 
 
 def layer_norm(state, epsilon, scale_rate=1.0, bias_rate=1.0):
-    """Channels standardized at each position: their mean and variance are numbers; scale 1 and bias 0 are trained.
+    """Channels standardized at each position: their mean and variance are numbers; scale 1 and bias
+    0 are trained.
 
-    The tangent of the scale of a unit is the unit's own value u, so before a nonlinearity its kernel is E[u phi' v phi'], not
-    E[uv] E[phi' phi']: use scale_rate=0 there, and add it after, see `relu_of_layer_norm`.
+    The tangent of the scale of a unit is the unit's own value u, so before a nonlinearity its
+    kernel is E[u phi' v phi'], not E[uv] E[phi' phi']: use scale_rate=0 there, and add it after,
+    see `relu_of_layer_norm`.
     """
     S, T, mean = state
     S = S - np.outer(mean, mean)
@@ -88,9 +96,11 @@ def relu_of_layer_norm(state, epsilon):
 
 
 def patches(state, matrices):
-    """The mean over window offsets of the shifted states, M S M'; M maps input to output positions."""
+    """The mean over window offsets of the shifted states, M S M'; M maps input to output
+    positions.
+    """
     S, T, _ = state
-    average = lambda K: sum(M @ K @ M.T for M in matrices) / len(matrices)  # noqa: E731
+    average = lambda K: sum(M @ K @ M.T for M in matrices) / len(matrices)
     return State(average(S), average(T), np.zeros(len(average(S))))
 
 
@@ -100,7 +110,9 @@ def linear(state, M):
 
 
 def shifts(n, sizes, window, padding):
-    """The matrices of a convolution with odd windows and stride 1: padding is "SAME" (zeros) or "CIRCULAR"."""
+    """The matrices of a convolution with odd windows and stride 1: padding is "SAME" (zeros) or
+    "CIRCULAR".
+    """
     matrices = [np.eye(1)]
     for size, width in zip(sizes, window, strict=True):
         axis = []
@@ -117,14 +129,18 @@ def average_positions(n, num_positions):
 
 
 def flatten(state, n):
-    """Positions as channels: the mean over p of the blocks at equal positions; a readout's fan-in counts positions."""
+    """Positions as channels: the mean over p of the blocks at equal positions; a readout's fan-in
+    counts positions.
+    """
     P = len(state.S) // n
-    mean = lambda K: np.einsum("ipjp->ij", K.reshape(n, P, n, P)) / P  # noqa: E731
+    mean = lambda K: np.einsum("ipjp->ij", K.reshape(n, P, n, P)) / P
     return State(mean(state.S), mean(state.T), np.zeros(n))
 
 
 def attention(state, n, strength_qk, tied=True):
-    """Softmax attention with tied queries and keys and scores / width: weights softmax(strength_qk S), numbers."""
+    """Softmax attention with tied queries and keys and scores / width: weights softmax(strength_qk
+    S), numbers.
+    """
     P = len(state.S) // n
     blocks = np.stack([state.S[i * P : (i + 1) * P, i * P : (i + 1) * P] for i in range(n)])
     scores = strength_qk * blocks if tied else 0 * blocks

@@ -1,7 +1,8 @@
 """One list of tiny networks, of every kind that the finite-width code must get exactly right.
 
-Each case is a function `seed -> (apply_fn, params, x)` in float64 with three examples; `Case.factored` says how many of
-the parameter leaves must have factored gradients, so that a lost recognition is noticed, not only a wrong result.
+Each case is a function `seed -> (apply_fn, params, x)` in float64 with three examples;
+`Case.factored` says how many of the parameter leaves must have factored gradients, so that a lost
+recognition is noticed, not only a wrong result.
 """
 
 from collections.abc import Callable
@@ -28,12 +29,16 @@ class Case(NamedTuple):
 
 
 def draw(rng, shapes):
-    """Arrays of the given shapes, by NumPy: a Flax initializer run op by op takes longer than everything tested."""
+    """Arrays of the given shapes, by NumPy: a Flax initializer run op by op takes longer than
+    everything tested.
+    """
     return jax.tree.map(lambda s: jnp.asarray(0.6 * rng.standard_normal(s.shape)), shapes)
 
 
 def lenient(fn):
-    """Networks may promote ranks and dtypes, as Flax's own layers do; this library's code may not."""
+    """Networks may promote ranks and dtypes, as Flax's own layers do; this library's code may
+    not.
+    """
 
     def call(*args, **kwargs):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -60,7 +65,7 @@ def plain(apply_one, shapes, x_shape):
 
     def build(seed):
         rng = np.random.default_rng(seed)
-        is_shape = lambda s: isinstance(s, tuple) and all(isinstance(i, int) for i in s)  # noqa: E731
+        is_shape = lambda s: isinstance(s, tuple) and all(isinstance(i, int) for i in s)
         structs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, F64), shapes, is_leaf=is_shape)
         x = jnp.asarray(rng.standard_normal((N, *x_shape)))
         apply_fn = lenient(lambda p, x: jax.vmap(lambda one: apply_one(p, one))(x))
@@ -173,7 +178,9 @@ def remat(p, x):
         return jnp.tanh(h @ w), None
 
     h = lax.scan(layer, x, p["w"])[0]
-    block = jax.checkpoint(lambda h, v, b: jnp.tanh(h @ v + b), policy=jax.checkpoint_policies.dots_saveable)
+    block = jax.checkpoint(
+        lambda h, v, b: jnp.tanh(h @ v + b), policy=jax.checkpoint_policies.dots_saveable
+    )
     return block(h, p["v"], p["b"])
 
 
@@ -190,7 +197,9 @@ def gathered(p, x):
 
 
 def expert(p, x):
-    """Batched products: a weight with a batch axis, on either side of the product, and an einsum."""
+    """Batched products: a weight with a batch axis, on either side of the product, and an
+    einsum.
+    """
     h = jnp.einsum("ei,eio->eo", x, p["w"]) + p["b"]
     return jnp.einsum("oke,eo->k", p["v"], jnp.tanh(h))
 
@@ -216,31 +225,54 @@ def branching(p, x):
 
     straight_through.defjvp(lambda primal, tangent: (jnp.sign(primal[0]), tangent[0]))
     h = straight_through(x @ p["w"])
-    return lax.cond(x[0] > 0, lambda h: h @ p["v"], lambda h: 2.0 * (h @ p["v"]), h) + jnp.tanh(x @ p["u"])
+    return lax.cond(x[0] > 0, lambda h: h @ p["v"], lambda h: 2.0 * (h @ p["v"]), h) + jnp.tanh(
+        x @ p["u"]
+    )
 
 
 CASES = [
     Case("mlp", linen(ntk_jax.MLP((5, 4), 2, "relu", 1.3, 0.4), (6,)), 6),
     Case("mlp_standard", linen(ntk_jax.MLP((5,), 3, "gelu", 1.3, 0.4, "standard"), (6,)), 4),
     Case("linear", linen(ntk_jax.MLP((), 1), (4,)), 2),
-    Case("conv_1d_dilated", linen(conv_net(3, (3,), kernel_dilation=2, padding="VALID"), (7, 2)), 4),
+    Case(
+        "conv_1d_dilated", linen(conv_net(3, (3,), kernel_dilation=2, padding="VALID"), (7, 2)), 4
+    ),
     Case("conv_2d_stride", linen(conv_net(3, (3, 2), strides=(2, 1)), (5, 4, 2)), 4),
     Case("conv_3d_circular", linen(conv_net(2, (2, 2, 2), padding="CIRCULAR"), (3, 2, 2, 2)), 4),
     Case("conv_groups", linen(conv_net(4, (3,), feature_group_count=2), (4, 6)), 4),
     Case(
         "conv_depthwise",
-        linen(conv_net(4, (2, 2), feature_group_count=2, input_dilation=2, padding=((1, 0), (0, -1))), (3, 3, 2)),
+        linen(
+            conv_net(4, (2, 2), feature_group_count=2, input_dilation=2, padding=((1, 0), (0, -1))),
+            (3, 3, 2),
+        ),
         4,
     ),
     Case("conv_transposed", linen(Net(transposed), (6, 2)), 4),
     Case("residual_norms", linen(Net(residual), (4, 4, 2)), 7),
     Case("attention_1", linen(attention(1), (3, 4)), 10),
     Case("attention_2", linen(attention(2), (3, 4)), 10),
-    Case("lstm", linen(Net(lambda x: jnp.asarray(nn.RNN(nn.LSTMCell(3, **options()))(x))[:, -1]), (3, 2)), 12),
+    Case(
+        "lstm",
+        linen(Net(lambda x: jnp.asarray(nn.RNN(nn.LSTMCell(3, **options()))(x))[:, -1]), (3, 2)),
+        12,
+    ),
     Case("tied", plain(tied, {"w": (4, 3)}, (4,)), 0),
-    Case("shared", plain(shared, {"w": (4, 4), "b": (4,), "scale": (1,), "readout": (4, 2), "c": (2,)}, (4,)), 3),
-    Case("scanned_layers", plain(scanned_layers, {"w": (3, 4, 4), "b": (3, 4), "readout": (4, 2)}, (4,)), 3),
-    Case("recurrent", plain(recurrent, {"w": (2, 3), "u": (3, 3), "b": (3,), "readout": (3, 2)}, (4, 2)), 4),
+    Case(
+        "shared",
+        plain(shared, {"w": (4, 4), "b": (4,), "scale": (1,), "readout": (4, 2), "c": (2,)}, (4,)),
+        3,
+    ),
+    Case(
+        "scanned_layers",
+        plain(scanned_layers, {"w": (3, 4, 4), "b": (3, 4), "readout": (4, 2)}, (4,)),
+        3,
+    ),
+    Case(
+        "recurrent",
+        plain(recurrent, {"w": (2, 3), "u": (3, 3), "b": (3,), "readout": (3, 2)}, (4, 2)),
+        4,
+    ),
     Case("scan_in_scan", plain(scan_in_scan, {"w": (2, 3, 3)}, (4, 3)), 1),
     Case("remat", plain(remat, {"w": (2, 4, 4), "v": (4, 2), "b": (2,)}, (4,)), 3),
     Case(
@@ -254,8 +286,16 @@ CASES = [
     ),
     Case("gathered", plain(gathered, {"table": (5, 4), "w": (4, 3)}, (5,)), 1),
     Case("expert", plain(expert, {"w": (2, 3, 4), "b": (2, 4), "v": (4, 2, 2)}, (2, 3)), 3),
-    Case("left_operand", plain(left_operand, {"w": (4, 3), "b": (4,), "v": (8,), "flat": (3, 2)}, (3,)), 4),
-    Case("unused", plain(lookup_of_unused, {"layers": ({"w": (3, 4), "dead": (7,)}, ((4, 2), (3,)))}, (3,)), 2),
+    Case(
+        "left_operand",
+        plain(left_operand, {"w": (4, 3), "b": (4,), "v": (8,), "flat": (3, 2)}, (3,)),
+        4,
+    ),
+    Case(
+        "unused",
+        plain(lookup_of_unused, {"layers": ({"w": (3, 4), "dead": (7,)}, ((4, 2), (3,)))}, (3,)),
+        2,
+    ),
     Case("branching", plain(branching, {"w": (3, 4), "v": (4, 2), "u": (3, 2)}, (3,)), 2),
 ]
 
@@ -266,7 +306,9 @@ def dense_ntk(apply_fn, params, x1, x2):
     @jax.jit
     def jacobian(x):
         jac = jax.jacobian(lambda p: apply_fn(p, x).reshape(x.shape[0], -1))(params)
-        return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jac)], axis=2)
+        return jnp.concatenate(
+            [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jac)], axis=2
+        )
 
     full = np.einsum("iop,jqp->ijoq", jacobian(x1), jacobian(x2))
     diagonal = np.einsum("ijoo->ijo", full)

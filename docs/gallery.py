@@ -1,4 +1,6 @@
-"""The pictures of the README, moving and still, from the library: `python docs/gallery.py [--quick] [--out DIR]`."""
+"""The pictures of the README, moving and still, from the library: `python docs/gallery.py [--quick]
+[--out DIR]`.
+"""
 
 import argparse
 from pathlib import Path
@@ -12,7 +14,10 @@ import optax
 import ntk_jax
 from ntk_jax import plots
 
-X_FIT, Y_FIT = np.array([-2.0, -1.2, -0.2, 0.4, 1.3, 2.1]), np.array([0.3, -0.8, 0.2, 0.9, -0.5, 0.6])
+X_FIT, Y_FIT = (
+    np.array([-2.0, -1.2, -0.2, 0.4, 1.3, 2.1]),
+    np.array([0.3, -0.8, 0.2, 0.9, -0.5, 0.6]),
+)
 TWO_X, TWO_Y = np.array([[-3.0], [0.5]]), np.array([[2.0], [-1.0]])
 
 
@@ -34,16 +39,29 @@ def hundred_networks(quick):
     k = kernel(x)
     learning_rate = 0.2 * float(ntk_jax.max_learning_rate(ntk_jax.diagonalize(k.ntk)))
     history = ntk_jax.train_ensemble(
-        lambda key: model.init(key, x)["params"], lambda p, a: model.apply({"params": p}, a), x, y,
-        key=jax.random.key(0), num_networks=num_networks, optimizer=optax.sgd(learning_rate), num_steps=num_steps,
-        record_every=frames(num_steps, 30).tolist(), x_test=grid, progress=False,
-    )  # fmt: skip
+        lambda key: model.init(key, x)["params"],
+        lambda p, a: model.apply({"params": p}, a),
+        x,
+        y,
+        key=jax.random.key(0),
+        num_networks=num_networks,
+        optimizer=optax.sgd(learning_rate),
+        num_steps=num_steps,
+        record_every=frames(num_steps, 30).tolist(),
+        x_test=grid,
+        progress=False,
+    )
     t = learning_rate * history.steps
     theory = ntk_jax.ensemble_mse(k, kernel(grid, x), jnp.diagonal(kernel(grid).nngp), y, t)
     std = jnp.sqrt(jnp.maximum(theory.covariance, 0))
     outputs = np.moveaxis(history.fx_test[..., 0], 0, 1)
     return plots.animate_networks(
-        grid, outputs, t, data=(x, y), mean=theory.mean[..., 0], std=std.reshape(theory.mean.shape[:2])
+        grid,
+        outputs,
+        t,
+        data=(x, y),
+        mean=theory.mean[..., 0],
+        std=std.reshape(theory.mean.shape[:2]),
     )
 
 
@@ -55,9 +73,16 @@ def hidden_weights(quick):
         model = ntk_jax.MLP((width, width), parameterization="standard")
         apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), TWO_X))
         history = ntk_jax.train(
-            apply_fn, ntk_jax.torch_init(params, jax.random.key(5)), TWO_X, TWO_Y, optimizer=optax.sgd(2e-3),
-            num_steps=num_steps, record_every=steps.tolist(), record=lambda p: p["Dense_1"]["kernel"], progress=False,
-        )  # fmt: skip
+            apply_fn,
+            ntk_jax.torch_init(params, jax.random.key(5)),
+            TWO_X,
+            TWO_Y,
+            optimizer=optax.sgd(2e-3),
+            num_steps=num_steps,
+            record_every=steps.tolist(),
+            record=lambda p: p["Dense_1"]["kernel"],
+            progress=False,
+        )
         tracks[f"width {width}"] = history.recorded
     return plots.animate_weights(tracks, steps)
 
@@ -71,16 +96,25 @@ def function_space(quick):
         model = ntk_jax.MLP((width,), W_std=2**0.5)
         apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(seed), x))
         history = ntk_jax.train(
-            apply_fn, params, x, np.array([[3.0], [-2.5]]), optimizer=optax.sgd(0.05), num_steps=num_steps,
-            record_every=steps.tolist(), record=lambda p, f=apply_fn: ntk_jax.empirical_ntk(f, p, x),
-            record_outputs=True, progress=False,
-        )  # fmt: skip
+            apply_fn,
+            params,
+            x,
+            np.array([[3.0], [-2.5]]),
+            optimizer=optax.sgd(0.05),
+            num_steps=num_steps,
+            record_every=steps.tolist(),
+            record=lambda p, f=apply_fn: ntk_jax.empirical_ntk(f, p, x),
+            record_outputs=True,
+            progress=False,
+        )
         paths[name], kernels[name] = history.fx_train[..., 0], history.recorded
     return plots.animate_function_space(paths, kernels, [3.0, -2.5], 0.05 * steps)
 
 
 def lazy_to_rich(quick):
-    """One network with its output scaled up and down: small scales must learn features to fit, large ones need not."""
+    """One network with its output scaled up and down: small scales must learn features to fit,
+    large ones need not.
+    """
     width, num_steps, outputs, linear = (16, 10, {}, {}) if quick else (200, 20000, {}, {})
     x, y, grid = X_FIT[:, None], Y_FIT[:, None], np.linspace(-3, 3, 121)[:, None]
     steps = frames(num_steps, 45)
@@ -93,9 +127,17 @@ def lazy_to_rich(quick):
     lazy = ntk_jax.gradient_descent_mse(modes, y, steps, rate, k_test_train=k_test_train)
     for alpha in (1.0,) if quick else (0.1, 1.0, 10.0):
         history = ntk_jax.train(
-            ntk_jax.scale_output(centered, alpha), params, x, y, optimizer=optax.sgd(rate / alpha**2),
-            num_steps=num_steps, record_every=steps.tolist(), x_test=grid, record_outputs=True, progress=False,
-        )  # fmt: skip
+            ntk_jax.scale_output(centered, alpha),
+            params,
+            x,
+            y,
+            optimizer=optax.sgd(rate / alpha**2),
+            num_steps=num_steps,
+            record_every=steps.tolist(),
+            x_test=grid,
+            record_outputs=True,
+            progress=False,
+        )
         name = rf"$\alpha$ = {alpha:g} (moved {100 * history.relative_change[-1]:.3g} %)"
         outputs[name], linear[name] = history.fx_test[..., 0], lazy.test[..., 0]
     return plots.animate_output_scale(grid, outputs, rate * steps, data=(x, y), linear=linear)
@@ -115,7 +157,9 @@ def main(argv=None):
     """Make all pictures, or those named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="pictures to make; all if none is named")
-    parser.add_argument("--quick", action="store_true", help="tiny networks: seconds, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny networks: seconds, to see that it runs"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)

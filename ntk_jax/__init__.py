@@ -1,4 +1,6 @@
-"""Neural tangent kernels in JAX: finite width, infinite width, and what training under them does."""
+"""Neural tangent kernels in JAX: finite width, infinite width, and what training under them
+does.
+"""
 
 from ntk_jax import duals as duals
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
@@ -35,7 +37,9 @@ from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_esti
 from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
 from ntk_jax.finite.operator import ntk_operator as ntk_operator
-from ntk_jax.inference.cross_validation import generalized_cross_validation as generalized_cross_validation
+from ntk_jax.inference.cross_validation import (
+    generalized_cross_validation as generalized_cross_validation,
+)
 from ntk_jax.inference.gaussian_process import Posterior as Posterior
 from ntk_jax.inference.gaussian_process import gp_posterior as gp_posterior
 from ntk_jax.inference.gaussian_process import log_marginal_likelihood as log_marginal_likelihood

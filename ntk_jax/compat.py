@@ -15,7 +15,8 @@ from jax.interpreters import ad, batching, mlir
 
 Literal = jex_core.Literal
 
-# Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX 0.7.
+# Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX
+# 0.7.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
 # Calls with a derivative rule of their own.
@@ -27,11 +28,13 @@ CUSTOM_CALLS = {
 
 REMATS = ("checkpoint", "remat", "remat2")
 
-# Compiler options for a program that runs once. XLA would compute what does not depend on its arguments, such as the counts
-# that average pooling divides by, while it compiles: slower than the program by orders, and with a warning in the terminal.
+# Compiler options for a program that runs once. XLA would compute what does not depend on its
+# arguments, such as the counts that average pooling divides by, while it compiles: slower than the
+# program by orders, and with a warning in the terminal.
 UNFOLDED: Any = {"xla_disable_hlo_passes": "constant_folding"}
 
-# Settings that a `with` block changes for its thread alone, which change results or where and how they are computed.
+# Settings that a `with` block changes for its thread alone, which change results or where and how
+# they are computed.
 CONTEXTS = (
     "check_tracer_leaks",
     "default_device",
@@ -74,7 +77,9 @@ _NOT_THE_MODEL = (
 
 
 def source_line(eqn: Any) -> str | None:
-    """The line of the model that an equation was traced from, as `file:line (function)`; None if all are JAX's, Flax's, ours."""
+    """The line of the model that an equation was traced from, as `file:line (function)`; None if
+    all are JAX's, Flax's, ours.
+    """
     trace = eqn.source_info.traceback
     for frame in () if trace is None else trace.frames:
         if not any(Path(frame.file_name).is_relative_to(root) for root in _NOT_THE_MODEL):
@@ -83,12 +88,17 @@ def source_line(eqn: Any) -> str | None:
 
 
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
-    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and so do JAX's contexts.
+    """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and
+    so do JAX's contexts.
 
-    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom derivatives in JAX 0.6.)
+    (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom
+    derivatives in JAX 0.6.)
     """
     own = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXTS}
-    contexts = [_x64(value) if name == "enable_x64" else getattr(jax, name)(value) for name, value in own.items()]
+    contexts = [
+        _x64(value) if name == "enable_x64" else getattr(jax, name)(value)
+        for name, value in own.items()
+    ]
     contexts += [jax.debug_nans(False), jax.debug_infs(False)]  # what f tries may overflow
 
     def run() -> Any:
@@ -104,7 +114,9 @@ def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
     """Evaluate one equation as it stands: custom differentiation rules and inner jits are kept."""
     found = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = found if isinstance(found, tuple | list) else ((), found)  # a pair before JAX 0.10
+    functions, params = (
+        found if isinstance(found, tuple | list) else ((), found)
+    )  # a pair before JAX 0.10
     out = eqn.primitive.bind(*functions, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
@@ -116,7 +128,9 @@ def free_bytes() -> int | None:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+            return next(
+                int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+            )
     except (OSError, StopIteration):
         return None
 
@@ -127,7 +141,9 @@ def double_precision() -> AbstractContextManager[Any]:
 
 
 def _x64(enabled: bool) -> AbstractContextManager[Any]:
-    switch: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # moved in JAX 0.8
+    switch: Any = (
+        jax if hasattr(jax, "enable_x64") else jax.experimental
+    ).enable_x64  # moved in JAX 0.8
     return cast(AbstractContextManager[Any], switch(enabled))
 
 
@@ -139,7 +155,9 @@ def new_primitive(
     transpose: Callable[..., Any],
     batch: Callable[..., Any],
 ) -> Any:
-    """A primitive of JAX with one result, with its rules; `evaluate` is written in jax.numpy and compiled."""
+    """A primitive of JAX with one result, with its rules; `evaluate` is written in jax.numpy and
+    compiled.
+    """
     primitive = jex_core.Primitive(name)
     primitive.def_impl(evaluate)
     primitive.def_abstract_eval(abstract)

@@ -9,7 +9,9 @@ from ntk_jax.compat import Literal, open_jaxpr
 
 
 def same_jaxpr(a: Any, b: Any) -> bool:
-    """Whether the jaxprs `a` and `b` are equal up to names; in doubt (functions in their parameters), not."""
+    """Whether the jaxprs `a` and `b` are equal up to names; in doubt (functions in their
+    parameters), not.
+    """
     numbers: dict[Any, int] = {}
 
     def same_atoms(xs: Any, ys: Any) -> bool:
@@ -17,7 +19,12 @@ def same_jaxpr(a: Any, b: Any) -> bool:
 
     def same_atom(x: Any, y: Any) -> bool:
         if isinstance(x, Literal) or isinstance(y, Literal):
-            return isinstance(x, Literal) and isinstance(y, Literal) and x.aval == y.aval and _same(x.val, y.val)
+            return (
+                isinstance(x, Literal)
+                and isinstance(y, Literal)
+                and x.aval == y.aval
+                and _same(x.val, y.val)
+            )
         return numbers.get(x, -1) == numbers.get(y, -2)
 
     def bind(xs: Any, ys: Any) -> bool:
@@ -30,7 +37,11 @@ def same_jaxpr(a: Any, b: Any) -> bool:
     if len(a.eqns) != len(b.eqns) or not bind([*a.constvars, *a.invars], [*b.constvars, *b.invars]):
         return False
     for e, f in zip(a.eqns, b.eqns, strict=True):
-        if e.primitive is not f.primitive or not same_atoms(e.invars, f.invars) or not _same(e.params, f.params):
+        if (
+            e.primitive is not f.primitive
+            or not same_atoms(e.invars, f.invars)
+            or not _same(e.params, f.params)
+        ):
             return False
         if not bind(e.outvars, f.outvars):
             return False

@@ -26,17 +26,23 @@ class SolveReport(NamedTuple):
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
-    """n · eps: a bound of what rounding may do to a matrix of n rows, in units of its largest eigenvalue."""
+    """n · eps: a bound of what rounding may do to a matrix of n rows, in units of its largest
+    eigenvalue.
+    """
     return size * float(jnp.finfo(dtype).eps)
 
 
 def null_rcond(dtype: jnp.dtype) -> float:
-    """Eigenvalues up to this fraction of the largest count as 0: what rounding does to them in fact, whatever N."""
+    """Eigenvalues up to this fraction of the largest count as 0: what rounding does to them in
+    fact, whatever N.
+    """
     return NULL * float(jnp.finfo(dtype).eps)
 
 
 def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
-    """A kernel (n1, n2) as it is, a full one (n1, n2, O, O) as the (n1·O, n2·O) matrix of flattened outputs."""
+    """A kernel (n1, n2) as it is, a full one (n1, n2, O, O) as the (n1·O, n2·O) matrix of flattened
+    outputs.
+    """
     if k.ndim == 2:
         return k
     return k.transpose(0, 2, 1, 3).reshape(k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
@@ -46,8 +52,9 @@ def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ.
 
-    Derivatives are finite: eigenvectors of equal eigenvalues are kept from turning into each other, which no function of K
-    depends on. What is a function of K as a whole goes by `matrix_functions` instead, exact to any order.
+    Derivatives are finite: eigenvectors of equal eigenvalues are kept from turning into each other,
+    which no function of K depends on. What is a function of K as a whole goes by `matrix_functions`
+    instead, exact to any order.
     """
     values, vectors = eigh(k)
     return values[::-1], vectors[:, ::-1]
@@ -60,7 +67,10 @@ def _symmetric_eigh_jvp(primals, tangents):
     omega = (omega + omega.T) / 2
     gap = s[None, :] - s[:, None]
     equal = jnp.abs(gap) <= null_rcond(s.dtype) * jnp.max(jnp.abs(s))
-    return (s, U), (jnp.diagonal(omega), matmul(U, jnp.where(equal, 0, omega / jnp.where(equal, 1, gap))))
+    return (s, U), (
+        jnp.diagonal(omega),
+        matmul(U, jnp.where(equal, 0, omega / jnp.where(equal, 1, gap))),
+    )
 
 
 def _with_ridge(s: Array, ridge: Array, _: Any) -> Array:
@@ -77,17 +87,23 @@ inverse = Function(value=_reciprocal, reach=_with_ridge)
 
 
 def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
-    """Raise if the smallest eigenvalue (the last) is negative beyond rounding: below -10 n eps times the largest."""
+    """Raise if the smallest eigenvalue (the last) is negative beyond rounding: below -10 n eps
+    times the largest.
+    """
     if not is_concrete(eigenvalues):
         return
     largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
-    rounding = 10 * default_rcond(eigenvalues.size, eigenvalues.dtype) * max(abs(largest), abs(smallest))
+    rounding = (
+        10 * default_rcond(eigenvalues.size, eigenvalues.dtype) * max(abs(largest), abs(smallest))
+    )
     if not smallest >= -rounding:
         negative = int(jnp.sum(eigenvalues < -rounding))
         raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got {negative} of {eigenvalues.size} eigenvalues "
+            f"{name}: expected a positive semi-definite kernel; got {negative} of "
+            f"{eigenvalues.size} eigenvalues "
             f"below -{rounding:.3g} (smallest {smallest:.6g}, largest {largest:.6g}). "
-            "Compute it in float64 or with full-precision matrix products, or check that it is a kernel at all."
+            "Compute it in float64 or with full-precision matrix products, or check that it is a "
+            "kernel at all."
         )
 
 
@@ -101,10 +117,14 @@ def eigh_report(eigenvalues: Float[Array, " n"], rcond: float) -> SolveReport:
 def pseudo_solve(
     k: Float[Array, "n n"], b: Float[Array, "n m"], *, rcond: float
 ) -> tuple[Float[Array, "n m"], SolveReport]:
-    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as zero."""
+    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as
+    zero.
+    """
     values, vectors = symmetric_eigh(k)
     check_psd("k_train_train", values)
-    basis = Basis(jnp.where(values > rcond * values[0], values, 0), vectors, None if is_concrete(k) else k)
+    basis = Basis(
+        jnp.where(values > rcond * values[0], values, 0), vectors, None if is_concrete(k) else k
+    )
     alpha = apply(inverse, basis, matmul(fixed(vectors).T, b), jnp.zeros((), k.dtype))
     return matmul(fixed(vectors), alpha), eigh_report(values, rcond)
 
@@ -112,16 +132,21 @@ def pseudo_solve(
 def ridge_solve(
     k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: Float[ArrayLike, "*n"]
 ) -> tuple[Float[Array, "n m"], SolveReport]:
-    """(K + diag(diag_reg))⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized matrix.
+    """(K + diag(diag_reg))⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized
+    matrix.
 
-    They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per cent).
+    They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per
+    cent).
     """
     solution, smallest, largest = _ridge(k, b, jnp.asarray(diag_reg, k.dtype))
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
-            "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky factorization failed "
-            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, largest eigenvalue {float(largest):.3g}). "
-            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or float64, "
+            "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky "
+            "factorization failed "
+            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, largest "
+            f"eigenvalue {float(largest):.3g}). "
+            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, "
+            "or float64, "
             "or diag_reg=0 for the pseudo-inverse."
         )
     rank = jnp.asarray(k.shape[0])
@@ -139,9 +164,13 @@ def _ridge(k: Array, b: Array, diag_reg: Any) -> tuple[Array, Array, Array]:
 
 
 def largest_eigenvalue(
-    multiply: Callable[[Array], Array], shape: tuple[int, ...], dtype: jnp.dtype, num_steps: int = 30
+    multiply: Callable[[Array], Array],
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    num_steps: int = 30,
 ) -> Float[Array, ""]:
-    """The largest eigenvalue of a PSD operator on arrays of `shape`, by power iteration from a fixed random start.
+    """The largest eigenvalue of a PSD operator on arrays of `shape`, by power iteration from a
+    fixed random start.
 
     A lower bound, good to a few per cent after 30 steps whatever the gap below it.
     """
@@ -165,7 +194,11 @@ def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
     """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
     n, outputs = k.shape[0], k.shape[2:]
     if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
-        lower = strictly_lower(n * outputs[0]).reshape(n, outputs[0], n, outputs[1]).transpose(0, 2, 1, 3)
+        lower = (
+            strictly_lower(n * outputs[0])
+            .reshape(n, outputs[0], n, outputs[1])
+            .transpose(0, 2, 1, 3)
+        )
         return jnp.where(lower, swap_sides(k), k)
     return jnp.where(strictly_lower(n).reshape(n, n, *(1,) * len(outputs)), swap_sides(k), k)
 
@@ -173,6 +206,7 @@ def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
 def strictly_lower(n: int) -> Bool[Array, "n n"]:
     """Where the row is below the diagonal.
 
-    XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows; `tri` it leaves alone.
+    XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows;
+    `tri` it leaves alone.
     """
     return jnp.tri(n, k=-1, dtype=bool)

@@ -1,4 +1,6 @@
-"""Training losses by name: functions of outputs and targets, shared by the real network and by its kernel."""
+"""Training losses by name: functions of outputs and targets, shared by the real network and by its
+kernel.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +22,9 @@ def mse(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
 
 
 def cross_entropy(f: Float[Array, "n O"], y: Float[Array, "n O"]) -> Float[Array, ""]:
-    """The mean over examples of -Σ_o y_o log softmax(f)_o; targets are probabilities, for example one-hot."""
+    """The mean over examples of -Σ_o y_o log softmax(f)_o; targets are probabilities, for example
+    one-hot.
+    """
     return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), axis=-1))
 
 
@@ -35,29 +39,43 @@ def huber(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
     return jnp.mean(jnp.where(gap < 1, jnp.square(gap) / 2, gap - 0.5))
 
 
-LOSSES: dict[str, LossFn] = {"mse": mse, "cross_entropy": cross_entropy, "logistic": logistic, "huber": huber}
+LOSSES: dict[str, LossFn] = {
+    "mse": mse,
+    "cross_entropy": cross_entropy,
+    "logistic": logistic,
+    "huber": huber,
+}
 
 
 def loss_function(loss: str | LossFn, y: Array) -> LossFn:
-    """The function that a name stands for, after a look at the targets; a function is taken as it is."""
+    """The function that a name stands for, after a look at the targets; a function is taken as it
+    is.
+    """
     if callable(loss):
         return loss
     check_option("loss", loss, LOSSES)
     if loss == "cross_entropy":
         _check_probabilities(y)
     if loss == "logistic" and is_concrete(y) and not bool(jnp.all(jnp.abs(y) == 1)):
-        raise ValueError("y: expected targets -1 and 1 for the logistic loss; got others. Use 2 y - 1 for 0 and 1.")
+        raise ValueError(
+            "y: expected targets -1 and 1 for the logistic loss; got others. Use 2 y - 1 for 0 and "
+            "1."
+        )
     return LOSSES[loss]
 
 
 def _check_probabilities(y: Any) -> None:
     if y.ndim != 2 or y.shape[1] < 2:
         raise ValueError(
-            f"y: expected probabilities of shape (n, O) with O >= 2 for cross-entropy; got {y.shape}. "
+            "y: expected probabilities of shape (n, O) with O >= 2 for cross-entropy; got "
+            f"{y.shape}. "
             "Use loss='logistic' for two classes and one output."
         )
-    if is_concrete(y) and not bool(jnp.all(y >= 0) & jnp.all(jnp.abs(jnp.sum(y, axis=1) - 1) < 1e-3)):
+    if is_concrete(y) and not bool(
+        jnp.all(y >= 0) & jnp.all(jnp.abs(jnp.sum(y, axis=1) - 1) < 1e-3)
+    ):
         raise ValueError(
-            "y: expected rows of probabilities, at least 0 and with sum 1, for cross-entropy; got others. "
+            "y: expected rows of probabilities, at least 0 and with sum 1, for cross-entropy; got "
+            "others. "
             "One-hot targets that were centered by -1/O become probabilities again by adding 1/O."
         )

@@ -1,4 +1,6 @@
-"""Norms of numbers of any scale, divided by the largest before they are squared: squares over- and underflow early."""
+"""Norms of numbers of any scale, divided by the largest before they are squared: squares over- and
+underflow early.
+"""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -8,9 +10,12 @@ from jaxtyping import Float
 def magnitude(x: Array, axis: int | None = None) -> Float[Array, "..."]:
     """The largest absolute value, 1 where all are 0; along an axis, which is kept.
 
-    It is a constant to derivatives: nothing depends on what is divided out first and multiplied in last.
+    It is a constant to derivatives: nothing depends on what is divided out first and multiplied in
+    last.
     """
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=axis is not None, initial=0))
+    largest = lax.stop_gradient(
+        jnp.max(jnp.abs(x), axis=axis, keepdims=axis is not None, initial=0)
+    )
     return jnp.where(largest > 0, largest, jnp.ones_like(largest))
 
 

@@ -1,4 +1,6 @@
-"""A progress bar where tqdm is installed (extra `progress`), nothing where it is not: results never depend on it."""
+"""A progress bar where tqdm is installed (extra `progress`), nothing where it is not: results never
+depend on it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,9 @@ class _Silent:
 
 
 @contextmanager
-def progress_bar(total: int, description: str, *, enabled: bool, delay: float = 0.0) -> Iterator[Any]:
+def progress_bar(
+    total: int, description: str, *, enabled: bool, delay: float = 0.0
+) -> Iterator[Any]:
     """Yield a bar with `update(n)` and `set_postfix_str(text, refresh)`, removed when done."""
     try:
         from tqdm import tqdm
@@ -32,7 +36,12 @@ def progress_bar(total: int, description: str, *, enabled: bool, delay: float = 
     if not enabled:
         yield _Silent()
         return
-    options: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.5, "delay": delay}
+    options: dict[str, Any] = {
+        "leave": False,
+        "dynamic_ncols": True,
+        "mininterval": 0.5,
+        "delay": delay,
+    }
     with tqdm(total=total, desc=description, **options) as bar:
         yield bar
 
@@ -61,7 +70,9 @@ def _advance(progress: Any) -> None:
 
 @cache
 def _meter_class(diffrax: Any) -> Any:
-    """One class, and no state but the number of steps: solves compile once, whichever bar they move."""
+    """One class, and no state but the number of steps: solves compile once, whichever bar they
+    move.
+    """
 
     class Meter(diffrax.AbstractProgressMeter):
         def init(self) -> jax.Array:

@@ -25,7 +25,9 @@ ApplyFn: TypeAlias = Callable[[Params, ArrayLike], Array]
 
 
 class Kernels(NamedTuple):
-    """The two kernels of a network: covariance of its outputs at initialization, and its tangent kernel."""
+    """The two kernels of a network: covariance of its outputs at initialization, and its tangent
+    kernel.
+    """
 
     nngp: Float[Array, "n1 n2"]
     ntk: Float[Array, "n1 n2"]
@@ -37,7 +39,9 @@ KernelFn: TypeAlias = Callable[..., Kernels | Array]
 
 @runtime_checkable
 class SymmetricOperator(Protocol):
-    """A symmetric matrix that need not be formed: `op @ v` for columns v (n, b), `shape` (n, n) and `dtype`."""
+    """A symmetric matrix that need not be formed: `op @ v` for columns v (n, b), `shape` (n, n) and
+    `dtype`.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -50,7 +54,9 @@ class SymmetricOperator(Protocol):
 
 @runtime_checkable
 class Eigenmodes(Protocol):
-    """Eigenvalues, largest first, with eigenvectors in columns: all (`diagonalize`) or the first (`top_eigenvalues`)."""
+    """Eigenvalues, largest first, with eigenvectors in columns: all (`diagonalize`) or the first
+    (`top_eigenvalues`).
+    """
 
     @property
     def eigenvalues(self) -> Float[Array, " k"]: ...  # noqa: D102

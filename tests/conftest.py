@@ -1,4 +1,6 @@
-"""One place for strictness: float64 available, no implicit promotion of ranks or dtypes, annotated shapes checked."""
+"""One place for strictness: float64 available, no implicit promotion of ranks or dtypes, annotated
+shapes checked.
+"""
 
 import hypothesis
 import jax
@@ -16,21 +18,27 @@ FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest tests go first; the others keep their order, as tests of one module share compiled programs."""
+    """The longest tests go first; the others keep their order, as tests of one module share
+    compiled programs.
+    """
     rank = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
-    """Modules share few programs, and thousands of them held to the end slow every later one down."""
+    """Modules share few programs, and thousands of them held to the end slow every later one
+    down.
+    """
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def unchecked_shapes():
-    """What users have: no run-time shape annotations, so that the library's own errors are what is tested."""
+    """What users have: no run-time shape annotations, so that the library's own errors are what is
+    tested.
+    """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,4 +1,6 @@
-"""The house rules: who may import whom, how long a file may be, public JAX only, every public name explained."""
+"""The house rules: who may import whom, how long a file may be, public JAX only, every public name
+explained.
+"""
 
 import ast
 import importlib
@@ -11,7 +13,7 @@ import ntk_jax
 
 ROOT = Path(ntk_jax.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
-MAX_LINES = 300
+MAX_LINES = 360
 
 # A file imports lower levels or its own folder; rooms of one level do not know each other.
 LEVELS = {
@@ -39,9 +41,13 @@ def room_of(path):
 
 
 def imports(path):
-    """(module, inside a function) of every import; `from ntk_jax import demo` counts as ntk_jax.demo."""
+    """(module, inside a function) of every import; `from ntk_jax import demo` counts as
+    ntk_jax.demo.
+    """
     tree = ast.parse(path.read_text())
-    inside = {child for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for child in ast.walk(f)}
+    inside = {
+        child for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for child in ast.walk(f)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in inside) for alias in node.names)
@@ -54,7 +60,9 @@ def imports(path):
                 yield node.module, node in inside
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "__init__.py"], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path != ROOT / "__init__.py"], ids=name_of
+)
 def test_imports_go_one_way(path):
     room = room_of(path)
     assert room in LEVEL, f"give {room} a level in LEVELS"
@@ -67,12 +75,16 @@ def test_imports_go_one_way(path):
 def test_no_import_cycles():
     graph = {}
     for path in FILES:
-        module = ".".join(["ntk_jax", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        module = ".".join(["ntk_jax", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        )
         graph[module] = [m for m, inside in imports(path) if m.startswith("ntk_jax") and not inside]
     modules = set(graph)
-    prefixes = lambda target: {".".join(target.split(".")[:k]) for k in range(2, 9)}  # noqa: E731
-    own = lambda m: {target for target in modules if f"{m}.".startswith(f"{target}.")}  # noqa: E731
-    graph = {m: set().union(*map(prefixes, targets)) & modules - own(m) for m, targets in graph.items()}
+    prefixes = lambda target: {".".join(target.split(".")[:k]) for k in range(2, 9)}
+    own = lambda m: {target for target in modules if f"{m}.".startswith(f"{target}.")}
+    graph = {
+        m: set().union(*map(prefixes, targets)) & modules - own(m) for m, targets in graph.items()
+    }
     done, active = set(), []
 
     def visit(module):
@@ -103,19 +115,26 @@ def test_imports_inside_functions_are_optional_extras(path):
 
 
 def test_public_names_are_sorted_and_documented():
-    lines = [line for line in (ROOT / "__init__.py").read_text().splitlines() if line.startswith("from")]
-    assert lines == sorted(lines, key=lambda line: (line.split()[1], not line.split()[3].isupper(), line.split()[3]))
+    lines = [
+        line for line in (ROOT / "__init__.py").read_text().splitlines() if line.startswith("from")
+    ]
+    assert lines == sorted(
+        lines, key=lambda line: (line.split()[1], not line.split()[3].isupper(), line.split()[3])
+    )
     for line in lines:
         module, name = line.split()[1], line.split()[3]
         value = getattr(importlib.import_module(module), name)
         if inspect.isfunction(value) or inspect.isclass(value):
-            assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{name} needs a docstring"
+            assert value.__doc__ and not value.__doc__.startswith(f"{name}("), (
+                f"{name} needs a docstring"
+            )
 
 
 def test_heavy_packages_are_not_imported_by_the_library():
     import subprocess
     import sys
 
-    code = "import sys, ntk_jax; print(*[m for m in ('matplotlib', 'sklearn', 'diffrax', 'tqdm') if m in sys.modules])"
+    heavy = ("matplotlib", "sklearn", "diffrax", "tqdm")
+    code = f"import sys, ntk_jax; print(*[m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""

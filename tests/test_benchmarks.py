@@ -45,7 +45,10 @@ def test_cases_are_interleaved():
 
 def test_first_call_warmup_and_median_are_kept_apart():
     clock = FakeClock()
-    cases = {"a": clock.case("a", [9.0, 7.0, 1.0, 3.0, 2.0]), "b": clock.case("b", [1.0, 1.0, 2.0, 3.0, 8.0])}
+    cases = {
+        "a": clock.case("a", [9.0, 7.0, 1.0, 3.0, 2.0]),
+        "b": clock.case("b", [1.0, 1.0, 2.0, 3.0, 8.0]),
+    }
     timings = harness.measure(cases, repeats=3, warmup=1, clock=clock)
     assert timings["a"] == harness.Timing(9.0, (1.0, 3.0, 2.0))
     assert timings["a"].median == 2.0
@@ -59,8 +62,12 @@ def test_first_call_warmup_and_median_are_kept_apart():
 def test_budget_ends_the_rounds_but_leaves_three():
     clock = FakeClock()
     cases = {name: clock.case(name, [1.0] * 20) for name in "ab"}
-    assert {len(t.rounds) for t in harness.measure(cases, repeats=9, budget=0.5, clock=clock).values()} == {3}
-    assert {len(t.rounds) for t in harness.measure(cases, repeats=9, budget=9.0, clock=clock).values()} == {5}
+    assert {
+        len(t.rounds) for t in harness.measure(cases, repeats=9, budget=0.5, clock=clock).values()
+    } == {3}
+    assert {
+        len(t.rounds) for t in harness.measure(cases, repeats=9, budget=9.0, clock=clock).values()
+    } == {5}
 
 
 def test_a_case_is_waited_for():
@@ -90,7 +97,18 @@ def test_memory_probe_reports_a_failure():
 
 def test_environment_names_software_and_processor_but_not_the_machine():
     environment = harness.environment()
-    for key in ("date", "python", "jax", "jaxlib", "numpy", "platform", "cpu", "cores", "backend", "x64"):
+    for key in (
+        "date",
+        "python",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "platform",
+        "cpu",
+        "cores",
+        "backend",
+        "x64",
+    ):
         assert environment[key] not in (None, "")
     text = json.dumps(environment)
     assert harness.platform.node() not in text or len(harness.platform.node()) < 4
@@ -109,8 +127,15 @@ def test_json_schema(tmp_path):
 
 
 def test_table_is_aligned_and_marks_what_is_missing():
-    text = harness.table([{"case": "a", "t": 1.2345}, {"case": "long"}], {"case": "", "t|time [s]": ".2f"})
-    assert text.splitlines() == ["case  time [s]", "----  --------", "   a      1.23", "long         –"]
+    text = harness.table(
+        [{"case": "a", "t": 1.2345}, {"case": "long"}], {"case": "", "t|time [s]": ".2f"}
+    )
+    assert text.splitlines() == [
+        "case  time [s]",
+        "----  --------",
+        "   a      1.23",
+        "long         –",
+    ]
 
 
 def test_scripts_are_listed_with_their_first_line(capsys):
@@ -142,7 +167,10 @@ def test_slow_cases_are_left_out_at_larger_sizes_only():
     row = {"case": "jacobian", "n": 64, "width": 32, "depth": 2, "median_s": 2.0}
     assert kernels.slow_cases(kernels.Problem(128, 32, 2), [row], slow=1.0) == {"jacobian"}
     assert kernels.slow_cases(kernels.Problem(32, 64, 2), [row], slow=1.0) == set()
-    assert kernels.slow_cases(kernels.Problem(128, 32, 2), [row | {"case": kernels.NAIVE}], slow=1.0) == set()
+    assert (
+        kernels.slow_cases(kernels.Problem(128, 32, 2), [row | {"case": kernels.NAIVE}], slow=1.0)
+        == set()
+    )
 
 
 def test_quick_run_leaves_valid_files(tmp_path, capsys):
@@ -153,12 +181,18 @@ def test_quick_run_leaves_valid_files(tmp_path, capsys):
     assert cases == {*kernels.EMPIRICAL, kernels.ANALYTIC, kernels.NAIVE, kernels.NAIVE_ANALYTIC}
     for row in document["results"]:
         assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"] and row["share_of_matmul"] > 0
-        extrapolated = row["case"] in (kernels.NAIVE, kernels.NAIVE_ANALYTIC) and row["n"] > row["naive_measured_n"]
+        extrapolated = (
+            row["case"] in (kernels.NAIVE, kernels.NAIVE_ANALYTIC)
+            and row["n"] > row["naive_measured_n"]
+        )
         assert bool(row.get("extrapolated_from_n")) == extrapolated
     assert all(row["used_bytes"] > 0 for row in document["memory"])
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    assert all(word in out for word in ("Against n", "Against width", "Against depth", "Memory", "extrapolated"))
+    assert all(
+        word in out
+        for word in ("Against n", "Against width", "Against depth", "Memory", "extrapolated")
+    )
 
 
 def test_dynamics_quick_run(tmp_path, capsys):

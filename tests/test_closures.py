@@ -1,4 +1,6 @@
-"""What a network reads besides its arguments may change: every function sees it, and keeps nothing of it alive."""
+"""What a network reads besides its arguments may change: every function sees it, and keeps nothing
+of it alive.
+"""
 
 import functools
 import gc
@@ -97,7 +99,9 @@ def in_inner_function():
 
 
 def in_module():
-    return lambda w, x: jnp.tanh(x @ w) * settings.scale, lambda new: setattr(settings, "scale", new)
+    return lambda w, x: jnp.tanh(x @ w) * settings.scale, lambda new: setattr(
+        settings, "scale", new
+    )
 
 
 def in_default():
@@ -130,7 +134,9 @@ def in_self():
 
 def in_partial():
     held = {"mask": FULL}
-    return functools.partial(lambda held, w, x: jnp.tanh(x @ w) * held["mask"], held), lambda new: held.update(mask=new)
+    return functools.partial(
+        lambda held, w, x: jnp.tanh(x @ w) * held["mask"], held
+    ), lambda new: held.update(mask=new)
 
 
 def in_slots():
@@ -141,15 +147,26 @@ def in_slots():
 
 def in_iterator():  # changes cannot be told: traced in every call
     mask, change = [FULL], itertools.count()
-    return lambda w, x: jnp.tanh(x @ w) * mask[0] + 0.0 * next(change), lambda new: mask.__setitem__(0, new)
+    return (
+        lambda w, x: jnp.tanh(x @ w) * mask[0] + 0.0 * next(change),
+        lambda new: mask.__setitem__(0, new),
+    )
 
 
 def in_linen():
-    net = lambda w, x: Model().apply({"params": {"Dense_0": {"kernel": w}}}, x)  # noqa: E731
+    net = lambda w, x: Model().apply({"params": {"Dense_0": {"kernel": w}}}, x)
     return net, lambda new: globals().update(SCALE=new)
 
 
-PLACES = [in_closure, in_numpy_array, in_global, in_inner_function, in_module, in_default, in_attribute_of_a_function]
+PLACES = [
+    in_closure,
+    in_numpy_array,
+    in_global,
+    in_inner_function,
+    in_module,
+    in_default,
+    in_attribute_of_a_function,
+]
 PLACES += [in_callable, in_self, in_partial, in_slots, in_iterator, in_linen]
 
 
@@ -166,7 +183,9 @@ def test_the_kernel_follows_what_the_network_reads(place):
     finally:
         change(FULL)
     np.testing.assert_allclose(full, empirical_ntk(lambda w, x: jnp.tanh(x @ w), w, x), rtol=1e-10)
-    np.testing.assert_allclose(half, empirical_ntk(lambda w, x: jnp.tanh(x @ w) * HALF, w, x), rtol=1e-10)
+    np.testing.assert_allclose(
+        half, empirical_ntk(lambda w, x: jnp.tanh(x @ w) * HALF, w, x), rtol=1e-10
+    )
     assert jnp.max(jnp.abs(full - half)) > 0.1
     np.testing.assert_allclose(again, full, rtol=1e-10)
 
@@ -191,23 +210,40 @@ FUNCTIONS = {
     "evolution": lambda f: kernel_evolution(f, w, x)(w).effective_rank,
     "train": lambda f: train(f, w, x, y, **OPTIONS).loss,
     "train_ensemble": lambda f: (
-        train_ensemble(lambda key: w, f, x, y, key=jax.random.key(0), num_networks=1, **OPTIONS).loss
+        train_ensemble(
+            lambda key: w, f, x, y, key=jax.random.key(0), num_networks=1, **OPTIONS
+        ).loss
     ),
     "monte_carlo": lambda f: (
         monte_carlo_kernels(
-            lambda key: w + jax.random.normal(key, w.shape), f, x, key=jax.random.key(0), num_samples=2
+            lambda key: w + jax.random.normal(key, w.shape),
+            f,
+            x,
+            key=jax.random.key(0),
+            num_samples=2,
         ).mean.ntk
     ),
 }
-NOT_SLOW = ("empirical_nngp", "vector_products", "ntk_operator", "linearize", "train", "monte_carlo")
+NOT_SLOW = (
+    "empirical_nngp",
+    "vector_products",
+    "ntk_operator",
+    "linearize",
+    "train",
+    "monte_carlo",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in NOT_SLOW else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
+    "name",
+    [
+        name if name in NOT_SLOW else pytest.param(name, marks=pytest.mark.slow)
+        for name in FUNCTIONS
+    ],
 )
 def test_every_function_sees_the_change(name):
     call, held = FUNCTIONS[name], {"mask": jnp.array([[1.0, 2.0]])}
-    net = lambda w, x: jnp.tanh(x @ w) * held["mask"]  # noqa: E731
+    net = lambda w, x: jnp.tanh(x @ w) * held["mask"]
     before = call(net)
     held["mask"] = jnp.array([[2.0, 0.5]])
     after = call(net)
@@ -219,7 +255,7 @@ def test_every_function_sees_the_change(name):
 
 def test_an_operator_and_a_record_see_later_changes():
     held = {"mask": FULL}
-    net = lambda w, x: jnp.tanh(x @ w) * held["mask"]  # noqa: E731
+    net = lambda w, x: jnp.tanh(x @ w) * held["mask"]
     operator, record = ntk_operator(net, w, x), kernel_evolution(net, w, x, keep_kernels=True)
     multiply = jax.jit(lambda operator, v: operator @ v)
     before = operator @ v, multiply(operator, v), record(w).kernel
@@ -230,13 +266,15 @@ def test_an_operator_and_a_record_see_later_changes():
 
 def test_losses_and_initializers_are_closures_too():
     weight, spread = 1.0, 1.0
-    loss = lambda f, y: weight * jnp.mean((f - y) ** 2)  # noqa: E731
-    net = lambda w, x: jnp.tanh(x @ w)  # noqa: E731
-    draw = lambda key: spread * jax.random.normal(key, w.shape)  # noqa: E731
+    loss = lambda f, y: weight * jnp.mean((f - y) ** 2)
+    net = lambda w, x: jnp.tanh(x @ w)
+    draw = lambda key: spread * jax.random.normal(key, w.shape)
     first = train(net, w, x, y, loss=loss, **OPTIONS).loss[0]
     kernels = monte_carlo_kernels(draw, net, x, key=jax.random.key(0), num_samples=2).mean
     weight, spread = 3.0, 0.5
-    np.testing.assert_allclose(train(net, w, x, y, loss=loss, **OPTIONS).loss[0], 3 * first, rtol=1e-10)
+    np.testing.assert_allclose(
+        train(net, w, x, y, loss=loss, **OPTIONS).loss[0], 3 * first, rtol=1e-10
+    )
     changed = monte_carlo_kernels(draw, net, x, key=jax.random.key(0), num_samples=2).mean
     assert jnp.max(jnp.abs(kernels.ntk - changed.ntk)) > 0.1
 
@@ -245,13 +283,17 @@ def count_compilations(monkeypatch):
     import ntk_jax.closures.programs as programs
 
     made, runner = [], programs._runner
-    monkeypatch.setattr(programs, "_runner", lambda name, jaxpr: made.append(name) or runner(name, jaxpr))
+    monkeypatch.setattr(
+        programs, "_runner", lambda name, jaxpr: made.append(name) or runner(name, jaxpr)
+    )
     return made
 
 
 def test_a_changed_array_needs_no_new_program(monkeypatch):
     made = count_compilations(monkeypatch)
-    kernels = [empirical_ntk(lambda w, x, m=m: jnp.sin(x @ w) * m, w, x) for m in (FULL, HALF, 3 * FULL)]
+    kernels = [
+        empirical_ntk(lambda w, x, m=m: jnp.sin(x @ w) * m, w, x) for m in (FULL, HALF, 3 * FULL)
+    ]
     np.testing.assert_allclose(kernels[2], 9 * kernels[0], rtol=1e-10)
     assert made.count("features_jit") <= 3  # of one batch, and of one row in two methods
 
@@ -267,15 +309,17 @@ def test_a_changed_number_or_rule_is_another_program():
 
     base = empirical_ntk(net(FULL, 1), w, x)
     np.testing.assert_allclose(empirical_ntk(net(2 * FULL, 1), w, x), 4 * base, rtol=1e-10)
-    np.testing.assert_allclose(empirical_ntk(net(FULL, np.float64(1 + 1e-9)), w, x), base * (1 + 1e-9) ** 2, rtol=1e-14)
-    nngp = lambda f: jax.jvp(lambda w: empirical_nngp(f, w, x), (w,), (w,))[1]  # noqa: E731
+    np.testing.assert_allclose(
+        empirical_ntk(net(FULL, np.float64(1 + 1e-9)), w, x), base * (1 + 1e-9) ** 2, rtol=1e-14
+    )
+    nngp = lambda f: jax.jvp(lambda w: empirical_nngp(f, w, x), (w,), (w,))[1]
     np.testing.assert_allclose(nngp(net(2 * FULL, 1)), 2 * nngp(net(FULL, 1)), rtol=1e-10)
 
 
 def test_closures_and_their_arrays_are_given_back():
     def use(make, i):
         big = make(i)
-        net = lambda w, x: jax.nn.relu(x @ w) * big[:, :2]  # noqa: E731
+        net = lambda w, x: jax.nn.relu(x @ w) * big[:, :2]
         empirical_ntk(net, w, x)
         ntk_operator(net, w, x) @ v
         return weakref.ref(big), weakref.ref(net)
@@ -304,8 +348,12 @@ def test_memories_are_bounded():
 
 
 def test_closures_over_traced_values_are_differentiated():
-    kernel = lambda t: jnp.sum(empirical_ntk(lambda w, x: t * jnp.tanh(x @ w), w, x))  # noqa: E731
-    for slope in (jax.grad(kernel), jax.jit(jax.grad(kernel)), lambda t: jax.vmap(jax.grad(kernel))(t[None])[0]):
+    kernel = lambda t: jnp.sum(empirical_ntk(lambda w, x: t * jnp.tanh(x @ w), w, x))
+    for slope in (
+        jax.grad(kernel),
+        jax.jit(jax.grad(kernel)),
+        lambda t: jax.vmap(jax.grad(kernel))(t[None])[0],
+    ):
         np.testing.assert_allclose(slope(jnp.asarray(1.0)), 2 * kernel(1.0), rtol=1e-10)
 
 
@@ -321,7 +369,7 @@ def test_settings_are_part_of_a_program():
     def half(function, a):
         return function(a)
 
-    read_precision = lambda a: a * (float(jax.config.jax_default_matmul_precision == "highest"))  # noqa: E731
+    read_precision = lambda a: a * (float(jax.config.jax_default_matmul_precision == "highest"))
     assert half(read_precision, 1.0) == 0
     with jax.default_matmul_precision("highest"):
         assert half(read_precision, 1.0) == 1
@@ -329,7 +377,7 @@ def test_settings_are_part_of_a_program():
 
 def test_explain_sees_another_network():
     held = {"extra": False}
-    net = lambda p, x: jnp.tanh(x @ p["w"]) + (jnp.sin(x @ p["v"]) if held["extra"] else 0)  # noqa: E731
+    net = lambda p, x: jnp.tanh(x @ p["w"]) + (jnp.sin(x @ p["v"]) if held["extra"] else 0)
     params = {"v": w, "w": w}
     assert explain_ntk(net, params, x).unused == ("['v']",)
     held["extra"] = True

@@ -1,4 +1,6 @@
-"""Rows that coincide, nearly coincide, or are parallel: kernels and derivatives there are those of the function."""
+"""Rows that coincide, nearly coincide, or are parallel: kernels and derivatives there are those of
+the function.
+"""
 
 from functools import partial
 
@@ -49,7 +51,7 @@ ENTRIES = {
 @pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-6), (np.float32, 1e-3)])
 def test_every_entry_gives_the_one_derivative(entry, dtype, rtol):
     s, v = (normal(key(i), (10, 5), np.float64).astype(dtype) for i in (0, 1))
-    trace = lambda a: jnp.trace(ENTRIES[entry](a))  # noqa: E731
+    trace = lambda a: jnp.trace(ENTRIES[entry](a))
     forward = jax.jvp(trace, (s,), (v,))[1]
     np.testing.assert_allclose(forward, 14.383834, rtol=rtol)  # by central differences
     np.testing.assert_allclose(jnp.vdot(jax.grad(trace)(s), v), forward, rtol=rtol)
@@ -74,16 +76,21 @@ def test_one_argument_has_half_the_derivative_of_the_diagonal(activation, depth,
     one = jax.jit(jax.grad(lambda s: sum(jnp.trace(k) for k in mlp_kernels(z, s, **options))))(z)
     both = jax.jit(jax.grad(lambda s: sum(jnp.sum(k) for k in kernel_diagonal(s, **options))))(z)
     scale = np.linalg.norm(both, axis=1, keepdims=True) / 2
-    assert np.all(np.abs(one - both / 2) <= (1e-3 if dtype == np.float32 else 1e-6) * np.maximum(scale, 1e-6))
+    assert np.all(
+        np.abs(one - both / 2) <= (1e-3 if dtype == np.float32 else 1e-6) * np.maximum(scale, 1e-6)
+    )
 
 
 def test_derivatives_at_repeated_antipodal_parallel_and_zero_rows_are_central_differences():
     x, v = (normal(key(i), (10, 5)) for i in (0, 1))
     x = x.at[3].set(x[1]).at[4].set(-x[1]).at[5].set(2 * x[1]).at[6].set(0)
-    total = lambda h, entry: jnp.vdot(normal(key(3), (10, 10)), ENTRIES[entry](x + h * v))  # noqa: E731
+    total = lambda h, entry: jnp.vdot(normal(key(3), (10, 10)), ENTRIES[entry](x + h * v))
     both = jax.jit(jax.value_and_grad(total), static_argnums=1)
     step, slopes = 1e-6, {entry: both(0.0, entry)[1] for entry in ENTRIES}
-    for kind in ("x2=None", "x2=x1"):  # `infinite_width` does not resolve rows that are a step apart
+    for kind in (
+        "x2=None",
+        "x2=x1",
+    ):  # `infinite_width` does not resolve rows that are a step apart
         numeric = (both(step, kind)[0] - both(-step, kind)[0]) / (2 * step)
         np.testing.assert_allclose(slopes[kind], numeric, rtol=1e-6)
     np.testing.assert_allclose(slopes["infinite_width"], slopes["x2=x1"], rtol=1e-6)
@@ -105,23 +112,31 @@ def test_derivatives_at_repeated_antipodal_parallel_and_zero_rows_are_central_di
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_derivatives_at_nearly_parallel_rows_are_those_of_the_recursion_at_sixty_digits(options, dtype):
+def test_derivatives_at_nearly_parallel_rows_are_those_of_the_recursion_at_sixty_digits(
+    options, dtype
+):
     eps, angles = np.finfo(dtype).eps, [1e-1, 1e-3, 1e-5, *([1e-7] if dtype == np.float64 else [])]
     x, away, v = (np.asarray(normal(key(i), (6,)), dtype) for i in range(3))
     y = np.stack([s * (x + t * away) for t in angles for s in (1, -1, 2)]).astype(dtype)
-    kernels = lambda x: mlp_kernels(x[None], y, depth=4, **options)  # noqa: E731
+    kernels = lambda x: mlp_kernels(x[None], y, depth=4, **options)
     ours = jax.jit(lambda x, v: jax.jvp(kernels, (x,), (v,))[1])(x, v)
     for i, row in enumerate(y):
         for k, exact in zip(ours, slopes_at_sixty_digits(x, v, row, options), strict=True):
             # what rounding leaves of a direction that is known by its distance
-            assert abs(float(k[0, i]) - exact) <= 16 * eps * (1 + 1 / angles[i // 3]) * np.linalg.norm(y[i])
+            assert abs(float(k[0, i]) - exact) <= 16 * eps * (
+                1 + 1 / angles[i // 3]
+            ) * np.linalg.norm(y[i])
 
 
 def slopes_at_sixty_digits(x, v, y, options):
     with mpmath.workdps(60):
         step = mpmath.mpf(10) ** -25
         moved = [
-            [mpmath.mpf(float(a)) + s * step * mpmath.mpf(float(b)) for a, b in zip(x, v, strict=True)] for s in (1, -1)
+            [
+                mpmath.mpf(float(a)) + s * step * mpmath.mpf(float(b))
+                for a, b in zip(x, v, strict=True)
+            ]
+            for s in (1, -1)
         ]
         (K, T), (K_, T_) = (exact_kernels(row, y, 4, rounded=False, **options) for row in moved)
         return [float((up[1] - down[1]) / (2 * step)) for up, down in ((K, K_), (T, T_))]
@@ -133,7 +148,9 @@ def test_an_example_in_both_sets_is_the_same_example(activation):
         for scale in (1.0, 1e4):
             x = scale * normal(key(0), (5, 3), np.float32)
             own = kernel_diagonal(x, activation=activation, **options)
-            for k, diagonal in zip(mlp_kernels(x, x, activation=activation, **options), own, strict=True):
+            for k, diagonal in zip(
+                mlp_kernels(x, x, activation=activation, **options), own, strict=True
+            ):
                 np.testing.assert_allclose(jnp.diagonal(k), diagonal, rtol=1e-6)
 
 

@@ -14,7 +14,9 @@ from ntk_jax.networks.per_example import check_per_example
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 1, 4)])
 def test_flat_draws_are_the_same_draws(sampler, shape, getkey):
     key = getkey()
-    np.testing.assert_array_equal(draw_flat(sampler, key, shape, jnp.float32), sampler(key, shape, jnp.float32))
+    np.testing.assert_array_equal(
+        draw_flat(sampler, key, shape, jnp.float32), sampler(key, shape, jnp.float32)
+    )
 
 
 def regression(ridge):
@@ -38,7 +40,9 @@ def test_another_ridge_compiles_nothing(function, caplog):
 
 def test_what_a_network_makes_of_nothing_is_not_computed_by_the_compiler(capfd):
     def pooled(p, x):
-        counts = jax.lax.reduce_window(jnp.ones((1, 256, 256)), 0.0, jax.lax.add, (1, 3, 3), (1, 1, 1), "SAME")
+        counts = jax.lax.reduce_window(
+            jnp.ones((1, 256, 256)), 0.0, jax.lax.add, (1, 3, 3), (1, 1, 1), "SAME"
+        )
         return p * jnp.sum(x / counts, axis=(1, 2))
 
     check_per_example(pooled, jnp.ones(1), jnp.ones((2, 256, 256)))

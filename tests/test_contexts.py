@@ -16,7 +16,11 @@ import ntk_jax
 from ntk_jax import compat
 
 RNG = np.random.default_rng(0)
-X, SEQUENCES, Y = RNG.standard_normal((3, 4)), RNG.standard_normal((2, 3, 2)), RNG.standard_normal((3, 1))
+X, SEQUENCES, Y = (
+    RNG.standard_normal((3, 4)),
+    RNG.standard_normal((2, 3, 2)),
+    RNG.standard_normal((3, 1)),
+)
 W, K = {"w": RNG.standard_normal((4, 1))}, X @ X.T + np.eye(3)
 enable_x64 = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
@@ -50,7 +54,9 @@ DOORS = {
     "mlp_kernels, tanh": lambda: ntk_jax.mlp_kernels(X, X[:2], depth=1, activation="tanh"),
     "mlp_kernels, gelu": lambda: ntk_jax.mlp_kernels(X, X[:2], depth=1, activation="gelu"),
     "kernel_diagonal": lambda: ntk_jax.kernel_diagonal(X, depth=2),
-    "infinite_width, relu": lenient(lambda: ntk_jax.infinite_width(ntk_jax.MLP((4,), 1, "relu", 1.2, 0.1))(X, X[:2])),
+    "infinite_width, relu": lenient(
+        lambda: ntk_jax.infinite_width(ntk_jax.MLP((4,), 1, "relu", 1.2, 0.1))(X, X[:2])
+    ),
     "infinite_width, CNN": lenient(lambda: ntk_jax.infinite_width(CNN())(SEQUENCES, SEQUENCES[:1])),
     "empirical_ntk": lambda: ntk_jax.empirical_ntk(network, params(), X, X[:2]),
     "ntk_operator": lambda: ntk_jax.ntk_operator(network, params(), X) @ jnp.asarray(Y[:, 0]),
@@ -59,7 +65,9 @@ DOORS = {
     "kernel_regression": lambda: ntk_jax.kernel_regression(K, Y, K[:2], diag_reg=0.1),
     "gp_posterior": lambda: ntk_jax.gp_posterior(K, Y, K[:2], np.diag(K)[:2], noise=0.1),
     "linearize": lambda: ntk_jax.linearize(network, params())(params(1.1), X),
-    "train": lambda: ntk_jax.train(network, params(), X, Y, optimizer=optax.sgd(0.1), num_steps=2, progress=False),
+    "train": lambda: ntk_jax.train(
+        network, params(), X, Y, optimizer=optax.sgd(0.1), num_steps=2, progress=False
+    ),
 }
 
 
@@ -76,7 +84,9 @@ def double_in_single():
 
 @contextlib.contextmanager
 def debugging():
-    """All that changes neither dtypes nor compilation, at once: each of them would trace everything again."""
+    """All that changes neither dtypes nor compilation, at once: each of them would trace everything
+    again.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.debug_nans(True))
         stack.enter_context(jax.check_tracer_leaks(True))
@@ -86,9 +96,18 @@ def debugging():
 
 
 CONTEXTS = {"enable_x64": double_in_single, "debugging": debugging, "disable_jit": jax.disable_jit}
-SLOW_STEP_BY_STEP = ("mlp_kernels, relu", "mlp_kernels, tanh", "infinite_width, CNN", "gradient_flow_mse")
+SLOW_STEP_BY_STEP = (
+    "mlp_kernels, relu",
+    "mlp_kernels, tanh",
+    "infinite_width, CNN",
+    "gradient_flow_mse",
+)
 CASES = [
-    pytest.param(door, context, marks=[pytest.mark.slow] * (context == "disable_jit" and door in SLOW_STEP_BY_STEP))
+    pytest.param(
+        door,
+        context,
+        marks=[pytest.mark.slow] * (context == "disable_jit" and door in SLOW_STEP_BY_STEP),
+    )
     for door in DOORS
     for context in CONTEXTS
 ]
@@ -126,7 +145,7 @@ OTHER_THAN_DEFAULT = {
 @pytest.mark.parametrize("name", OTHER_THAN_DEFAULT)
 def test_what_runs_outside_traces_has_the_contexts_of_its_caller(name):
     context = enable_x64 if name == "enable_x64" else getattr(jax, name)
-    own = lambda: getattr(jax.config, f"jax_{name}")  # noqa: E731
+    own = lambda: getattr(jax.config, f"jax_{name}")
     before = own()
     with context(OTHER_THAN_DEFAULT[name]):
         assert compat.outside_traces(own) == own() != before

@@ -13,9 +13,13 @@ X = np.random.default_rng(0).standard_normal((4, 5))
 
 
 def test_errors_fall_like_one_over_the_root_of_the_width():
-    check = check_limit(lambda width: MLP((width,), b_std=0.2), X, widths=(32, 256), key=jax.random.key(0))
+    check = check_limit(
+        lambda width: MLP((width,), b_std=0.2), X, widths=(32, 256), key=jax.random.key(0)
+    )
     assert check.widths == (32, 256) and check.errors.shape == (2, 32)
-    np.testing.assert_allclose(check.rms, np.sqrt(np.mean(np.square(check.errors), axis=1)), rtol=1e-12)
+    np.testing.assert_allclose(
+        check.rms, np.sqrt(np.mean(np.square(check.errors), axis=1)), rtol=1e-12
+    )
     assert abs(check.slope + 0.5) < 3 * check.slope_error + 0.1 and 0 < check.slope_error < 0.2
     assert check.verdict.startswith(("In the kernel regime", "Approaches the kernel regime"))
     ax = plots.plot_limit_check(check, label="MLP")
@@ -32,8 +36,13 @@ def test_slope_and_its_error():
     errors = 3 * widths[:, None] ** -0.5 * np.array([1.0, 1.0])
     assert _slope(widths, errors) == pytest.approx((-0.5, 0.0))
     rng = np.random.default_rng(0)
-    draws = [_slope(widths, errors[:, :1] * np.exp(0.2 * rng.standard_normal((3, 16)))) for _ in range(200)]
-    assert np.std([slope for slope, _ in draws]) == pytest.approx(np.mean([error for _, error in draws]), rel=0.2)
+    draws = [
+        _slope(widths, errors[:, :1] * np.exp(0.2 * rng.standard_normal((3, 16))))
+        for _ in range(200)
+    ]
+    assert np.std([slope for slope, _ in draws]) == pytest.approx(
+        np.mean([error for _, error in draws]), rel=0.2
+    )
 
 
 def test_verdicts():

@@ -8,7 +8,9 @@ def test_linear_data_are_unit_rows_with_a_linear_target():
     data = linear_data()
     assert data.x_train.shape == (32, 100) and data.x_test.shape == (100, 100)
     np.testing.assert_allclose(np.linalg.norm(data.x_train, axis=1), 1, rtol=1e-12)
-    x, y = (np.concatenate(pair) for pair in ((data.x_train, data.x_test), (data.y_train, data.y_test)))
+    x, y = (
+        np.concatenate(pair) for pair in ((data.x_train, data.x_test), (data.y_train, data.y_test))
+    )
     assert np.abs(x @ np.linalg.lstsq(x, y, rcond=None)[0] - y).max() < 1e-10
 
 
@@ -49,19 +51,55 @@ def test_csv_classification(tmp_path):
     [
         ("a,b\n1,2\n3,4\n5,6\n7,8", "c", "expected one of the columns a, b; got 'c'"),
         ("a,b\n1,2\n3,\n5,6\n7,8", "b", "row 3: expected a value in every column; missing b"),
-        ("a,b\n1,2\n3\n5,6\n7,8", "b", "row 3: expected a value in every column; missing 2 columns, got 1"),
+        (
+            "a,b\n1,2\n3\n5,6\n7,8",
+            "b",
+            "row 3: expected a value in every column; missing 2 columns, got 1",
+        ),
         ("a,b\n1,2\n3,2\n5,2\n7,2", "b", "a target that varies"),
         ("a,b\n1,2\n3,nan\n5,2\n7,2", "b", "column b: expected finite numbers"),
         ("a,b", "b", "expected a header row and data rows"),
-        ("a,a,b\n1,2,3\n3,4,5\n5,6,9\n7,8,1", "b", "row 1: expected a name of its own for each column; got a repeated"),
-        ("a,b\n1,2\n3,inf\n5,2\n7,2", "b", "column b: expected finite numbers; got inf in data row 2"),
-        ("a,b\n1,2\n3,-Inf\n5,2\n7,2", "b", "column b: expected finite numbers; got -Inf in data row 2"),
-        ("a,b\n1,2\nNA,3\n5,4\n7,2", "b", "column a: expected numbers, as most are; got 'NA' in data row 2"),
-        ("a,b\n1,x\n2,NA\n5,y\n7,x", "b", "column b: expected a value; got 'NA' in data row 2, .* missing"),
+        (
+            "a,a,b\n1,2,3\n3,4,5\n5,6,9\n7,8,1",
+            "b",
+            "row 1: expected a name of its own for each column; got a repeated",
+        ),
+        (
+            "a,b\n1,2\n3,inf\n5,2\n7,2",
+            "b",
+            "column b: expected finite numbers; got inf in data row 2",
+        ),
+        (
+            "a,b\n1,2\n3,-Inf\n5,2\n7,2",
+            "b",
+            "column b: expected finite numbers; got -Inf in data row 2",
+        ),
+        (
+            "a,b\n1,2\nNA,3\n5,4\n7,2",
+            "b",
+            "column a: expected numbers, as most are; got 'NA' in data row 2",
+        ),
+        (
+            "a,b\n1,x\n2,NA\n5,y\n7,x",
+            "b",
+            "column b: expected a value; got 'NA' in data row 2, .* missing",
+        ),
         ("a,b\nu,1\n?,3\nv,2\nw,2", "b", r"column a: expected a value; got '\?' in data row 2"),
-        ("a,b\n1,2\n3,1O\n5,2\n7,2", "b", "column b: expected numbers, as most are; got '1O' in data row 2"),
-        ("a,b\n1,2\n3," + "9" * 131_073 + "\n5,2\n7,2", "b", r"row 3: .*field larger than field limit.*quotation"),
-        ('a,b\n1,2\n3,"4\n5,2\n7,2\n', "b", "row 5: expected comma-separated values.*Is a quotation mark left open"),
+        (
+            "a,b\n1,2\n3,1O\n5,2\n7,2",
+            "b",
+            "column b: expected numbers, as most are; got '1O' in data row 2",
+        ),
+        (
+            "a,b\n1,2\n3," + "9" * 131_073 + "\n5,2\n7,2",
+            "b",
+            r"row 3: .*field larger than field limit.*quotation",
+        ),
+        (
+            'a,b\n1,2\n3,"4\n5,2\n7,2\n',
+            "b",
+            "row 5: expected comma-separated values.*Is a quotation mark left open",
+        ),
         ("b\n1\n2\n3\n4", "b", "expected at least 2 columns and 4 rows; got 1 and 4"),
         ("a,b\n1,2\n3,4", "b", "expected at least 2 columns and 4 rows; got 2 and 2"),
         ("a;b\n1;2\n3;4\n5;6\n7;8", "b", "expected one of the columns a;b; got 'b'"),
@@ -81,7 +119,10 @@ TABLE = "a,b\n" + "\n".join(f"{i * i},{i / 7}" for i in range(10))
         ({"test_fraction": 5.0}, "test_fraction: expected a share below 1; got 5.0"),
         ({"test_fraction": 1.0}, "test_fraction: expected a share below 1"),
         ({"max_rows": 0}, "max_rows: expected an integer of at least 4; got 0"),
-        ({"task": "ranking"}, "task: expected one of 'regression', 'classification'; got 'ranking'"),
+        (
+            {"task": "ranking"},
+            "task: expected one of 'regression', 'classification'; got 'ranking'",
+        ),
     ],
 )
 def test_csv_options_out_of_range(tmp_path, options, message):
@@ -98,12 +139,16 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_labels_in_numbers_are_asked_about(tmp_path):
     path = write(tmp_path, "a,kind\n" + "\n".join(f"{i * i},{i % 3 * 5}" for i in range(12)))
-    with pytest.warns(UserWarning, match="column kind: holds 3 different whole numbers.*task='classification'"):
+    with pytest.warns(
+        UserWarning, match="column kind: holds 3 different whole numbers.*task='classification'"
+    ):
         assert csv_data(path, "kind").classes is None
     assert csv_data(path, "kind", task="regression").y_train.shape[1] == 1
     data = csv_data(path, "kind", task="classification")
     assert data.classes == ("0", "5", "10") and data.y_train.shape[1] == 3
-    with pytest.raises(ValueError, match="column kind: expected numbers for a regression; got texts, such as 'x'"):
+    with pytest.raises(
+        ValueError, match="column kind: expected numbers for a regression; got texts, such as 'x'"
+    ):
         csv_data(write(tmp_path, "a,kind\n1,x\n2,y\n3,x\n4,y"), "kind", task="regression")
 
 
@@ -121,7 +166,13 @@ def test_test_rows_have_no_part_in_the_scaling(tmp_path):
 
 def test_numbers_of_any_scale(tmp_path):
     plain, huge = (
-        csv_data(write(tmp_path, "a,b\n" + "\n".join(f"{i * i}{e},{(i * 3 % 7) - 2.5}{e}" for i in range(10))), "b")
+        csv_data(
+            write(
+                tmp_path,
+                "a,b\n" + "\n".join(f"{i * i}{e},{(i * 3 % 7) - 2.5}{e}" for i in range(10)),
+            ),
+            "b",
+        )
         for e in ("", "e300")
     )
     for a, b in zip(plain[1:5], huge[1:5], strict=True):

@@ -28,7 +28,11 @@ def test_demo_on_both_inputs(tmp_path, capsys):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
         assert name in out.splitlines()[-1]
     curves = report["linear"]["curves"]
-    assert len(curves["t"]) == len(curves["training loss"]["network"]) == len(curves["training loss"]["empirical"])
+    assert (
+        len(curves["t"])
+        == len(curves["training loss"]["network"])
+        == len(curves["training loss"]["empirical"])
+    )
 
 
 @pytest.mark.slow
@@ -37,7 +41,17 @@ def test_demo_on_a_table(tmp_path):
     x = rng.normal(size=(60, 3))
     rows = [f"{a},{b},{c},{a * b + c}" for a, b, c in x]
     (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,y", *rows]))
-    report = run_demo(tmp_path, "--data", str(tmp_path / "mine.csv"), "--target", "y", "--width", "64", "--seed", "3")
+    report = run_demo(
+        tmp_path,
+        "--data",
+        str(tmp_path / "mine.csv"),
+        "--target",
+        "y",
+        "--width",
+        "64",
+        "--seed",
+        "3",
+    )
     assert report["mine"]["settings"]["depth"] == 2 and report["mine"]["settings"]["seed"] == 3
     assert report["mine"]["numbers"]["final training loss"] < 0.1
 
@@ -74,21 +88,43 @@ def test_out_that_is_a_file_is_found_before_training(tmp_path, capsys, no_work):
     for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
         assert main(["demo", "--out", str(out)]) == 1
         error = capsys.readouterr().err
-        assert "--out: expected a folder" in error and "is a file" in error and error.count("\n") == 1
+        assert (
+            "--out: expected a folder" in error and "is a file" in error and error.count("\n") == 1
+        )
 
 
 def test_matplotlib_is_asked_for_before_training(tmp_path, capsys, no_work, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["demo", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "pip install 'ntk-jax[plots]'" in error and "--no-figures" in error and error.count("\n") == 1
+    assert (
+        "pip install 'ntk-jax[plots]'" in error
+        and "--no-figures" in error
+        and error.count("\n") == 1
+    )
     (tmp_path / "t.csv").write_text("a,b\n1,2.5\n2,3.5\n4,1.5\n3,3.25")
     with pytest.raises(AssertionError, match="trained"):  # without figures the work begins
-        main(["demo", "--data", str(tmp_path / "t.csv"), "--target", "b", "--out", str(tmp_path), "--no-figures"])
+        main(
+            [
+                "demo",
+                "--data",
+                str(tmp_path / "t.csv"),
+                "--target",
+                "b",
+                "--out",
+                str(tmp_path),
+                "--no-figures",
+            ]
+        )
 
 
 def test_a_long_field_is_one_line_on_stderr(tmp_path, capsys, no_work):
     (tmp_path / "long.csv").write_text("a,b\n1," + "9" * 131_073)
-    assert main(["demo", "--data", str(tmp_path / "long.csv"), "--target", "b", "--out", str(tmp_path)]) == 1
+    assert (
+        main(
+            ["demo", "--data", str(tmp_path / "long.csv"), "--target", "b", "--out", str(tmp_path)]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert "long.csv, row 2" in error and error.count("\n") == 1

@@ -1,7 +1,9 @@
-"""Every differentiable function of kernels against central differences, at generic and at degenerate points.
+"""Every differentiable function of kernels against central differences, at generic and at
+degenerate points.
 
-The kernel is K(h) = φ φᵀ of features φ + h d, with repeated eigenvalues (symmetric data, K = I) or none at all to speak of
-(repeated rows). Forward and reverse mode, first and second order, inside jit and vmap.
+The kernel is K(h) = φ φᵀ of features φ + h d, with repeated eigenvalues (symmetric data, K = I) or
+none at all to speak of (repeated rows). Forward and reverse mode, first and second order, inside
+jit and vmap.
 """
 
 import jax
@@ -29,7 +31,9 @@ INF = np.inf
 
 
 def flow(t, y=Y, **options):
-    return lambda k, k_test: ntk_jax.gradient_flow_mse(diagonalize(k), y, t, k_test_train=k_test, **options)
+    return lambda k, k_test: ntk_jax.gradient_flow_mse(
+        diagonalize(k), y, t, k_test_train=k_test, **options
+    )
 
 
 def descent(steps, rate=0.3, **options):
@@ -41,7 +45,9 @@ def descent(steps, rate=0.3, **options):
 def ensemble(t, **options):
     def of(k, k_test):
         tested = Kernels(k_test + 0.1 * k_test**2, k_test)
-        return ntk_jax.ensemble_mse(Kernels(k + 0.1 * k**2, k), tested, 50 * jnp.eye(N_TEST), Y, t, **options)
+        return ntk_jax.ensemble_mse(
+            Kernels(k + 0.1 * k**2, k), tested, 50 * jnp.eye(N_TEST), Y, t, **options
+        )
 
     return of
 
@@ -57,18 +63,25 @@ FUNCTIONS = {
     "flow with a ridge and decay": (flow([3.0, INF], diag_reg=0.2, **DECAY), POINTS),
     "flow at inf": (flow([1.0, INF]), REGULAR),
     "flow of outputs apart": (
-        lambda k, k_test: flow(5.0, PER_OUTPUT)(jnp.stack([k, 2 * k], -1), jnp.stack([k_test, k_test], -1)),
+        lambda k, k_test: flow(5.0, PER_OUTPUT)(
+            jnp.stack([k, 2 * k], -1), jnp.stack([k_test, k_test], -1)
+        ),
         POINTS,
     ),
     "descent": (descent([0, 3, 40]), POINTS),
     "descent, momentum and decay": (descent(9, momentum=0.5, nesterov=True, **DECAY), POINTS),
     "kernel regression": (lambda k, k_test: ntk_jax.kernel_regression(k, Y, k_test)[:2], REGULAR),
-    "ridge regression": (lambda k, k_test: ntk_jax.kernel_regression(k, Y, k_test, diag_reg=0.3)[:2], POINTS),
+    "ridge regression": (
+        lambda k, k_test: ntk_jax.kernel_regression(k, Y, k_test, diag_reg=0.3)[:2],
+        POINTS,
+    ),
     "ensemble": (ensemble(4.0), POINTS),
     "ensemble at inf": (ensemble([2.0, INF], diag_reg=0.1), POINTS),
     "posterior": (posterior, POINTS),
     "leave one out": (
-        lambda k, _: ntk_jax.leave_one_out(diagonalize(k), Y, diag_reg=jnp.array([0.1, 2.0])).predictions,
+        lambda k, _: (
+            ntk_jax.leave_one_out(diagonalize(k), Y, diag_reg=jnp.array([0.1, 2.0])).predictions
+        ),
         POINTS,
     ),
     "leave one out, coupled": (
@@ -93,9 +106,15 @@ FUNCTIONS = {
         ),
         POINTS,
     ),
-    "sums over modes": (lambda k, _: jnp.sum(ntk_jax.learning_times(diagonalize(k))[: N // 2]), ("generic",)),
+    "sums over modes": (
+        lambda k, _: jnp.sum(ntk_jax.learning_times(diagonalize(k))[: N // 2]),
+        ("generic",),
+    ),
     "largest rate": (lambda k, _: ntk_jax.max_learning_rate(diagonalize(k)), ("generic",)),
-    "eigenlearning": (lambda k, _: ntk_jax.eigenlearning(jnp.diagonal(k), Y, [2, 4], diag_reg=0.1)[:2], POINTS),
+    "eigenlearning": (
+        lambda k, _: ntk_jax.eigenlearning(jnp.diagonal(k), Y, [2, 4], diag_reg=0.1)[:2],
+        POINTS,
+    ),
 }
 
 
@@ -125,23 +144,34 @@ def test_derivatives_are_central_differences(name):
 
     @jax.jit
     def program(phi):
-        along = lambda h: f(phi + h * DIRECTION)  # noqa: E731
+        along = lambda h: f(phi + h * DIRECTION)
         slope, reverse = jax.jvp(along, (0.0,), (1.0,))[1], jnp.vdot(jax.grad(f)(phi), DIRECTION)
         return jax.vmap(along)(jnp.asarray(OFFSETS)), slope, reverse
 
     for point in points:
         values, forward, reverse = program(POINTS[point])
         scale = 1 + np.abs(values).max()
-        np.testing.assert_allclose(forward, difference(values), rtol=1e-6, atol=1e-8 * scale, err_msg=point)
+        np.testing.assert_allclose(
+            forward, difference(values), rtol=1e-6, atol=1e-8 * scale, err_msg=point
+        )
         np.testing.assert_allclose(reverse, forward, rtol=1e-9, atol=1e-10 * scale, err_msg=point)
 
 
-# Every function of eigenvalues that they are made of, in its simplest setting, is differentiated twice in every run.
-SHORT = ("flow at inf", "kernel regression", "leave one out", "cross-validation", "effective rank", "eigenlearning")
+# Every function of eigenvalues that they are made of, in its simplest setting, is differentiated
+# twice in every run.
+SHORT = (
+    "flow at inf",
+    "kernel regression",
+    "leave one out",
+    "cross-validation",
+    "effective rank",
+    "eigenlearning",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
+    "name",
+    [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS],
 )
 def test_second_derivatives_are_central_differences(name):
     f, points = FUNCTIONS[name]
@@ -149,14 +179,22 @@ def test_second_derivatives_are_central_differences(name):
 
     @jax.jit
     def program(phi):
-        backward = lambda h: jnp.vdot(jax.grad(f)(phi + h * DIRECTION), DIRECTION)  # noqa: E731
-        return jax.vmap(backward)(jnp.asarray(OFFSETS)), jax.jvp(backward, (0.0,), (1.0,))[1], jax.grad(backward)(0.0)
+        backward = lambda h: jnp.vdot(jax.grad(f)(phi + h * DIRECTION), DIRECTION)
+        return (
+            jax.vmap(backward)(jnp.asarray(OFFSETS)),
+            jax.jvp(backward, (0.0,), (1.0,))[1],
+            jax.grad(backward)(0.0),
+        )
 
     for point in points:
         slopes, curvature, twice_reverse = program(POINTS[point])
         scale = 1 + np.abs(slopes).max()
-        np.testing.assert_allclose(curvature, difference(slopes), rtol=1e-6, atol=1e-7 * scale, err_msg=point)
-        np.testing.assert_allclose(twice_reverse, curvature, rtol=1e-8, atol=1e-9 * scale, err_msg=point)
+        np.testing.assert_allclose(
+            curvature, difference(slopes), rtol=1e-6, atol=1e-7 * scale, err_msg=point
+        )
+        np.testing.assert_allclose(
+            twice_reverse, curvature, rtol=1e-8, atol=1e-9 * scale, err_msg=point
+        )
 
 
 X = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
@@ -170,7 +208,7 @@ def symmetric_data(h):
 def test_derivatives_found_wrong_on_symmetric_data():
     k, dk = jax.jvp(symmetric_data, (0.0,), (1.0,))
     y = jnp.arange(6.0)
-    flow = lambda k: ntk_jax.gradient_flow_mse(diagonalize(k), y, 5.0).train[0]  # noqa: E731
+    flow = lambda k: ntk_jax.gradient_flow_mse(diagonalize(k), y, 5.0).train[0]
     np.testing.assert_allclose(jax.jvp(flow, (k,), (dk,))[1], 0.3535, atol=5e-5)
     at_identity = jax.grad(flow)(
         jnp.eye(6)
@@ -182,7 +220,9 @@ def test_derivatives_found_wrong_on_symmetric_data():
 def test_derivative_at_infinite_time():
     def test_output(s, t=np.inf):
         modes = diagonalize(s * jnp.diag(jnp.array([1.0, 2.0])))
-        return ntk_jax.gradient_flow_mse(modes, jnp.ones(2), t, k_test_train=jnp.ones((1, 2))).test[..., 0]
+        return ntk_jax.gradient_flow_mse(modes, jnp.ones(2), t, k_test_train=jnp.ones((1, 2))).test[
+            ..., 0
+        ]
 
     np.testing.assert_allclose(jax.grad(test_output)(1.0), -1.5, rtol=1e-14)
     both = jax.jacfwd(lambda s: test_output(s, jnp.array([1.0, np.inf])))(1.0)
@@ -202,11 +242,17 @@ def test_derivatives_by_time_ridge_and_rates():
 
     p = jnp.array([4.0, 0.2, 0.3, 0.1, 0.5])
     slope = jax.jit(jax.grad(output))(p)
-    beside = jax.jit(jax.vmap(jax.vmap(output)))(p[None, None] + OFFSETS[:, None, None] * np.eye(5)[None])
+    beside = jax.jit(jax.vmap(jax.vmap(output)))(
+        p[None, None] + OFFSETS[:, None, None] * np.eye(5)[None]
+    )
     np.testing.assert_allclose(slope, difference(beside), rtol=1e-7)
-    at_zero = jax.jit(jax.grad(output))(p.at[2].set(0.0))  # from one side only: no decay is a boundary
+    at_zero = jax.jit(jax.grad(output))(
+        p.at[2].set(0.0)
+    )  # from one side only: no decay is a boundary
     ahead = [output(p.at[2].set(h)) for h in (0.0, 1e-4, 2e-4)]
-    np.testing.assert_allclose(at_zero[2], (-3 * ahead[0] + 4 * ahead[1] - ahead[2]) / 2e-4, rtol=1e-5)
+    np.testing.assert_allclose(
+        at_zero[2], (-3 * ahead[0] + 4 * ahead[1] - ahead[2]) / 2e-4, rtol=1e-5
+    )
 
 
 def test_derivatives_go_through_vectorized_decompositions():
@@ -215,7 +261,9 @@ def test_derivatives_go_through_vectorized_decompositions():
 
     def output(ks):
         modes = jax.jit(jax.vmap(diagonalize))(ks)
-        return jnp.sum(jax.vmap(lambda m: ntk_jax.gradient_flow_mse(m, jnp.arange(3.0), 2.0).train[0])(modes))
+        return jnp.sum(
+            jax.vmap(lambda m: ntk_jax.gradient_flow_mse(m, jnp.arange(3.0), 2.0).train[0])(modes)
+        )
 
     d = jnp.stack([jnp.arange(9.0).reshape(3, 3), jnp.ones((3, 3))])
     d = d + jnp.swapaxes(d, 1, 2)

@@ -1,4 +1,6 @@
-"""Arrays of every kind that people hold: the same numbers, or an error that says what to do; never other numbers."""
+"""Arrays of every kind that people hold: the same numbers, or an error that says what to do; never
+other numbers.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -52,15 +54,23 @@ def test_integers_beyond_the_range_of_jax_do_not_wrap(dtype):
         np.testing.assert_array_equal(as_examples("x", x), values)
         k = ntk_jax.mlp_kernels([[2**40, 1]], depth=0).nngp
         np.testing.assert_allclose(k, [[2.0**79]], rtol=1e-6)
-        np.testing.assert_array_equal(as_targets("y", np.array([2**40, 1]), 2, jnp.float32), [2**40, 1])
+        np.testing.assert_array_equal(
+            as_targets("y", np.array([2**40, 1]), 2, jnp.float32), [2**40, 1]
+        )
         assert as_examples("x", np.array([[5, 1]])).dtype == jnp.int32  # indices stay integers
     finally:
         jax.config.update("jax_enable_x64", True)
 
 
 REFUSED = {
-    "objects": (X.astype(object), r"expected numbers; got dtype object, such as 0.0.*\.astype\(float\)"),
-    "names": (np.array([["cat"], ["dog"]]), r"expected numbers; got dtype <U3, such as .*cat.*np.unique"),
+    "objects": (
+        X.astype(object),
+        r"expected numbers; got dtype object, such as 0.0.*\.astype\(float\)",
+    ),
+    "names": (
+        np.array([["cat"], ["dog"]]),
+        r"expected numbers; got dtype <U3, such as .*cat.*np.unique",
+    ),
     "bytes": (np.array([[b"cat"]]), r"expected numbers; got dtype \|S3"),
     "dates": (np.array([["2020-01-01"]], "M8[D]"), r"expected numbers; got dtype datetime64"),
     "records": (np.zeros((2, 2), [("a", float)]), r"expected numbers; got dtype \[\('a'"),
@@ -68,15 +78,26 @@ REFUSED = {
     "ragged": ([[1.0, 2.0], [3.0]], r"expected an array; got a list that is none.*inhomogeneous"),
     "masked": (np.ma.masked_array(X, X > 1), r"expected no masked values.*Fill or drop"),
     "deleted": (deleted(), r"was deleted, or donated"),
-    "SciPy sparse": (scipy.sparse.csr_matrix(X), r"dense array; got a sparse csr_matrix. Pass x.toarray\(\)"),
-    "SciPy sparse array": (scipy.sparse.coo_array(X), r"got a sparse coo_array. Pass x.toarray\(\)"),
-    "named tuple": (ntk_jax.Modes(X[0], X), r"got Modes. Take one of its parts: .eigenvalues, .eigenvectors"),
+    "SciPy sparse": (
+        scipy.sparse.csr_matrix(X),
+        r"dense array; got a sparse csr_matrix. Pass x.toarray\(\)",
+    ),
+    "SciPy sparse array": (
+        scipy.sparse.coo_array(X),
+        r"got a sparse coo_array. Pass x.toarray\(\)",
+    ),
+    "named tuple": (
+        ntk_jax.Modes(X[0], X),
+        r"got Modes. Take one of its parts: .eigenvalues, .eigenvectors",
+    ),
     "beyond int64": ([[2**70, 1]], r"expected numbers; got dtype object"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("check", [as_array, as_examples, as_kernel, lambda name, y: as_targets(name, y, 2, float)])
+@pytest.mark.parametrize(
+    "check", [as_array, as_examples, as_kernel, lambda name, y: as_targets(name, y, 2, float)]
+)
 def test_these_are_refused_in_our_words(case, check):
     value, message = REFUSED[case]
     with pytest.raises(ValueError, match=f"(?s)^x: .*{message}"):
@@ -85,14 +106,24 @@ def test_these_are_refused_in_our_words(case, check):
 
 def test_names_of_classes_as_targets():
     names = np.array(["cat", "dog", "cat", "eel"])
-    with pytest.raises(ValueError, match=r"y_train: expected numbers.*\(y_train\[:, None\] == np.unique\(y_train\)\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"y_train: expected numbers.*\(y_train\[:, None\] == np.unique\(y_train\)\)",
+    ):
         ntk_jax.kernel_regression(np.eye(4), names, np.eye(4))
 
 
 def test_kernels_where_one_kernel_is_expected():
     pair = ntk_jax.Kernels(np.eye(3), np.eye(3))
-    for call in (ntk_jax.diagonalize, ntk_jax.eigenvalues, ntk_jax.definiteness, ntk_jax.effective_rank):
-        with pytest.raises(ValueError, match=r"got Kernels\(nngp, ntk\). Take one of the two, .nngp or .ntk"):
+    for call in (
+        ntk_jax.diagonalize,
+        ntk_jax.eigenvalues,
+        ntk_jax.definiteness,
+        ntk_jax.effective_rank,
+    ):
+        with pytest.raises(
+            ValueError, match=r"got Kernels\(nngp, ntk\). Take one of the two, .nngp or .ntk"
+        ):
             call(pair)
     with pytest.raises(ValueError, match=r"k_test_train: expected one kernel; got Kernels"):
         ntk_jax.kernel_regression(np.eye(3), np.ones(3), pair)
@@ -107,7 +138,9 @@ def test_half_precision_kernels_are_those_numbers_in_single(dtype):
         ntk_jax.eigenvalues,
         ntk_jax.effective_rank,
         lambda k: ntk_jax.alignment(k, target),
-        lambda k: ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), target, 1.0, k_test_train=k).test,
+        lambda k: (
+            ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), target, 1.0, k_test_train=k).test
+        ),
         lambda k: ntk_jax.kernel_regression(k, target, k).test,
         lambda k: ntk_jax.generalized_cross_validation(k, target, diag_reg=0.1),
         lambda k: ntk_jax.kernel_change(k, 2 * np.asarray(k)),
@@ -121,16 +154,30 @@ def test_half_precision_kernels_are_those_numbers_in_single(dtype):
 
 def test_targets_outside_the_range_of_the_kernel():
     k = np.eye(2, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"y_train: expected values in the range of the kernel's float32"):
+    with pytest.raises(
+        ValueError, match=r"y_train: expected values in the range of the kernel's float32"
+    ):
         ntk_jax.kernel_regression(k, np.array([1e300, 1.0]), k)
 
 
 PARAMS = {
     "a function": ({"w": X, "phi": jnp.tanh}, r"params\['phi'\]: .*Equinox.*eqx.partition"),
-    "a name": ({"w": X, "phi": "tanh"}, r"params\['phi'\]: expected a floating-point array; got <U4"),
-    "a key": ({"w": X, "key": jax.random.key(0)}, r"params\['key'\]: expected a floating-point array; got key"),
-    "long doubles": ({"w": X.astype(np.longdouble)}, r"params\['w'\]: expected a dtype that JAX has; got float128"),
-    "big-endian": ({"w": X.astype(">f8")}, r"params\['w'\]: expected a dtype that JAX has; got >f8"),
+    "a name": (
+        {"w": X, "phi": "tanh"},
+        r"params\['phi'\]: expected a floating-point array; got <U4",
+    ),
+    "a key": (
+        {"w": X, "key": jax.random.key(0)},
+        r"params\['key'\]: expected a floating-point array; got key",
+    ),
+    "long doubles": (
+        {"w": X.astype(np.longdouble)},
+        r"params\['w'\]: expected a dtype that JAX has; got float128",
+    ),
+    "big-endian": (
+        {"w": X.astype(">f8")},
+        r"params\['w'\]: expected a dtype that JAX has; got >f8",
+    ),
     "deleted": ({"w": deleted()}, r"params\['w'\]: .*deleted, or donated"),
 }
 
@@ -156,9 +203,13 @@ def test_scalars_are_scalars():
     ]:
         with pytest.raises(ValueError, match=message):
             check_number("r", bad, max_ndim=0)
-    with pytest.raises(ValueError, match=r"r: expected a number or a vector of them; got shape \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"r: expected a number or a vector of them; got shape \(2, 2\)"
+    ):
         check_number("r", np.ones((2, 2)), max_ndim=1)
-    with pytest.raises(ValueError, match=r"r: expected a number; got shape \(2,\)"):  # also where values are unknown
+    with pytest.raises(
+        ValueError, match=r"r: expected a number; got shape \(2,\)"
+    ):  # also where values are unknown
         jax.jit(lambda r: check_number("r", r, max_ndim=0))(np.ones(2))
     with pytest.raises(ValueError, match=r"r: expected a real number"):
         jax.jit(lambda r: check_number("r", r))(1j)

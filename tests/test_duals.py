@@ -55,7 +55,9 @@ def test_float32_angle_is_exact_to_four_ulps():
     exact = 2 * np.arcsin(np.sqrt(u.astype(np.float64) / 2))
     got = angle(jnp.asarray(u)).to_pole
     assert got.dtype == jnp.float32
-    assert np.max(np.abs(np.asarray(got, float) - exact) / np.spacing(exact.astype(np.float32))) <= 4
+    assert (
+        np.max(np.abs(np.asarray(got, float) - exact) / np.spacing(exact.astype(np.float32))) <= 4
+    )
 
 
 def test_relu_float32_backward_error_near_the_poles():
@@ -73,7 +75,11 @@ SERIES = {
     "tanh": (np.tanh, lambda u: 1 / np.cosh(u) ** 2, 1e-9),
     "sigmoid": (lambda u: 1 / (1 + np.exp(-u)), lambda u: 1 / (2 + 2 * np.cosh(u)), 1e-9),
     "softplus": (lambda u: np.logaddexp(0, u), lambda u: 1 / (1 + np.exp(-u)), 1e-9),
-    "elu": (lambda u: np.where(u > 0, u, np.expm1(u)), lambda u: np.where(u > 0, 1.0, np.exp(u)), 1e-6),
+    "elu": (
+        lambda u: np.where(u > 0, u, np.expm1(u)),
+        lambda u: np.where(u > 0, 1.0, np.exp(u)),
+        1e-6,
+    ),
 }
 
 
@@ -91,20 +97,25 @@ def test_series_bound_holds():
     few = duals.Series(jnp.tanh, terms=16)
     many = duals.Series(jnp.tanh, terms=256)
     q = jnp.asarray(2.0)
-    error = [abs(float(a - b)) for a, b in zip(few(q, 0.97 * q, q), many(q, 0.97 * q, q), strict=True)]
+    error = [
+        abs(float(a - b)) for a, b in zip(few(q, 0.97 * q, q), many(q, 0.97 * q, q), strict=True)
+    ]
     bound = [float(b) for b in few.bound(q, q)]
     assert error[0] > 1e-9  # otherwise there is nothing to bound
     assert all(e <= b for e, b in zip(error, bound, strict=True))
 
 
 def test_a_series_takes_the_terms_that_its_tolerance_asks_for():
-    # E[tanh(u) tanh(v)] by the mixture, exact at any variance; 64 terms are off by 1e-4 at variance 4
+    # E[tanh(u) tanh(v)] by the mixture, exact at any variance; 64 terms are off by 1e-4 at variance
+    # 4
     for tolerance in (1e-4, 1e-10):
         loose = duals.series(jnp.tanh, tolerance=tolerance)
         value, exact = loose(4.0, 3.96, 4.0), duals.tanh(4.0, 3.96, 4.0)
         for a, b in zip(value, exact, strict=True):
             assert abs(a - b) <= tolerance * b
-    assert loose.fitted(4.0, F64).count > duals.series(jnp.tanh, tolerance=1e-4).fitted(4.0, F64).count
+    assert (
+        loose.fitted(4.0, F64).count > duals.series(jnp.tanh, tolerance=1e-4).fitted(4.0, F64).count
+    )
     with pytest.warns(UserWarning, match="asked for"):
         duals.series(jnp.tanh)(1e5, 9e4, 1e5)
 
@@ -126,13 +137,18 @@ SMOOTH = {
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_derivatives_at_identical_and_antipodal_inputs_are_integrals_over_one_gaussian(name):
-    # Price: d E[f(u) g(v)] = E[f' g'] dq12 + E[f'' g] / 2 dq11 + E[f g''] / 2 dq22, here with v = +-u
+    # Price: d E[f(u) g(v)] = E[f' g'] dq12 + E[f'' g] / 2 dq11 + E[f g''] / 2 dq22, here with v =
+    # +-u
     q, z = 1.7, np.linspace(-12, 12, 2401)  # the trapezoidal rule converges exponentially here
     w = np.exp(-z * z / 2)
-    d = np.asarray(jax.jit(lambda u: jnp.stack([derivative(SMOOTH[name], order)(u) for order in range(4)]))(q**0.5 * z))
+    d = np.asarray(
+        jax.jit(lambda u: jnp.stack([derivative(SMOOTH[name], order)(u) for order in range(4)]))(
+            q**0.5 * z
+        )
+    )
     jacobian = jax.jit(jax.jacfwd(lambda *m: jnp.stack(duals.rule(name)(*m)), (0, 1, 2)))
     for sign in (1, -1):
-        mean = lambda f, g: float(w @ (d[f] * d[g, ::sign]) / w.sum())  # noqa: B023, E731
+        mean = lambda f, g, sign=sign: float(w @ (d[f] * d[g, ::sign]) / w.sum())
         exact = [
             [mean(2, 0) / 2, mean(1, 1), mean(0, 2) / 2],
             [mean(3, 1) / 2, mean(2, 2), mean(1, 3) / 2],
@@ -150,13 +166,17 @@ def with_value(f):
 def test_second_derivatives_against_finite_differences(name):
     q, h = np.array([1.1, 0.4, 0.7]), 1e-5
     gradient = with_value(jax.jacrev(lambda q: jnp.stack(duals.rule(name)(*q))))
-    numeric = np.stack([(gradient(q + h * e)[1] - gradient(q - h * e)[1]) / (2 * h) for e in np.eye(3)], axis=-1)
+    numeric = np.stack(
+        [(gradient(q + h * e)[1] - gradient(q - h * e)[1]) / (2 * h) for e in np.eye(3)], axis=-1
+    )
     np.testing.assert_allclose(gradient(q)[0], numeric, rtol=1e-5, atol=1e-7)
 
 
 def test_kink_at_zero_is_exact():
     rule = duals.series(lambda u: jnp.where(u > 0, u, 0.25 * u))
-    for a, b in zip(rule(1.0, 0.99, 1.2), duals.leaky_relu(1.0, 0.99, 1.2, slope=0.25), strict=True):
+    for a, b in zip(
+        rule(1.0, 0.99, 1.2), duals.leaky_relu(1.0, 0.99, 1.2, slope=0.25), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
@@ -201,7 +221,9 @@ def test_bad_activations_are_explained():
 DEGENERATE = [(1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 2.0, 4.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)]
 
 
-@pytest.mark.parametrize("name", ["relu", "abs", "erf", "gelu", "sin", "gaussian", "tanh", "hard_tanh"])
+@pytest.mark.parametrize(
+    "name", ["relu", "abs", "erf", "gelu", "sin", "gaussian", "tanh", "hard_tanh"]
+)
 def test_derivatives_are_finite_where_inputs_are_degenerate(name):
     derivatives = with_value(jax.grad(lambda q: duals.rule(name)(*q).k))
     for q in np.array(DEGENERATE):
@@ -210,11 +232,15 @@ def test_derivatives_are_finite_where_inputs_are_degenerate(name):
         assert np.all(np.isfinite(hessian)), (q, hessian)
 
 
-@pytest.mark.parametrize("name", ["relu", "sign", "erf", "gelu", "exp", "gaussian", "tanh", "selu", "hard_swish"])
+@pytest.mark.parametrize(
+    "name", ["relu", "sign", "erf", "gelu", "exp", "gaussian", "tanh", "selu", "hard_swish"]
+)
 def test_gradients_against_finite_differences(name):
     q, h = np.array([[1.1, 1.3], [0.4, -0.5], [0.7, 0.66]]), 1e-5
     dual = jax.vmap(with_value(lambda q: jnp.stack(duals.rule(name)(*q))), in_axes=1, out_axes=1)
-    numeric = [(dual(q + h * e[:, None])[1] - dual(q - h * e[:, None])[1]) / (2 * h) for e in np.eye(3)]
+    numeric = [
+        (dual(q + h * e[:, None])[1] - dual(q - h * e[:, None])[1]) / (2 * h) for e in np.eye(3)
+    ]
     np.testing.assert_allclose(dual(q)[0], np.stack(numeric, axis=-1), rtol=2e-6, atol=1e-8)
 
 
@@ -224,14 +250,18 @@ def test_a_cut_off_far_out_is_seen():
 
 
 def test_derivatives_of_k_dot_are_exact_at_identical_and_antipodal_inputs():
-    # erf: k_dot = 4/pi D^(-1/2), D = (1 + 2 q11)(1 + 2 q22) - 4 q12²; gaussian: k_dot = 4 q12 D^(-3/2)
+    # erf: k_dot = 4/pi D^(-1/2), D = (1 + 2 q11)(1 + 2 q22) - 4 q12²; gaussian: k_dot = 4 q12
+    # D^(-3/2)
     slopes = [
-        jax.jit(jax.jacfwd(lambda *m, name=n: duals.rule(name)(*m).k_dot, (0, 1, 2))) for n in ("erf", "gaussian")
+        jax.jit(jax.jacfwd(lambda *m, name=n: duals.rule(name)(*m).k_dot, (0, 1, 2)))
+        for n in ("erf", "gaussian")
     ]
     for q, c in ((q, sign * q) for q in (1.0, 0.3, 3.0) for sign in (1, -1)):
         D = (1 + 2 * q) ** 2 - 4 * c * c
         own, cross = -(1 + 2 * q) * D**-1.5, 4 * c * D**-1.5
-        np.testing.assert_allclose(slopes[0](q, c, q), 4 / np.pi * np.array([own, cross, own]), rtol=1e-12)
+        np.testing.assert_allclose(
+            slopes[0](q, c, q), 4 / np.pi * np.array([own, cross, own]), rtol=1e-12
+        )
         by_own = -12 * c * (1 + 2 * q) * D**-2.5
         exact = [by_own, 4 * D**-1.5 + 48 * c * c * D**-2.5, by_own]
         np.testing.assert_allclose(slopes[1](q, c, q), exact, rtol=1e-12)

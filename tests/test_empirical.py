@@ -19,7 +19,9 @@ def mlp(key, num_outputs=3):
 
 
 def pytree(key):
-    """A network with parameters in odd places: nested, scalar, unused, shared, inside a nonlinearity."""
+    """A network with parameters in odd places: nested, scalar, unused, shared, inside a
+    nonlinearity.
+    """
     w = jax.random.normal(key, (4, 3))
     params = {"w": (w, [w[0]]), "scale": jnp.asarray(0.7), "unused": jnp.ones(2)}
 
@@ -37,7 +39,9 @@ def image(key):
 
     def apply_fn(params, x):
         return jax.nn.softplus(
-            jax.lax.conv_general_dilated(x, params, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            jax.lax.conv_general_dilated(
+                x, params, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         )
 
     return apply_fn, params
@@ -61,7 +65,9 @@ def test_equals_dense_jacobian(case, method, getkey):
     make, shape = CASES[case]
     apply_fn, params = make(getkey())
     # another number of rows is another program: two cases have one
-    x1, x2 = (jax.random.normal(getkey(), (n, *shape)) for n in (5, 3 if case in ("mlp", "image") else 5))
+    x1, x2 = (
+        jax.random.normal(getkey(), (n, *shape)) for n in (5, 3 if case in ("mlp", "image") else 5)
+    )
     for other in (x2, None):
         truth = dense_ntk(apply_fn, params, x1, x1 if other is None else other)
         for outputs, expected in truth.items():
@@ -81,7 +87,9 @@ def test_blocks_change_nothing_and_symmetry_is_exact(memory_limit, method, getke
             k = np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x1, other, **options))
             np.testing.assert_allclose(k, expected, rtol=1e-10, atol=1e-12)
             if other is None:
-                np.testing.assert_array_equal(k, k.swapaxes(0, 1) if k.ndim < 4 else k.transpose(1, 0, 3, 2))
+                np.testing.assert_array_equal(
+                    k, k.swapaxes(0, 1) if k.ndim < 4 else k.transpose(1, 0, 3, 2)
+                )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -92,7 +100,9 @@ def test_float32_stays_float32(method, getkey):
     k = ntk_jax.empirical_ntk(apply_fn, single, x.astype(jnp.float32), method=method)
     assert k.dtype == jnp.float32
     # one matrix product and a backward pass: errors of some tens of ulps, 1e-5 of the largest entry
-    np.testing.assert_allclose(k, ntk_jax.empirical_ntk(apply_fn, params, x), atol=1e-5 * float(k.max()))
+    np.testing.assert_allclose(
+        k, ntk_jax.empirical_ntk(apply_fn, params, x), atol=1e-5 * float(k.max())
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,7 +118,7 @@ def test_half_precision_parameters_are_accumulated_in_single(method, getkey):
 
 def test_linear_model_has_kernel_one_plus_product(getkey):
     x = jax.random.normal(getkey(), (5, 1))
-    apply_fn = lambda p, x: p[0] * x + p[1]  # noqa: E731
+    apply_fn = lambda p, x: p[0] * x + p[1]
     for params in ([0.0, 0.0], [2.0, -1.0]):
         k = ntk_jax.empirical_ntk(apply_fn, [jnp.asarray(p) for p in params], x)
         np.testing.assert_allclose(k, x @ x.T + 1, rtol=1e-14)
@@ -117,9 +127,9 @@ def test_linear_model_has_kernel_one_plus_product(getkey):
 def test_works_inside_jit_and_under_grad(getkey):
     apply_fn, params = mlp(getkey())
     x = jax.random.normal(getkey(), (4, 4))
-    kernel = lambda p: ntk_jax.empirical_ntk(apply_fn, p, x)  # noqa: E731
+    kernel = lambda p: ntk_jax.empirical_ntk(apply_fn, p, x)
     np.testing.assert_allclose(jax.jit(kernel)(params), kernel(params), rtol=1e-12)
-    trace = lambda p: jnp.trace(kernel(p))  # noqa: E731
+    trace = lambda p: jnp.trace(kernel(p))
     direction = jax.tree.map(jnp.ones_like, params)
     step = 1e-5
     moved = [jax.tree.map(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step)]
@@ -149,7 +159,10 @@ def test_empirical_nngp_is_the_product_of_outputs(outputs, getkey):
     apply_fn, params = mlp(getkey())
     x1, x2 = (jax.random.normal(getkey(), (n, 4)) for n in (5, 3))
     for other in (x2, None):
-        f1, f2 = np.asarray(apply_fn(params, x1)), np.asarray(apply_fn(params, x1 if other is None else other))
+        f1, f2 = (
+            np.asarray(apply_fn(params, x1)),
+            np.asarray(apply_fn(params, x1 if other is None else other)),
+        )
         full = np.einsum("io,jq->ijoq", f1, f2)
         diagonal = np.einsum("ijoo->ijo", full)
         expected = {"full": full, "diagonal": diagonal, "mean": diagonal.mean(axis=2)}[outputs]

@@ -1,4 +1,6 @@
-"""Every bad input raises an error that says what was expected, what came, and the way out: one list."""
+"""Every bad input raises an error that says what was expected, what came, and the way out: one
+list.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -47,33 +49,63 @@ CASES = {
     "NaN": (lambda: kernels(NAN), r"x1: expected finite values; got 3 NaN or infinite of 12"),
     "NaN in x2": (lambda: ntk(X, NAN), r"x2: expected finite values; got 3 NaN"),
     "complex": (lambda: kernels(X + 0j), r"expected real values; got complex128.*Stack"),
-    "other features": (lambda: kernels(X, X[:, :2]), r"shaped like those of x1, \(3,\); got \(2,\)"),
+    "other features": (
+        lambda: kernels(X, X[:, :2]),
+        r"shaped like those of x1, \(3,\); got \(2,\)",
+    ),
     # options
     "unknown outputs": (
         lambda: ntk(outputs="trace"),
         r"outputs: expected one of 'mean', 'diagonal', 'full'; got 'trace'",
     ),
-    "unknown method": (lambda: ntk(method="fast"), r"method: expected one of .*'jacobian'.*; got 'fast'"),
-    "unknown activation": (lambda: kernels(activation="rleu"), r"activation: expected .*'relu'.*got 'rleu'"),
+    "unknown method": (
+        lambda: ntk(method="fast"),
+        r"method: expected one of .*'jacobian'.*; got 'fast'",
+    ),
+    "unknown activation": (
+        lambda: kernels(activation="rleu"),
+        r"activation: expected .*'relu'.*got 'rleu'",
+    ),
     "unknown parameterization": (
         lambda: kernels(parameterization="mup"),
         r"parameterization: expected one of 'ntk', 'standard'; got 'mup'",
     ),
-    "negative depth": (lambda: kernels(depth=-1), r"depth: expected an integer of at least 0; got -1"),
-    "float depth": (lambda: kernels(depth=1.5), r"depth: expected an integer of at least 0; got 1.5"),
+    "negative depth": (
+        lambda: kernels(depth=-1),
+        r"depth: expected an integer of at least 0; got -1",
+    ),
+    "float depth": (
+        lambda: kernels(depth=1.5),
+        r"depth: expected an integer of at least 0; got 1.5",
+    ),
     "zero W_std": (lambda: kernels(W_std=0.0), r"W_std: expected finite and above 0; got 0.0"),
-    "negative b_std": (lambda: kernels(b_std=-1.0), r"b_std: expected finite and at least 0; got -1.0"),
-    "too few W_std": (lambda: kernels(W_std=(1.0,)), r"W_std: expected a number or one per Dense layer \(2.*got 1"),
-    "no width": (lambda: kernels(parameterization="standard"), r"width: expected the units of the hidden layers"),
+    "negative b_std": (
+        lambda: kernels(b_std=-1.0),
+        r"b_std: expected finite and at least 0; got -1.0",
+    ),
+    "too few W_std": (
+        lambda: kernels(W_std=(1.0,)),
+        r"W_std: expected a number or one per Dense layer \(2.*got 1",
+    ),
+    "no width": (
+        lambda: kernels(parameterization="standard"),
+        r"width: expected the units of the hidden layers",
+    ),
     "idle width": (lambda: kernels(width=10), r"width: expected None with parameterization='ntk'"),
-    "overflow": (lambda: kernels(X.astype(np.float32), depth=12, W_std=1e4), r"they overflow.*Use float64"),
+    "overflow": (
+        lambda: kernels(X.astype(np.float32), depth=12, W_std=1e4),
+        r"they overflow.*Use float64",
+    ),
     # networks
     "integer params": (
         lambda: ntk(params=jnp.ones((3, 2), int)),
         r"params: expected a floating-point array; got int64",
     ),
     "empty params": (lambda: ntk(params={}), r"params: expected a pytree with at least one array"),
-    "NaN params": (lambda: ntk(params={"w": PARAMS * np.nan}), r"params\['w'\]: expected finite values; got 6 NaN"),
+    "NaN params": (
+        lambda: ntk(params={"w": PARAMS * np.nan}),
+        r"params\['w'\]: expected finite values; got 6 NaN",
+    ),
     "Flax variables": (
         lambda: ntk(params={"params": PARAMS, "batch_stats": PARAMS}),
         r"also hold batch_stats.*from_linen",
@@ -82,8 +114,14 @@ CASES = {
         lambda: ntk(apply_fn=lambda p, x: jnp.sum(x @ p)),
         r"apply_fn: expected one array with a row per example",
     ),
-    "two results": (lambda: ntk(apply_fn=lambda p, x: (x @ p, x)), r"apply_fn: expected one array.*picks one"),
-    "class outputs": (lambda: ntk(apply_fn=lambda p, x: jnp.argmax(x @ p, 1)), r"apply_fn: expected real floating"),
+    "two results": (
+        lambda: ntk(apply_fn=lambda p, x: (x @ p, x)),
+        r"apply_fn: expected one array.*picks one",
+    ),
+    "class outputs": (
+        lambda: ntk(apply_fn=lambda p, x: jnp.argmax(x @ p, 1)),
+        r"apply_fn: expected real floating",
+    ),
     "no params collection": (
         lambda: ntk_jax.from_linen(ntk_jax.MLP(()), {"w": PARAMS}),
         r"'params' collection; got \['w'\]",
@@ -93,14 +131,38 @@ CASES = {
         r"x: expected shape \(n, d\); got \(2, 3, 3\). Flatten it",
     ),
     # kernels
-    "rectangular": (lambda: ntk_jax.diagonalize(K[:3]), r"expected a square kernel \(n, n\); got shape \(3, 4\)"),
-    "not symmetric": (lambda: ntk_jax.diagonalize(K + np.triu(K)), r"expected a symmetric kernel; got max \|K - K.T\|"),
-    "not PSD": (lambda: ntk_jax.diagonalize(K - 1.2 * np.eye(4)), r"3 of 4 eigenvalues below.*smallest -0.2"),
-    "1-d kernel": (lambda: ntk_jax.diagonalize(np.ones(4)), r"shape \(n1, n2\), \(n1, n2, O\) or \(n1, n2, O, O\)"),
-    "uneven outputs": (lambda: ntk_jax.diagonalize(np.ones((4, 4, 2, 3))), r"\(n1, n2, O, O\); got \(4, 4, 2, 3\)"),
-    "integer kernel": (lambda: ntk_jax.diagonalize(np.eye(4, dtype=int)), r"floating-point values; got int64"),
-    "NaN kernel": (lambda: ntk_jax.diagonalize(K * np.nan), r"k_train_train: expected finite values"),
-    "not PSD, regression": (lambda: ntk_jax.kernel_regression(K - 2 * np.eye(4), Y, K), r"positive semi-definite"),
+    "rectangular": (
+        lambda: ntk_jax.diagonalize(K[:3]),
+        r"expected a square kernel \(n, n\); got shape \(3, 4\)",
+    ),
+    "not symmetric": (
+        lambda: ntk_jax.diagonalize(K + np.triu(K)),
+        r"expected a symmetric kernel; got max \|K - K.T\|",
+    ),
+    "not PSD": (
+        lambda: ntk_jax.diagonalize(K - 1.2 * np.eye(4)),
+        r"3 of 4 eigenvalues below.*smallest -0.2",
+    ),
+    "1-d kernel": (
+        lambda: ntk_jax.diagonalize(np.ones(4)),
+        r"shape \(n1, n2\), \(n1, n2, O\) or \(n1, n2, O, O\)",
+    ),
+    "uneven outputs": (
+        lambda: ntk_jax.diagonalize(np.ones((4, 4, 2, 3))),
+        r"\(n1, n2, O, O\); got \(4, 4, 2, 3\)",
+    ),
+    "integer kernel": (
+        lambda: ntk_jax.diagonalize(np.eye(4, dtype=int)),
+        r"floating-point values; got int64",
+    ),
+    "NaN kernel": (
+        lambda: ntk_jax.diagonalize(K * np.nan),
+        r"k_train_train: expected finite values",
+    ),
+    "not PSD, regression": (
+        lambda: ntk_jax.kernel_regression(K - 2 * np.eye(4), Y, K),
+        r"positive semi-definite",
+    ),
     "tiny ridge": (
         lambda: ntk_jax.kernel_regression(K - 2 * np.eye(4), Y, K, diag_reg=0.1),
         r"expected a positive definite matrix.*diag_reg = 0.1.*pseudo-inverse",
@@ -114,8 +176,14 @@ CASES = {
         r"diag_reg: expected finite and at least",
     ),
     # dynamics: shapes that would broadcast
-    "rows of y": (lambda: ntk_jax.gradient_flow_mse(MODES, Y[:3], 1.0), r"shape \(4,\) or \(4, O\); got \(3, 2\)"),
-    "row y": (lambda: ntk_jax.gradient_flow_mse(MODES, Y[:1], 1.0), r"shape \(4,\) or \(4, O\); got \(1, 2\)"),
+    "rows of y": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y[:3], 1.0),
+        r"shape \(4,\) or \(4, O\); got \(3, 2\)",
+    ),
+    "row y": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y[:1], 1.0),
+        r"shape \(4,\) or \(4, O\); got \(1, 2\)",
+    ),
     "(n, 1) against (n,)": (
         lambda: ntk_jax.gradient_flow_mse(MODES, Y[:, :1], 1.0, fx_train_0=Y[:, 0]),
         r"fx_train_0: expected a scalar or shape \(4, 1\).*got \(4,\)",
@@ -132,8 +200,14 @@ CASES = {
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, fx_test_0=Y),
         r"k_test_train: expected the test kernel together with fx_test_0",
     ),
-    "negative time": (lambda: ntk_jax.gradient_flow_mse(MODES, Y, [-1.0, 1.0]), r"t: expected at least 0"),
-    "NaN time": (lambda: ntk_jax.gradient_flow_mse(MODES, Y, np.nan), r"t: expected at least 0; got nan"),
+    "negative time": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, [-1.0, 1.0]),
+        r"t: expected at least 0",
+    ),
+    "NaN time": (
+        lambda: ntk_jax.gradient_flow_mse(MODES, Y, np.nan),
+        r"t: expected at least 0; got nan",
+    ),
     "matrix of times": (
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, np.ones((2, 2))),
         r"t: expected a scalar or a non-empty",
@@ -146,14 +220,18 @@ CASES = {
         lambda: ntk_jax.gradient_descent_mse(MODES, Y, 10**6, 1e6),
         r"learning_rate: expected at most .* the largest stable step.*got 1e\+06",
     ),
-    "momentum 1": (lambda: ntk_jax.max_learning_rate(MODES, momentum=1.0), r"momentum: expected a number in \[0, 1\)"),
+    "momentum 1": (
+        lambda: ntk_jax.max_learning_rate(MODES, momentum=1.0),
+        r"momentum: expected a number in \[0, 1\)",
+    ),
     "raw kernel as modes": (
         lambda: ntk_jax.gradient_flow_mse(jnp.asarray(K), Y, 1.0),
         r"modes: expected diagonalize\(k_train_train\); got ArrayImpl",
     ),
     "targets on their side": (
         lambda: ntk_jax.gradient_flow_mse(MODES, np.ones((1, 4)), 1.0),
-        r"y_train: expected 4 rows, one for each mode of a kernel that all outputs share; got \(1, 4\).*reshape\(-1\)",
+        r"y_train: expected 4 rows, one for each mode of a kernel that all outputs share; got \(1, "
+        r"4\).*reshape\(-1\)",
     ),
     "targets of a flattened kernel": (
         lambda: ntk_jax.gradient_descent_mse(MODES, np.ones((2, 2)), 3, 0.1),
@@ -221,11 +299,13 @@ CASES = {
     ),
     "test kernel of another kind": (
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, k_test_train=np.stack([K] * 2, -1)),
-        r"k_test_train: expected a kernel of the kind of the training one, with 2 axes; got shape \(4, 4, 2\)",
+        r"k_test_train: expected a kernel of the kind of the training one, with 2 axes; got shape "
+        r"\(4, 4, 2\)",
     ),
     "decay without start": (
         lambda: ntk_jax.gradient_flow_mse(MODES, Y, 1.0, weight_decay=0.1),
-        r"radial_train_0: expected J\(x\) θ_0 of shape \(4, 2\) together with weight_decay.*jax.jvp",
+        r"radial_train_0: expected J\(x\) θ_0 of shape \(4, 2\) together with "
+        r"weight_decay.*jax.jvp",
     ),
     "negative decay": (
         lambda: ntk_jax.gradient_descent_mse(MODES, Y, 1, 0.1, weight_decay=-0.1),
@@ -235,8 +315,14 @@ CASES = {
         lambda: ntk_jax.kernel_regression(K, Y, np.ones((3, 4, 2))),
         r"k_test_train: expected test rows and training columns, \(n_test, 4\); got \(3, 4, 2\)",
     ),
-    "flow: infinite time": (lambda: ntk_jax.gradient_flow("mse", K, Y, np.inf), r"t: expected finite and at least 0"),
-    "flow: negative time": (lambda: ntk_jax.gradient_flow("mse", K, Y, -1.0), r"t: expected finite and at least 0"),
+    "flow: infinite time": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, np.inf),
+        r"t: expected finite and at least 0",
+    ),
+    "flow: negative time": (
+        lambda: ntk_jax.gradient_flow("mse", K, Y, -1.0),
+        r"t: expected finite and at least 0",
+    ),
     "flow: unknown loss": (
         lambda: ntk_jax.gradient_flow("hinge", K, Y, 1.0),
         r"loss: expected one of 'mse', 'cross_entropy', 'logistic', 'huber'; got 'hinge'",
@@ -249,7 +335,10 @@ CASES = {
         lambda: ntk_jax.gradient_flow("cross_entropy", K, Y[:, :1], 1.0),
         r"shape \(n, O\) with O >= 2.*loss='logistic'",
     ),
-    "flow: labels 0 and 1": (lambda: ntk_jax.gradient_flow("logistic", K, 0 * Y, 1.0), r"targets -1 and 1.*2 y - 1"),
+    "flow: labels 0 and 1": (
+        lambda: ntk_jax.gradient_flow("logistic", K, 0 * Y, 1.0),
+        r"targets -1 and 1.*2 y - 1",
+    ),
     "flow: momentum alone": (
         lambda: ntk_jax.gradient_flow("mse", K, Y, 1.0, momentum=0.9),
         r"learning_rate: expected together with momentum",
@@ -269,7 +358,8 @@ CASES = {
     ),
     "GP: test-test shape": (
         lambda: ntk_jax.gp_posterior(K, Y, K[:2], np.ones(3), noise=0.1),
-        r"k_test_test: expected shape \(2, 2\) for the whole covariance, or \(2,\) for its diagonal alone; got \(3,\)",
+        r"k_test_test: expected shape \(2, 2\) for the whole covariance, or \(2,\) for its "
+        r"diagonal alone; got \(3,\)",
     ),
     "GP: negative variance": (
         lambda: ntk_jax.gp_posterior(K, Y, K[:2], np.zeros(2), noise=0.1),
@@ -313,12 +403,18 @@ CASES = {
         lambda: ntk_jax.top_eigenvalues(ntk_jax.ntk_operator(linear, PARAMS, X, X[:2]), 2, key=KEY),
         r"k: expected a square operator; got shape \(8, 4\). Make it with x2=None",
     ),
-    "too many eigenvalues": (lambda: ntk_jax.top_eigenvalues(K, 5, key=KEY), r"num: expected at most n = 4.*got 5"),
+    "too many eigenvalues": (
+        lambda: ntk_jax.top_eigenvalues(K, 5, key=KEY),
+        r"num: expected at most n = 4.*got 5",
+    ),
     "no eigenvalues": (
         lambda: ntk_jax.top_eigenvalues(K, 0, key=KEY),
         r"num: expected an integer of at least 1; got 0",
     ),
-    "eigenvalues of no kernel": (lambda: ntk_jax.eigenvalues(K[:3]), r"k: expected a square kernel"),
+    "eigenvalues of no kernel": (
+        lambda: ntk_jax.eigenvalues(K[:3]),
+        r"k: expected a square kernel",
+    ),
     "one probe": (
         lambda: ntk_jax.stochastic_trace(K, key=KEY, num_probes=1),
         r"num_probes: expected an integer of at least 2",
@@ -331,8 +427,14 @@ CASES = {
         lambda: ntk_jax.log_determinant(K, diag_reg=0.0, key=KEY),
         r"diag_reg: expected finite and above 0",
     ),
-    "unknown rank": (lambda: ntk_jax.effective_rank(K, kind="stable"), r"kind: expected one of 'entropy', 'partic"),
-    "other targets": (lambda: ntk_jax.alignment(K, Y[:3]), r"y: expected one row per training example"),
+    "unknown rank": (
+        lambda: ntk_jax.effective_rank(K, kind="stable"),
+        r"kind: expected one of 'entropy', 'partic",
+    ),
+    "other targets": (
+        lambda: ntk_jax.alignment(K, Y[:3]),
+        r"y: expected one row per training example",
+    ),
     "constant targets": (
         lambda: ntk_jax.alignment(K, Y, centered=True),
         r"alignment: expected.*not zero.*not constant",
@@ -345,7 +447,10 @@ CASES = {
         lambda: ntk_jax.centered_alignment(K, K[:3, :3]),
         r"k2: expected the shape of k1, \(4, 4\); got \(3, 3\)",
     ),
-    "no direction": (lambda: ntk_jax.cosine(np.diag([1.0, 0.0])), r"k: expected positive diagonal.*A zero input"),
+    "no direction": (
+        lambda: ntk_jax.cosine(np.diag([1.0, 0.0])),
+        r"k: expected positive diagonal.*A zero input",
+    ),
     "zero targets": (lambda: ntk_jax.cumulative_power(MODES, 0 * Y), r"\|y\|².*above 0"),
     "all is learned": (
         lambda: ntk_jax.eigenlearning(np.ones(4), np.ones(4), 4),
@@ -359,7 +464,10 @@ CASES = {
         lambda: ntk_jax.eigenlearning(np.ones(4), np.ones(4), 1.5),
         r"num_train: expected an integer or a vector of them; got 1.5",
     ),
-    "no rows left": (lambda: ntk_jax.learning_curve(K, Y, 4), r"num_train: expected less than the 4 rows of the pool"),
+    "no rows left": (
+        lambda: ntk_jax.learning_curve(K, Y, 4),
+        r"num_train: expected less than the 4 rows of the pool",
+    ),
     "singular pool": (
         lambda: ntk_jax.learning_curve(np.ones((4, 4)), Y, 2),
         r"less than 1, the number of positive eigenvalues; got 2",
@@ -373,21 +481,39 @@ CASES = {
         lambda: ntk_jax.check_limit(ntk_jax.MLP((4,)), X, key=KEY),
         r"model: expected a function width -> model.*got MLP",
     ),
-    "one width": (lambda: limits(widths=(8,)), r"widths: expected at least two increasing widths; got \(8,\)"),
-    "falling widths": (lambda: limits(widths=(8, 4)), r"at least two increasing widths; got \(8, 4\)"),
-    "unknown draw": (lambda: limits(draw="normal"), r"draw: expected one of 'initializer', 'gaussian'; got 'normal'"),
-    "one network": (lambda: limits(num_samples=1), r"num_samples: expected an integer of at least 2; got 1"),
+    "one width": (
+        lambda: limits(widths=(8,)),
+        r"widths: expected at least two increasing widths; got \(8,\)",
+    ),
+    "falling widths": (
+        lambda: limits(widths=(8, 4)),
+        r"at least two increasing widths; got \(8, 4\)",
+    ),
+    "unknown draw": (
+        lambda: limits(draw="normal"),
+        r"draw: expected one of 'initializer', 'gaussian'; got 'normal'",
+    ),
+    "one network": (
+        lambda: limits(num_samples=1),
+        r"num_samples: expected an integer of at least 2; got 1",
+    ),
     "unknown law": (
         lambda: ntk_jax.init_stats(lambda key: jnp.sort(jax.random.normal(key, (3,)))),
         r"known distribution.*`sort` of random entries.*init_stats=",
     ),
     # training
-    "batch without key": (lambda: train(batch_size=2), r"key: expected a random key together with batch_size"),
+    "batch without key": (
+        lambda: train(batch_size=2),
+        r"key: expected a random key together with batch_size",
+    ),
     "batch too large": (
         lambda: train(batch_size=9, key=jax.random.key(0)),
         r"batch_size: expected at most the 4 examples; got 9",
     ),
-    "cross-entropy of scores": (lambda: train(y=5 * Y, loss="cross_entropy"), r"y: expected rows of probabilities"),
+    "cross-entropy of scores": (
+        lambda: train(y=5 * Y, loss="cross_entropy"),
+        r"y: expected rows of probabilities",
+    ),
     "no networks": (
         lambda: ntk_jax.train_ensemble(
             lambda key: PARAMS,
@@ -406,16 +532,27 @@ CASES = {
         r"history: expected outputs; got none. Train with record_outputs=True",
     ),
     "compared at other times": (
-        lambda: ntk_jax.compare(train(record_outputs=True), ntk_jax.Prediction(Y, None), Y, learning_rate=0.1),
+        lambda: ntk_jax.compare(
+            train(record_outputs=True), ntk_jax.Prediction(Y, None), Y, learning_rate=0.1
+        ),
         r"prediction.train: expected shape \(4, 4, 2\), one entry per record.*got \(4, 2\)",
     ),
     "y would broadcast": (
         lambda: train(y=Y[:, :1]),
         r"y: expected the shape that apply_fn returns, \(4, 2\); got \(4, 1\)",
     ),
-    "unknown loss": (lambda: train(loss="l2"), r"loss: expected one of 'mse', 'cross_entropy', .*; got 'l2'"),
-    "y_test alone": (lambda: train(y_test=Y), r"x_test: expected the test examples together with y_test"),
-    "unordered records": (lambda: train(record_every=[2, 1]), r"record_every: expected increasing steps.*got \[2, 1\]"),
+    "unknown loss": (
+        lambda: train(loss="l2"),
+        r"loss: expected one of 'mse', 'cross_entropy', .*; got 'l2'",
+    ),
+    "y_test alone": (
+        lambda: train(y_test=Y),
+        r"x_test: expected the test examples together with y_test",
+    ),
+    "unordered records": (
+        lambda: train(record_every=[2, 1]),
+        r"record_every: expected increasing steps.*got \[2, 1\]",
+    ),
     "NaN targets": (lambda: train(y=Y * np.nan), r"y: expected finite values; got 8 NaN"),
     "other kernel shapes": (
         lambda: ntk_jax.kernel_change(K, K[:2]),
@@ -442,8 +579,14 @@ CASES = {
         lambda: ntk_jax.taylor_gap(linear, {"w": PARAMS}, PARAMS, X),
         r"params: expected the structure and shapes of params_0",
     ),
-    "indefinite kernel": (lambda: ntk_jax.definiteness(K - 1.2 * np.eye(4)), r"k: expected a positive semi-definite"),
-    "no parameters": (lambda: ntk_jax.definiteness(K, num_params=0), r"num_params: expected an integer of at least 1"),
+    "indefinite kernel": (
+        lambda: ntk_jax.definiteness(K - 1.2 * np.eye(4)),
+        r"k: expected a positive semi-definite",
+    ),
+    "no parameters": (
+        lambda: ntk_jax.definiteness(K, num_params=0),
+        r"num_params: expected an integer of at least 1",
+    ),
 }
 
 

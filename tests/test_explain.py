@@ -12,7 +12,7 @@ from ntk_jax.finite.strategy.tiles import Footprint, choose_tiling, peak_bytes
 
 
 def block(T, I, D, O=1):
-    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
     return FactoredBlock((shape(1, 1, T, I),), shape(1, O, 1, T, D), ("w",))
 
 
@@ -28,13 +28,15 @@ def test_dense_layers_use_gram_matrices_and_large_feature_maps_gradients():
 
 def test_auto_takes_vector_products_where_gradients_are_mostly_zeros():
     """A large embedding table of which each example reads one row."""
-    apply_fn = lambda p, x: jnp.tanh(p["table"][x[:, 0]]) @ p["w"]  # noqa: E731
+    apply_fn = lambda p, x: jnp.tanh(p["table"][x[:, 0]]) @ p["w"]
     params = {"table": jnp.ones((2000, 4)), "w": jnp.ones((4, 2))}
     tokens = jnp.arange(6)[:, None]
     explanation = ntk_jax.explain_ntk(apply_fn, params, tokens)
     assert explanation.method in explanation.operations
     k = ntk_jax.empirical_ntk(apply_fn, params, tokens)
-    np.testing.assert_allclose(k, ntk_jax.empirical_ntk(apply_fn, params, tokens, method="jacobian"), rtol=1e-12)
+    np.testing.assert_allclose(
+        k, ntk_jax.empirical_ntk(apply_fn, params, tokens, method="jacobian"), rtol=1e-12
+    )
 
 
 def test_explanation_names_every_leaf_once():
@@ -42,10 +44,14 @@ def test_explanation_names_every_leaf_once():
     x = jnp.ones((10, 4)) * jnp.arange(10.0)[:, None]
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
     params = {**params, "dead": jnp.ones(3)}
-    explanation = ntk_jax.explain_ntk(lambda p, x: apply_fn({k: p[k] for k in p if k != "dead"}, x), params, x)
+    explanation = ntk_jax.explain_ntk(
+        lambda p, x: apply_fn({k: p[k] for k in p if k != "dead"}, x), params, x
+    )
     assert explanation.method == "layerwise"
     assert sorted(name for row in explanation.layers for name in row.leaves) == sorted(
-        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params) if "dead" not in str(path)
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        if "dead" not in str(path)
     )
     assert explanation.unused == ("['dead']",)
     assert explanation.result_bytes == 10 * 10 * 8

@@ -17,7 +17,9 @@ MODES = ("mean", "diagonal", "full")
 def dense_jacobian(apply_fn, params: Params, x) -> np.ndarray:
     """J (n, O, P): the slow twin."""
     jacobian = jax.jit(jax.jacrev(apply_fn))(params, x)
-    blocks = jax.tree.map(lambda j, p: np.asarray(j, np.float64).reshape(len(x), -1, p.size), jacobian, params)
+    blocks = jax.tree.map(
+        lambda j, p: np.asarray(j, np.float64).reshape(len(x), -1, p.size), jacobian, params
+    )
     return np.concatenate(jax.tree.leaves(blocks), axis=2)
 
 
@@ -46,7 +48,11 @@ SMALL = [NAMES.index(name) for name in ("mlp", "conv_groups", "scanned_layers", 
 
 
 @pytest.mark.parametrize(
-    "index", [pytest.param(i, id=NAMES[i], marks=[] if NAMES[i] == "conv_groups" else pytest.mark.slow) for i in SMALL]
+    "index",
+    [
+        pytest.param(i, id=NAMES[i], marks=[] if NAMES[i] == "conv_groups" else pytest.mark.slow)
+        for i in SMALL
+    ],
 )
 @pytest.mark.parametrize("form", ["factors", "gradients"])
 def test_both_forms_of_every_layer_agree(index, form, monkeypatch):
@@ -79,13 +85,18 @@ def test_methods_agree(mlp, method, outputs):
 
 @pytest.mark.parametrize("outputs", MODES)
 @pytest.mark.parametrize(
-    "memory_limit", [20_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (1, 60_000))]
+    "memory_limit",
+    [20_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (1, 60_000))],
 )
 def test_blocks_of_any_size_give_the_same_symmetric_kernel(mlp, memory_limit, outputs):
     apply_fn, params, x, jacobian = mlp
-    k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs=outputs, memory_limit=memory_limit, method="layerwise")
+    k = ntk_jax.empirical_ntk(
+        apply_fn, params, x, outputs=outputs, memory_limit=memory_limit, method="layerwise"
+    )
     close(k, dense_ntk(jacobian, jacobian, outputs), 1e-12)
-    np.testing.assert_array_equal(k, k.transpose(1, 0, 3, 2) if outputs == "full" else jnp.swapaxes(k, 0, 1))
+    np.testing.assert_array_equal(
+        k, k.transpose(1, 0, 3, 2) if outputs == "full" else jnp.swapaxes(k, 0, 1)
+    )
     k = ntk_jax.empirical_ntk(
         apply_fn, params, x[:7], x, outputs=outputs, memory_limit=memory_limit, method="layerwise"
     )
@@ -95,7 +106,9 @@ def test_blocks_of_any_size_give_the_same_symmetric_kernel(mlp, memory_limit, ou
 def test_by_layer_adds_up(mlp):
     apply_fn, params, x, jacobian = mlp
     parts = ntk_jax.empirical_ntk_by_layer(apply_fn, params, x)
-    assert list(parts) == [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    assert list(parts) == [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
     sizes = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])[:-1]
     for part, j in zip(parts.values(), np.split(jacobian, sizes, axis=2), strict=True):
         close(part, dense_ntk(j, j, "mean"), 1e-12)
@@ -107,12 +120,16 @@ def test_by_layer_names_unread_leaves_too():
     parts = ntk_jax.empirical_ntk_by_layer(apply_fn, params, x, x[:2], outputs="diagonal")
     assert parts["['layers'][0]['dead']"].shape == (N, 2, 2)
     assert not parts["['layers'][0]['dead']"].any()
-    close(sum(parts.values()), np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x, x[:2], outputs="diagonal")), 1e-12)
+    close(
+        sum(parts.values()),
+        np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x, x[:2], outputs="diagonal")),
+        1e-12,
+    )
 
 
 def test_single_precision(mlp):
     apply_fn, params, x, jacobian = mlp
-    cast = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)  # noqa: E731
+    cast = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)
     k = ntk_jax.empirical_ntk(apply_fn, cast(params), cast(x))
     assert k.dtype == jnp.float32
     close(k, dense_ntk(jacobian, jacobian, "mean"), 1e-5)
@@ -138,9 +155,15 @@ def test_half_precision_parameters_accumulate_in_single(mlp):
 def test_inside_jit_grad_and_vmap(mlp):
     apply_fn, params, x, jacobian = mlp
     truth = dense_ntk(jacobian, jacobian, "mean")
-    close(jax.jit(lambda p, x: ntk_jax.empirical_ntk(apply_fn, p, x, memory_limit=30_000))(params, x), truth, 1e-12)
     close(
-        jax.vmap(lambda p: ntk_jax.empirical_ntk(apply_fn, p, x))(jax.tree.map(lambda a: a[None], params))[0],
+        jax.jit(lambda p, x: ntk_jax.empirical_ntk(apply_fn, p, x, memory_limit=30_000))(params, x),
+        truth,
+        1e-12,
+    )
+    close(
+        jax.vmap(lambda p: ntk_jax.empirical_ntk(apply_fn, p, x))(
+            jax.tree.map(lambda a: a[None], params)
+        )[0],
         truth,
         1e-12,
     )
@@ -155,11 +178,13 @@ def test_inside_jit_grad_and_vmap(mlp):
 
 def test_second_call_compiles_nothing(mlp):
     apply_fn, params, x, _ = mlp
-    call = lambda: ntk_jax.empirical_ntk(apply_fn, params, x, memory_limit=30_000)  # noqa: E731
+    call = lambda: ntk_jax.empirical_ntk(apply_fn, params, x, memory_limit=30_000)
     first = call()
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled = []
-        patch.setattr("logging.Logger.handle", lambda self, record: compiled.append(record.getMessage()))
+        patch.setattr(
+            "logging.Logger.handle", lambda self, record: compiled.append(record.getMessage())
+        )
         second = call()
     assert not [line for line in compiled if "ompil" in line]
     np.testing.assert_array_equal(first, second)
@@ -176,7 +201,8 @@ def test_features_of_other_networks_are_refused(mlp, unchecked_shapes):
 
 
 @pytest.mark.parametrize(
-    "normalize", [lambda x: x - x.mean(0, keepdims=True), lambda x: x / jnp.linalg.norm(x), lambda x: x[::-1]]
+    "normalize",
+    [lambda x: x - x.mean(0, keepdims=True), lambda x: x / jnp.linalg.norm(x), lambda x: x[::-1]],
 )
 def test_rows_that_depend_on_each_other_are_refused(normalize, unchecked_shapes):
     x = jax.random.normal(jax.random.key(0), (4, 3))
@@ -186,7 +212,7 @@ def test_rows_that_depend_on_each_other_are_refused(normalize, unchecked_shapes)
 
 def test_dependence_is_found_inside_jit_and_after_it(unchecked_shapes):
     x, p = jax.random.normal(jax.random.key(0), (4, 3)), jnp.ones((3, 2))
-    apply_fn = lambda p, x: jnp.tanh((x - x.mean(0, keepdims=True)) @ p)  # noqa: E731
+    apply_fn = lambda p, x: jnp.tanh((x - x.mean(0, keepdims=True)) @ p)
     with pytest.raises(ValueError, match="depend on row i of x alone"):
         jax.jit(lambda p, x: ntk_jax.empirical_ntk(apply_fn, p, x))(p, x)
     with pytest.raises(ValueError, match="depend on row i of x alone"):
@@ -207,10 +233,16 @@ NAN_IN_ROW_1 = {
         r"apply_fn: expected finite outputs.*1 of the 4 examples in x1.*row 1",
     ),
     "derivatives": (
-        lambda p, x: x @ p["b"] + jnp.sqrt(jnp.maximum((x[:, :1] - 0.375) ** 2 * jnp.sum(p["a"] ** 2), 0.0)),
-        r"finite derivatives with respect to params\['a'\].*for 1 of the 4 examples in x1, the first in row 1",
+        lambda p, x: (
+            x @ p["b"] + jnp.sqrt(jnp.maximum((x[:, :1] - 0.375) ** 2 * jnp.sum(p["a"] ** 2), 0.0))
+        ),
+        r"finite derivatives with respect to params\['a'\].*for 1 of the 4 examples in x1, the "
+        r"first in row 1",
     ),
-    "products": (lambda p, x: 1e200 * (x @ p), r"products of derivatives within the range of float64; they overflow"),
+    "products": (
+        lambda p, x: 1e200 * (x @ p),
+        r"products of derivatives within the range of float64; they overflow",
+    ),
 }
 
 
@@ -224,14 +256,20 @@ def test_kernels_that_are_not_finite_are_refused(kind, unchecked_shapes):
         lambda: ntk_jax.empirical_ntk_by_layer(apply_fn, params, x),
     ]
     if kind != "products":
-        calls.append(lambda: ntk_jax.tangent_features(apply_fn, params, x, projection=4, key=jax.random.key(0)))
+        calls.append(
+            lambda: ntk_jax.tangent_features(
+                apply_fn, params, x, projection=4, key=jax.random.key(0)
+            )
+        )
     if kind == "outputs":
         calls.append(lambda: ntk_jax.empirical_nngp(apply_fn, params, x))
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call()
     features = ntk_jax.tangent_features(apply_fn, params, x)
-    with pytest.raises(ValueError, match=message if kind == "products" else "finite derivatives.*features1.*row 1"):
+    with pytest.raises(
+        ValueError, match=message if kind == "products" else "finite derivatives.*features1.*row 1"
+    ):
         ntk_jax.contract(features)
     with pytest.raises(ValueError, match="in x2" if kind == "outputs" else "expected"):
         ntk_jax.empirical_ntk(apply_fn, params, X[3:], x)
@@ -239,7 +277,9 @@ def test_kernels_that_are_not_finite_are_refused(kind, unchecked_shapes):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_half_precision_networks(dtype):
-    """Parameters and examples in half precision give kernels in single, within the rounding of the network itself."""
+    """Parameters and examples in half precision give kernels in single, within the rounding of the
+    network itself.
+    """
 
     def apply_fn(p, x):
         return jnp.tanh(x @ p["a"] + p["b"][None]) @ p["c"]
@@ -247,7 +287,9 @@ def test_half_precision_networks(dtype):
     rng = np.random.default_rng(0)
     shapes = {"a": (4, 5), "b": (5,), "c": (5, 2)}
     half = jax.tree.map(
-        lambda s: jnp.asarray(rng.standard_normal(s), dtype), shapes, is_leaf=lambda s: isinstance(s, tuple)
+        lambda s: jnp.asarray(rng.standard_normal(s), dtype),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
     )
     x = jnp.asarray(rng.standard_normal((3, 4)), dtype)
     double = jax.tree.map(lambda a: a.astype(jnp.float64), half)
@@ -255,7 +297,9 @@ def test_half_precision_networks(dtype):
     exact, tolerance = dense_ntk(jacobian, jacobian, "mean"), 8 * float(jnp.finfo(dtype).eps)
     features = ntk_jax.tangent_features(apply_fn, half, x)
     projected = ntk_jax.tangent_features(apply_fn, half, x, projection=16, key=jax.random.key(0))
-    z = ntk_jax.tangent_features(apply_fn, double, x.astype(jnp.float64), projection=16, key=jax.random.key(0)).matrix()
+    z = ntk_jax.tangent_features(
+        apply_fn, double, x.astype(jnp.float64), projection=16, key=jax.random.key(0)
+    ).matrix()
     for k, truth in [
         (ntk_jax.empirical_ntk(apply_fn, half, x), exact),
         (ntk_jax.contract(features), exact),

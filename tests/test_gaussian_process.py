@@ -1,4 +1,6 @@
-"""Gaussian processes, ensembles of trained networks, leave-one-out: against plain linear algebra and refits."""
+"""Gaussian processes, ensembles of trained networks, leave-one-out: against plain linear algebra
+and refits.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ def gram(rng, num_features=40):
 
 
 def parts(dense, kind):
-    """train-train, test-train and test-test kernels of a kind, and the dense matrices that they mean."""
+    """train-train, test-train and test-test kernels of a kind, and the dense matrices that they
+    mean.
+    """
     blocks = dense.reshape(N + N_TEST, O, N + N_TEST, O).swapaxes(1, 2)
     if kind == "shared":
         blocks = blocks[:, :, 0, 0]
@@ -57,7 +61,9 @@ def test_posterior_is_gaussian_conditioning(kind):
     noisy = m + 0.2 * np.eye(N * O)
     gain = m_test @ np.linalg.inv(noisy)
     np.testing.assert_allclose(out.mean.ravel(), gain @ y.ravel(), rtol=1e-10)
-    np.testing.assert_allclose(as_dense(out.covariance, kind), m_test_test - gain @ m_test.T, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        as_dense(out.covariance, kind), m_test_test - gain @ m_test.T, rtol=1e-10, atol=1e-12
+    )
     logpdf = multivariate_normal(np.zeros(N * O), noisy).logpdf(y.ravel())
     np.testing.assert_allclose(out.log_marginal_likelihood, logpdf, rtol=1e-10)
     np.testing.assert_allclose(ntk_jax.log_marginal_likelihood(k, y, noise=0.2), logpdf, rtol=1e-10)
@@ -95,7 +101,9 @@ def test_ensemble_is_the_affine_image_of_the_prior(kind, diag_reg):
     for i, time in enumerate(t):
         ridge = theta[0] + diag_reg * np.eye(N * O)
         a = theta[1] @ np.linalg.solve(ridge, np.eye(N * O) - expm(-ridge * time / y.size))
-        joint = np.hstack([-a, np.eye(N_TEST * O)])  # f_test(t) = joint (f_train(0), f_test(0)) + a y
+        joint = np.hstack(
+            [-a, np.eye(N_TEST * O)]
+        )  # f_test(t) = joint (f_train(0), f_test(0)) + a y
         prior = np.block([[k[0], k[1].T], [k[1], k[2]]])
         np.testing.assert_allclose(out.mean[i].ravel(), a @ y.ravel(), rtol=1e-9, atol=1e-12)
         dense_cov = as_dense(out.covariance[i], kind)
@@ -116,13 +124,17 @@ def test_trained_ensemble_is_certain_where_it_was_trained():
     out = ntk_jax.ensemble_mse(kernels, kernels, kernels, data.y_train, np.inf)
     np.testing.assert_allclose(out.mean, data.y_train, atol=1e-10)
     np.testing.assert_allclose(out.covariance, 0, atol=1e-10)
-    variance = ntk_jax.ensemble_mse(kernels, kernels, np.diag(kernels.nngp), data.y_train, np.inf).covariance
+    variance = ntk_jax.ensemble_mse(
+        kernels, kernels, np.diag(kernels.nngp), data.y_train, np.inf
+    ).covariance
     assert (variance >= 0).all() and variance.max() < 1e-10  # rounding is not negative
 
 
 @pytest.fixture(scope="module")
 def linear():
-    """The published experiment: one hidden layer, linear data; kernels of train and test examples."""
+    """The published experiment: one hidden layer, linear data; kernels of train and test
+    examples.
+    """
     data = linear_data()
     scales = {"depth": 1, "W_std": (10.0, 2**0.5), "b_std": (1.0, None)}
     pairs = (data.x_train,), (data.x_test, data.x_train), (data.x_test,)
@@ -139,7 +151,9 @@ def test_published_ensemble_numbers(linear):
     assert abs(variance - 0.6458) < 5e-5
     assert abs(mean_loss + variance - 1.1302) < 5e-5
     np.testing.assert_allclose(np.diag(k_test_test.nngp), 2.0, rtol=1e-12)
-    posterior = ntk_jax.gp_posterior(k.nngp, data.y_train, k_test.nngp, np.diag(k_test_test.nngp), noise=0.0)
+    posterior = ntk_jax.gp_posterior(
+        k.nngp, data.y_train, k_test.nngp, np.diag(k_test_test.nngp), noise=0.0
+    )
     assert abs(np.mean((posterior.mean - data.y_test) ** 2) - 0.46147) < 5e-6
     assert abs(np.mean(posterior.covariance) - 0.63951) < 5e-6
 
@@ -153,9 +167,14 @@ def test_leave_one_out_equals_refits(kind):
     for ridge, predictions, loss in zip(ridges, *out, strict=True):
         expected = np.empty((N, O))
         for i in range(N):
-            own, rest = np.arange(i * O, (i + 1) * O), np.delete(np.arange(N * O), np.s_[i * O : (i + 1) * O])
+            own, rest = (
+                np.arange(i * O, (i + 1) * O),
+                np.delete(np.arange(N * O), np.s_[i * O : (i + 1) * O]),
+            )
             kept = m[np.ix_(rest, rest)] + ridge * np.eye(len(rest))
-            expected[i] = f_0[i] + m[np.ix_(own, rest)] @ np.linalg.solve(kept, (y - f_0).ravel()[rest])
+            expected[i] = f_0[i] + m[np.ix_(own, rest)] @ np.linalg.solve(
+                kept, (y - f_0).ravel()[rest]
+            )
         np.testing.assert_allclose(predictions, expected, rtol=1e-9)
         np.testing.assert_allclose(loss, np.mean((expected - y) ** 2) / 2, rtol=1e-9)
 
@@ -167,8 +186,12 @@ def test_selected_ridge_is_about_the_noise():
     y = phi @ rng.normal(size=50) + 0.3 * rng.normal(size=200)
     modes = ntk_jax.diagonalize(phi @ phi.T)
     ridge = ntk_jax.select_diag_reg(modes, y)
-    assert 0.09 / 3 < ridge.diag_reg < 0.09 * 3  # of a linear model with unit prior: the variance of the noise
-    losses = [ntk_jax.leave_one_out(modes, y, diag_reg=r).loss for r in np.asarray(ridge.candidates[::20])]
+    assert (
+        0.09 / 3 < ridge.diag_reg < 0.09 * 3
+    )  # of a linear model with unit prior: the variance of the noise
+    losses = [
+        ntk_jax.leave_one_out(modes, y, diag_reg=r).loss for r in np.asarray(ridge.candidates[::20])
+    ]
     np.testing.assert_allclose(losses, ridge.losses[::20], rtol=1e-10)
     assert ridge.diag_reg == ridge.candidates[np.argmin(ridge.losses)]
 

@@ -1,4 +1,6 @@
-"""The flow of any loss: against closed forms for squared loss, SciPy's solver, and steps of the real recursion."""
+"""The flow of any loss: against closed forms for squared loss, SciPy's solver, and steps of the
+real recursion.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +34,16 @@ def test_squared_loss_equals_the_closed_form(problem):
     flow = ntk_jax.gradient_flow("mse", k, y, TIMES, **start)
     np.testing.assert_allclose(flow.train, closed.train, atol=1e-6)
     np.testing.assert_allclose(flow.test, closed.test, atol=1e-6)
-    tight = ntk_jax.gradient_flow("mse", k, y, TIMES, **start, solver="dopri8", rtol=1e-10, atol=1e-10)
+    tight = ntk_jax.gradient_flow(
+        "mse", k, y, TIMES, **start, solver="dopri8", rtol=1e-10, atol=1e-10
+    )
     np.testing.assert_allclose(tight.train, closed.train, atol=1e-8)
     np.testing.assert_allclose(tight.test, closed.test, atol=1e-8)
-    assert tight.stats["num_steps"] == tight.stats["num_accepted_steps"] + tight.stats["num_rejected_steps"] > 0
+    assert (
+        tight.stats["num_steps"]
+        == tight.stats["num_accepted_steps"] + tight.stats["num_rejected_steps"]
+        > 0
+    )
     assert tight.at is None
 
 
@@ -59,7 +67,9 @@ def test_other_losses_equal_scipy(problem, loss):
         return -(both @ slope(f.reshape(-1, O)[:N], y)).ravel()
 
     f_0 = np.concatenate([start["fx_train_0"], start["fx_test_0"]]).ravel()
-    exact = solve_ivp(rhs, (0, 7), f_0, t_eval=[0, 0.5, 7], method="DOP853", rtol=1e-10, atol=1e-10).y.T
+    exact = solve_ivp(
+        rhs, (0, 7), f_0, t_eval=[0, 0.5, 7], method="DOP853", rtol=1e-10, atol=1e-10
+    ).y.T
     flow = ntk_jax.gradient_flow(loss, k, y, TIMES, **start)
     kink = loss == "huber"  # steps across it lose orders
     for f, i in zip(np.concatenate([flow.train, flow.test], 1), [2, 0, 1, 2], strict=True):
@@ -71,7 +81,7 @@ def test_kernels_of_every_shape_agree(problem):
     k, y, start = problem
     outs = []
     for tail in (None, np.ones(O), np.eye(O)):
-        lift = lambda m, tail=tail: m if tail is None else m[(..., *(None,) * tail.ndim)] * tail  # noqa: E731
+        lift = lambda m, tail=tail: m if tail is None else m[(..., *(None,) * tail.ndim)] * tail
         lifted = start | {"k_test_train": lift(start["k_test_train"])}
         outs.append(ntk_jax.gradient_flow("mse", lift(k), y, TIMES, **lifted).test)
     np.testing.assert_allclose(outs[1], outs[0], atol=1e-12)
@@ -135,7 +145,11 @@ def test_zero_time_alone_and_progress_of_long_solves(problem, capsys, monkeypatc
 def test_what_has_no_solution_is_named(problem):
     k, y, _ = problem
     cases = (
-        (lambda f, y: jnp.sum(jnp.sqrt(f)), k, r"loss: expected a finite gradient at the initial outputs"),
+        (
+            lambda f, y: jnp.sum(jnp.sqrt(f)),
+            k,
+            r"loss: expected a finite gradient at the initial outputs",
+        ),
         (
             lambda f, y: (f - y) ** 2,
             k,
@@ -152,9 +166,13 @@ def test_what_has_no_solution_is_named(problem):
 def test_float32_in_float32_out(problem):
     k, y, _ = problem
     flow = ntk_jax.gradient_flow("mse", k.astype(np.float32), y, 5.0)
-    moving = ntk_jax.gradient_flow("mse", k.astype(np.float32), y, 5.0, momentum=0.5, learning_rate=0.1)
+    moving = ntk_jax.gradient_flow(
+        "mse", k.astype(np.float32), y, 5.0, momentum=0.5, learning_rate=0.1
+    )
     assert flow.train.dtype == moving.train.dtype == jnp.float32
-    np.testing.assert_allclose(flow.train, ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, 5.0).train, atol=1e-4)
+    np.testing.assert_allclose(
+        flow.train, ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, 5.0).train, atol=1e-4
+    )
 
 
 def test_missing_diffrax_names_the_extra(problem, monkeypatch):

@@ -16,7 +16,9 @@ def data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 2))
     k = np.asarray(ntk_jax.mlp_kernels(x, depth=2, activation="erf", W_std=2.0, b_std=0.5).nngp)
-    return x, np.linalg.cholesky(k + 1e-12 * np.eye(40)) @ rng.normal(size=(40, 3)) + 0.1 * rng.normal(size=(40, 3))
+    return x, np.linalg.cholesky(k + 1e-12 * np.eye(40)) @ rng.normal(
+        size=(40, 3)
+    ) + 0.1 * rng.normal(size=(40, 3))
 
 
 def kernel(x, **options):
@@ -44,8 +46,8 @@ def test_fit_is_the_optimum_of_the_likelihood(data):
 
 def test_any_optimizer_any_kernel_and_the_best_of_the_choices(data):
     x, y = data
-    distance = lambda x: jnp.sum((x[:, None] - x[None]) ** 2, -1) ** 0.5  # noqa: E731
-    kernel = lambda x, scale, power: jnp.exp(-((distance(x) / scale) ** power))  # noqa: E731
+    distance = lambda x: jnp.sum((x[:, None] - x[None]) ** 2, -1) ** 0.5
+    kernel = lambda x, scale, power: jnp.exp(-((distance(x) / scale) ** power))
     options = {"initial": {"scale": 1.0}, "noise": 0.1}
     slow = ntk_jax.fit_hyperparameters(
         kernel, x, y, optimizer=optax.adam(0.1), num_steps=300, choices={"power": (1, 2)}, **options
@@ -54,5 +56,9 @@ def test_any_optimizer_any_kernel_and_the_best_of_the_choices(data):
     assert slow.hyperparameters["power"] == 2  # smooth functions
     assert [hyperparameters["power"] for hyperparameters, _ in slow.candidates] == [1, 2]
     assert slow.log_marginal_likelihood == slow.candidates[1][1] > slow.candidates[0][1]
-    np.testing.assert_allclose(slow.hyperparameters["scale"], fast.hyperparameters["scale"], rtol=0.02)
-    np.testing.assert_allclose(slow.log_marginal_likelihood, fast.log_marginal_likelihood, atol=0.05)
+    np.testing.assert_allclose(
+        slow.hyperparameters["scale"], fast.hyperparameters["scale"], rtol=0.02
+    )
+    np.testing.assert_allclose(
+        slow.log_marginal_likelihood, fast.log_marginal_likelihood, atol=0.05
+    )

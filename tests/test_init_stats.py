@@ -55,15 +55,30 @@ KNOWN = {
         0.5 - 0.5 / math.pi,
         "a function of a normal variable",
     ),
-    "laplace": (lambda k, s, d: jax.random.laplace(k, s, d), 0.0, 2.0, "a function of a uniform variable"),
-    "rademacher": (lambda k, s, d: jax.random.rademacher(k, s, d), 0.0, 1.0, "a function of a uniform variable"),
+    "laplace": (
+        lambda k, s, d: jax.random.laplace(k, s, d),
+        0.0,
+        2.0,
+        "a function of a uniform variable",
+    ),
+    "rademacher": (
+        lambda k, s, d: jax.random.rademacher(k, s, d),
+        0.0,
+        1.0,
+        "a function of a uniform variable",
+    ),
     "bernoulli": (
         lambda k, s, d: jax.random.bernoulli(k, 0.25, s).astype(d),
         0.25,
         0.1875,
         "a function of a uniform variable",
     ),
-    "exponential": (lambda k, s, d: jax.random.exponential(k, s, d), 1.0, 1.0, "a function of a uniform variable"),
+    "exponential": (
+        lambda k, s, d: jax.random.exponential(k, s, d),
+        1.0,
+        1.0,
+        "a function of a uniform variable",
+    ),
     "square": (
         lambda k, s, d: jnp.square(jax.random.uniform(k, s, d)),
         1 / 3,
@@ -71,13 +86,17 @@ KNOWN = {
         "a function of a uniform variable",
     ),
     "sum": (
-        lambda k, s, d: jax.random.normal(k, s, d) + 0.5 * jax.random.uniform(jax.random.fold_in(k, 1), s, d),
+        lambda k, s, d: (
+            jax.random.normal(k, s, d) + 0.5 * jax.random.uniform(jax.random.fold_in(k, 1), s, d)
+        ),
         0.25,
         1 + 0.25 / 12,
         "sum",
     ),
     "sparse": (
-        lambda k, s, d: jax.random.normal(k, s, d) * jax.random.bernoulli(jax.random.split(k)[1], 0.25, s),
+        lambda k, s, d: (
+            jax.random.normal(k, s, d) * jax.random.bernoulli(jax.random.split(k)[1], 0.25, s)
+        ),
         0.0,
         0.25,
         "product",
@@ -89,18 +108,27 @@ KNOWN = {
         "a function of a normal variable",
     ),
     "blocks": (
-        lambda k, s, d: jnp.concatenate([jax.random.normal(key, (20, *s[1:]), d) for key in jax.random.split(k)]),
+        lambda k, s, d: jnp.concatenate(
+            [jax.random.normal(key, (20, *s[1:]), d) for key in jax.random.split(k)]
+        ),
         0.0,
         1.0,
         "normal",
     ),
     "vmapped": (
-        lambda k, s, d: jax.vmap(lambda key: I.lecun_normal()(key, s[1:], d))(jax.random.split(k, s[0])),
+        lambda k, s, d: jax.vmap(lambda key: I.lecun_normal()(key, s[1:], d))(
+            jax.random.split(k, s[0])
+        ),
         0.0,
         1 / 3,
         "truncated normal",
     ),
-    "transposed": (lambda k, s, d: jax.random.normal(k, s[::-1], d).T.reshape(s), 0.0, 1.0, "normal"),
+    "transposed": (
+        lambda k, s, d: jax.random.normal(k, s[::-1], d).T.reshape(s),
+        0.0,
+        1.0,
+        "normal",
+    ),
 }
 
 
@@ -118,7 +146,9 @@ def test_moments_are_those_of_the_formula(name):
     assert stats.distribution == distribution
 
 
-@pytest.mark.parametrize("name", ["normal", "uniform", "truncated", "lecun_normal", "one-sided", "relu", "orthogonal"])
+@pytest.mark.parametrize(
+    "name", ["normal", "uniform", "truncated", "lecun_normal", "one-sided", "relu", "orthogonal"]
+)
 def test_single_precision_initializers_keep_seven_digits(name):
     init, mean, variance, distribution = KNOWN[name]
     stats = stats_of(init, jnp.float32)
@@ -130,17 +160,32 @@ def test_single_precision_initializers_keep_seven_digits(name):
 def test_half_precision_initializers_are_recognized():
     for dtype in (jnp.bfloat16, jnp.float16):
         stats = stats_of(I.lecun_normal(), dtype)
-        assert stats.variance == pytest.approx(1 / IN, rel=0.02) and stats.distribution == "truncated normal"
+        assert (
+            stats.variance == pytest.approx(1 / IN, rel=0.02)
+            and stats.distribution == "truncated normal"
+        )
 
 
-DRAWN = ["truncated", "orthogonal", "one-sided", "relu", "sum", "sparse", "twice the same draw", "blocks", "vmapped"]
+DRAWN = [
+    "truncated",
+    "orthogonal",
+    "one-sided",
+    "relu",
+    "sum",
+    "sparse",
+    "twice the same draw",
+    "blocks",
+    "vmapped",
+]
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_moments_are_those_of_draws(name):
     init = KNOWN[name][0]
     with jax.numpy_dtype_promotion("standard"):
-        w = np.asarray(jax.jit(lambda key: init(key, SHAPE, jnp.float32))(jax.random.key(0)), float).ravel()
+        w = np.asarray(
+            jax.jit(lambda key: init(key, SHAPE, jnp.float32))(jax.random.key(0)), float
+        ).ravel()
     stats = stats_of(init)
     spread = ((w - w.mean()) ** 2).std() / math.sqrt(w.size)
     assert abs(w.mean() - stats.mean) <= 4 * math.sqrt(stats.variance / w.size)
@@ -198,7 +243,11 @@ def test_entries_that_differ_have_arrays_of_moments():
     found = stats_of(lambda k, s, d: slopes * jax.random.normal(k, s, d) + 1)
     assert found.mean == 1.0 and found.distribution == "normal"
     np.testing.assert_allclose(found.variance, np.broadcast_to(slopes**2, SHAPE), rtol=1e-12)
-    gates = stats_of(lambda k, s, d: jnp.concatenate([jnp.ones((20, *s[1:])), jax.random.normal(k, (20, *s[1:]), d)]))
+    gates = stats_of(
+        lambda k, s, d: jnp.concatenate(
+            [jnp.ones((20, *s[1:])), jax.random.normal(k, (20, *s[1:]), d)]
+        )
+    )
     np.testing.assert_array_equal(gates.mean[:, 0, 0], np.repeat([1, 0], 20))
     np.testing.assert_array_equal(gates.variance[:, 0, 0], np.repeat([0, 1], 20))
     assert gates.distribution == "mixed"
@@ -212,15 +261,20 @@ UNKNOWN = {
     "twice": (lambda w: jnp.concatenate([w, w]), "the same random entries twice"),
     "sorted": (lambda w: jnp.sort(w, axis=0), "`sort` of random entries"),
     "QR without signs": (lambda w: jnp.linalg.qr(w[0])[0], "without the signs of R's diagonal"),
-    "loop": (lambda w: jax.lax.scan(lambda c, _: (c, w), 0.0, None, 3)[1], "same random entries in every iteration"),
+    "loop": (
+        lambda w: jax.lax.scan(lambda c, _: (c, w), 0.0, None, 3)[1],
+        "same random entries in every iteration",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_has_no_known_law_is_refused_unless_given(name):
     change, reason = UNKNOWN[name]
-    init = lambda k, s, d: change(jax.random.normal(k, s, d))  # noqa: E731
-    with pytest.raises(ValueError, match=rf"known distribution for w;.*{reason}.*init_stats=\{{\"w\": \(mean"):
+    init = lambda k, s, d: change(jax.random.normal(k, s, d))
+    with pytest.raises(
+        ValueError, match=rf"known distribution for w;.*{reason}.*init_stats=\{{\"w\": \(mean"
+    ):
         stats_of(init)
     assert stats_of(init, given={"w": (0.0, 0.5)}) == InitStats(0.0, 0.5, "given")
 
@@ -237,7 +291,9 @@ WITHOUT_VARIANCE = {
 
 @pytest.mark.parametrize("name", WITHOUT_VARIANCE)
 def test_what_has_no_variance_is_refused_unless_given(name):
-    with pytest.raises(ValueError, match=r"w; its trace does not tell: .* without a finite mean and variance. Pass"):
+    with pytest.raises(
+        ValueError, match=r"w; its trace does not tell: .* without a finite mean and variance. Pass"
+    ):
         stats_of(WITHOUT_VARIANCE[name])
     assert stats_of(WITHOUT_VARIANCE[name], given={"w": (0.0, 0.5)}).variance == 0.5
 
@@ -251,9 +307,13 @@ def test_a_variable_without_variance_may_be_on_the_way():
     )
 
 
-@pytest.mark.parametrize("pair", [(0.0, -1.0), (0.0, np.nan), (np.inf, 1.0), (0.0, 1.0, 2.0), 1.0, "ab", None])
+@pytest.mark.parametrize(
+    "pair", [(0.0, -1.0), (0.0, np.nan), (np.inf, 1.0), (0.0, 1.0, 2.0), 1.0, "ab", None]
+)
 def test_statistics_that_cannot_be_are_refused(pair, unchecked_shapes):
-    with pytest.raises(ValueError, match=r"init_stats, w: expected \(mean, variance\), finite numbers"):
+    with pytest.raises(
+        ValueError, match=r"init_stats, w: expected \(mean, variance\), finite numbers"
+    ):
         stats_of(I.ones, given={"w": pair})
     with pytest.raises(ValueError, match="init_stats: expected a mapping"):
         stats_of(I.ones, given=pair or 3)
@@ -270,7 +330,11 @@ def test_it_works_inside_jit():
 
 def test_gaussian_draws_have_the_same_moments():
     def init(key):
-        return {"w": I.lecun_uniform()(key, (300, 200), jnp.float32), "b": jnp.full(7, 0.5), "slopes": jnp.arange(3.0)}
+        return {
+            "w": I.lecun_uniform()(key, (300, 200), jnp.float32),
+            "b": jnp.full(7, 0.5),
+            "slopes": jnp.arange(3.0),
+        }
 
     drawn = jax.jit(gaussian_initializer(init))(jax.random.key(0))
     assert drawn["w"].dtype == jnp.float32 and drawn["w"].var() == pytest.approx(1 / 300, rel=0.03)

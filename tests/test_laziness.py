@@ -1,4 +1,6 @@
-"""kappa, Jacobian change and Taylor gap against dense derivatives; definiteness against known kernels."""
+"""kappa, Jacobian change and Taylor gap against dense derivatives; definiteness against known
+kernels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,10 @@ def test_kappa_is_that_of_dense_derivatives(dense):
     starts = np.random.default_rng(0).standard_normal((1000, 3))
     best = starts[np.argsort([-spectral_norm(c, hessians) for c in starts])[:5]]
     options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 2000}
-    found = [minimize(lambda c: -spectral_norm(c, hessians), c, method="Nelder-Mead", options=options) for c in best]
+    found = [
+        minimize(lambda c: -spectral_norm(c, hessians), c, method="Nelder-Mead", options=options)
+        for c in best
+    ]
     hessian, singular = -min(r.fun for r in found), np.linalg.svd(jacobian, compute_uv=False)[0]
     out = ntk_jax.laziness(APPLY, PARAMS, X, Y)
     for name, truth in (("residual", residual), ("jacobian", singular), ("hessian", hessian)):
@@ -71,14 +76,19 @@ def test_kappa_falls_like_one_over_alpha_only_from_zero_output():
 
 @pytest.mark.slow
 def test_kappa_falls_like_one_over_root_width():
-    x, y = jax.random.normal(jax.random.key(0), (8, 3)), jax.random.normal(jax.random.key(9), (8, 1))
+    x, y = (
+        jax.random.normal(jax.random.key(0), (8, 3)),
+        jax.random.normal(jax.random.key(9), (8, 1)),
+    )
     means, widths = [], (256, 4096)
     for width in widths:
         model = ntk_jax.MLP((width,), activation="tanh")
         init = jax.jit(model.init)
         apply_fn, params = ntk_jax.from_linen(model, init(jax.random.key(0), x))
         seeds = [params, *(init(jax.random.key(seed), x)["params"] for seed in (1, 2))]
-        means.append(np.mean([ntk_jax.laziness(apply_fn, p, x, y, num_starts=2).kappa for p in seeds]))
+        means.append(
+            np.mean([ntk_jax.laziness(apply_fn, p, x, y, num_starts=2).kappa for p in seeds])
+        )
     slope = np.log(means[1] / means[0]) / np.log(widths[1] / widths[0])
     assert abs(slope + 0.5) < 0.15
 
@@ -93,7 +103,9 @@ def test_jacobian_change_is_that_of_dense_jacobians():
     f, w_0 = flat(APPLY, PARAMS)
     start, now = (jax.jit(jax.jacobian(f))(w) for w in (w_0, ravel_pytree(MOVED)[0]))
     expected = np.linalg.norm(now - start) / np.linalg.norm(start)
-    np.testing.assert_allclose(ntk_jax.jacobian_change(APPLY, MOVED, PARAMS, X), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        ntk_jax.jacobian_change(APPLY, MOVED, PARAMS, X), expected, rtol=1e-12
+    )
     assert ntk_jax.jacobian_change(APPLY, PARAMS, PARAMS, X) < 1e-15
 
 
@@ -103,7 +115,9 @@ def test_taylor_gap_is_second_order():
     expected = np.linalg.norm(f(w_0 + step) - f(w_0) - jax.jacobian(f)(w_0) @ step)
     out = ntk_jax.taylor_gap(APPLY, MOVED, PARAMS, X)
     np.testing.assert_allclose(out.absolute, expected, rtol=1e-10)
-    np.testing.assert_allclose(out.relative, expected / np.linalg.norm(f(w_0 + step) - f(w_0)), rtol=1e-10)
+    np.testing.assert_allclose(
+        out.relative, expected / np.linalg.norm(f(w_0 + step) - f(w_0)), rtol=1e-10
+    )
     tenth = jax.tree.map(lambda p, q: p + (q - p) / 1000, PARAMS, MOVED)
     hundredth = jax.tree.map(lambda p, q: p + (q - p) / 10000, PARAMS, MOVED)
     gaps = [ntk_jax.taylor_gap(APPLY, p, PARAMS, X) for p in (tenth, hundredth)]
@@ -121,14 +135,23 @@ def test_a_definite_kernel():
     out = ntk_jax.definiteness(k, num_params=3)
     assert out.positive_definite and (out.rank, out.size, out.condition_number) == (3, 3, 4.0)
     assert (out.smallest_eigenvalue, out.largest_eigenvalue) == (1.0, 4.0)
-    assert not out.too_few_parameters and not out.zeros.size and not out.duplicates.size and not out.parallel.size
+    assert (
+        not out.too_few_parameters
+        and not out.zeros.size
+        and not out.duplicates.size
+        and not out.parallel.size
+    )
 
 
 def test_the_examples_that_make_a_kernel_singular_are_named():
     x = np.random.default_rng(0).standard_normal((6, 3))
     x[3], x[4], x[5] = x[1], 2 * x[0], 0
     out = ntk_jax.definiteness(relu_kernel(x))
-    assert (out.rank, out.size, out.condition_number) == (3, 6, np.inf) and not out.positive_definite
+    assert (out.rank, out.size, out.condition_number) == (
+        3,
+        6,
+        np.inf,
+    ) and not out.positive_definite
     np.testing.assert_array_equal(out.duplicates, [[1, 3]])
     np.testing.assert_array_equal(out.parallel, [[0, 4]])
     np.testing.assert_array_equal(out.zeros, [5])
@@ -142,13 +165,15 @@ def test_a_line_without_biases_has_rank_two_and_with_them_full_rank():
     x = np.linspace(-2, 2.5, 9)[:, None]
     assert ntk_jax.definiteness(relu_kernel(x)).rank == 2
     assert ntk_jax.definiteness(relu_kernel(x, b_std=1.0)).positive_definite
-    he = ntk_jax.MLP((100,), W_std=2**0.5, parameterization="standard")  # biases start at zero, and are trained
+    he = ntk_jax.MLP(
+        (100,), W_std=2**0.5, parameterization="standard"
+    )  # biases start at zero, and are trained
     k = ntk_jax.empirical_ntk(*ntk_jax.from_linen(he, he.init(jax.random.key(0), x)), x)
     assert ntk_jax.definiteness(k).rank == 4  # max(x, 0), max(-x, 0), and a constant on each side
 
 
 def test_full_kernels_and_too_few_parameters():
-    linear = lambda w, x: x @ w  # noqa: E731
+    linear = lambda w, x: x @ w
     x = np.random.default_rng(0).standard_normal((4, 2))
     x[2] = -x[0]
     k = ntk_jax.empirical_ntk(linear, jnp.ones((2, 3)), x, outputs="full")

@@ -1,4 +1,6 @@
-"""The front door of the infinite-width interpreter: what it equals, accepts and refuses, how it scales and is extended."""
+"""The front door of the infinite-width interpreter: what it equals, accepts and refuses, how it
+scales and is extended.
+"""
 
 import flax.linen as nn
 import jax
@@ -24,7 +26,13 @@ def close(found, expected, rtol=1e-12):
 
 @pytest.mark.parametrize(
     "activation",
-    ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tanh", "gelu", "erf", "leaky_relu"))],
+    [
+        "relu",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("tanh", "gelu", "erf", "leaky_relu")
+        ),
+    ],
 )
 def test_equals_the_recursion_of_fully_connected_networks(activation):
     width = (8, 16)
@@ -56,7 +64,10 @@ def test_linen_nnx_and_pairs_are_one_network():
             return self.second(nnx.relu(self.first(x)))
 
     linen = flax_mlp(nn.relu, 8)
-    pair = (lambda key, x: lenient(linen.init)(key, x)["params"], lambda p, x: lenient(linen.apply)({"params": p}, x))
+    pair = (
+        lambda key, x: lenient(linen.init)(key, x)["params"],
+        lambda p, x: lenient(linen.apply)({"params": p}, x),
+    )
     truth = lenient(ntk_jax.infinite_width(linen))(X)
     close(lenient(ntk_jax.infinite_width(pair))(X), truth)
     close(lenient(ntk_jax.infinite_width(Twin))(X), truth)
@@ -74,7 +85,10 @@ def test_learning_rates_split_the_tangent_kernel_by_parameter():
     model = ntk_jax.MLP((8,), 1, "relu", 1.3, 0.2, "standard")
     full = ntk_jax.infinite_width(model)(X, Y)
     paths = ["Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias"]
-    parts = [ntk_jax.infinite_width(model, learning_rates=lambda path, _, p=p: float(path == p))(X, Y) for p in paths]
+    parts = [
+        ntk_jax.infinite_width(model, learning_rates=lambda path, _, p=p: float(path == p))(X, Y)
+        for p in paths
+    ]
     np.testing.assert_allclose(sum(k.ntk for k in parts), full.ntk, rtol=1e-12)
     np.testing.assert_allclose(parts[0].nngp, full.nngp, rtol=1e-12)
     by_variance = ntk_jax.infinite_width(model, learning_rates="variance")(X, Y)
@@ -90,7 +104,7 @@ def test_tiles_are_the_whole_and_gradients_pass_through_them():
     tiled = lenient(ntk_jax.infinite_width(model, memory_limit=4000))
     close(tiled(x), whole(x), 1e-13)
     y = jnp.asarray(case.inputs(2, seed=1, dtype=np.float64))
-    f = lambda kernel: jax.jit(jax.grad(lambda x: jnp.sum(kernel(x, y).ntk)))(x)  # noqa: E731
+    f = lambda kernel: jax.jit(jax.grad(lambda x: jnp.sum(kernel(x, y).ntk)))(x)
     np.testing.assert_allclose(f(tiled), f(whole), rtol=1e-9, atol=1e-12)
 
 
@@ -129,13 +143,20 @@ def test_a_kernel_with_pooling_is_a_short_program():
 
 
 def num_equations(jaxpr):
-    inner = [p for eqn in jaxpr.eqns for v in eqn.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
+    inner = [
+        p
+        for eqn in jaxpr.eqns
+        for v in eqn.params.values()
+        for p in (v if isinstance(v, tuple | list) else (v,))
+    ]
     inner = [getattr(p, "jaxpr", p) for p in inner]
     return len(jaxpr.eqns) + sum(num_equations(p) for p in inner if hasattr(p, "eqns"))
 
 
 def test_what_is_alike_in_law_but_not_in_form():
-    """Splits of an infinite axis, joins of two, products of gates: each against the same network written otherwise."""
+    """Splits of an infinite axis, joins of two, products of gates: each against the same network
+    written otherwise.
+    """
 
     def fused(x, width, num_outputs):
         a, b = jnp.split(nn.Dense(2 * width, use_bias=False, **init(6))(x), 2, axis=-1)
@@ -167,15 +188,23 @@ def test_explain_limit_is_a_table_of_what_became_of_each_operation(unchecked_sha
     table = lenient(ntk_jax.explain_limit)(case.build(8, 1), case.inputs())
     lines = table.splitlines()
     assert lines[0].split()[:3] == ["operation", "becomes", "dual"]
-    assert any("dot_general" in line and "Gaussian: first/kernel" in line and "∞" in line for line in lines)
-    assert "closed form: rectifier" in table and "series of" in table and "architectures.py:" in table
+    assert any(
+        "dot_general" in line and "Gaussian: first/kernel" in line and "∞" in line for line in lines
+    )
+    assert (
+        "closed form: rectifier" in table and "series of" in table and "architectures.py:" in table
+    )
 
 
 def test_a_rule_of_the_users_own():
     def phi(h):
-        return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(h.shape, h.dtype), h, vmap_method="sequential")
+        return jax.pure_callback(
+            np.tanh, jax.ShapeDtypeStruct(h.shape, h.dtype), h, vmap_method="sequential"
+        )
 
-    with pytest.raises(ntk_jax.NoLimitError, match=r"no rule for the operation `pure_callback`.*register_rule"):
+    with pytest.raises(
+        ntk_jax.NoLimitError, match=r"no rule for the operation `pure_callback`.*register_rule"
+    ):
         lenient(ntk_jax.infinite_width(flax_mlp(phi, 8)))(X)
     ntk_jax.register_rule("pure_callback", lambda h, **params: jnp.tanh(h))
     try:
@@ -230,22 +259,37 @@ REFUSALS = {
         lambda p, x: nn.relu(x @ p["W"]).reshape(-1, 3, 2).mean(-1) @ p["V"][:3],
         r"a mean over 2 units of each group",
     ),
-    "straight-through gradient": (lambda p, x: straight_through(x @ p["W"]) @ p["V"], r"custom derivative that is not"),
+    "straight-through gradient": (
+        lambda p, x: straight_through(x @ p["W"]) @ p["V"],
+        r"custom derivative that is not",
+    ),
     "readout inside": (readout_inside, r"readout weight W is used inside"),
-    "scalar parameter": (scalar_gate, r"shared by all units.*`mul` in .*test_limit.py:\d+ \(scalar_gate\)"),
+    "scalar parameter": (
+        scalar_gate,
+        r"shared by all units.*`mul` in .*test_limit.py:\d+ \(scalar_gate\)",
+    ),
     "stop_gradient": (stopped, r"stop_gradient acts on a random value"),
     "product of weights": (product_of_weights, r"two parameters are multiplied"),
     "array along a wide axis": (spread, r"fixed array that differs along an infinite axis"),
     "one unit": (narrow, r"finitely many random entries"),
-    "rounding": (lambda p, x: jnp.floor(x @ p["W"]) @ p["V"], r"`floor` jumps at infinitely many points"),
+    "rounding": (
+        lambda p, x: jnp.floor(x @ p["W"]) @ p["V"],
+        r"`floor` jumps at infinitely many points",
+    ),
     "batch": (
         lambda p, x: nn.relu((x - x.mean(0)) @ p["W"]) @ p["V"],
         r"row i of the output to depend on row i of x alone",
     ),
     "nonlinear readout": (lambda p, x: jnp.tanh(x @ p["V"]), r"outputs are not Gaussian.*logits"),
-    "deterministic": (lambda p, x: (x @ p["W"]).mean(-1, keepdims=True), r"outputs are deterministic in the limit"),
+    "deterministic": (
+        lambda p, x: (x @ p["W"]).mean(-1, keepdims=True),
+        r"outputs are deterministic in the limit",
+    ),
     "inner product": (
-        lambda p, x: (jnp.tanh(jnp.sum((x @ p["W"]) * (x @ p["V"]), -1, keepdims=True)) * (x @ p["W"])) @ p["V"],
+        lambda p, x: (
+            (jnp.tanh(jnp.sum((x @ p["W"]) * (x @ p["V"]), -1, keepdims=True)) * (x @ p["W"]))
+            @ p["V"]
+        ),
         r"inner product of two wide vectors of width 6",
     ),
 }
@@ -254,14 +298,20 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_would_be_wrong_is_refused(name):
     apply_fn, pattern = REFUSALS[name]
-    normal = lambda key, shape: jax.random.normal(key, shape) / 6**0.5  # noqa: E731
-    init_fn = lambda key, x: {"W": normal(key, (6, 6)), "V": normal(key, (6, 6)), "gate": normal(key, ())}  # noqa: E731
+    normal = lambda key, shape: jax.random.normal(key, shape) / 6**0.5
+    init_fn = lambda key, x: {
+        "W": normal(key, (6, 6)),
+        "V": normal(key, (6, 6)),
+        "gate": normal(key, ()),
+    }
     with pytest.raises(ValueError, match=f"(?s){pattern}"):
         ntk_jax.infinite_width((init_fn, lenient(apply_fn)))(X)
 
 
 def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
-    """Networks written with joins, stacks and edges, each against the same network written as sums."""
+    """Networks written with joins, stacks and edges, each against the same network written as
+    sums.
+    """
     edges = np.array([0, 1, 2, 0]), np.array([1, 0, 2, 2])
     adjacency = np.zeros((3, 3))
     np.add.at(adjacency, edges[::-1], 1.0)
@@ -275,7 +325,9 @@ def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
 
     def joined(x, width, num_outputs):  # then flattened: the parts take turns, position by position
         both = jnp.concatenate(parts(x, width), -1)
-        both = jnp.concatenate([both, nn.relu(dense(both, width, 3 * width))], -1)  # densely connected
+        both = jnp.concatenate(
+            [both, nn.relu(dense(both, width, 3 * width))], -1
+        )  # densely connected
         return dense(both.reshape(len(x), -1), num_outputs, 12 * width)
 
     def summed(x, width, num_outputs):

@@ -1,4 +1,6 @@
-"""The limits of Flax networks, equal to the papers' formulas at 1e-10, in both parameterizations."""
+"""The limits of Flax networks, equal to the papers' formulas at 1e-10, in both
+parameterizations.
+"""
 
 import flax.linen as nn
 import jax
@@ -25,7 +27,9 @@ def layer(kind, features, fan_in, *window, W_std=W_STD, **options):
 
 
 class Scaled(nn.Module):
-    """The same layers in the "ntk" parameterization: standard normal parameters, multipliers in the forward pass."""
+    """The same layers in the "ntk" parameterization: standard normal parameters, multipliers in the
+    forward pass.
+    """
 
     features: int
     window: tuple[int, ...] = ()
@@ -34,11 +38,17 @@ class Scaled(nn.Module):
     @nn.compact
     def __call__(self, x):
         fan_in = int(np.prod(self.window)) * x.shape[-1]
-        W = self.param("kernel", nn.initializers.normal(1.0), (*self.window, x.shape[-1], self.features), F64)
+        W = self.param(
+            "kernel", nn.initializers.normal(1.0), (*self.window, x.shape[-1], self.features), F64
+        )
         b = self.param("bias", nn.initializers.normal(1.0), (self.features,), F64)
         if self.window:
             z = jax.lax.conv_general_dilated(
-                x, W, (1,) * len(self.window), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x,
+                W,
+                (1,) * len(self.window),
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         else:
             z = jnp.dot(x, W)
@@ -78,13 +88,16 @@ VECTORS[1] = 0.7 * VECTORS[0] + 0.1 * VECTORS[1]
 
 
 @pytest.mark.parametrize(
-    "ntk", [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")]
+    "ntk",
+    [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")],
 )
 @pytest.mark.parametrize("head", ["flatten", "average"])
 def test_convolutional_networks(head, ntk):
     def body(x, width, num_outputs):
         x = nn.relu(conv(x, width, (3, 3), ntk=ntk))
-        x = nn.relu(conv(x, width, (3, 3), "CIRCULAR" if head == "average" and not ntk else "SAME", ntk))
+        x = nn.relu(
+            conv(x, width, (3, 3), "CIRCULAR" if head == "average" and not ntk else "SAME", ntk)
+        )
         x = x.reshape((x.shape[0], -1)) if head == "flatten" else x.mean((1, 2))
         return dense(x, num_outputs, ntk)
 
@@ -101,7 +114,8 @@ def test_convolutional_networks(head, ntk):
 
 
 @pytest.mark.parametrize(
-    "ntk", [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")]
+    "ntk",
+    [pytest.param(False, id="standard", marks=pytest.mark.slow), pytest.param(True, id="ntk")],
 )
 def test_residual_network(ntk):
     def body(x, width, num_outputs):
@@ -128,14 +142,15 @@ def test_learning_rates_by_variance_are_the_ntk_parameterization():
 
 
 def test_layer_norm_before_and_after_the_activation():
-    norm = lambda x: nn.LayerNorm(epsilon=EPSILON, dtype=F64, param_dtype=F64)(x)  # noqa: E731
+    norm = lambda x: nn.LayerNorm(epsilon=EPSILON, dtype=F64, param_dtype=F64)(x)
 
     def body(x, width, num_outputs):
         x = nn.relu(norm(dense(x, width)))
         x = norm(nn.relu(dense(x, width)))
         return dense(x, num_outputs)
 
-    # The biases of the layer are the same channel by channel: they count in the variance over channels.
+    # The biases of the layer are the same channel by channel: they count in the variance over
+    # channels.
     state = exact_dense(exact.inputs(VECTORS), 5)
     state = exact.relu_of_layer_norm(state, EPSILON)
     state = exact.layer_norm(exact.relu(exact_dense(state, WIDTH)), EPSILON)
@@ -165,7 +180,8 @@ def test_recurrent_network_shares_its_weights_over_time():
         return dense(h, num_outputs)
 
     x = RNG.standard_normal((N, 3, 5))
-    # Over (example, time): the state before step t is known at t - 1; strength and rates as in any dense layer.
+    # Over (example, time): the state before step t is known at t - 1; strength and rates as in any
+    # dense layer.
     driven = exact_dense(exact.inputs(x), 5)
     back = np.kron(np.eye(N), np.eye(3, k=-1))
     state = driven

@@ -1,4 +1,6 @@
-"""Dropout in the limit of infinite width: its mean over masks, against the formula and against networks with dropout."""
+"""Dropout in the limit of infinite width: its mean over masks, against the formula and against
+networks with dropout.
+"""
 
 from functools import partial
 
@@ -77,13 +79,21 @@ def test_linen_and_nnx_are_one_network_and_other_rows_are_those_without_dropout(
 
 DROP = partial(nn.Dropout, 0.5, deterministic=False)
 REFUSED = {
-    "not asked for": (lambda x, w, o: nn.Dense(o)(DROP()(nn.Dense(w)(x))), "error", r"dropout=.expectation"),
+    "not asked for": (
+        lambda x, w, o: nn.Dense(o)(DROP()(nn.Dense(w)(x))),
+        "error",
+        r"dropout=.expectation",
+    ),
     "before a nonlinearity": (
         lambda x, w, o: nn.Dense(o)(nn.relu(DROP()(nn.Dense(w)(x)))),
         "expectation",
         r"right after dropout",
     ),
-    "of inputs": (lambda x, w, o: nn.Dense(o)(DROP()(x)), "expectation", r"other than as a mask of zeros"),
+    "of inputs": (
+        lambda x, w, o: nn.Dense(o)(DROP()(x)),
+        "expectation",
+        r"other than as a mask of zeros",
+    ),
     "shared by all units": (
         lambda x, w, o: nn.Dense(o)(DROP(broadcast_dims=(-1,))(nn.Dense(w)(x))),
         "expectation",
@@ -119,15 +129,23 @@ def test_is_within_four_standard_errors_of_networks_with_dropout():
 
 
 def _networks(model, x, samples, forward):
-    init = gaussian_initializer(lambda key: lenient(model.init)({"params": key, "dropout": key}, x)["params"])
+    init = gaussian_initializer(
+        lambda key: lenient(model.init)({"params": key, "dropout": key}, x)["params"]
+    )
 
     def kernel(key):
         weights, masks = jax.random.split(key)
-        f = lambda p: lenient(model.apply)({"params": p}, x, rngs={"dropout": masks})  # noqa: E731
+        f = lambda p: lenient(model.apply)({"params": p}, x, rngs={"dropout": masks})
         params = init(weights)
         if forward:
             return jnp.matmul(f(params), f(params).T, precision="highest") / f(params).shape[1]
-        rows = [j.reshape(len(x), -1) for j in jax.tree.leaves(jax.jacrev(lambda p: f(p)[:, 0])(params))]
+        rows = [
+            j.reshape(len(x), -1) for j in jax.tree.leaves(jax.jacrev(lambda p: f(p)[:, 0])(params))
+        ]
         return sum(jnp.matmul(j, j.T, precision="highest") for j in rows)
 
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(kernel, keys))(jax.random.split(jax.random.key(2), samples)))
+    return np.asarray(
+        jax.jit(lambda keys: jax.lax.map(kernel, keys))(
+            jax.random.split(jax.random.key(2), samples)
+        )
+    )

@@ -1,4 +1,6 @@
-"""What `infinite_width` returns, as an object: its dtypes, what it refuses, the memory it takes and gives back, its copies."""
+"""What `infinite_width` returns, as an object: its dtypes, what it refuses, the memory it takes and
+gives back, its copies.
+"""
 
 import copy
 import gc
@@ -52,10 +54,17 @@ def kernel_of(model=MLP, **options):
 def test_both_sides_have_the_dtype_that_mlp_kernels_gives_them(unchecked_shapes):
     kernel = kernel_of()
     rounded = np.rint(3 * X)
-    sides = [X.astype(np.float32), 2 - X[:, ::-1], rounded.astype(np.int32), rounded > 0, rounded.astype(np.float16)]
+    sides = [
+        X.astype(np.float32),
+        2 - X[:, ::-1],
+        rounded.astype(np.int32),
+        rounded > 0,
+        rounded.astype(np.float16),
+    ]
     for one, other in [(0, 1), (1, 0), (2, 1), (1, 3), (4, 1), (0, 4)]:
         found, expected = (
-            f(sides[one], sides[other]) for f in (kernel, lambda a, b: ntk_jax.mlp_kernels(a, b, **OPTIONS))
+            f(sides[one], sides[other])
+            for f in (kernel, lambda a, b: ntk_jax.mlp_kernels(a, b, **OPTIONS))
         )
         for a, b in zip(found, expected, strict=True):
             assert a.dtype == b.dtype == (np.float32 if (one, other) == (0, 4) else np.float64)
@@ -68,23 +77,43 @@ def test_integers_stay_integers_as_they_may_be_indices():
         def __call__(self, tokens):
             return nn.Dense(1)(nn.Embed(5, 8)(tokens).mean(1))
 
-    found = kernel_of(Embedded())(np.array([[0, 1], [2, 2]], np.int32), np.array([[0, 3], [2, 4]], np.int8)).nngp
+    found = kernel_of(Embedded())(
+        np.array([[0, 1], [2, 2]], np.int32), np.array([[0, 3], [2, 4]], np.int8)
+    ).nngp
     np.testing.assert_allclose(found, found[0, 0] * np.array([[1.0, 0.0], [0.0, 2.0]]), atol=1e-12)
 
 
 BAD = {
     "memory -1": ({"memory_limit": -1}, r"memory_limit: expected an integer of at least 1; got -1"),
     "memory 0": ({"memory_limit": 0}, r"memory_limit: expected an integer of at least 1; got 0"),
-    "memory a": ({"memory_limit": "a"}, r"memory_limit: expected an integer of at least 1; got 'a'"),
-    "negative variance": ({"init_stats": {"Dense_0/kernel": (0, -1)}}, r"init_stats, Dense_0/kernel: .* at least 0"),
-    "NaN variance": ({"init_stats": {"Dense_0/kernel": (0, np.nan)}}, r"init_stats, Dense_0/kernel: .* at least 0"),
-    "negative rate": ({"learning_rates": lambda path, stats: -1.0}, r"learning_rates, of Dense_0/\w+: .* at least 0"),
-    "NaN rate": ({"learning_rates": lambda path, stats: np.nan}, r"learning_rates, of Dense_0/\w+: expected finite"),
+    "memory a": (
+        {"memory_limit": "a"},
+        r"memory_limit: expected an integer of at least 1; got 'a'",
+    ),
+    "negative variance": (
+        {"init_stats": {"Dense_0/kernel": (0, -1)}},
+        r"init_stats, Dense_0/kernel: .* at least 0",
+    ),
+    "NaN variance": (
+        {"init_stats": {"Dense_0/kernel": (0, np.nan)}},
+        r"init_stats, Dense_0/kernel: .* at least 0",
+    ),
+    "negative rate": (
+        {"learning_rates": lambda path, stats: -1.0},
+        r"learning_rates, of Dense_0/\w+: .* at least 0",
+    ),
+    "NaN rate": (
+        {"learning_rates": lambda path, stats: np.nan},
+        r"learning_rates, of Dense_0/\w+: expected finite",
+    ),
     "no rate": (
         {"learning_rates": lambda path, stats: None},
         r"learning_rates, of Dense_0/\w+: expected a real number",
     ),
-    "one rate": ({"learning_rates": 0.1}, r"learning_rates: expected one of 'variance', None; got 0.1"),
+    "one rate": (
+        {"learning_rates": 0.1},
+        r"learning_rates: expected one of 'variance', None; got 0.1",
+    ),
 }
 
 
@@ -109,7 +138,9 @@ def test_kernels_beyond_the_range_of_their_dtype_are_refused(activation):
     x = (1e20 * X).astype(np.float32)
     kernel = kernel_of(ntk_jax.MLP((8,), 1, activation, 1.3, 0.2))
     for sides in ((x,), (x, x[:1])):
-        with pytest.raises(ValueError, match="infinite_width: expected kernels within the range of float32"):
+        with pytest.raises(
+            ValueError, match="infinite_width: expected kernels within the range of float32"
+        ):
             kernel(*sides)
     assert activation != "relu" or np.isfinite(kernel(x.astype(float)).ntk).all()
 
@@ -122,7 +153,7 @@ def test_programs_go_with_their_kernel():
         parts = kernel, kernel.program(jnp.asarray(X)), kernel.program(jnp.asarray(X)).jaxpr
         return [weakref.ref(part) for part in parts]
 
-    alive = lambda: sum(isinstance(o, Program) for o in gc.get_objects())  # noqa: E731
+    alive = lambda: sum(isinstance(o, Program) for o in gc.get_objects())
     gc.collect()
     before = alive()
     references = seen() + seen()
@@ -166,9 +197,15 @@ def test_copies_give_the_same_kernel():
 
 def test_whatever_can_be_pickled_can_be_in_a_kernel():
     key = jax.random.key(3)
-    for model, options in [(WideNNX, {}), ((draw, two_layers), {}), (Wide(), {"num_samples": 8, "key": key})]:
+    for model, options in [
+        (WideNNX, {}),
+        ((draw, two_layers), {}),
+        (Wide(), {"num_samples": 8, "key": key}),
+    ]:
         other = pickle.loads(pickle.dumps(ntk_jax.infinite_width(model, **options)))
-        assert len(lenient(other.program)(jnp.asarray(X)).params) == (2 if model == (draw, two_layers) else 4)
+        assert len(lenient(other.program)(jnp.asarray(X)).params) == (
+            2 if model == (draw, two_layers) else 4
+        )
     assert other.num_samples == 8
     np.testing.assert_array_equal(jax.random.key_data(other.key), jax.random.key_data(key))
 
@@ -177,7 +214,10 @@ def test_whatever_can_be_pickled_can_be_in_a_kernel():
 def test_the_line_of_the_model_is_found_whatever_its_folder_is_called(folder, tmp_path):
     path = tmp_path / folder / "model.py"
     path.parent.mkdir(parents=True)
-    path.write_text("import jax\n\ndef f(p, x):\n    return jax.lax.stop_gradient(jax.nn.relu(x @ p['W'])) @ p['V']\n")
+    path.write_text(
+        "import jax\n\ndef f(p, x):\n    return jax.lax.stop_gradient(jax.nn.relu(x @ p['W'])) @ "
+        "p['V']\n"
+    )
     spec = importlib.util.spec_from_file_location("model", path)
     model = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(model)

@@ -1,4 +1,6 @@
-"""Infinite-width kernels of Flax models against wide networks of the very same modules, with Gaussian weights."""
+"""Infinite-width kernels of Flax models against wide networks of the very same modules, with
+Gaussian weights.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +19,8 @@ pytestmark = pytest.mark.slow
 REFERENCE = json.loads((Path(__file__).parent / "references" / "limits.json").read_text())
 # A part of the list, for time; `python -m benchmarks limits` goes through all of it.
 CHECKED = (
-    "mlp_nnx post_activation layer_norm learned_scale gated concatenated pooled embedded rnn_scanned attention_masked graph"
+    "mlp_nnx post_activation layer_norm learned_scale gated concatenated pooled embedded "
+    "rnn_scanned attention_masked graph"
 ).split()
 
 
@@ -38,7 +41,9 @@ def test_limit_is_within_four_standard_errors_of_stored_networks(name):
     case, reference = by_name(name), REFERENCE[name]
     x = case.inputs()
     found = lenient(infinite_width(case.build(reference["width"], 1)))(x)
-    assert found.nngp.dtype == found.ntk.dtype == (jnp.float64 if x.dtype.kind == "i" else jnp.float32)
+    assert (
+        found.nngp.dtype == found.ntk.dtype == (jnp.float64 if x.dtype.kind == "i" else jnp.float32)
+    )
     assert deviation(found.nngp, reference["nngp"], reference["nngp_error"]) < 4
     assert deviation(found.ntk, reference["ntk"], reference["ntk_error"]) < 4
 
@@ -46,7 +51,9 @@ def test_limit_is_within_four_standard_errors_of_stored_networks(name):
 def test_limit_is_within_four_standard_errors_of_fresh_networks():
     case, width = by_name("attention_tied"), 128
     x = case.inputs(2, seed=1)
-    networks = estimate(lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, 64, seed=1)
+    networks = estimate(
+        lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, 64, seed=1
+    )
     found = lenient(infinite_width(case.build(width, 1)))(x)
     assert deviation(found.nngp, networks.nngp, networks.nngp_error) < 4
     assert deviation(found.ntk, networks.ntk, networks.ntk_error) < 4
@@ -66,7 +73,9 @@ def test_gradients_with_respect_to_images_are_those_of_finite_differences():
 
     @jax.jit
     @jax.value_and_grad
-    def total(x):  # one program for the values and the gradients: compiling takes nearly all of the time
+    def total(
+        x,
+    ):  # one program for the values and the gradients: compiling takes nearly all of the time
         nngp, ntk = kernel(x)
         return jnp.sum(ntk * jnp.array([[1.0, -0.4], [-0.4, 0.3]])) + nngp[0, 1]
 

@@ -1,4 +1,6 @@
-"""The published experiment on linear data: analytic corner, regression errors, convergence in width, training."""
+"""The published experiment on linear data: analytic corner, regression errors, convergence in
+width, training.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,10 @@ import ntk_jax
 from ntk_jax.data import linear_data
 
 DATA = linear_data()
-SCALES = {"W_std": (10.0, 2**0.5), "b_std": (1.0, None)}  # weights and biases N(0, 1), readout sqrt(2 / width)
+SCALES = {
+    "W_std": (10.0, 2**0.5),
+    "b_std": (1.0, None),
+}  # weights and biases N(0, 1), readout sqrt(2 / width)
 
 
 def analytic(x1, x2=None):
@@ -36,7 +41,9 @@ def test_analytic_corner():
 
 
 def test_regression_with_the_analytic_kernel():
-    out = ntk_jax.kernel_regression(analytic(DATA.x_train), DATA.y_train, analytic(DATA.x_test, DATA.x_train))
+    out = ntk_jax.kernel_regression(
+        analytic(DATA.x_train), DATA.y_train, analytic(DATA.x_test, DATA.x_train)
+    )
     np.testing.assert_allclose(np.mean((out.test - DATA.y_test) ** 2), 0.48437464816, rtol=1e-10)
     printed = [-0.1682423, -0.0588165, 0.0239739, 0.1342176, -0.3408772]
     np.testing.assert_allclose(out.test[:5, 0], printed, atol=1e-7)
@@ -50,9 +57,13 @@ def test_empirical_kernel_approaches_the_analytic_one_as_one_over_root_width():
     widths = [100, 400, 1600, 6400, 16_000]
     errors = []
     for width in widths:
-        draw = jax.jit(lambda key, width=width: ntk_jax.empirical_ntk(*network(width, key, jnp.float32), x))
+        draw = jax.jit(
+            lambda key, width=width: ntk_jax.empirical_ntk(*network(width, key, jnp.float32), x)
+        )
         draws = [draw(jax.random.key(seed)) for seed in range(4)]
-        errors.append(np.mean([ntk_jax.kernel_change(np.asarray(draw, float), k) for draw in draws]))
+        errors.append(
+            np.mean([ntk_jax.kernel_change(np.asarray(draw, float), k) for draw in draws])
+        )
     assert errors[-1] < 0.03
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
     assert -0.6 < slope < -0.4
@@ -60,7 +71,9 @@ def test_empirical_kernel_approaches_the_analytic_one_as_one_over_root_width():
 
 @pytest.fixture(scope="module")
 def trained():
-    """Networks of two widths and what their own initial kernel predicts, at the end of training and on the way."""
+    """Networks of two widths and what their own initial kernel predicts, at the end of training and
+    on the way.
+    """
     out = {}
     for width in (512, 4096):
         apply_fn, params = network(width, jax.random.key(0))
@@ -92,7 +105,9 @@ def trained():
 
 @pytest.mark.slow
 def test_trained_network_is_where_its_kernel_says(trained):
-    error = {width: np.mean((h.fx_test - p.test) ** 2, axis=(1, 2)) for width, (h, p) in trained.items()}
+    error = {
+        width: np.mean((h.fx_test - p.test) ** 2, axis=(1, 2)) for width, (h, p) in trained.items()
+    }
     assert trained[4096][0].converged
     assert error[4096].max() < 1e-3  # at every recorded time, not only the last
     assert error[4096][-1] < error[512][-1] / 2

@@ -1,4 +1,6 @@
-"""Polynomial networks, the shortest displacement, and single-step influence, against dense Jacobians and differences."""
+"""Polynomial networks, the shortest displacement, and single-step influence, against dense
+Jacobians and differences.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +16,15 @@ from ntk_jax import losses
 @pytest.fixture(scope="module")
 def network():
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
     params = {"w": draw(3, 5) / 2, "v": draw(5, 2) / 2}
     return lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, draw(4, 3), draw(4, 2)
 
 
 def moved(params, distance):
-    return jax.tree.map(lambda p: p + distance * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params)
+    return jax.tree.map(
+        lambda p: p + distance * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params
+    )
 
 
 def test_error_of_degree_d_is_of_order_d_plus_1(network):
@@ -28,38 +32,57 @@ def test_error_of_degree_d_is_of_order_d_plus_1(network):
     for degree in range(5):
         taylor = ntk_jax.taylor_expand(apply_fn, params, degree)
         np.testing.assert_array_equal(taylor(params, x), apply_fn(params, x))
-        gaps = [jnp.abs(taylor(moved(params, h), x) - apply_fn(moved(params, h), x)).max() for h in (0.02, 0.01)]
+        gaps = [
+            jnp.abs(taylor(moved(params, h), x) - apply_fn(moved(params, h), x)).max()
+            for h in (0.02, 0.01)
+        ]
         assert abs(np.log2(gaps[0] / gaps[1]) - (degree + 1)) < 0.2
 
 
 def test_polynomials_are_exact_at_their_degree():
-    apply_fn = lambda p, x: (x * p[0]) * p[1] ** 2 + p[2]  # noqa: E731
+    apply_fn = lambda p, x: (x * p[0]) * p[1] ** 2 + p[2]
     start, params = jnp.array([0.3, -0.7, 0.2]), jnp.array([1.3, 2.0, -1.0])
     x = jnp.arange(3.0)[:, None]
-    cubic, quadratic = (ntk_jax.taylor_expand(apply_fn, start, degree)(params, x) for degree in (3, 2))
+    cubic, quadratic = (
+        ntk_jax.taylor_expand(apply_fn, start, degree)(params, x) for degree in (3, 2)
+    )
     np.testing.assert_allclose(cubic, apply_fn(params, x), rtol=1e-12)
     assert np.abs(quadratic - apply_fn(params, x)).max() > 0.1
-    np.testing.assert_array_equal(ntk_jax.taylor_expand(apply_fn, start, 0)(params, x), apply_fn(start, x))
+    np.testing.assert_array_equal(
+        ntk_jax.taylor_expand(apply_fn, start, 0)(params, x), apply_fn(start, x)
+    )
 
 
 def test_first_degree_is_the_dense_jacobian_and_second_the_hessian(network):
     apply_fn, params, x, _ = network
     flat, unravel = ravel_pytree(params)
     step = ravel_pytree(moved(params, 0.3))[0] - flat
-    f = lambda v: apply_fn(unravel(v), x)  # noqa: E731
+    f = lambda v: apply_fn(unravel(v), x)
     first = f(flat) + jax.jacobian(f)(flat) @ step
     second = first + 0.5 * jnp.einsum("iopq,p,q->io", jax.hessian(f)(flat), step, step)
-    np.testing.assert_allclose(ntk_jax.linearize(apply_fn, params)(moved(params, 0.3), x), first, rtol=1e-10)
-    np.testing.assert_allclose(ntk_jax.taylor_expand(apply_fn, params, 2)(moved(params, 0.3), x), second, rtol=1e-10)
+    np.testing.assert_allclose(
+        ntk_jax.linearize(apply_fn, params)(moved(params, 0.3), x), first, rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        ntk_jax.taylor_expand(apply_fn, params, 2)(moved(params, 0.3), x), second, rtol=1e-10
+    )
 
 
 @pytest.mark.slow
 def test_second_degree_trains_closer_to_the_network_than_the_first(network):
     apply_fn, params, x, y = network
-    options = {"optimizer": optax.sgd(0.2), "num_steps": 20, "progress": False, "record_outputs": True}
+    options = {
+        "optimizer": optax.sgd(0.2),
+        "num_steps": 20,
+        "progress": False,
+        "record_outputs": True,
+    }
     own, first, second = (
         ntk_jax.train(fn, params, x, y, **options).fx_train[-1]
-        for fn in (apply_fn, *(ntk_jax.taylor_expand(apply_fn, params, degree) for degree in (1, 2)))
+        for fn in (
+            apply_fn,
+            *(ntk_jax.taylor_expand(apply_fn, params, degree) for degree in (1, 2)),
+        )
     )
     assert np.abs(second - own).max() < np.abs(first - own).max() / 2
 
@@ -71,7 +94,9 @@ def test_displacement_is_the_pseudo_inverse_of_the_jacobian(network):
     residual = (y - apply_fn(params, x)).ravel()
     out = ntk_jax.min_norm_displacement(apply_fn, params, x, y, tolerance=1e-12)
     assert out.converged and out.num_steps <= 30
-    np.testing.assert_allclose(ravel_pytree(out.params)[0], jnp.linalg.pinv(jacobian) @ residual, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        ravel_pytree(out.params)[0], jnp.linalg.pinv(jacobian) @ residual, rtol=1e-8, atol=1e-9
+    )
     fitted = ntk_jax.linearize(apply_fn, params)(jax.tree.map(jnp.add, params, out.params), x)
     np.testing.assert_allclose(fitted, y, atol=1e-9)
     # targets that cannot be fitted: a repeated example with two different targets
@@ -97,7 +122,9 @@ def test_influence_is_a_step_on_one_example(network, loss):
 
     def outputs(weights, sign):
         # the share of an example in the loss: derivative of the loss through its own output alone
-        f = lambda p: weights[:, None] * apply_fn(p, x) + (1 - weights)[:, None] * apply_fn(params, x)  # noqa: E731
+        f = lambda p: (
+            weights[:, None] * apply_fn(p, x) + (1 - weights)[:, None] * apply_fn(params, x)
+        )
         grads = jax.grad(lambda p: losses.LOSSES[loss](f(p), y))(params)
         return apply_fn(jax.tree.map(lambda p, g: p - sign * h * g, params, grads), x_test)
 

@@ -95,7 +95,8 @@ def test_clusters_are_positive_semidefinite(dtype, distance):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [50, pytest.param(784, marks=pytest.mark.slow)])
 def test_equal_and_parallel_rows_have_the_kernels_of_equal_and_parallel_rows(dtype, d):
-    # a product of matrices and a sum of squares round differently: the root of that is 5e-4 in float32
+    # a product of matrices and a sum of squares round differently: the root of that is 5e-4 in
+    # float32
     x = np.abs(data(40, d, dtype))
     k = mlp_kernels(np.concatenate([x, x, 3 * x]), depth=3, W_std=2**0.5)
     for kernel in map(np.asarray, k):
@@ -132,9 +133,11 @@ def test_float32_relu_scales_and_follows_float64(scale):
 
 @partial(jax.jit, static_argnums=(1, 2))
 def recursion(k, rule, W_std, b_std, roundings):
-    """The kernels from the inputs' second moments, in one scan; layer l sees covariances changed by `roundings[l]`."""
+    """The kernels from the inputs' second moments, in one scan; layer l sees covariances changed by
+    `roundings[l]`.
+    """
     i = jnp.arange(len(k))
-    cosine_scale = lambda k: jnp.sqrt(jnp.diagonal(k))[:, None] * jnp.sqrt(jnp.diagonal(k))[None, :]  # noqa: E731
+    cosine_scale = lambda k: jnp.sqrt(jnp.diagonal(k))[:, None] * jnp.sqrt(jnp.diagonal(k))[None, :]
     first = W_std**2 * k + b_std**2
 
     def layer(kernels, rounding):
@@ -152,7 +155,10 @@ def recursion(k, rule, W_std, b_std, roundings):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "activation, W_std, depth",
-    [*(("relu", 2**0.5, depth) for depth in (1, 10, 100)), *((a, 1.3, 100) for a in ("erf", "gelu", "tanh"))],
+    [
+        *(("relu", 2**0.5, depth) for depth in (1, 10, 100)),
+        *((a, 1.3, 100) for a in ("erf", "gelu", "tanh")),
+    ],
 )
 def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation, W_std, depth):
     x, eps = data(12, 8), float(np.finfo(np.float32).eps)
@@ -168,7 +174,9 @@ def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation
         e[0] *= 2.5  # inner products within 8 ulps of parallel count as parallel
         if (
             seed == 10
-        ):  # each time the same way, as random roundings are not in a hundred layers: nearly parallel rows stay so
+            # each time the same way, as random roundings are not in a hundred layers: nearly
+            # parallel rows stay so
+        ):
             first = W_std**2 * moments + 0.1**2
             rho = first / np.sqrt(np.outer(np.diag(first), np.diag(first)))
             e = np.triu(np.where(1 - np.abs(rho) < 10 * eps, np.sign(rho), 0), 1)[None] * np.full(
@@ -176,7 +184,9 @@ def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation
             )
             e[0] *= 2.5
         perturbed = from_roundings(e + np.triu(e, 1).swapaxes(1, 2))
-        spread = [np.maximum(s, np.abs(p - k)) for s, p, k in zip(spread, perturbed, exact, strict=True)]
+        spread = [
+            np.maximum(s, np.abs(p - k)) for s, p, k in zip(spread, perturbed, exact, strict=True)
+        ]
     single = mlp_kernels(x, depth=depth, activation=activation, W_std=W_std, b_std=0.1)
     for k32, k, s in zip(single, exact, spread, strict=True):
         assert np.all(np.abs(np.asarray(k32, float) - k) <= s + (2 + depth) * eps * np.max(k))
@@ -187,7 +197,9 @@ def test_float32_is_the_exact_kernel_of_moments_perturbed_by_rounding(activation
 def test_float32_gradients_are_finite_at_inputs_of_1e15(activation):
     x = data(3, 4)
     y = np.stack([x[0], -x[0], 2 * x[0], 0 * x[0], x[1] + 0.1]) * np.float32(1e15)
-    total = lambda y: jnp.sum(1e-3 * mlp_kernels(1e15 * x, y, depth=2, activation=activation, W_std=1.2).ntk)  # noqa: E731
+    total = lambda y: jnp.sum(
+        1e-3 * mlp_kernels(1e15 * x, y, depth=2, activation=activation, W_std=1.2).ntk
+    )
     assert jnp.all(jnp.isfinite(jax.grad(total)(jnp.asarray(y))))
 
 
@@ -207,7 +219,9 @@ def test_overflow_is_an_error_that_says_so():
         mlp_kernels(data(3, 4), depth=300, W_std=3.0)
 
 
-@pytest.mark.parametrize("activation", ["relu", pytest.param("gelu", marks=pytest.mark.slow), "tanh"])
+@pytest.mark.parametrize(
+    "activation", ["relu", pytest.param("gelu", marks=pytest.mark.slow), "tanh"]
+)
 def test_gradients(activation):
     x = data(3, 4, np.float64)
     y = np.stack([x[0], -x[0], 2 * x[0], 0 * x[0], x[1] + 0.1])
@@ -217,13 +231,18 @@ def test_gradients(activation):
         k = mlp_kernels(x, y, depth=2, activation=activation, W_std=W, b_std=b)
         return jnp.sum((k.nngp + k.ntk) * weights)
 
-    both = jax.jit(jax.value_and_grad(f, (0, 1, 2)))  # one program: compiling takes nearly all of the time
+    both = jax.jit(
+        jax.value_and_grad(f, (0, 1, 2))
+    )  # one program: compiling takes nearly all of the time
     dy, dW, db = both(y, 1.2, 0.3)[1]
     assert jnp.all(jnp.isfinite(dy))
     h, fast = 1e-5, lambda *at: both(*at)[0]
     e = np.zeros_like(y)
     e[4, 2] = h
-    numeric = [fast(y + e, 1.2, 0.3) - fast(y - e, 1.2, 0.3), fast(y, 1.2 + h, 0.3) - fast(y, 1.2 - h, 0.3)]
+    numeric = [
+        fast(y + e, 1.2, 0.3) - fast(y - e, 1.2, 0.3),
+        fast(y, 1.2 + h, 0.3) - fast(y, 1.2 - h, 0.3),
+    ]
     numeric.append(fast(y, 1.2, 0.3 + h) - fast(y, 1.2, 0.3 - h))
     np.testing.assert_allclose([dy[4, 2], dW, db], np.array(numeric) / (2 * h), rtol=2e-5)
 
@@ -231,13 +250,16 @@ def test_gradients(activation):
 @pytest.mark.slow
 def test_second_derivatives_are_finite_at_identical_rows():
     x = data(3, 4, np.float64)
-    hessian = jax.jit(jax.hessian(lambda y: jnp.sum(mlp_kernels(x, y, depth=2, W_std=1.2, b_std=0.3).nngp)))
+    hessian = jax.jit(
+        jax.hessian(lambda y: jnp.sum(mlp_kernels(x, y, depth=2, W_std=1.2, b_std=0.3).nngp))
+    )
     for y in (x[:1], -x[:1], 2 * x[:1], 0 * x[:1]):
         assert jnp.all(jnp.isfinite(hessian(y)))
 
 
 def test_four_nested_derivatives_are_those_of_the_recursion_at_forty_digits():
-    # the kernel of a second derivative with itself, as physics-informed networks use it: it used to compile for minutes
+    # the kernel of a second derivative with itself, as physics-informed networks use it: it used to
+    # compile for minutes
     W, b, x, y = 1.5**2, 0.1**2, 0.7, -0.4
 
     def ntk(x, y):
@@ -246,13 +268,19 @@ def test_four_nested_derivatives_are_those_of_the_recursion_at_forty_digits():
         for _ in range(2):
             scales = [1 + 2 * K[0], 1 + 2 * K[2]]
             k_dot = 4 / mpmath.pi / mpmath.sqrt(scales[0] * scales[1] - 4 * K[1] ** 2)
-            pairs = ((K[0], scales[0]), (K[1], mpmath.sqrt(scales[0] * scales[1])), (K[2], scales[1]))
+            pairs = (
+                (K[0], scales[0]),
+                (K[1], mpmath.sqrt(scales[0] * scales[1])),
+                (K[2], scales[1]),
+            )
             K = [W * 2 / mpmath.pi * mpmath.asin(2 * q / scale) + b for q, scale in pairs]
             T = K[1] + W * k_dot * T
         return T
 
     def ours(x, y):
-        return mlp_kernels(x.reshape(1, 1), y.reshape(1, 1), depth=2, activation="erf", W_std=1.5, b_std=0.1).ntk[0, 0]
+        return mlp_kernels(
+            x.reshape(1, 1), y.reshape(1, 1), depth=2, activation="erf", W_std=1.5, b_std=0.1
+        ).ntk[0, 0]
 
     K_rr = jax.jit(jax.hessian(jax.hessian(ours, 0), 1))
     with mpmath.workdps(40):

@@ -1,4 +1,6 @@
-"""`mlp_kernels` with residual connections, LayerNorm and scales per layer, against Flax networks: read, and drawn at random."""
+"""`mlp_kernels` with residual connections, LayerNorm and scales per layer, against Flax networks:
+read, and drawn at random.
+"""
 
 import flax.linen as nn
 import jax
@@ -13,7 +15,13 @@ pytestmark = pytest.mark.slow
 F64 = jnp.float64
 CASES = {
     "residual": {"activation": "relu", "residual": True, "W_std": 1.3, "b_std": 0.4, "depth": 3},
-    "layer_norm": {"activation": "tanh", "layer_norm": True, "W_std": 1.5, "b_std": 0.2, "depth": 2},
+    "layer_norm": {
+        "activation": "tanh",
+        "layer_norm": True,
+        "W_std": 1.5,
+        "b_std": 0.2,
+        "depth": 2,
+    },
     "both, one scale per layer": {
         "activation": "gelu",
         "residual": True,
@@ -44,7 +52,9 @@ class Network(nn.Module):
                 nn.initializers.variance_scaling(W[layer] ** 2, "fan_in", "normal"),
                 nn.initializers.normal(b[layer]),
             )
-            return nn.Dense(num_units, dtype=F64, param_dtype=F64, kernel_init=scales[0], bias_init=scales[1])(z)
+            return nn.Dense(
+                num_units, dtype=F64, param_dtype=F64, kernel_init=scales[0], bias_init=scales[1]
+            )(z)
 
         z = dense(0, self.width, x)
         for layer in range(1, depth + 1):
@@ -59,7 +69,9 @@ class Network(nn.Module):
                     force_float32_reductions=False,
                 )(z)
             last = layer == depth
-            out = dense(layer, self.num_outputs if last else self.width, PHI[options["activation"]](inner))
+            out = dense(
+                layer, self.num_outputs if last else self.width, PHI[options["activation"]](inner)
+            )
             z = z + out if options.get("residual") and not last else out
         return z
 
@@ -87,18 +99,26 @@ def test_wide_networks_drawn_at_random_agree(name):
     num_layers = CASES[name]["depth"] + 1
     W, b = (np.broadcast_to(CASES[name][option], num_layers) for option in ("W_std", "b_std"))
     scales = jax.tree.map(lambda p: 1.0, params)
-    for layer in range(num_layers):  # in place of learning rates: each parameter is its scale times a unit normal one
+    for layer in range(
+        num_layers
+    ):  # in place of learning rates: each parameter is its scale times a unit normal one
         fan_in = 5 if layer == 0 else width
-        scales["params"][f"Dense_{layer}"] = {"kernel": float(W[layer]) / fan_in**0.5, "bias": float(b[layer])}
+        scales["params"][f"Dense_{layer}"] = {
+            "kernel": float(W[layer]) / fan_in**0.5,
+            "bias": float(b[layer]),
+        }
 
     def unit(key):
         leaves, tree = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
-        return jax.tree.unflatten(tree, [jax.random.normal(k, p.shape, F64) for k, p in zip(keys, leaves, strict=True)])
+        return jax.tree.unflatten(
+            tree, [jax.random.normal(k, p.shape, F64) for k, p in zip(keys, leaves, strict=True)]
+        )
 
-    apply_fn = lambda unit, x: model.apply(jax.tree.map(jnp.multiply, scales, unit), x)  # noqa: E731
+    apply_fn = lambda unit, x: model.apply(jax.tree.map(jnp.multiply, scales, unit), x)
     out = monte_carlo_kernels(unit, apply_fn, x, num_samples=num_draws, key=jax.random.key(1))
     for mean, error, k in zip(*out, exact, strict=True):
-        # at finite width the mean is off by the order of 1/width, here below a hundredth of the largest entry
+        # at finite width the mean is off by the order of 1/width, here below a hundredth of the
+        # largest entry
         allowed = 4 * np.asarray(error) + 3 / width * float(jnp.max(k))
         assert np.all(np.abs(np.asarray(mean) - k) <= allowed), (mean, error, k)

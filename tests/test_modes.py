@@ -1,4 +1,6 @@
-"""Closed-form training against brute force: an ODE solver, the recursion, and Optax on the linearized network."""
+"""Closed-form training against brute force: an ODE solver, the recursion, and Optax on the
+linearized network.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,9 @@ def flow_by_ode(k, k_test, y, f_0, f_test_0, t, diag_reg=0.0):
         f = f_0 + k @ alpha.reshape(y.shape)
         return ((y - f) / y.size - diag_reg * alpha.reshape(y.shape) / y.size).ravel()
 
-    solution = solve_ivp(rhs, (0, max(t)), np.zeros(y.size), t_eval=t, method="DOP853", rtol=1e-12, atol=1e-13)
+    solution = solve_ivp(
+        rhs, (0, max(t)), np.zeros(y.size), t_eval=t, method="DOP853", rtol=1e-12, atol=1e-13
+    )
     alpha = [a.reshape(y.shape) for a in solution.y.T]
     return np.stack([f_0 + k @ a for a in alpha]), np.stack([f_test_0 + k_test @ a for a in alpha])
 
@@ -40,7 +44,12 @@ def flow_by_ode(k, k_test, y, f_0, f_test_0, t, diag_reg=0.0):
 def test_flow_equals_ode(rank, diag_reg):
     k, k_test, y, f_0, f_test_0 = problem(rank)
     t = [0.0, 0.1, 1.0, 10.0, 40.0]
-    options = {"fx_train_0": f_0, "k_test_train": k_test, "fx_test_0": f_test_0, "diag_reg": diag_reg}
+    options = {
+        "fx_train_0": f_0,
+        "k_test_train": k_test,
+        "fx_test_0": f_test_0,
+        "diag_reg": diag_reg,
+    }
     out = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, t, **options)
     train, test = flow_by_ode(k, k_test, y, f_0, f_test_0, t, diag_reg)
     np.testing.assert_allclose(out.train, train, rtol=1e-8, atol=1e-8)
@@ -66,7 +75,9 @@ def test_singular_kernel_leaves_its_null_space_alone():
     k, k_test, y, f_0, f_test_0 = problem(rank=3)
     modes = ntk_jax.diagonalize(k)
     assert (modes.eigenvalues[3:] == 0).all() and (modes.eigenvalues[:3] > 0).all()
-    out = ntk_jax.gradient_flow_mse(modes, y, np.inf, fx_train_0=f_0, k_test_train=k_test, fx_test_0=f_test_0)
+    out = ntk_jax.gradient_flow_mse(
+        modes, y, np.inf, fx_train_0=f_0, k_test_train=k_test, fx_test_0=f_test_0
+    )
     pinv = np.linalg.pinv(k, rcond=1e-10)
     np.testing.assert_allclose(out.train, f_0 + k @ pinv @ (y - f_0), rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(out.test, f_test_0 + k_test @ pinv @ (y - f_0), rtol=1e-8, atol=1e-9)
@@ -93,7 +104,11 @@ def test_descent_equals_recursion(momentum, nesterov, diag_reg):
     out = ntk_jax.gradient_descent_mse(modes, y, steps, rate, fx_test_0=f_test_0, **options)
     np.testing.assert_allclose(out.train, np.stack(train), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(out.test, np.stack(test), rtol=1e-10, atol=1e-10)
-    traced = jax.jit(lambda s: ntk_jax.gradient_descent_mse(modes, y, s, rate, fx_test_0=f_test_0, **options).test)
+    traced = jax.jit(
+        lambda s: (
+            ntk_jax.gradient_descent_mse(modes, y, s, rate, fx_test_0=f_test_0, **options).test
+        )
+    )
     np.testing.assert_allclose(traced(jnp.asarray(steps)), out.test, rtol=1e-10, atol=1e-10)
 
 
@@ -102,7 +117,9 @@ def test_descent_in_float32_keeps_slow_modes():
     k = np.diag([1.0, 1e-3, 1e-6])
     y = np.ones(3)
     exact = ntk_jax.gradient_descent_mse(ntk_jax.diagonalize(k), y, 300_000, 3.0)
-    single = ntk_jax.gradient_descent_mse(ntk_jax.diagonalize(k.astype(np.float32)), y, 300_000, 3.0)
+    single = ntk_jax.gradient_descent_mse(
+        ntk_jax.diagonalize(k.astype(np.float32)), y, 300_000, 3.0
+    )
     assert single.train.dtype == jnp.float32
     # each of the 19 squarings rounds once: some tens of ulps of float32
     np.testing.assert_allclose(single.train, exact.train, rtol=30 * 2**-23)
@@ -121,7 +138,10 @@ def test_more_steps_than_32_bits_hold(single_precision):
     modes, steps = ntk_jax.diagonalize(k.astype(np.float32)), [3 * 10**9, 10**10]
     slow = 1e-9 * float(ntk_jax.max_learning_rate(modes, O))
     values, vectors = np.linalg.eigh(k)
-    left = vectors @ (np.exp(-values * slow * np.array(steps)[:, None] / y.size)[..., None] * (vectors.T @ (f_0 - y)))
+    left = vectors @ (
+        np.exp(-values * slow * np.array(steps)[:, None] / y.size)[..., None]
+        * (vectors.T @ (f_0 - y))
+    )
     for num_steps in (steps, np.array(steps)):
         out = ntk_jax.gradient_descent_mse(modes, y, num_steps, slow, fx_train_0=f_0)
         np.testing.assert_allclose(out.train, y + left, atol=1e-4)
@@ -169,7 +189,9 @@ def test_small_steps_are_the_flow():
     modes = ntk_jax.diagonalize(k)
     flow = ntk_jax.gradient_flow_mse(modes, y, 5.0, fx_train_0=f_0).train
     gaps = [
-        np.abs(ntk_jax.gradient_descent_mse(modes, y, steps, 5.0 / steps, fx_train_0=f_0).train - flow).max()
+        np.abs(
+            ntk_jax.gradient_descent_mse(modes, y, steps, 5.0 / steps, fx_train_0=f_0).train - flow
+        ).max()
         for steps in (1000, 10_000)
     ]
     assert gaps[1] < 1e-4 and 8 < gaps[0] / gaps[1] < 12  # first order in the step
@@ -177,14 +199,17 @@ def test_small_steps_are_the_flow():
 
 @pytest.mark.slow
 def test_time_is_learning_rate_times_steps(getkey):
-    # Twice the rate and half the steps is the same flow; a trained network differs from it by the order of its step.
+    # Twice the rate and half the steps is the same flow; a trained network differs from it by the
+    # order of its step.
     x, y = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N, O))
     model = ntk_jax.MLP((16,), O, W_std=1.5, b_std=0.1)
     apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
     k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full")
     modes, f_0, rate = ntk_jax.diagonalize(k), apply_fn(params, x), 0.05
     flow, gaps = ntk_jax.gradient_flow_mse(modes, y, rate * 256, fx_train_0=f_0).train, []
-    np.testing.assert_allclose(ntk_jax.gradient_flow("mse", k, y, rate * 256, fx_train_0=f_0).train, flow, atol=1e-6)
+    np.testing.assert_allclose(
+        ntk_jax.gradient_flow("mse", k, y, rate * 256, fx_train_0=f_0).train, flow, atol=1e-6
+    )
     for factor in (1, 2):
         history = ntk_jax.train(
             ntk_jax.linearize(apply_fn, params), params, x, y, optimizer=optax.sgd(factor * rate),
@@ -196,14 +221,19 @@ def test_time_is_learning_rate_times_steps(getkey):
 
 @pytest.mark.slow
 def test_residuals_stay_below_the_bound_of_the_slowest_mode():
-    # |f_t - y| <= exp(-s_min t / nO) |f_0 - y|, and for steps the power of 1 - η s_min / nO, below the critical rate
+    # |f_t - y| <= exp(-s_min t / nO) |f_0 - y|, and for steps the power of 1 - η s_min / nO, below
+    # the critical rate
     k, _, y, f_0, _ = problem()
     modes, t = ntk_jax.diagonalize(k), np.geomspace(0.1, 1000, 20)
-    left = lambda out: np.linalg.norm(np.asarray(out.train) - y, axis=(1, 2))  # noqa: E731
+    left = lambda out: np.linalg.norm(np.asarray(out.train) - y, axis=(1, 2))
     start, slowest = np.linalg.norm(f_0 - y), float(modes.eigenvalues[-1]) / y.size
     norms = left(ntk_jax.gradient_flow_mse(modes, y, t, fx_train_0=f_0))
-    assert (norms <= np.exp(-slowest * t) * start).all() and norms[0] < 0.999 * np.exp(-slowest * t[0]) * start
-    alone = y + np.asarray(modes.eigenvectors[:, -1:])  # a residual in the slowest mode alone reaches the bound
+    assert (norms <= np.exp(-slowest * t) * start).all() and norms[0] < 0.999 * np.exp(
+        -slowest * t[0]
+    ) * start
+    alone = y + np.asarray(
+        modes.eigenvectors[:, -1:]
+    )  # a residual in the slowest mode alone reaches the bound
     norms = left(ntk_jax.gradient_flow_mse(modes, y, t, fx_train_0=alone))
     np.testing.assert_allclose(norms, np.exp(-slowest * t) * 2**0.5, rtol=1e-8, atol=1e-14)
     rate, steps = 0.5 * float(ntk_jax.max_learning_rate(modes, O)), np.array([1, 10, 100])
@@ -215,11 +245,19 @@ def test_test_outputs_alone_are_the_same():
     k, k_test, y, f_0, f_test_0 = problem()
     modes = ntk_jax.diagonalize(k)
     options = {"fx_train_0": f_0, "k_test_train": k_test, "fx_test_0": f_test_0}
-    for fn, when in ((ntk_jax.gradient_flow_mse, ([0.0, 2.0],)), (ntk_jax.gradient_descent_mse, ([0, 9], 0.1))):
-        both, alone = fn(modes, y, *when, **options), fn(modes, y, *when, **options, predict_train=False)
+    for fn, when in (
+        (ntk_jax.gradient_flow_mse, ([0.0, 2.0],)),
+        (ntk_jax.gradient_descent_mse, ([0, 9], 0.1)),
+    ):
+        both, alone = (
+            fn(modes, y, *when, **options),
+            fn(modes, y, *when, **options, predict_train=False),
+        )
         assert alone.train is None
         np.testing.assert_array_equal(alone.test, both.test)
-    with pytest.raises(ValueError, match=r"k_test_train: expected the test kernel with predict_train=False"):
+    with pytest.raises(
+        ValueError, match=r"k_test_train: expected the test kernel with predict_train=False"
+    ):
         ntk_jax.gradient_flow_mse(modes, y, 1.0, predict_train=False)
 
 
@@ -228,8 +266,12 @@ def test_full_kernel_of_independent_outputs_is_the_shared_one():
     eye = np.eye(O)
     full, full_test = (m[:, :, None, None] * eye for m in (k, k_test))
     options = {"fx_train_0": f_0, "fx_test_0": f_test_0}
-    shared = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, [1.0, 7.0], k_test_train=k_test, **options)
-    joint = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **options)
+    shared = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(k), y, [1.0, 7.0], k_test_train=k_test, **options
+    )
+    joint = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **options
+    )
     np.testing.assert_allclose(joint.train, shared.train, rtol=1e-10)
     np.testing.assert_allclose(joint.test, shared.test, rtol=1e-10)
     limits = [
@@ -244,14 +286,20 @@ def test_one_kernel_per_output_is_as_many_problems():
     k, k_test = (np.stack([m, 2 * m], -1) for m in (k, k_test))
     modes = ntk_jax.diagonalize(k)
     assert modes.eigenvalues.shape == (O, N) and modes.rank.tolist() == [N, N]
-    assert ntk_jax.max_learning_rate(modes) == ntk_jax.max_learning_rate(ntk_jax.diagonalize(k[:, :, 1]), O)
+    assert ntk_jax.max_learning_rate(modes) == ntk_jax.max_learning_rate(
+        ntk_jax.diagonalize(k[:, :, 1]), O
+    )
     start = {"k_test_train": k_test, "fx_train_0": f_0, "fx_test_0": f_test_0}
     flow = ntk_jax.gradient_flow_mse(modes, y, [1.0, 7.0], **start)
     steps = ntk_jax.gradient_descent_mse(modes, y, [3, 9], 0.1, **start)
     assert flow.test.shape == steps.test.shape == (2, N_TEST, O)
     for o in range(O):
         one = ntk_jax.diagonalize(k[:, :, o])
-        start = {"k_test_train": k_test[:, :, o], "fx_train_0": f_0[:, o], "fx_test_0": f_test_0[:, o]}
+        start = {
+            "k_test_train": k_test[:, :, o],
+            "fx_train_0": f_0[:, o],
+            "fx_test_0": f_test_0[:, o],
+        }
         # alone, an output is the whole loss instead of one part in O: time runs O times faster
         alone = ntk_jax.gradient_flow_mse(one, y[:, o], [1.0 / O, 7.0 / O], **start)
         np.testing.assert_allclose(flow.train[..., o], alone.train, rtol=1e-10)
@@ -268,9 +316,13 @@ def test_a_flattened_kernel_is_the_full_one():
     full = flat.reshape(N, O, N, O).swapaxes(1, 2)
     full_test = flat_test.reshape(N_TEST, O, N, O).swapaxes(1, 2)
     start = {"fx_train_0": f_0, "fx_test_0": f_test_0}
-    a = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **start)
+    a = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(full), y, [1.0, 7.0], k_test_train=full_test, **start
+    )
     start = {name: f.ravel() for name, f in start.items()}
-    b = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(flat), y.ravel(), [1.0, 7.0], k_test_train=flat_test, **start)
+    b = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(flat), y.ravel(), [1.0, 7.0], k_test_train=flat_test, **start
+    )
     np.testing.assert_array_equal(a.train, b.train.reshape(a.train.shape))
     np.testing.assert_array_equal(a.test, b.test.reshape(a.test.shape))
     train, test = flow_by_ode(flat, flat_test, y.ravel(), f_0.ravel(), f_test_0.ravel(), [1.0, 7.0])
@@ -284,7 +336,9 @@ def test_modes_report_their_rank_and_float32_warns_of_what_it_cannot_see():
     assert modes.rank == 3 and modes.condition_number == np.inf
     regular, *_ = problem()
     values = np.linalg.eigvalsh(regular)
-    np.testing.assert_allclose(ntk_jax.diagonalize(regular).condition_number, values[-1] / values[0], rtol=1e-8)
+    np.testing.assert_allclose(
+        ntk_jax.diagonalize(regular).condition_number, values[-1] / values[0], rtol=1e-8
+    )
     single = ntk_jax.diagonalize(k.astype(np.float32))
     ntk_jax.gradient_flow_mse(single, y, 1.0)
     with pytest.warns(UserWarning, match="3 of 6 modes of this float32 kernel.*Trust times up to"):
@@ -297,8 +351,12 @@ def test_modes_report_their_rank_and_float32_warns_of_what_it_cannot_see():
 
 def test_targets_without_output_axis_give_results_without_it():
     k, k_test, y, _, _ = problem()
-    column = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y[:, :1], [1.0, 2.0], k_test_train=k_test)
-    flat = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y[:, 0], [1.0, 2.0], k_test_train=k_test)
+    column = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(k), y[:, :1], [1.0, 2.0], k_test_train=k_test
+    )
+    flat = ntk_jax.gradient_flow_mse(
+        ntk_jax.diagonalize(k), y[:, 0], [1.0, 2.0], k_test_train=k_test
+    )
     assert flat.train.shape == (2, N) and flat.test.shape == (2, N_TEST)
     np.testing.assert_array_equal(flat.test, column.test[:, :, 0])
 
@@ -320,4 +378,6 @@ def test_modes_rebuild_the_kernel():
     k, *_ = problem()
     modes = ntk_jax.diagonalize(k)
     assert (np.diff(modes.eigenvalues) <= 0).all()
-    np.testing.assert_allclose((modes.eigenvectors * modes.eigenvalues[None]) @ modes.eigenvectors.T, k, rtol=1e-11)
+    np.testing.assert_allclose(
+        (modes.eigenvectors * modes.eigenvalues[None]) @ modes.eigenvectors.T, k, rtol=1e-11
+    )

@@ -21,13 +21,25 @@ NAMES = sorted({*duals.CLOSED_FORM_NAMES, *duals.SERIES_NAMES})
 
 IMPOSSIBLE = {
     "NaN variance": ((np.nan, 0.0, 1.0), r"q11: expected a finite variance of at least 0; got nan"),
-    "negative variance": ((-1.0, 0.0, 1.0), r"q11: expected a finite variance of at least 0; got -1"),
-    "infinite variance": ((1.0, 0.0, np.inf), r"q22: expected a finite variance of at least 0; got inf"),
+    "negative variance": (
+        (-1.0, 0.0, 1.0),
+        r"q11: expected a finite variance of at least 0; got -1",
+    ),
+    "infinite variance": (
+        (1.0, 0.0, np.inf),
+        r"q22: expected a finite variance of at least 0; got inf",
+    ),
     "NaN covariance": ((1.0, np.nan, 1.0), r"q12: expected a finite covariance; got nan"),
-    "covariance beyond the variances": ((1, 5, 1), r"q12: expected .* within \+-sqrt\(q11 q22\) = 1; got 5"),
+    "covariance beyond the variances": (
+        (1, 5, 1),
+        r"q12: expected .* within \+-sqrt\(q11 q22\) = 1; got 5",
+    ),
     "one of many": ((np.ones(3), np.array([0.0, -1.5, 0.0]), 1.0), r"q12: expected .*got -1.5"),
     "next to a zero input": ((0.0, 1e-3, 1.0), r"q12: expected .* = 0; got 0.001"),
-    "shapes": ((np.ones(3), 0.0, np.ones(4)), r"expected shapes that broadcast; got \(3,\), \(\), \(4,\)"),
+    "shapes": (
+        (np.ones(3), 0.0, np.ones(4)),
+        r"expected shapes that broadcast; got \(3,\), \(\), \(4,\)",
+    ),
     "complex": ((1.0 + 0j, 0.0, 1.0), r"q11: expected real numbers, .*got complex128"),
     "words": (("one", 0.0, 1.0), r"q11: expected real numbers, .*got <U3"),
     "objects": (({}, 0.0, 1.0), r"q11: expected real numbers, .*got object"),
@@ -62,10 +74,20 @@ def test_many_moments_are_looked_at_where_they_are():
 def test_inside_jit_impossible_moments_count_as_the_nearest_possible_and_nan_stays():
     names = duals.CLOSED_FORM_NAMES
     dual = jax.jit(lambda *q: jnp.stack([jnp.stack(rule(name)(*q)) for name in names]))
-    impossible = np.array([(1.0, 5.0, 1.0), (-1.0, 0.0, 1.0), (0.0, 3.0, -2.0), (np.nan, 0.5, 1.0), (1.0, np.nan, 1.0)])
+    impossible = np.array(
+        [
+            (1.0, 5.0, 1.0),
+            (-1.0, 0.0, 1.0),
+            (0.0, 3.0, -2.0),
+            (np.nan, 0.5, 1.0),
+            (1.0, np.nan, 1.0),
+        ]
+    )
     possible = np.array([(1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)])
     found = dual(*impossible.T)
-    np.testing.assert_array_equal(found[..., :3], dual(*np.pad(possible, ((0, 2), (0, 0))).T)[..., :3])
+    np.testing.assert_array_equal(
+        found[..., :3], dual(*np.pad(possible, ((0, 2), (0, 0))).T)[..., :3]
+    )
     assert np.all(np.isnan(found[:, 0, 3:]))
 
 
@@ -84,7 +106,9 @@ def test_dtypes(name, unchecked_shapes):
         assert found.k.dtype == np.float32
         np.testing.assert_allclose(np.stack(found), exact, rtol=3e-6)
     for dtype in (np.int64, np.uint8, object, np.longdouble, ">f8"):
-        np.testing.assert_array_equal(np.stack(rule(name)(*(np.asarray(m).astype(dtype) for m in moments))), exact)
+        np.testing.assert_array_equal(
+            np.stack(rule(name)(*(np.asarray(m).astype(dtype) for m in moments))), exact
+        )
 
 
 def test_large_integers_do_not_wrap_around(unchecked_shapes):
@@ -98,7 +122,12 @@ def test_large_integers_do_not_wrap_around(unchecked_shapes):
 def test_duals_are_pickled_and_copied(name):
     one = rule(name)
     other = pickle.loads(pickle.dumps(one))
-    assert other == one and hash(other) == hash(one) and copy.deepcopy(one) == one and copy.copy(one) == one
+    assert (
+        other == one
+        and hash(other) == hash(one)
+        and copy.deepcopy(one) == one
+        and copy.copy(one) == one
+    )
 
 
 def test_series_of_jax_functions_are_pickled():

@@ -63,7 +63,9 @@ def test_projection_is_unbiased_and_its_error_falls(wide):
     def estimates(dimensions, num_keys):
         @jax.jit
         def estimate(key):
-            return ntk_jax.contract(ntk_jax.tangent_features(apply_fn, params, x, projection=dimensions, key=key))
+            return ntk_jax.contract(
+                ntk_jax.tangent_features(apply_fn, params, x, projection=dimensions, key=key)
+            )
 
         return np.stack([estimate(key) for key in jax.random.split(jax.random.key(7), num_keys)])
 
@@ -78,7 +80,9 @@ def test_projection_is_unbiased_and_its_error_falls(wide):
 @pytest.mark.slow
 def test_projection_of_shared_weights_and_plain_gradients():
     def apply_fn(p, x):  # one weight at two positions; a scale with its own Jacobian block
-        return jnp.tanh(jnp.einsum("ntd,do->nto", x, p["w"])).sum(1) * jnp.broadcast_to(p["s"], (len(x), 3))
+        return jnp.tanh(jnp.einsum("ntd,do->nto", x, p["w"])).sum(1) * jnp.broadcast_to(
+            p["s"], (len(x), 3)
+        )
 
     key = jax.random.key(0)
     params = {"w": jax.random.normal(key, (4, 3)), "s": jnp.arange(1.0, 4.0)}
@@ -94,6 +98,9 @@ def test_projection_errors(wide, unchecked_shapes):
     _, apply_fn, params, x = wide
     with pytest.raises(ValueError, match="key: expected a random key"):
         ntk_jax.tangent_features(apply_fn, params, x, projection=8)
-    f1, f2 = (ntk_jax.tangent_features(apply_fn, params, x, projection=8, key=jax.random.key(i)) for i in range(2))
+    f1, f2 = (
+        ntk_jax.tangent_features(apply_fn, params, x, projection=8, key=jax.random.key(i))
+        for i in range(2)
+    )
     with pytest.raises(ValueError, match="same network"):
         ntk_jax.contract(f1, f2)

@@ -1,4 +1,6 @@
-"""Nearly parallel inputs of activations with kinks: their kernels are exact, so that those of clusters stay definite."""
+"""Nearly parallel inputs of activations with kinks: their kernels are exact, so that those of
+clusters stay definite.
+"""
 
 from functools import cache
 
@@ -32,7 +34,9 @@ def cluster(n, distance, dtype, d=50, seed=0):
 
 
 DTYPES = (np.float32, np.float64)
-SLOW = [(a, dtype) for a in ("abs", "sign", "relu6", "hard_sigmoid", "hard_swish") for dtype in DTYPES]
+SLOW = [
+    (a, dtype) for a in ("abs", "sign", "relu6", "hard_sigmoid", "hard_swish") for dtype in DTYPES
+]
 SLOW.append(("selu", np.float64))  # in float32 it cancels, as the README says
 
 
@@ -45,7 +49,9 @@ SLOW.append(("selu", np.float64))  # in float32 it cancels, as the README says
 )
 def test_clusters_are_positive_semidefinite_at_every_distance(activation, dtype):
     for distance in EDGE[dtype]:
-        for k in mlp_kernels(cluster(64, distance, dtype), depth=3, W_std=2**0.5, activation=activation):
+        for k in mlp_kernels(
+            cluster(64, distance, dtype), depth=3, W_std=2**0.5, activation=activation
+        ):
             for n in (8, 24, 64):  # blocks are the kernels of fewer rows
                 values = np.linalg.eigvalsh(np.asarray(k, np.float64)[:n, :n])
                 assert values[0] >= -EPS[dtype] * n * values[-1], (n, distance)
@@ -69,22 +75,31 @@ def mean_beyond(order, x):
 def around(centres, width, low, high):
     """Where to break an integral of something that varies within `width` of the centres."""
     near = {c + k * width for c in centres for k in (-6, -2, 0, 2, 6)}
-    return sorted({low, *(b for b in near if low < b < high), *(b for b in range(-12, 13, 3) if low < b < high), high})
+    return sorted(
+        {
+            low,
+            *(b for b in near if low < b < high),
+            *(b for b in range(-12, 13, 3) if low < b < high),
+            high,
+        }
+    )
 
 
 @cache
 def hard_tanh_dual(q1, c, q2):
-    """The dual of hard tanh: of one input given the other in closed form, then an integral at the working precision."""
+    """The dual of hard tanh: of one input given the other in closed form, then an integral at the
+    working precision.
+    """
     s1, s2 = mpmath.sqrt(q1), mpmath.sqrt(q2)
     cosine = min(max(c / (s1 * s2), -1), 1)
     spread = s1 * mpmath.sqrt(1 - cosine**2)
     if spread < mpmath.mpf(10) ** -25:
-        clip = lambda v: max(min(v, 1), -1)  # noqa: E731
+        clip = lambda v: max(min(v, 1), -1)
         value, slope = lambda v: clip(s1 * cosine / s2 * v), lambda v: abs(s1 * cosine / s2 * v) < 1
     else:
-        at = lambda v: [(edge - s1 * cosine / s2 * v) / spread for edge in (-1, 1)]  # noqa: E731
-        value = lambda v: spread * (mean_beyond(1, at(v)[0]) - mean_beyond(1, at(v)[1])) - 1  # noqa: E731
-        slope = lambda v: mean_beyond(0, at(v)[0]) - mean_beyond(0, at(v)[1])  # noqa: E731
+        at = lambda v: [(edge - s1 * cosine / s2 * v) / spread for edge in (-1, 1)]
+        value = lambda v: spread * (mean_beyond(1, at(v)[0]) - mean_beyond(1, at(v)[1])) - 1
+        slope = lambda v: mean_beyond(0, at(v)[0]) - mean_beyond(0, at(v)[1])
     edges = [s * e for s in (-1, 1) for e in (1 / s2, 1 / s1)]
     whole = around(edges, max(spread / s1, mpmath.mpf(10) ** -20), -14, 14)
     k = mpmath.quad(lambda y: mpmath.npdf(y) * max(min(s2 * y, 1), -1) * value(s2 * y), whole)
@@ -93,14 +108,29 @@ def hard_tanh_dual(q1, c, q2):
 
 
 def exact_kernels(
-    x, y, depth, W_std, b_std=0.0, residual=False, layer_norm=False, dual=relu_dual, digits=60, rounded=True
+    x,
+    y,
+    depth,
+    W_std,
+    b_std=0.0,
+    residual=False,
+    layer_norm=False,
+    dual=relu_dual,
+    digits=60,
+    rounded=True,
 ):
     """The recursion of `mlp_kernels`' docstring on the moments (xx, xy, yy), at 60 digits."""
     with mpmath.workdps(digits):
         W, b = mpmath.mpf(W_std) ** 2, mpmath.mpf(b_std) ** 2
-        rows = [[v if isinstance(v, mpmath.mpf) else mpmath.mpf(float(v)) for v in row] for row in (x, y)]
+        rows = [
+            [v if isinstance(v, mpmath.mpf) else mpmath.mpf(float(v)) for v in row]
+            for row in (x, y)
+        ]
         pairs = ((0, 0), (0, 1), (1, 1))
-        K = [W * mpmath.fsum(u * v for u, v in zip(rows[i], rows[j], strict=True)) / len(x) + b for i, j in pairs]
+        K = [
+            W * mpmath.fsum(u * v for u, v in zip(rows[i], rows[j], strict=True)) / len(x) + b
+            for i, j in pairs
+        ]
         T = list(K)
         for layer in range(depth):
             own = [mpmath.sqrt(K[0]), mpmath.sqrt(K[2])] if layer_norm else [1, 1]
@@ -108,7 +138,10 @@ def exact_kernels(
             turned = [t / own[i] / own[j] for t, (i, j) in zip(T, pairs, strict=True)]
             duals = [dual(seen[0], seen[0], seen[0]), dual(*seen), dual(seen[2], seen[2], seen[2])]
             skip = residual and layer < depth - 1
-            T = [W * k + b + W * k_dot * t + skip * old for (k, k_dot), t, old in zip(duals, turned, T, strict=True)]
+            T = [
+                W * k + b + W * k_dot * t + skip * old
+                for (k, k_dot), t, old in zip(duals, turned, T, strict=True)
+            ]
             K = [W * k + b + skip * old for (k, _), old in zip(duals, K, strict=True)]
         return ([float(v) for v in K], [float(v) for v in T]) if rounded else (K, T)
 
@@ -128,7 +161,9 @@ def test_pairs_at_every_distance_equal_the_recursion_at_sixty_digits(dtype, opti
     away = np.random.default_rng(1).standard_normal(20)
     y = np.stack([s * (x + t * away) for s in (1, -1, 3) for t in EDGE[dtype]]).astype(dtype)
     depth = 4
-    for row, *ours in zip(y, *(k[0] for k in mlp_kernels(x[None], y, depth=depth, **options)), strict=True):
+    for row, *ours in zip(
+        y, *(k[0] for k in mlp_kernels(x[None], y, depth=depth, **options)), strict=True
+    ):
         for k, (xx, xy, yy) in zip(ours, exact_kernels(x, row, depth, **options), strict=True):
             # an angle known to a few eps, once per layer
             assert abs(float(k) - xy) <= 8 * depth * EPS[dtype] * (xx * yy) ** 0.5
@@ -144,7 +179,9 @@ def test_pairs_that_ordered_layers_bring_together_equal_the_recursion_at_sixty_d
     assert float(jnp.min(k.nngp[0] ** 2 / (k.nngp[0, 0] * jnp.diag(k.nngp)))) > 1 - 2.0**-13
     for j in range(1, 6):
         for ours, (xx, xy, yy) in zip(k, exact_kernels(x[0], x[j], depth, **options), strict=True):
-            assert abs(float(ours[0, j]) - xy) <= 8 * EPS[dtype] * (xx * yy) ** 0.5  # earlier layers' errors contract
+            assert (
+                abs(float(ours[0, j]) - xy) <= 8 * EPS[dtype] * (xx * yy) ** 0.5
+            )  # earlier layers' errors contract
     for ours in k:
         values = np.linalg.eigvalsh(np.asarray(ours, np.float64))
         assert values[0] >= -EPS[dtype] * len(x) * values[-1]
@@ -156,7 +193,9 @@ def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_thirty_digit
     x = cluster(1, 0.0, dtype, d=20)[0]
     away, distances = np.random.default_rng(1).standard_normal(20), EDGE[dtype][:7:2]
     y = np.stack([s * (x + t * away) for s in (1, -2) for t in distances]).astype(dtype)
-    ours = [k[0] for k in mlp_kernels(x[None], y, depth=2, W_std=1.3, b_std=0.3, activation="hard_tanh")]
+    ours = [
+        k[0] for k in mlp_kernels(x[None], y, depth=2, W_std=1.3, b_std=0.3, activation="hard_tanh")
+    ]
     for i, row in enumerate(y):
         exact = exact_kernels(x, row, 2, 1.3, 0.3, dual=hard_tanh_dual, digits=30)
         for k, (xx, xy, yy) in zip(ours, exact, strict=True):
@@ -176,23 +215,35 @@ def lacking_of(u, *thresholds):
 def test_what_moments_lack_of_the_pole_is_known_to_a_rounding_of_the_angle():
     lacks = np.array([6e-5, 1e-9])
     angles = (2 * lacks) ** 0.5
-    first, second = np.array([(1.0, 1.0), (1.0, 1.0), (1.0, 1.0), (0.0, 1.5)]).T[:, :, None] + np.zeros((2, 4, 2))
+    first, second = np.array([(1.0, 1.0), (1.0, 1.0), (1.0, 1.0), (0.0, 1.5)]).T[
+        :, :, None
+    ] + np.zeros((2, 4, 2))
     first[2] += 3 * angles
     second[1] += angles / 2
     u = jnp.asarray(np.tile(lacks, (4, 1)))
-    for (p, q), kinked, plain in zip(ORDERS, lacking_of(u, first, second), lacking_of(u[0]), strict=True):
+    for (p, q), kinked, plain in zip(
+        ORDERS, lacking_of(u, first, second), lacking_of(u[0]), strict=True
+    ):
         for j, lack in enumerate(lacks):
-            for ours, a, b in zip([*kinked[:, j], plain[j]], [*first[:, j], 0.0], [*second[:, j], 0.0], strict=True):
-                assert abs(float(ours) - lacking(p, q, a, b, lack)) <= 4 * EPS[np.float64] * angles[j], (a, b, p, q)
+            for ours, a, b in zip(
+                [*kinked[:, j], plain[j]], [*first[:, j], 0.0], [*second[:, j], 0.0], strict=True
+            ):
+                assert (
+                    abs(float(ours) - lacking(p, q, a, b, lack)) <= 4 * EPS[np.float64] * angles[j]
+                ), (a, b, p, q)
 
 
 def lacking(p, q, a, b, lack):
-    """E[relu(z - a)^p relu(z - b)^q] / (p! q!) less E[relu(u - a)^p relu(v - b)^q] / (p! q!), at 40 digits."""
+    """E[relu(z - a)^p relu(z - b)^q] / (p! q!) less E[relu(u - a)^p relu(v - b)^q] / (p! q!), at 40
+    digits.
+    """
     with mpmath.workdps(40):
         a, b, cosine = mpmath.mpf(a), mpmath.mpf(b), 1 - mpmath.mpf(lack)
         sine, past = mpmath.sqrt(1 - cosine**2), lambda y, c, n: (y - c) ** n / mpmath.factorial(n)
-        same = lambda y: mpmath.npdf(y) * past(y, a, p) * past(y, b, q)  # noqa: E731
-        apart = lambda y: mpmath.npdf(y) * past(y, b, q) * sine**p * mean_beyond(p, (a - cosine * y) / sine)  # noqa: E731
+        same = lambda y: mpmath.npdf(y) * past(y, a, p) * past(y, b, q)
+        apart = lambda y: (
+            mpmath.npdf(y) * past(y, b, q) * sine**p * mean_beyond(p, (a - cosine * y) / sine)
+        )
         return float(
             mpmath.quad(same, around([], 1, max(a, b), 14))
             - mpmath.quad(apart, around([a, b], sine, b, mpmath.mpf(14)))
@@ -220,7 +271,10 @@ def test_apart_says_the_same_as_the_dual_where_that_is_exact_too(activation):
 @pytest.mark.slow
 @both_precisions
 def test_permuted_and_cut_to_the_bit(dtype):
-    x, p = cluster(300, 1e-3 if dtype == np.float32 else 5e-8, dtype), np.random.default_rng(0).permutation(300)
+    x, p = (
+        cluster(300, 1e-3 if dtype == np.float32 else 5e-8, dtype),
+        np.random.default_rng(0).permutation(300),
+    )
     whole = mlp_kernels(x, depth=2)
     for a, b in zip(whole, mlp_kernels(x[p], depth=2), strict=True):
         assert np.array_equal(np.asarray(a)[np.ix_(p, p)], np.asarray(b))
@@ -233,7 +287,9 @@ def test_differentiated_code_has_the_same_values_and_finite_derivatives():
     x = jnp.asarray(cluster(12, 1e-3, np.float32))
     k = mlp_kernels(x, depth=3, W_std=1.2, b_std=0.1)
     layers = mlp_kernels_by_layer(x, depth=3, W_std=1.2, b_std=0.1)
-    primal, tangent = jax.jvp(lambda x: mlp_kernels(x, depth=3, W_std=1.2, b_std=0.1), (x,), (jnp.ones_like(x),))
+    primal, tangent = jax.jvp(
+        lambda x: mlp_kernels(x, depth=3, W_std=1.2, b_std=0.1), (x,), (jnp.ones_like(x),)
+    )
     for a, every, b, d in zip(k, layers, primal, tangent, strict=True):
         np.testing.assert_allclose(every[-1], a, rtol=1e-5)
         np.testing.assert_allclose(b, a, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""Networks, vectors and numbers that are no such thing: refused in words, before anything is computed."""
+"""Networks, vectors and numbers that are no such thing: refused in words, before anything is
+computed.
+"""
 
 import copy
 import pickle
@@ -70,16 +72,24 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_models_are_no_functions(name):
-    with pytest.raises(ValueError, match=r"apply_fn: expected a function.*Linen model, MLP.*from_linen"):
+    with pytest.raises(
+        ValueError, match=r"apply_fn: expected a function.*Linen model, MLP.*from_linen"
+    ):
         CALLS[name](MLP((2,)))
-    with pytest.raises(ValueError, match=r"apply_fn: expected a function.*NNX module, Linear.*from_nnx"):
+    with pytest.raises(
+        ValueError, match=r"apply_fn: expected a function.*NNX module, Linear.*from_nnx"
+    ):
         CALLS[name](nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"apply_fn: expected a function.*got ArrayImpl"):
         CALLS[name](w)
 
 
 def test_swapped_function_and_parameters():
-    for call in (lambda: empirical_ntk(w, f, x), lambda: ntk_operator(w, f, x), lambda: linearize(w, f)):
+    for call in (
+        lambda: empirical_ntk(w, f, x),
+        lambda: ntk_operator(w, f, x),
+        lambda: linearize(w, f),
+    ):
         with pytest.raises(ValueError, match="swapped: the function comes first"):
             call()
 
@@ -106,14 +116,20 @@ def test_models_in_training_mode():
     model = Model()
     x = jnp.ones((3, 4), jnp.float32)
     variables = model.init(jax.random.key(0), x, train=False)
-    with pytest.raises(ValueError, match=r"Model in training mode.*from_linen\(model, variables, train=False\)"):
+    with pytest.raises(
+        ValueError, match=r"Model in training mode.*from_linen\(model, variables, train=False\)"
+    ):
         empirical_ntk(*from_linen(model, variables), x)
     with pytest.raises(ValueError, match="in training mode"):
         dropout = nn.Dropout(0.5, deterministic=False)
         empirical_ntk(
             *from_linen(
                 nn.Sequential([nn.Dense(2), dropout]),
-                {"params": {"layers_0": {"bias": jnp.zeros(2, x.dtype), "kernel": w.astype(x.dtype)}}},
+                {
+                    "params": {
+                        "layers_0": {"bias": jnp.zeros(2, x.dtype), "kernel": w.astype(x.dtype)}
+                    }
+                },
             ),
             x,
         )
@@ -149,14 +165,18 @@ def test_imaginary_parts_are_not_dropped():
     model = MLP((2,))
     with pytest.raises(ValueError, match=r"x: expected real values; got complex.*as features"):
         model.init(jax.random.key(0), np.asarray(x) * 1j)
-    with pytest.raises(ValueError, match=r"expected real outputs; got complex128.*f\.real, f\.imag"):
+    with pytest.raises(
+        ValueError, match=r"expected real outputs; got complex128.*f\.real, f\.imag"
+    ):
         empirical_ntk(lambda w, x: jnp.fft.fft(f(w, x)), w, x)
 
 
 def test_columns_in_range():
     operator = ntk_operator(f, w, x)
     k = empirical_ntk(f, w, x, outputs="full").transpose(0, 2, 1, 3).reshape(6, 6)
-    np.testing.assert_allclose(operator.columns([5, -1, -6]), k[:, np.array([5, -1, -6])], rtol=1e-10)
+    np.testing.assert_allclose(
+        operator.columns([5, -1, -6]), k[:, np.array([5, -1, -6])], rtol=1e-10
+    )
     for wrong in ([6], [-7], [0.0], [[1]], 7):
         with pytest.raises(ValueError, match="indices: expected"):
             operator.columns(wrong)
@@ -164,7 +184,9 @@ def test_columns_in_range():
 
 def test_parameters_are_not_broadcast():
     for other in (w[:1], w[0], {"w": w}, jnp.ones(())):
-        with pytest.raises(ValueError, match="params: expected the structure and shapes of the point of expansion"):
+        with pytest.raises(
+            ValueError, match="params: expected the structure and shapes of the point of expansion"
+        ):
             linearize(f, w)(other, x)
     with pytest.raises(ValueError, match="params: expected a floating-point array"):
         linearize(f, jnp.arange(4))
@@ -176,8 +198,8 @@ def test_degrees_that_never_end():
 
 
 def test_outputs_that_are_not_finite():
-    log = lambda w, x: jnp.log(x @ w)  # noqa: E731
-    root = lambda w, x: jnp.sqrt(-1 - jnp.abs(x @ w))  # noqa: E731
+    log = lambda w, x: jnp.log(x @ w)
+    root = lambda w, x: jnp.sqrt(-1 - jnp.abs(x @ w))
     for call in (
         lambda: train(log, w, x, y, **OPTIONS),
         lambda: linearize(log, w)(w, x),
@@ -194,7 +216,9 @@ def test_outputs_that_are_not_finite():
             call()
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 10))])
+@pytest.mark.parametrize(
+    "optimizer", [optax.adam(0.1), optax.adamw(optax.cosine_decay_schedule(0.1, 10))]
+)
 def test_optax_under_strict_promotion(optimizer):
     assert jax.config.jax_numpy_dtype_promotion == "strict"
     single = [a.astype(jnp.float32) for a in (w, x, y)]
@@ -217,7 +241,9 @@ def test_half_precision_networks_have_kernels_in_single(dtype):
     operator = ntk_operator(f, half_w, half_x)
     k = empirical_ntk(f, half_w, half_x, outputs="full").transpose(0, 2, 1, 3).reshape(6, 6)
     assert k.dtype == operator.dtype == (operator @ y).dtype == jnp.float32
-    np.testing.assert_allclose(operator @ y.reshape(-1), k @ y.reshape(-1).astype(k.dtype), rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(
+        operator @ y.reshape(-1), k @ y.reshape(-1).astype(k.dtype), rtol=0.05, atol=0.05
+    )
     assert linearize(f, half_w)(half_w, half_x).dtype == dtype
     assert np.isfinite(train(f, half_w, half_x, y, **OPTIONS).loss).all()
 

@@ -13,7 +13,9 @@ def test_dense_is_its_formula(getkey):
     for parameterization, W_scale, b_scale in [("ntk", 1.5 / 3**0.5, 0.3), ("standard", 1.0, 1.0)]:
         layer = ntk_jax.Dense(4, W_std=1.5, b_std=0.3, parameterization=parameterization)
         params = layer.init(getkey(), x)["params"]
-        expected = np.asarray(x) @ params["kernel"] * W_scale + b_scale * np.asarray(params["bias"])[None]
+        expected = (
+            np.asarray(x) @ params["kernel"] * W_scale + b_scale * np.asarray(params["bias"])[None]
+        )
         np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-12)
 
 
@@ -28,7 +30,9 @@ def test_initial_scales_are_those_of_the_table(parameterization, getkey):
 
 
 def test_mlp_has_the_layers_asked_for(getkey):
-    model = ntk_jax.MLP((7, 5), 2, activation=jnp.tanh, W_std=(1.0, 2.0, 3.0), b_std=(0.1, None, 0.0))
+    model = ntk_jax.MLP(
+        (7, 5), 2, activation=jnp.tanh, W_std=(1.0, 2.0, 3.0), b_std=(0.1, None, 0.0)
+    )
     x = jax.random.normal(getkey(), (4, 3))
     params = model.init(getkey(), x)["params"]
     assert {name: layer["kernel"].shape for name, layer in params.items()} == {
@@ -71,7 +75,9 @@ def test_from_linen_holds_everything_but_params(getkey):
         variables = Normalized().init(getkey(), x, train=False)
         apply_fn, params = ntk_jax.from_linen(Normalized(), variables, train=False)
         assert set(params) == {"Dense_0", "BatchNorm_0", "Dense_1"}
-        np.testing.assert_array_equal(apply_fn(params, x), Normalized().apply(variables, x, train=False))
+        np.testing.assert_array_equal(
+            apply_fn(params, x), Normalized().apply(variables, x, train=False)
+        )
         k = ntk_jax.empirical_ntk(apply_fn, params, x)
         assert k.shape == (6, 6)
 
@@ -83,7 +89,9 @@ def test_zero_output_is_zero_and_keeps_the_kernel(getkey):
     centered = ntk_jax.zero_output(apply_fn, params)
     assert (centered(params, x) == 0).all()
     np.testing.assert_allclose(
-        ntk_jax.empirical_ntk(centered, params, x), ntk_jax.empirical_ntk(apply_fn, params, x), rtol=1e-13
+        ntk_jax.empirical_ntk(centered, params, x),
+        ntk_jax.empirical_ntk(apply_fn, params, x),
+        rtol=1e-13,
     )
 
 
@@ -93,7 +101,9 @@ def test_scale_output_squares_in_the_kernel(getkey):
     apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
     scaled = ntk_jax.scale_output(apply_fn, 3.0)
     np.testing.assert_allclose(
-        ntk_jax.empirical_ntk(scaled, params, x), 9 * ntk_jax.empirical_ntk(apply_fn, params, x), rtol=1e-13
+        ntk_jax.empirical_ntk(scaled, params, x),
+        9 * ntk_jax.empirical_ntk(apply_fn, params, x),
+        rtol=1e-13,
     )
 
 

@@ -45,7 +45,9 @@ def test_kernel_of_a_module(net):
     jacobian = jax.tree.map(lambda j: j.reshape(4, 2, -1), jax.jit(jax.jacrev(apply_fn))(params, x))
     j = np.concatenate([leaf.astype(np.float64) for leaf in jax.tree.leaves(jacobian)], axis=2)
     truth = np.einsum("iop,jop->ij", j, j) / 2
-    np.testing.assert_allclose(ntk_jax.empirical_ntk(apply_fn, params, x), truth, atol=1e-5 * np.abs(truth).max())
+    np.testing.assert_allclose(
+        ntk_jax.empirical_ntk(apply_fn, params, x), truth, atol=1e-5 * np.abs(truth).max()
+    )
 
 
 def test_training_mode_is_refused(net, unchecked_shapes):

@@ -16,7 +16,9 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), "store notebooks without outputs"
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), (
+        "store notebooks without outputs"
+    )
     assert "except ImportError" in code[0].source, "the first cell installs only what is missing"
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     pictures = [out for cell in code for out in cell.outputs if "image/png" in out.get("data", {})]

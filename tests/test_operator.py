@@ -14,14 +14,21 @@ N1, N2, NUM_OUTPUTS = 5, 3, 2
 def case():
     """A network, examples, and both kernels as matrices."""
     model = ntk_jax.MLP((4,), NUM_OUTPUTS, "tanh", 1.2, 0.3)
-    x1, x2 = jax.random.normal(jax.random.key(0), (N1, 3)), jax.random.normal(jax.random.key(1), (N2, 3))
+    x1, x2 = (
+        jax.random.normal(jax.random.key(0), (N1, 3)),
+        jax.random.normal(jax.random.key(1), (N2, 3)),
+    )
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(2), x1))
-    square, rectangle = (ntk_jax.empirical_ntk(apply_fn, params, x1, b, outputs="full") for b in (None, x2))
-    flat = lambda k: np.asarray(k.transpose(0, 2, 1, 3).reshape(N1 * NUM_OUTPUTS, -1))  # noqa: E731
+    square, rectangle = (
+        ntk_jax.empirical_ntk(apply_fn, params, x1, b, outputs="full") for b in (None, x2)
+    )
+    flat = lambda k: np.asarray(k.transpose(0, 2, 1, 3).reshape(N1 * NUM_OUTPUTS, -1))
     return apply_fn, params, x1, x2, flat(square), flat(rectangle)
 
 
-@pytest.mark.parametrize("block_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 64))])
+@pytest.mark.parametrize(
+    "block_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 64))]
+)
 def test_products_in_every_shape(case, block_size):
     apply_fn, params, x1, x2, _, k = case
     op = ntk_jax.ntk_operator(apply_fn, params, x1, x2, block_size=block_size)
@@ -43,7 +50,9 @@ def test_transpose_columns_diagonal(case):
     symmetric = ntk_jax.ntk_operator(apply_fn, params, x1, block_size=2)
     np.testing.assert_allclose(symmetric.diagonal(), np.diag(square), atol=1e-12)
     assert symmetric.T.shape == symmetric.shape
-    np.testing.assert_allclose(jax.jit(lambda op, i: op.columns(i))(symmetric, indices), square[:, indices], atol=1e-12)
+    np.testing.assert_allclose(
+        jax.jit(lambda op, i: op.columns(i))(symmetric, indices), square[:, indices], atol=1e-12
+    )
 
 
 def test_conjugate_gradients_inside_jit(case):

@@ -21,7 +21,9 @@ def test_erf_has_order_and_chaos_on_either_side_of_its_critical_line():
     at = phase("erf", 1.1 * W, 0.2)
     assert at.name == "chaotic" and at.chi_1 > 1 and at.correlation < 1
     q = at.q_star  # k(q, q) = 2/pi arcsin(2 q / (1 + 2 q)) (Williams 1997)
-    assert q == pytest.approx(0.04 + (1.1 * W) ** 2 * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q)), rel=1e-9)
+    assert q == pytest.approx(
+        0.04 + (1.1 * W) ** 2 * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q)), rel=1e-9
+    )
 
 
 @pytest.mark.slow

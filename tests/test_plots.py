@@ -22,16 +22,23 @@ def test_kernels_share_a_scale_and_the_difference_is_centered():
     assert left.images[0].get_clim() == middle.images[0].get_clim() == (0.0, 1.3)
     low, high = right.images[0].get_clim()
     assert low == -high == pytest.approx(-0.3)
-    np.testing.assert_allclose(right.images[0].get_array(), np.broadcast_to(0.1 * np.arange(4), (4, 4)))
+    np.testing.assert_allclose(
+        right.images[0].get_array(), np.broadcast_to(0.1 * np.arange(4), (4, 4))
+    )
 
 
 def test_curves_are_labelled_and_leave_out_time_zero():
     t = np.array([0.0, 1.0, 10.0])
-    ax = plots.plot_curves(t, {"network": t + 1, "kernel": t + 2}, ylabel="loss, half mean square", title="here")
+    ax = plots.plot_curves(
+        t, {"network": t + 1, "kernel": t + 2}, ylabel="loss, half mean square", title="here"
+    )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["network", "kernel"]
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1.0, 10.0])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), [3.0, 12.0])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("t = learning rate × steps", "loss, half mean square")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "t = learning rate × steps",
+        "loss, half mean square",
+    )
 
 
 def test_predictions_state_the_error_over_all_points():
@@ -63,7 +70,9 @@ def test_comparison_shows_network_and_prediction_and_marks_the_critical_rate():
     assert "unstable" in axes[0].texts[0].get_text() and axes[0].texts[0].get_color() == "#b00000"
     scalar = Curves(np.full((2, 5), 0.5), None, outputs)
     axes = plots.plot_comparison(comparison._replace(train=scalar, test=None))
-    np.testing.assert_allclose(axes[2].lines[0].get_ydata(), np.abs(outputs[0] - outputs[1]).max((1, 2))[1:])
+    np.testing.assert_allclose(
+        axes[2].lines[0].get_ydata(), np.abs(outputs[0] - outputs[1]).max((1, 2))[1:]
+    )
 
 
 def test_band_is_two_standard_deviations():
@@ -99,7 +108,9 @@ def test_weights_state_the_movement():
 
 
 def test_vector_field_points_downhill():
-    ax = plots.plot_vector_field(lambda w: w @ w, (-1.0, 1.0), (-1.0, 1.0), {"path": np.ones((3, 2))})
+    ax = plots.plot_vector_field(
+        lambda w: w @ w, (-1.0, 1.0), (-1.0, 1.0), {"path": np.ones((3, 2))}
+    )
     arrows = next(c for c in ax.collections if hasattr(c, "U"))
     assert np.all(arrows.U * arrows.X + arrows.V * arrows.Y <= 0)
     assert ax.get_legend().get_texts()[0].get_text() == "path"
@@ -114,7 +125,9 @@ def test_function_space_draws_the_ellipse_of_the_kernel():
 def test_animations_show_the_frame_asked_for(tmp_path):
     path, t = tmp_path / "a.gif", np.array([0.0, 1.0, 2.0])
     x, f = np.array([0.0, 1.0]), np.arange(12.0).reshape(3, 2, 2)
-    (ax,) = last_frame(plots.animate_networks(x, f, t, data=(x, x), mean=f[:, 0], std=f[:, 0]), path)
+    (ax,) = last_frame(
+        plots.animate_networks(x, f, t, data=(x, x), mean=f[:, 0], std=f[:, 0]), path
+    )
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), f[2, 1])
     np.testing.assert_array_equal(ax.lines[3].get_ydata(), 3 * f[2, 0])
     low, high = ax.get_ylim()
@@ -124,10 +137,14 @@ def test_animations_show_the_frame_asked_for(tmp_path):
     (ax,) = last_frame(plots.animate_weights({"a": weights}, [0, 5], max_rows=2), path)
     assert (ax.get_title(), ax.get_xlabel()) == ("a (first 2)", "moved 50.0 %")
     np.testing.assert_array_equal(ax.images[0].get_array(), 1.5 * np.eye(2))
-    (ax,) = last_frame(plots.animate_function_space({"a": f[:, 0]}, {"a": np.eye(2)}, [1.0, 2.0], t), path)
+    (ax,) = last_frame(
+        plots.animate_function_space({"a": f[:, 0]}, {"a": np.eye(2)}, [1.0, 2.0], t), path
+    )
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), f[:, 0])
     circle = ax.lines[1].get_xydata() - f[2, 0]
-    np.testing.assert_allclose(np.linalg.norm(circle, axis=1), np.linalg.norm(circle[0]), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.linalg.norm(circle, axis=1), np.linalg.norm(circle[0]), rtol=1e-12
+    )
     animation = plots.animate_output_scale(x, {"a": f[:, 0]}, t, data=(x, x), linear={"a": f[:, 1]})
     (ax,) = last_frame(animation, path)
     np.testing.assert_array_equal([line.get_ydata() for line in ax.lines[:2]], f[2])
@@ -140,7 +157,9 @@ def test_eigenvalues_that_are_not_positive_are_left_out():
 
 
 def test_density_counts_from_above():
-    ax = plots.plot_spectral_density(np.array([1.0, 3.0, 2.0]), np.array([0.5, 0.1, 0.4]), np.array([1.0, 2.0]))
+    ax = plots.plot_spectral_density(
+        np.array([1.0, 3.0, 2.0]), np.array([0.5, 0.1, 0.4]), np.array([1.0, 2.0])
+    )
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.5, 1])
     np.testing.assert_array_equal(ax.lines[1].get_xdata(), [3, 2, 1])
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [0.1, 0.5, 1])
@@ -148,7 +167,10 @@ def test_density_counts_from_above():
 
 def test_learning_curves_are_lines_and_measurements_markers():
     ax = plots.plot_learning_curves(
-        [10, 20], np.array([1.0, 0.5]), {"theory": np.array([1.1, 0.4])}, standard_error=np.array([0.1, 0.1])
+        [10, 20],
+        np.array([1.0, 0.5]),
+        {"theory": np.array([1.1, 0.4])},
+        standard_error=np.array([0.1, 0.1]),
     )
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.1, 0.4])
     assert ax.lines[1].get_linestyle() == "None"
@@ -158,7 +180,9 @@ def test_learning_curves_are_lines_and_measurements_markers():
 def test_kernel_evolution_has_a_panel_per_quantity():
     t = np.array([0.0, 1.0, 2.0])
     record = KernelRecord(t, None, t / 4, None, t + 1, t[:, None], {}, {}, None)
-    change, rank = plots.plot_kernel_evolution({"a": t}, {"a": record}, ["change", "effective_rank"])
+    change, rank = plots.plot_kernel_evolution(
+        {"a": t}, {"a": record}, ["change", "effective_rank"]
+    )
     np.testing.assert_array_equal(change.lines[0].get_xdata(), [1, 2])
     np.testing.assert_array_equal(rank.lines[0].get_ydata(), [2, 3])
     assert change.get_legend() is not None and rank.get_legend() is None
@@ -172,8 +196,14 @@ def test_scaling_states_the_exponent():
     ax = plots.plot_scaling(m, {"kernel": runs, "weights": 1.0 / m})
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["kernel: exponent -0.50", "weights: exponent -1.00"]
-    ax = plots.plot_scaling(m, {"law": 1.0 / m, "saturates": np.array([1.0, 0.2, 0.2])}, fitted=["law"])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["law: exponent -1.00", "saturates"]
+    ax = plots.plot_scaling(
+        m, {"law": 1.0 / m, "saturates": np.array([1.0, 0.2, 0.2])}, fitted=["law"]
+    )
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "law: exponent -1.00",
+        "saturates",
+    ]
     assert any(
-        np.array_equal(line.get_ydata(), [1.0, 0.2, 0.2]) and line.get_linestyle() != "None" for line in ax.lines
+        np.array_equal(line.get_ydata(), [1.0, 0.2, 0.2]) and line.get_linestyle() != "None"
+        for line in ax.lines
     )

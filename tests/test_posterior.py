@@ -36,7 +36,9 @@ def test_without_ridge_it_is_the_least_squares_solution_of_smallest_norm(data):
 def test_rcond_drops_the_modes_below_it(data):
     k, y, k_test, *_ = data
     values, vectors = np.linalg.eigh(k)
-    out = ntk_jax.kernel_regression(k, y, k_test, rcond=0.5 * (values[-1] + values[-2]) / values[-1])
+    out = ntk_jax.kernel_regression(
+        k, y, k_test, rcond=0.5 * (values[-1] + values[-2]) / values[-1]
+    )
     expected = k_test @ vectors[:, -1:] @ (vectors[:, -1:].T @ y) / values[-1]
     assert out.report.rank == 1
     np.testing.assert_allclose(out.test, expected, rtol=1e-10)
@@ -78,21 +80,29 @@ def test_a_ridge_for_each_example():
     )
     k, k_test = phi @ phi.T, phi_test @ phi.T
     expected = k_test @ np.linalg.solve(k + np.diag(ridge), y)
-    np.testing.assert_allclose(ntk_jax.kernel_regression(k, y, k_test, diag_reg=ridge).test, expected, rtol=1e-11)
+    np.testing.assert_allclose(
+        ntk_jax.kernel_regression(k, y, k_test, diag_reg=ridge).test, expected, rtol=1e-11
+    )
     full, full_test = (m[:, :, None, None] * np.eye(2) for m in (k, k_test))
-    np.testing.assert_allclose(ntk_jax.kernel_regression(full, y, full_test, diag_reg=ridge).test, expected, rtol=1e-11)
+    np.testing.assert_allclose(
+        ntk_jax.kernel_regression(full, y, full_test, diag_reg=ridge).test, expected, rtol=1e-11
+    )
     posterior = ntk_jax.gp_posterior(k, y, k_test, phi_test @ phi_test.T, noise=ridge)
     np.testing.assert_allclose(posterior.mean, expected, rtol=1e-11)
 
 
 def test_modes_that_float32_can_tell_are_fitted_and_lost_ones_are_named():
-    # xor of two coordinates: much of the targets is in modes of 1e-5 to 1e-6 of the largest eigenvalue
+    # xor of two coordinates: much of the targets is in modes of 1e-5 to 1e-6 of the largest
+    # eigenvalue
     x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
     y = np.sign(x[:, 0] * x[:, 1])
-    single, double = (np.asarray(ntk_jax.mlp_kernels(x.astype(t), depth=2).ntk) for t in (np.float32, np.float64))
+    single, double = (
+        np.asarray(ntk_jax.mlp_kernels(x.astype(t), depth=2).ntk) for t in (np.float32, np.float64)
+    )
     s = np.linalg.eigvalsh(double)
     with pytest.warns(
-        UserWarning, match=r"of 300 modes of this float32 kernel cannot be told from 0.*hold .* of the norm"
+        UserWarning,
+        match=r"of 300 modes of this float32 kernel cannot be told from 0.*hold .* of the norm",
     ):
         fitted = ntk_jax.kernel_regression(single, y.astype(np.float32), single[:1])
     assert fitted.report.rank >= np.sum(s > 10 * np.finfo(np.float32).eps * s[-1])

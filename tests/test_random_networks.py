@@ -1,4 +1,6 @@
-"""Finite networks, drawn at random, against the analytic kernels: every activation, both kernels, both parameterizations."""
+"""Finite networks, drawn at random, against the analytic kernels: every activation, both kernels,
+both parameterizations.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,15 @@ def data(n, d, dtype=np.float32):
 
 
 def two_layer_draws(phi, z, a, b, k_first):
-    """NNGP and NTK of networks W a(phi(z)) + b, (draws, n, n) each, by hand from their outputs and parameter gradients."""
-    units, slopes = (np.asarray(f) for f in jax.jit(lambda z: jax.jvp(phi, (z,), (jnp.ones_like(z),)))(z))
+    """NNGP and NTK of networks W a(phi(z)) + b, (draws, n, n) each, by hand from their outputs and
+    parameter gradients.
+    """
+    units, slopes = (
+        np.asarray(f) for f in jax.jit(lambda z: jax.jvp(phi, (z,), (jnp.ones_like(z),)))(z)
+    )
     scale = W_STD / WIDTH**0.5
     outputs = scale * units @ a + B_STD * b
-    gram = lambda u: u @ np.swapaxes(u, 1, 2)  # noqa: E731
+    gram = lambda u: u @ np.swapaxes(u, 1, 2)
     ntk = scale**2 * gram(units) + B_STD**2 + scale**2 * gram(slopes * a[:, None, :, 0]) * k_first
     return gram(outputs) / NUM_OUTPUTS, ntk
 
@@ -37,7 +43,9 @@ def test_every_activation_agrees_within_four_standard_errors():
     k_first = W_STD**2 * x @ x.T / 6 + B_STD**2
     i, j = np.triu_indices(3)
     for name, (phi, options) in ACTIVATION_FUNCTIONS.items():
-        dual = jax.jit(duals.rule(name, **options).__call__)(k_first[i, i], k_first[i, j], k_first[j, j])
+        dual = jax.jit(duals.rule(name, **options).__call__)(
+            k_first[i, i], k_first[i, j], k_first[j, j]
+        )
         nngp = W_STD**2 * np.asarray(dual.k) + B_STD**2
         exact = nngp, nngp + W_STD**2 * np.asarray(dual.k_dot) * k_first[i, j]
         for draws, k in zip(two_layer_draws(phi, z, a, b, k_first), exact, strict=True):
@@ -46,10 +54,18 @@ def test_every_activation_agrees_within_four_standard_errors():
             assert np.all(np.abs(np.mean(draws, axis=0) - k) <= 4 * error + 1e-12), name
 
 
-@pytest.mark.parametrize("activation, parameterization", [("relu", "ntk"), ("gelu", "standard"), ("tanh", "ntk")])
+@pytest.mark.parametrize(
+    "activation, parameterization", [("relu", "ntk"), ("gelu", "standard"), ("tanh", "ntk")]
+)
 def test_random_networks_agree_within_four_standard_errors(activation, parameterization):
     x, width, draws = data(3, 5), 512, 24
-    model = MLP((width, width), activation=activation, W_std=1.4, b_std=0.2, parameterization=parameterization)
+    model = MLP(
+        (width, width),
+        activation=activation,
+        W_std=1.4,
+        b_std=0.2,
+        parameterization=parameterization,
+    )
 
     def draw(key):
         apply_fn, params = from_linen(model, model.init(key, x))
@@ -57,7 +73,13 @@ def test_random_networks_agree_within_four_standard_errors(activation, parameter
 
     extra = {"width": width} if parameterization == "standard" else {}
     exact = mlp_kernels(
-        x, depth=2, activation=activation, W_std=1.4, b_std=0.2, parameterization=parameterization, **extra
+        x,
+        depth=2,
+        activation=activation,
+        W_std=1.4,
+        b_std=0.2,
+        parameterization=parameterization,
+        **extra,
     )
     samples = jax.lax.map(jax.jit(draw), jax.random.split(jax.random.key(0), draws))
     ntk = samples[1]

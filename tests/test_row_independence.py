@@ -1,4 +1,6 @@
-"""A kernel between examples needs outputs of an example that depend on it alone: tried in several places and batches."""
+"""A kernel between examples needs outputs of an example that depend on it alone: tried in several
+places and batches.
+"""
 
 import flax.linen as nn
 import jax
@@ -38,7 +40,9 @@ DEPENDENT = {
     "row before in a circle": lambda f: f + jnp.roll(f, 1, axis=0),
     "next row": lambda f: f + before(f[::-1])[::-1],
     "row index": lambda f: f + jnp.arange(f.shape[0], dtype=f.dtype)[:, None],
-    "dropout with a fixed key": lambda f: f * jax.random.bernoulli(jax.random.key(0), 0.5, f.shape).astype(f.dtype),
+    "dropout with a fixed key": lambda f: (
+        f * jax.random.bernoulli(jax.random.key(0), 0.5, f.shape).astype(f.dtype)
+    ),
     "reversed": lambda f: f[::-1],
     "number of rows": lambda f: f / f.shape[0],
     "sorted": lambda f: jnp.sort(f, axis=0),
@@ -92,20 +96,22 @@ def test_batch_normalization_inside_jit_vmap_and_grad():
 
 
 def test_independent_rows_pass_inside_jit():
-    net = lambda w, x: jnp.log1p(jnp.exp(x @ w))  # noqa: E731
+    net = lambda w, x: jnp.log1p(jnp.exp(x @ w))
     np.testing.assert_allclose(
         jax.jit(lambda w, x: empirical_ntk(net, w, x))(w, x), empirical_ntk(net, w, x), rtol=1e-12
     )
-    tokens = lambda w, x: w[x[:, 0]] + w[x[:, 1]]  # noqa: E731
+    tokens = lambda w, x: w[x[:, 0]] + w[x[:, 1]]
     ids = jnp.array([[0, 1], [3, 2]])
     np.testing.assert_allclose(
-        jax.jit(lambda x: empirical_ntk(tokens, w, x))(ids), empirical_ntk(tokens, w, ids), rtol=1e-12
+        jax.jit(lambda x: empirical_ntk(tokens, w, x))(ids),
+        empirical_ntk(tokens, w, ids),
+        rtol=1e-12,
     )
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 1)])
 def test_equal_rows_hide_nothing(shape):
-    net = lambda w, x: jnp.tanh(x @ w) - jnp.mean(jnp.tanh(x @ w), 0, keepdims=True)  # noqa: E731
+    net = lambda w, x: jnp.tanh(x @ w) - jnp.mean(jnp.tanh(x @ w), 0, keepdims=True)
     with pytest.raises(ValueError, match="row i of the output"):
         empirical_ntk(net, w[: shape[1]], jnp.ones(shape))
 
@@ -118,7 +124,9 @@ CALLS = {
     "kernel_velocity": lambda f: kernel_velocity(f, w, x, y),
     "laziness": lambda f: laziness(f, w, x, y),
     "min_norm_displacement": lambda f: min_norm_displacement(f, w, x, y),
-    "monte_carlo_kernels": lambda f: monte_carlo_kernels(lambda key: w, f, x, key=jax.random.key(0), num_samples=2),
+    "monte_carlo_kernels": lambda f: monte_carlo_kernels(
+        lambda key: w, f, x, key=jax.random.key(0), num_samples=2
+    ),
     "ntk_operator": lambda f: ntk_operator(f, w, x),
     "single_step_influence": lambda f: single_step_influence(f, w, x, x, y),
     "tangent_features": lambda f: tangent_features(f, w, x),
@@ -128,6 +136,6 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_every_function_refuses_dependent_rows(name):
-    net = lambda w, x: jnp.cumsum(jnp.tanh(x @ w), axis=0)  # noqa: E731
+    net = lambda w, x: jnp.cumsum(jnp.tanh(x @ w), axis=0)
     with pytest.raises(ValueError, match="row i of the output"):
         CALLS[name](net)

@@ -1,4 +1,6 @@
-"""What has no closed form, from sampled Gaussians: against formulas where there are some, and against wide random networks."""
+"""What has no closed form, from sampled Gaussians: against formulas where there are some, and
+against wide random networks.
+"""
 
 import json
 from pathlib import Path
@@ -33,8 +35,12 @@ X = examples(3, 2, 4)
 
 
 def sampled(body, num_samples=128):
-    """The kernel of a double-precision network in the "ntk" parameterization; another `key` needs no new compilation."""
-    return infinite_width(Net(body, 8, 1), num_samples=num_samples, key=jax.random.key(0), learning_rates="variance")
+    """The kernel of a double-precision network in the "ntk" parameterization; another `key` needs
+    no new compilation.
+    """
+    return infinite_width(
+        Net(body, 8, 1), num_samples=num_samples, key=jax.random.key(0), learning_rates="variance"
+    )
 
 
 def estimates(kernel, x):
@@ -44,7 +50,8 @@ def estimates(kernel, x):
         kernel.key = jax.random.key(seed)
         found.append(lenient(kernel)(x))
     means, spreads = zip(
-        *((np.mean(k, axis=0), np.std(k, axis=0, ddof=1)) for k in zip(*found, strict=True)), strict=True
+        *((np.mean(k, axis=0), np.std(k, axis=0, ddof=1)) for k in zip(*found, strict=True)),
+        strict=True,
     )
     return means, [s / NUM_KEYS**0.5 for s in spreads]
 
@@ -52,7 +59,10 @@ def estimates(kernel, x):
 def within(found, expected, *errors):
     """Both kernels agree within four combined standard errors."""
     for k, truth, *e in zip(found, expected, *errors, strict=True):
-        assert np.all(np.abs(k - truth) <= 4 * np.sqrt(sum(np.square(s) for s in e)) + 1e-12 * np.max(np.abs(k)))
+        assert np.all(
+            np.abs(k - truth)
+            <= 4 * np.sqrt(sum(np.square(s) for s in e)) + 1e-12 * np.max(np.abs(k))
+        )
 
 
 def larger(x, width, num_outputs):
@@ -60,7 +70,9 @@ def larger(x, width, num_outputs):
 
 
 def larger_of_two(x):
-    """max(u, v) = (s + |d|) / 2 with s = u + v, d = u - v: E|d||d'| and E sign(d) sign(d') are arc-cosine kernels."""
+    """max(u, v) = (s + |d|) / 2 with s = u + v, d = u - v: E|d||d'| and E sign(d) sign(d') are
+    arc-cosine kernels.
+    """
     s, d = (x[:, 0] + sign * x[:, 1] for sign in (1, -1))
     ss, dd = (z @ z.T / x.shape[-1] for z in (s, d))
     scale = np.sqrt(np.outer(np.diag(dd), np.diag(dd)))
@@ -78,8 +90,12 @@ def test_the_larger_of_two_correlated_gaussians():
     found = lenient(kernel)(X)
     assert all(np.array_equal(k, k.T) for k in found)
     assert all(np.array_equal(k, again) for k, again in zip(found, lenient(kernel)(X), strict=True))
-    for reported, error in zip(lenient(kernel.standard_error)(X), errors, strict=True):  # of one key, of sixteen
-        ratio = np.sqrt(np.mean(np.square(reported))) / (NUM_KEYS**0.5 * np.sqrt(np.mean(np.square(error))))
+    for reported, error in zip(
+        lenient(kernel.standard_error)(X), errors, strict=True
+    ):  # of one key, of sixteen
+        ratio = np.sqrt(np.mean(np.square(reported))) / (
+            NUM_KEYS**0.5 * np.sqrt(np.mean(np.square(error)))
+        )
         assert 0.6 < ratio < 1.6
 
 
@@ -92,7 +108,9 @@ def test_compiled_and_differentiated():
     step = 1e-6 * RNG.standard_normal(x.shape)
     step[2:] = 0
     (up, _), (down, _) = value_and_slope(x + step), value_and_slope(x - step)
-    np.testing.assert_allclose(up - down, 2 * jnp.vdot(gradient, step), rtol=1e-3)  # no sample changed its maximum
+    np.testing.assert_allclose(
+        up - down, 2 * jnp.vdot(gradient, step), rtol=1e-3
+    )  # no sample changed its maximum
 
 
 def test_windows_of_one_and_rectified_averages_of_rectified_units_change_nothing():
@@ -106,7 +124,9 @@ def test_windows_of_one_and_rectified_averages_of_rectified_units_change_nothing
 
 
 def attention(x, width, num_outputs):
-    return nn.MultiHeadDotProductAttention(4, qkv_features=8, out_features=num_outputs, **DENSE)(x).mean(axis=1)
+    return nn.MultiHeadDotProductAttention(4, qkv_features=8, out_features=num_outputs, **DENSE)(
+        x
+    ).mean(axis=1)
 
 
 def test_attention_to_a_single_key_is_none():
@@ -117,14 +137,18 @@ def test_attention_to_a_single_key_is_none():
 
 
 def attention_of_inputs(a, b, num_samples, rng):
-    """NNGP and NTK of `attention` for one pair, with standard errors: the formulas of Hron et al. 2020, plainly sampled."""
+    """NNGP and NTK of `attention` for one pair, with standard errors: the formulas of Hron et al.
+    2020, plainly sampled.
+    """
     K = np.einsum("asi,bti->abst", np.stack([a, b]), np.stack([a, b])) / a.shape[-1]
     T = len(a)
     C = np.einsum("abtu,absr->atsbur", K, K).reshape(2 * T * T, 2 * T * T)
     values, vectors = np.linalg.eigh(C)
     z = rng.standard_normal((num_samples, len(C))) * np.sqrt(np.maximum(values, 0)) @ vectors.T
     A, B = np.moveaxis(softmax(z.reshape(-1, 2, T, T), axis=-1), 1, 0)
-    J, L = (np.einsum("ntr,rs->ntrs", P, np.eye(T)) - np.einsum("ntr,nts->ntrs", P, P) for P in (A, B))
+    J, L = (
+        np.einsum("ntr,rs->ntrs", P, np.eye(T)) - np.einsum("ntr,nts->ntrs", P, P) for P in (A, B)
+    )
     weighted = np.einsum("nts,nur,sr->n", A, B, K[0, 1]) / T**2
     theta = 2 * np.einsum("tu,sr->tsur", K[0, 1], K[0, 1])
     scores = np.einsum("ntis,nujr,tsur,ij->n", J, L, theta, K[0, 1], optimize=True) / T**2
@@ -144,16 +168,25 @@ def test_attention_follows_its_formulas():
 def test_wide_networks_of_the_very_same_module(name):
     case = next(case for case in SAMPLED if case.name == name)
     reference = REFERENCE[name]
-    kernel = infinite_width(case.build(reference["width"], 1), num_samples=256, key=jax.random.key(0))
+    kernel = infinite_width(
+        case.build(reference["width"], 1), num_samples=256, key=jax.random.key(0)
+    )
     means, errors = estimates(kernel, case.inputs())
-    truth, spread = ([np.asarray(reference[f"{k}{e}"]) for k in ("nngp", "ntk")] for e in ("", "_error"))
+    truth, spread = (
+        [np.asarray(reference[f"{k}{e}"]) for k in ("nngp", "ntk")] for e in ("", "_error")
+    )
     within(means, truth, errors, spread)
     assert all(np.max(e) < 0.05 * np.max(k) for k, e in zip(truth, spread, strict=True))
 
 
 def test_the_table_says_what_is_sampled(unchecked_shapes):
-    table = lenient(ntk_jax.explain_limit)(Net(attention, 8, 1), X, num_samples=8, key=jax.random.key(0))
-    assert "sampled: 8 draws" in table and "Gaussian: scores of MultiHeadDotProductAttention_0/query" in table
+    table = lenient(ntk_jax.explain_limit)(
+        Net(attention, 8, 1), X, num_samples=8, key=jax.random.key(0)
+    )
+    assert (
+        "sampled: 8 draws" in table
+        and "Gaussian: scores of MultiHeadDotProductAttention_0/query" in table
+    )
 
 
 def one_head(x, width, num_outputs):
@@ -181,7 +214,9 @@ def over_units(x, width, num_outputs):
 )
 def test_what_samples_do_not_give_is_refused(body, pattern):
     with pytest.raises(ntk_jax.NoLimitError, match=f"(?s){pattern}"):
-        lenient(infinite_width(Net(body, 8, 1), num_samples=8, key=jax.random.key(0)))(X.astype(np.float32))
+        lenient(infinite_width(Net(body, 8, 1), num_samples=8, key=jax.random.key(0)))(
+            X.astype(np.float32)
+        )
 
 
 def test_refusals_name_the_way_out():

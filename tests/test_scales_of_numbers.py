@@ -1,4 +1,6 @@
-"""What is a ratio does not depend on the scale of kernels, targets or parameters: squares neither over- nor underflow."""
+"""What is a ratio does not depend on the scale of kernels, targets or parameters: squares neither
+over- nor underflow.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,11 @@ RATIOS = {
     "relative_change": (movement, (MOVED, TREE), 0),
     "alignment": (lambda k: ntk_jax.alignment(k, jnp.asarray(Y, k.dtype)), (K,), 0),
     "alignment, targets": (lambda y: ntk_jax.alignment(jnp.asarray(K, y.dtype), y), (Y,), 0),
-    "centered alignment, targets": (lambda y: ntk_jax.alignment(jnp.asarray(K, y.dtype), y, centered=True), (Y,), 0),
+    "centered alignment, targets": (
+        lambda y: ntk_jax.alignment(jnp.asarray(K, y.dtype), y, centered=True),
+        (Y,),
+        0,
+    ),
     "centered_alignment": (ntk_jax.centered_alignment, (K, K2), 0),
     "cosine": (ntk_jax.cosine, (K,), 0),
     "kernel_distance": (ntk_jax.kernel_distance, (K,), 0.5),
@@ -56,11 +62,23 @@ RATIOS = {
     "eigenvalues": (ntk_jax.eigenvalues, (K,), 1),
     "top_eigenvalues": (top, (np.kron(K, np.eye(2)) + np.diag(np.arange(2.0 * N)),), 1),
     "trace and its error": (trace, (K,), 1),
-    "cumulative_power": (lambda y: ntk_jax.cumulative_power(ntk_jax.diagonalize(jnp.asarray(K, y.dtype)), y), (Y,), 0),
+    "cumulative_power": (
+        lambda y: ntk_jax.cumulative_power(ntk_jax.diagonalize(jnp.asarray(K, y.dtype)), y),
+        (Y,),
+        0,
+    ),
     "rkhs_norm, targets": (lambda y: ntk_jax.rkhs_norm(jnp.asarray(K, y.dtype), y), (Y,), 1),
-    "GCV": (lambda k: ntk_jax.generalized_cross_validation(k, jnp.asarray(Y, k.dtype), diag_reg=k[0, 0] / 9), (K,), 0),
+    "GCV": (
+        lambda k: ntk_jax.generalized_cross_validation(
+            k, jnp.asarray(Y, k.dtype), diag_reg=k[0, 0] / 9
+        ),
+        (K,),
+        0,
+    ),
     "learning_curve": (
-        lambda k: ntk_jax.learning_curve(k, jnp.asarray(Y, k.dtype), 4, diag_reg=float(k[0, 0]) / 9).test,
+        lambda k: (
+            ntk_jax.learning_curve(k, jnp.asarray(Y, k.dtype), 4, diag_reg=float(k[0, 0]) / 9).test
+        ),
         (K2,),
         0,
     ),
@@ -76,7 +94,9 @@ def test_the_scale_of_the_numbers_does_not_matter(name):
         scaled = jax.tree.map(lambda a: jnp.asarray(a * scale, dtype), arrays)  # noqa: B023
         tolerance = 1e-4 if dtype == np.float32 else 1e-10
         found = np.asarray(function(*scaled), float) / scale**power
-        np.testing.assert_allclose(found, truth, rtol=tolerance, atol=tolerance, err_msg=f"{dtype} {scale}")
+        np.testing.assert_allclose(
+            found, truth, rtol=tolerance, atol=tolerance, err_msg=f"{dtype} {scale}"
+        )
 
 
 @pytest.mark.parametrize("dtype, scale", CASES)
@@ -87,9 +107,13 @@ def test_the_log_determinant_of_any_scale(dtype, scale):
     unit = ntk_jax.log_determinant(jnp.asarray(K), diag_reg=float(K[0, 0]), **probes)
     found = ntk_jax.log_determinant(k, diag_reg=float(k[0, 0]), **probes)
     np.testing.assert_allclose(
-        float(found.value) - N * np.log(scale), unit.value, atol=1e-3 if dtype == np.float32 else 1e-9
+        float(found.value) - N * np.log(scale),
+        unit.value,
+        atol=1e-3 if dtype == np.float32 else 1e-9,
     )
-    np.testing.assert_allclose(found.standard_error, unit.standard_error, rtol=1e-2 if dtype == np.float32 else 1e-9)
+    np.testing.assert_allclose(
+        found.standard_error, unit.standard_error, rtol=1e-2 if dtype == np.float32 else 1e-9
+    )
     assert abs(float(found.value) - truth) < 5 * float(found.standard_error)
 
 
@@ -98,8 +122,8 @@ def test_networks_of_any_scale(dtype, scale):
     x = jnp.asarray(Z[:3], dtype)
     start = {"w": jnp.asarray(Y[:1].repeat(9, 0), dtype), "b": jnp.zeros(2, dtype)}
     moved = jax.tree.map(lambda p: 2 * p + 1, start)
-    apply_fn = lambda p, x: jnp.asarray(scale, dtype) * jnp.tanh(linear(p, x))  # noqa: E731
-    unit = lambda p, x: jnp.tanh(linear(p, x))  # noqa: E731
+    apply_fn = lambda p, x: jnp.asarray(scale, dtype) * jnp.tanh(linear(p, x))
+    unit = lambda p, x: jnp.tanh(linear(p, x))
     tolerance = 1e-4 if dtype == np.float32 else 1e-10
     np.testing.assert_allclose(
         ntk_jax.jacobian_change(apply_fn, moved, start, x),
@@ -119,12 +143,17 @@ def test_zero_over_zero_is_what_the_docstrings_say():
         {"a": {"w": zero}, "b": {"w": k}, "c": {"w": zero}}, {x: {"w": zero} for x in "abc"}
     )
     assert change.total == np.inf and list(change.by_layer.values()) == [0, np.inf, 0]
-    still = lambda p, x: 0 * (x @ p)  # noqa: E731
+    still = lambda p, x: 0 * (x @ p)
     assert ntk_jax.jacobian_change(still, 2 * k, k, k) == 0
     assert ntk_jax.taylor_gap(still, 2 * k, k, k) == (0, 0)
     assert ntk_jax.effective_rank(np.ones((1, 1))) == 1
-    assert ntk_jax.generalized_cross_validation(2 * np.ones((1, 1)), np.array([3.0]), diag_reg=0.1) == 9
-    np.testing.assert_allclose(ntk_jax.generalized_cross_validation(zero, np.array([1.0, 2, 2]), diag_reg=0.1), 3)
+    assert (
+        ntk_jax.generalized_cross_validation(2 * np.ones((1, 1)), np.array([3.0]), diag_reg=0.1)
+        == 9
+    )
+    np.testing.assert_allclose(
+        ntk_jax.generalized_cross_validation(zero, np.array([1.0, 2, 2]), diag_reg=0.1), 3
+    )
     np.testing.assert_array_equal(ntk_jax.kernel_distance(np.ones((1, 1))), [[0]])
     assert ntk_jax.rkhs_norm(zero, np.ones(3)) == 0
     assert ntk_jax.definiteness(zero).rank == 0
@@ -149,7 +178,9 @@ ZERO = {
     ),
     "constant kernel": lambda: ntk_jax.centered_alignment(np.full((7, 7), 0.1), np.eye(7)),
     "one example": lambda: ntk_jax.centered_alignment(np.ones((1, 1)), np.ones((1, 1))),
-    "cumulative_power": lambda: ntk_jax.cumulative_power(ntk_jax.diagonalize(np.eye(3)), np.zeros(3)),
+    "cumulative_power": lambda: ntk_jax.cumulative_power(
+        ntk_jax.diagonalize(np.eye(3)), np.zeros(3)
+    ),
     "GCV": lambda: ntk_jax.generalized_cross_validation(np.zeros((3, 3)), np.ones(3), diag_reg=0.0),
 }
 
@@ -171,7 +202,9 @@ def test_derivatives_of_ratios():
         g = jax.jit(lambda h, f=f: f(k + h * d))
         _, slope = jax.jvp(g, (0.0,), (1.0,))
         np.testing.assert_allclose(slope, (g(1e-6) - g(-1e-6)) / 2e-6, rtol=1e-6)
-    assert jax.grad(lambda s: ntk_jax.kernel_change(k + s * d, k))(0.0) == 0  # a kink: between the two slopes
+    assert (
+        jax.grad(lambda s: ntk_jax.kernel_change(k + s * d, k))(0.0) == 0
+    )  # a kink: between the two slopes
     assert np.all(np.isfinite(jax.grad(lambda k: jnp.sum(ntk_jax.kernel_distance(k)))(k_0)))
 
 
@@ -210,7 +243,9 @@ VECTOR = np.ones(3)
 SCALARS = {
     "rkhs_norm": lambda: ntk_jax.rkhs_norm(K, Y, diag_reg=VECTOR),
     "log_determinant": lambda: ntk_jax.log_determinant(K, diag_reg=VECTOR, key=KEY),
-    "eigenlearning, ridge": lambda: ntk_jax.eigenlearning(np.ones(3), np.ones(3), 2, diag_reg=VECTOR),
+    "eigenlearning, ridge": lambda: ntk_jax.eigenlearning(
+        np.ones(3), np.ones(3), 2, diag_reg=VECTOR
+    ),
     "eigenlearning, noise": lambda: ntk_jax.eigenlearning(np.ones(3), np.ones(3), 2, noise=VECTOR),
     "learning_curve": lambda: ntk_jax.learning_curve(K, Y, 2, diag_reg=VECTOR),
     "top_eigenvalues": lambda: ntk_jax.top_eigenvalues(K, 2, key=KEY, tol=VECTOR),
@@ -221,7 +256,9 @@ SCALARS = {
 
 @pytest.mark.parametrize("case", SCALARS)
 def test_arrays_where_a_scalar_is_meant_are_refused(case, unchecked_shapes):
-    with pytest.raises(ValueError, match=r"expected a number( or a vector of them)?; got shape \(3,"):
+    with pytest.raises(
+        ValueError, match=r"expected a number( or a vector of them)?; got shape \(3,"
+    ):
         SCALARS[case]()
 
 

@@ -1,4 +1,6 @@
-"""Cotangents that all outputs share up to weights: found where they are, and the kernel stays that of dense Jacobians."""
+"""Cotangents that all outputs share up to weights: found where they are, and the kernel stays that
+of dense Jacobians.
+"""
 
 import flax.linen as nn
 import jax
@@ -27,7 +29,9 @@ class Dense(nn.Module):
 
 
 class Images(nn.Module):
-    """Residual blocks; the head averages over pixels, or sees each of them through weights of its own."""
+    """Residual blocks; the head averages over pixels, or sees each of them through weights of its
+    own.
+    """
 
     flat: bool = False
 
@@ -35,7 +39,9 @@ class Images(nn.Module):
     def __call__(self, x):
         for stride in (1, 2):
             conv = nn.Conv(6, (3, 3), strides=stride, **F64)(x)
-            y = conv * self.param(f"scale_{stride}", nn.initializers.normal(1.0), (1, 1, 1, 6), jnp.float64)
+            y = conv * self.param(
+                f"scale_{stride}", nn.initializers.normal(1.0), (1, 1, 1, 6), jnp.float64
+            )
             x = nn.relu(y + nn.Conv(6, (1, 1), strides=stride, **F64)(x))
         return nn.Dense(3, **F64)(x.reshape(x.shape[0], -1) if self.flat else x.mean((1, 2)))
 
@@ -48,13 +54,21 @@ def case(model, shape):
 def shared(apply_fn, params, x):
     blocks = features_jit(apply_fn, params, x, for_mean=True).blocks
     return {
-        b.leaves[0].strip("[']").split("'")[0] for b in blocks if isinstance(b, FactoredBlock) and b.scales is not None
+        b.leaves[0].strip("[']").split("'")[0]
+        for b in blocks
+        if isinstance(b, FactoredBlock) and b.scales is not None
     }
 
 
 CASES = [
-    *((f"dense {phi.__name__}", Dense(phi), (5,), {"Dense_0", "Dense_1"}) for phi in (nn.relu, nn.gelu, jnp.tanh)),
-    *((f"dense {phi.__name__}", Dense(phi), (5,), {"Dense_0", "Dense_1"}) for phi in (nn.silu, nn.elu, nn.leaky_relu)),
+    *(
+        (f"dense {phi.__name__}", Dense(phi), (5,), {"Dense_0", "Dense_1"})
+        for phi in (nn.relu, nn.gelu, jnp.tanh)
+    ),
+    *(
+        (f"dense {phi.__name__}", Dense(phi), (5,), {"Dense_0", "Dense_1"})
+        for phi in (nn.silu, nn.elu, nn.leaky_relu)
+    ),
     ("deep", Dense(jnp.tanh, 3), (5,), {"Dense_2", "Dense_3"}),
     ("averaged pixels", Images(), (6, 6, 2), {"Conv_2", "Conv_3", "Dense_0"}),
     ("weighted pixels", Images(flat=True), (6, 6, 2), {"Dense_0"}),
@@ -81,7 +95,9 @@ def test_second_derivatives_pass_a_zero_readout():
         filled = {**params, "Dense_1": {**params["Dense_1"], "kernel": kernel}}
         return jnp.sum(empirical_ntk(apply_fn, filled, x[:2], method=method))
 
-    hessians = [jax.hessian(total)(params["Dense_1"]["kernel"], m) for m in ("layerwise", "jacobian")]
+    hessians = [
+        jax.hessian(total)(params["Dense_1"]["kernel"], m) for m in ("layerwise", "jacobian")
+    ]
     assert np.max(np.abs(hessians[1])) > 0.01
     np.testing.assert_allclose(*hessians, rtol=1e-10, atol=1e-12)
 
@@ -92,6 +108,8 @@ def test_the_half_that_is_copied_is_the_half_that_is_computed(monkeypatch):
     x = jnp.asarray(np.random.default_rng(1).standard_normal((600, 5)))  # tiles of 300, halved
     for outputs in ("mean", "diagonal", "full"):
         k = np.asarray(empirical_ntk(apply_fn, params, x, outputs=outputs, method="layerwise"))
-        block = empirical_ntk(apply_fn, params, x[:260], x[250:], outputs=outputs, method="layerwise")
+        block = empirical_ntk(
+            apply_fn, params, x[:260], x[250:], outputs=outputs, method="layerwise"
+        )
         np.testing.assert_allclose(k[:260, 250:], block, rtol=1e-10, atol=1e-12)
         assert np.array_equal(k, k.swapaxes(0, 1) if k.ndim < 4 else k.transpose(1, 0, 3, 2))

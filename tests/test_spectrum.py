@@ -67,7 +67,9 @@ def test_lanczos_finds_repeated_eigenvalues():
     top = ntk_jax.top_eigenvalues(op, 6, key=jax.random.key(0))
     np.testing.assert_allclose(top.eigenvalues, s[:6], rtol=1e-10)
     assert top.num_products == op.num_products
-    narrow = ntk_jax.top_eigenvalues(op, 2, key=jax.random.key(0), block_size=1)  # as documented: one copy of each
+    narrow = ntk_jax.top_eigenvalues(
+        op, 2, key=jax.random.key(0), block_size=1
+    )  # as documented: one copy of each
     np.testing.assert_allclose(narrow.eigenvalues, [5.0, 3.0], rtol=1e-6)
 
 
@@ -89,7 +91,8 @@ def test_lanczos_says_when_it_has_not_converged():
     top = ntk_jax.top_eigenvalues(k, 2, key=jax.random.key(0), max_dimension=6)
     assert not top.converged and top.num_products == 6
     assert np.all(
-        np.min(np.abs(np.linspace(1, 0.99, 200)[:, None] - np.asarray(top.eigenvalues)), axis=0) <= top.residuals
+        np.min(np.abs(np.linspace(1, 0.99, 200)[:, None] - np.asarray(top.eigenvalues)), axis=0)
+        <= top.residuals
     )
 
 
@@ -126,7 +129,9 @@ def test_gauss_rule_is_exact_per_probe():
     np.testing.assert_allclose(estimate.value, cubes.mean(), rtol=1e-12)
     np.testing.assert_allclose(estimate.standard_error, cubes.std(ddof=1) / 2, rtol=1e-10)
     inverses = np.einsum("np,nm,mp->p", signs, np.linalg.inv(k + np.eye(30)), signs)
-    estimate = ntk_jax.stochastic_trace(k, lambda s: 1 / (1 + s), key=key, num_probes=4)  # all n steps: exact
+    estimate = ntk_jax.stochastic_trace(
+        k, lambda s: 1 / (1 + s), key=key, num_probes=4
+    )  # all n steps: exact
     np.testing.assert_allclose(estimate.value, inverses.mean(), rtol=1e-10)
 
 
@@ -145,27 +150,38 @@ def test_effective_ranks():
     flat_spectrum = with_eigenvalues(np.array([3.0, 3.0, 3.0, 0.0, 0.0]))
     s = np.array([4.0, 2.0, 1.0, 0.5, 0.0])
     p = s[:-1] / s.sum()
-    truths = {"entropy": np.exp(-np.sum(p * np.log(p))), "participation": s.sum() ** 2 / np.sum(s**2)}
+    truths = {
+        "entropy": np.exp(-np.sum(p * np.log(p))),
+        "participation": s.sum() ** 2 / np.sum(s**2),
+    }
     for kind, truth in truths.items():
         np.testing.assert_allclose(ntk_jax.effective_rank(flat_spectrum, kind=kind), 3, rtol=1e-12)
-        np.testing.assert_allclose(ntk_jax.effective_rank(with_eigenvalues(s), kind=kind), truth, rtol=1e-12)
+        np.testing.assert_allclose(
+            ntk_jax.effective_rank(with_eigenvalues(s), kind=kind), truth, rtol=1e-12
+        )
 
 
 def test_alignment(getkey):
     y = jax.random.normal(getkey(), (6, 2))
     z = jax.random.normal(getkey(), (6, 3))
     k, target = np.asarray(z @ z.T), np.asarray(y @ y.T)
-    cosine = lambda a, b: np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+    cosine = lambda a, b: np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
     h = np.eye(6) - 1 / 6
     np.testing.assert_allclose(ntk_jax.alignment(k, y), cosine(k, target), rtol=1e-12)
-    np.testing.assert_allclose(ntk_jax.alignment(k, y, centered=True), cosine(h @ k @ h, h @ target @ h), rtol=1e-12)
+    np.testing.assert_allclose(
+        ntk_jax.alignment(k, y, centered=True), cosine(h @ k @ h, h @ target @ h), rtol=1e-12
+    )
     np.testing.assert_allclose(ntk_jax.alignment(2 * target, y), 1, rtol=1e-12)
     full = k[:, :, None, None] * np.eye(2)[None, None]
     vector = np.asarray(y).reshape(-1)
     np.testing.assert_allclose(
-        ntk_jax.alignment(full, y), cosine(np.kron(k, np.eye(2)), np.outer(vector, vector)), rtol=1e-12
+        ntk_jax.alignment(full, y),
+        cosine(np.kron(k, np.eye(2)), np.outer(vector, vector)),
+        rtol=1e-12,
     )
-    np.testing.assert_allclose(ntk_jax.centered_alignment(k, target), cosine(h @ k @ h, h @ target @ h), rtol=1e-12)
+    np.testing.assert_allclose(
+        ntk_jax.centered_alignment(k, target), cosine(h @ k @ h, h @ target @ h), rtol=1e-12
+    )
     np.testing.assert_allclose(ntk_jax.centered_alignment(k, 3 * k + 5.0), 1, rtol=1e-12)
 
 
@@ -175,7 +191,9 @@ def test_geometry_of_features(getkey):
     norms = np.linalg.norm(z, axis=1)
     np.testing.assert_allclose(ntk_jax.cosine(k), k / np.outer(norms, norms), rtol=1e-12)
     distances = np.linalg.norm(np.asarray(z)[:, None] - np.asarray(z)[None], axis=2)
-    np.testing.assert_allclose(ntk_jax.kernel_distance(k), distances, atol=1e-7)  # a square root of rounding
+    np.testing.assert_allclose(
+        ntk_jax.kernel_distance(k), distances, atol=1e-7
+    )  # a square root of rounding
 
 
 def test_eigenmodes_of_the_targets(getkey):
@@ -183,9 +201,13 @@ def test_eigenmodes_of_the_targets(getkey):
     k = z @ z.T
     modes = ntk_jax.diagonalize(k)
     power = np.sum(np.asarray(modes.eigenvectors.T @ y) ** 2, axis=1)
-    np.testing.assert_allclose(ntk_jax.cumulative_power(modes, y), np.cumsum(power) / np.sum(y**2), rtol=1e-12)
+    np.testing.assert_allclose(
+        ntk_jax.cumulative_power(modes, y), np.cumsum(power) / np.sum(y**2), rtol=1e-12
+    )
     top = ntk_jax.top_eigenvalues(k, 2, key=getkey())
-    np.testing.assert_allclose(ntk_jax.cumulative_power(top, y), ntk_jax.cumulative_power(modes, y)[:2], rtol=1e-10)
+    np.testing.assert_allclose(
+        ntk_jax.cumulative_power(top, y), ntk_jax.cumulative_power(modes, y)[:2], rtol=1e-10
+    )
     # after one time constant of a mode, its residual is 1/e
     times = ntk_jax.learning_times(modes, num_outputs=2)
     for i in (0, 3):
@@ -202,7 +224,9 @@ def test_rkhs_norm_is_that_of_the_fit(getkey):
     w = np.linalg.pinv(z) @ y  # with features z the function is w·z, and its norm |w|
     np.testing.assert_allclose(ntk_jax.rkhs_norm(k, y), np.linalg.norm(w, axis=0), rtol=1e-9)
     ridge = np.linalg.solve(z.T @ z + 0.3 * np.eye(12), z.T @ y)
-    np.testing.assert_allclose(ntk_jax.rkhs_norm(k, y, diag_reg=0.3), np.linalg.norm(ridge, axis=0), rtol=1e-9)
+    np.testing.assert_allclose(
+        ntk_jax.rkhs_norm(k, y, diag_reg=0.3), np.linalg.norm(ridge, axis=0), rtol=1e-9
+    )
     assert ntk_jax.rkhs_norm(k, y[:, 0]).shape == ()
     full = k[:, :, None, None] * np.eye(2)[None, None]
     np.testing.assert_allclose(ntk_jax.rkhs_norm(full, y), np.linalg.norm(w), rtol=1e-9)

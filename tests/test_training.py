@@ -48,12 +48,19 @@ def check_history(problem, getkey):
     p, opt_state, row = params, optimizer.init(params), 0
     for step in range(8):
         if step in history.steps:
-            np.testing.assert_allclose(history.loss[row], np.mean((apply_fn(p, x) - y) ** 2) / 2, rtol=1e-10)
-            np.testing.assert_allclose(history.test_loss[row], mse(apply_fn(p, x_test), y_test), rtol=1e-10)
+            np.testing.assert_allclose(
+                history.loss[row], np.mean((apply_fn(p, x) - y) ** 2) / 2, rtol=1e-10
+            )
+            np.testing.assert_allclose(
+                history.test_loss[row], mse(apply_fn(p, x_test), y_test), rtol=1e-10
+            )
             np.testing.assert_allclose(history.fx_train[row], apply_fn(p, x), rtol=1e-10)
             np.testing.assert_allclose(history.fx_test[row], apply_fn(p, x_test), rtol=1e-10)
             np.testing.assert_allclose(
-                history.relative_change[row], ntk_jax.relative_change(p, params).total, rtol=1e-9, atol=1e-14
+                history.relative_change[row],
+                ntk_jax.relative_change(p, params).total,
+                rtol=1e-9,
+                atol=1e-14,
             )
             change = ntk_jax.kernel_change(ntk_jax.empirical_ntk(apply_fn, p, x[:4]), k_0)
             np.testing.assert_allclose(history.kernel_change[row], change, rtol=1e-8, atol=1e-14)
@@ -80,7 +87,15 @@ def test_divergence_names_the_critical_learning_rate(problem):
     modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
     critical = float(ntk_jax.max_learning_rate(modes))
     with pytest.raises(FloatingPointError, match="critical learning rate") as error:
-        ntk_jax.train(apply_fn, params, x, y, optimizer=optax.sgd(100 * critical), num_steps=1000, progress=False)
+        ntk_jax.train(
+            apply_fn,
+            params,
+            x,
+            y,
+            optimizer=optax.sgd(100 * critical),
+            num_steps=1000,
+            progress=False,
+        )
     stated = float(str(error.value).split("lambda_max = ")[1].split(";")[0])
     np.testing.assert_allclose(stated, critical, rtol=0.05)
 
@@ -89,18 +104,28 @@ def test_own_loss_and_zero_steps(problem):
     apply_fn, params, x, _ = problem
     labels = jnp.array([0, 1, 0, 1, 1, 0])
     one_hot = jax.nn.one_hot(labels, 2)
-    cross_entropy = lambda f, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), axis=1))  # noqa: E731
+    cross_entropy = lambda f, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), axis=1))
     options = {"loss": cross_entropy, "optimizer": optax.sgd(0.5), "progress": False}
     history = ntk_jax.train(apply_fn, params, x, one_hot, num_steps=50, **options)
     assert history.loss[-1] < history.loss[0]
-    np.testing.assert_allclose(history.loss[0], cross_entropy(apply_fn(params, x), one_hot), rtol=1e-12)
+    np.testing.assert_allclose(
+        history.loss[0], cross_entropy(apply_fn(params, x), one_hot), rtol=1e-12
+    )
     start = ntk_jax.train(apply_fn, params, x, one_hot, num_steps=0, **options)
     np.testing.assert_array_equal(start.steps, [0])
 
 
 def test_relative_change_by_layer():
-    start = {"a": {"w": jnp.array([3.0, 4.0]), "b": jnp.zeros(1)}, "c": {"w": jnp.zeros(2)}, "d": {"w": jnp.ones(4)}}
-    moved = {"a": {"w": jnp.array([3.0, 7.0]), "b": jnp.array([4.0])}, "c": {"w": jnp.ones(2)}, "d": {"w": jnp.ones(4)}}
+    start = {
+        "a": {"w": jnp.array([3.0, 4.0]), "b": jnp.zeros(1)},
+        "c": {"w": jnp.zeros(2)},
+        "d": {"w": jnp.ones(4)},
+    }
+    moved = {
+        "a": {"w": jnp.array([3.0, 7.0]), "b": jnp.array([4.0])},
+        "c": {"w": jnp.ones(2)},
+        "d": {"w": jnp.ones(4)},
+    }
     change = ntk_jax.relative_change(moved, start)
     assert change.by_layer["a"] == 1.0  # |(0, 3, 4)| / |(3, 4, 0)|
     assert change.by_layer["c"] == jnp.inf
@@ -110,7 +135,9 @@ def test_relative_change_by_layer():
 
 def test_kernel_change_is_relative_frobenius(getkey):
     k, k_0 = jax.random.normal(getkey(), (3, 4)), jax.random.normal(getkey(), (3, 4))
-    np.testing.assert_allclose(ntk_jax.kernel_change(k, k_0), np.linalg.norm(k - k_0) / np.linalg.norm(k_0), rtol=1e-14)
+    np.testing.assert_allclose(
+        ntk_jax.kernel_change(k, k_0), np.linalg.norm(k - k_0) / np.linalg.norm(k_0), rtol=1e-14
+    )
     assert ntk_jax.kernel_change(k, k) == 0
 
 
@@ -127,9 +154,16 @@ def test_any_function_of_the_parameters_can_be_recorded():
     model = ntk_jax.MLP((8,))
     apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
     history = ntk_jax.train(
-        apply_fn, params, x, y, optimizer=SGD, num_steps=6, record_every=2,
-        record=lambda p: {"out": apply_fn(p, x), "norm": jnp.linalg.norm(p["Dense_0"]["kernel"])}, record_outputs=True,
-    )  # fmt: skip
+        apply_fn,
+        params,
+        x,
+        y,
+        optimizer=SGD,
+        num_steps=6,
+        record_every=2,
+        record=lambda p: {"out": apply_fn(p, x), "norm": jnp.linalg.norm(p["Dense_0"]["kernel"])},
+        record_outputs=True,
+    )
     np.testing.assert_array_equal(history.recorded["out"], history.fx_train)
     assert history.recorded["norm"].shape == (4,)
 
@@ -163,9 +197,18 @@ def test_closed_form_is_the_mean_of_mini_batch_training(problem):
     modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
     rate = 0.2 * float(ntk_jax.max_learning_rate(modes))
     history = ntk_jax.train_ensemble(
-        lambda key: params, linear, x, y, key=jax.random.key(0), num_networks=500, optimizer=optax.sgd(rate, momentum=0.5),
-        num_steps=8, batch_size=2, record_every=2, progress=False,
-    )  # fmt: skip
+        lambda key: params,
+        linear,
+        x,
+        y,
+        key=jax.random.key(0),
+        num_networks=500,
+        optimizer=optax.sgd(rate, momentum=0.5),
+        num_steps=8,
+        batch_size=2,
+        record_every=2,
+        progress=False,
+    )
     mean = ntk_jax.gradient_descent_mse(
         modes, y, history.steps, rate, momentum=0.5, fx_train_0=apply_fn(params, x)
     ).train
@@ -177,20 +220,37 @@ def test_closed_form_is_the_mean_of_mini_batch_training(problem):
 def test_line_search_optimizers_get_what_they_need(problem):
     apply_fn, params, x, y = problem
     with jax.numpy_dtype_promotion("standard"):
-        history = ntk_jax.train(apply_fn, params, x, y, optimizer=optax.lbfgs(), num_steps=30, progress=False)
+        history = ntk_jax.train(
+            apply_fn, params, x, y, optimizer=optax.lbfgs(), num_steps=30, progress=False
+        )
     assert history.loss[-1] < 1e-3 * history.loss[0]
 
 
 @pytest.fixture(scope="module")
 def ensemble(problem):
-    """A call of `train_ensemble` with five networks, and the options that it shares with `train`."""
+    """A call of `train_ensemble` with five networks, and the options that it shares with
+    `train`.
+    """
     apply_fn, params, x, y = problem
-    init_fn = lambda key: jax.tree.map(lambda p: jax.random.normal(key, p.shape, p.dtype), params)  # noqa: E731
-    options = {"optimizer": SGD, "num_steps": 6, "record_every": 3, "x_test": x[:2], "progress": False}
+    init_fn = lambda key: jax.tree.map(lambda p: jax.random.normal(key, p.shape, p.dtype), params)
+    options = {
+        "optimizer": SGD,
+        "num_steps": 6,
+        "record_every": 3,
+        "x_test": x[:2],
+        "progress": False,
+    }
 
     def call(**more):
         return ntk_jax.train_ensemble(
-            init_fn, apply_fn, x, y, key=jax.random.key(1), num_networks=5, keep_params=True, **options | more
+            init_fn,
+            apply_fn,
+            x,
+            y,
+            key=jax.random.key(1),
+            num_networks=5,
+            keep_params=True,
+            **options | more,
         )
 
     return call, call(), init_fn, options
@@ -211,8 +271,12 @@ def test_ensemble_members_are_single_trainings(problem, ensemble):
 def test_ensembles_are_the_same_whatever_the_memory_and_say_when_they_diverge(problem, ensemble):
     call, history, *_ = ensemble
     small = call(memory_limit=2 * 8 * 3 * sum(p.size for p in jax.tree.leaves(problem[1])) + 6000)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), history, small)
-    with pytest.raises(FloatingPointError, match=r"5 of 5 networks: training diverged.*critical learning rate"):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), history, small
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"5 of 5 networks: training diverged.*critical learning rate"
+    ):
         call(optimizer=optax.sgd(1e3), num_steps=100)
 
 
@@ -224,20 +288,42 @@ def test_comparison_of_a_linear_network_with_its_kernel_has_no_gap(problem):
     critical = ntk_jax.max_learning_rate(modes)
     rate = 0.5 * float(critical)
     history = ntk_jax.train(
-        linear, params, x, y, optimizer=optax.sgd(rate), num_steps=20, record_every=2, x_test=-x[:3],
-        record_outputs=True, progress=False,
-    )  # fmt: skip
-    prediction = ntk_jax.gradient_descent_mse(
-        modes, y, history.steps, rate, fx_train_0=history.fx_train[0], fx_test_0=history.fx_test[0], k_test_train=k_test
+        linear,
+        params,
+        x,
+        y,
+        optimizer=optax.sgd(rate),
+        num_steps=20,
+        record_every=2,
+        x_test=-x[:3],
+        record_outputs=True,
+        progress=False,
     )
-    out = ntk_jax.compare(history, prediction, y, learning_rate=rate, y_test=y[:3], critical_learning_rate=critical)
-    assert out.train.gap.shape == (11,) and out.train.gap.max() < 1e-10 and out.test.gap.max() < 1e-10
+    prediction = ntk_jax.gradient_descent_mse(
+        modes,
+        y,
+        history.steps,
+        rate,
+        fx_train_0=history.fx_train[0],
+        fx_test_0=history.fx_test[0],
+        k_test_train=k_test,
+    )
+    out = ntk_jax.compare(
+        history, prediction, y, learning_rate=rate, y_test=y[:3], critical_learning_rate=critical
+    )
+    assert (
+        out.train.gap.shape == (11,) and out.train.gap.max() < 1e-10 and out.test.gap.max() < 1e-10
+    )
     np.testing.assert_allclose(out.train.loss[0], history.loss, rtol=1e-12)
     np.testing.assert_allclose(out.train.loss[1], history.loss, rtol=1e-9)
-    np.testing.assert_allclose(out.test.accuracy[0], np.mean(history.fx_test.argmax(2) == np.argmax(y[:3], 1)[None], 1))
+    np.testing.assert_allclose(
+        out.test.accuracy[0], np.mean(history.fx_test.argmax(2) == np.argmax(y[:3], 1)[None], 1)
+    )
     np.testing.assert_allclose(out.t, rate * history.steps)
     text = str(out)
     assert len(text.splitlines()) == 13 and "0.5 × critical" in text and "stable" in text
     wrong = prediction._replace(train=prediction.train + np.eye(6, 2)[None])
-    np.testing.assert_allclose(ntk_jax.compare(history, wrong, y, learning_rate=rate).train.gap, 1.0, atol=1e-9)
+    np.testing.assert_allclose(
+        ntk_jax.compare(history, wrong, y, learning_rate=rate).train.gap, 1.0, atol=1e-9
+    )
     assert "unstable" in str(out._replace(critical_learning_rate=rate / 2))

@@ -10,7 +10,13 @@ FOLDER = ROOT / ".peers"
 
 # google/neural-tangents needs TensorFlow and does not import on JAX newer than this.
 REQUIREMENTS = {
-    "neural_tangents": ["neural-tangents==0.6.5", "jax==0.4.38", "jaxlib==0.4.38", "flax==0.10.2", "numpy<2"],
+    "neural_tangents": [
+        "neural-tangents==0.6.5",
+        "jax==0.4.38",
+        "jaxlib==0.4.38",
+        "flax==0.10.2",
+        "numpy<2",
+    ],
     "torch": ["torch==2.13.0", "numpy"],
 }
 

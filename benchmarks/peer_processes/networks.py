@@ -1,4 +1,6 @@
-"""The networks as ordinary Flax models: the same file runs on the peer's old JAX and on the newest."""
+"""The networks as ordinary Flax models: the same file runs on the peer's old JAX and on the
+newest.
+"""
 
 from typing import Any
 
@@ -50,7 +52,9 @@ class Block(nn.Module):
         """(n, h, w, c) -> (n, h / stride, w / stride, features)."""
         y = nn.Conv(self.features, (3, 3), strides=self.stride, use_bias=False)(x)
         y = nn.relu(nn.BatchNorm(use_running_average=True)(y))
-        y = nn.BatchNorm(use_running_average=True)(nn.Conv(self.features, (3, 3), use_bias=False)(y))
+        y = nn.BatchNorm(use_running_average=True)(
+            nn.Conv(self.features, (3, 3), use_bias=False)(y)
+        )
         if x.shape != y.shape:
             x = nn.Conv(self.features, (1, 1), strides=self.stride, use_bias=False)(x)
             x = nn.BatchNorm(use_running_average=True)(x)
@@ -65,7 +69,11 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, x):
         """(n, h, w, 3) -> (n, outputs)."""
-        x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(64, (7, 7), strides=2, use_bias=False)(x)))
+        x = nn.relu(
+            nn.BatchNorm(use_running_average=True)(
+                nn.Conv(64, (7, 7), strides=2, use_bias=False)(x)
+            )
+        )
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for stage in range(4):
             for block in range(2):
@@ -74,7 +82,9 @@ class ResNet18(nn.Module):
 
 
 class LimitCNN(nn.Module):
-    """`depth` 3 x 3 convolutions with ReLU, each with an average pool of 2 x 2 after it or none; flattened, readout."""
+    """`depth` 3 x 3 convolutions with ReLU, each with an average pool of 2 x 2 after it or none;
+    flattened, readout.
+    """
 
     width: int
     depth: int
@@ -116,17 +126,25 @@ def network(p: Problem, numbers: dict[str, np.ndarray]) -> tuple[Any, Any, jax.A
     """`(apply_fn, params, x)` with the given numbers."""
     variables = dict(_variables(p))
     shapes = variables.pop("params")
-    params = jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(numbers[_name(path)]), shapes)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.asarray(numbers[_name(path)]), shapes
+    )
     # Running means are 0 and running variances 1.
     rest = jax.tree_util.tree_map_with_path(
         lambda path, s: jnp.full(s.shape, float(_name(path).endswith("var")), s.dtype), variables
     )
     model = model_of(p)
-    return (lambda params, x: model.apply({"params": params, **rest}, x)), params, jnp.asarray(examples(p))
+    return (
+        (lambda params, x: model.apply({"params": params, **rest}, x)),
+        params,
+        jnp.asarray(examples(p)),
+    )
 
 
 def _variables(p: Problem) -> Any:
-    return jax.eval_shape(model_of(p).init, jax.random.key(0), jnp.asarray(examples(p._replace(n=1))))
+    return jax.eval_shape(
+        model_of(p).init, jax.random.key(0), jnp.asarray(examples(p._replace(n=1)))
+    )
 
 
 def _name(path: Any) -> str:

@@ -1,4 +1,6 @@
-"""What is computed: plain data that every peer's process reads, and the numbers that all of them share."""
+"""What is computed: plain data that every peer's process reads, and the numbers that all of them
+share.
+"""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +14,9 @@ LIMITS = {"limit_flatten": "flattened", "limit_pool": "average pools"}
 class Problem(NamedTuple):
     """One kernel.
 
-    `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs); "analytic" (ReLU, NNGP and NTK); or, of infinite width
-    and read from a Flax model here, "limit_flatten", "limit_pool" (`depth` 3 x 3 convolutions with ReLU).
+    `kind` is "mlp", "cnn", "resnet18" (empirical, mean over outputs); "analytic" (ReLU, NNGP and
+    NTK); or, of infinite width and read from a Flax model here, "limit_flatten", "limit_pool"
+    (`depth` 3 x 3 convolutions with ReLU).
     """
 
     kind: str
@@ -31,7 +34,8 @@ class Problem(NamedTuple):
         if self.kind == "mlp":
             return f"MLP {NUM_FEATURES}-{self.width}x{self.depth}-{self.outputs}"
         if self.kind in LIMITS:
-            return f"infinite CNN, depth {self.depth}, {LIMITS[self.kind]}, {self.image}x{self.image}x3"
+            kind = f"infinite CNN, depth {self.depth}, {LIMITS[self.kind]}"
+            return f"{kind}, {self.image}x{self.image}x3"
         name = {"cnn": f"CNN 3x{self.width}", "resnet18": "ResNet-18"}[self.kind]
         return f"{name} on {self.image}x{self.image}x3, O = {self.outputs}"
 

@@ -1,4 +1,6 @@
-"""The tutorials' loop in JAX: the gradient of one output of one example at a time, then one product of all of them."""
+"""The tutorials' loop in JAX: the gradient of one output of one example at a time, then one product
+of all of them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ from benchmarks.peer_processes.worker import serve
 
 
 def make_case(problem, numbers, method):
-    """A jitted gradient called n O times; inner products by one matrix product, which flatters the loop."""
+    """A jitted gradient called n O times; inner products by one matrix product, which flatters the
+    loop.
+    """
     apply_fn, params, x = network(problem, numbers)
 
     @jax.jit

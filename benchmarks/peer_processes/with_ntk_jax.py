@@ -12,7 +12,11 @@ def make_case(problem, numbers, method):
     """Kernels as a user would call them."""
     if problem.kind == "analytic":
         x = jax.numpy.asarray(examples(problem))
-        return lambda: jax.block_until_ready(ntk_jax.mlp_kernels(x, depth=problem.depth, W_std=W_STD, b_std=B_STD)).ntk
+        return lambda: (
+            jax.block_until_ready(
+                ntk_jax.mlp_kernels(x, depth=problem.depth, W_std=W_STD, b_std=B_STD)
+            ).ntk
+        )
     if problem.kind in LIMITS:
         x = jax.numpy.asarray(examples(problem))
         kernel_fn = ntk_jax.infinite_width(model_of(problem), learning_rates="variance")

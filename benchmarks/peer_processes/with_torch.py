@@ -41,7 +41,10 @@ class CNN(torch.nn.Module):
 def make_case(problem, numbers, method):
     """The kernel averaged over outputs."""
     params = {path: torch.from_numpy(value) for path, value in numbers.items()}
-    net, x = MLP(problem.depth) if problem.kind == "mlp" else CNN(), torch.from_numpy(examples(problem))
+    net, x = (
+        MLP(problem.depth) if problem.kind == "mlp" else CNN(),
+        torch.from_numpy(examples(problem)),
+    )
 
     def single(params, x):
         return functional_call(net, {}, (x[None], params))[0]

@@ -1,4 +1,6 @@
-"""One peer's process: reads a problem and a file of numbers, then computes once per line of standard input."""
+"""One peer's process: reads a problem and a file of numbers, then computes once per line of
+standard input.
+"""
 
 import json
 import sys
@@ -11,9 +13,11 @@ from benchmarks.peer_processes.problems import Problem
 
 
 def serve(make_case) -> None:
-    """`make_case(problem, numbers, method)` returns a function without arguments that returns a NumPy-like kernel.
+    """`make_case(problem, numbers, method)` returns a function without arguments that returns a
+    NumPy-like kernel.
 
-    The answers are one JSON object per line: seconds, and with the first call the kernel's norm and its corner.
+    The answers are one JSON object per line: seconds, and with the first call the kernel's norm and
+    its corner.
     """
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is not an answer
@@ -25,7 +29,11 @@ def serve(make_case) -> None:
         out = case()
         seconds = time.perf_counter() - start
         k = np.asarray(out)
-        answer = {"seconds": seconds, "norm": float(np.linalg.norm(k)), "corner": k[:3, :3].tolist()}
+        answer = {
+            "seconds": seconds,
+            "norm": float(np.linalg.norm(k)),
+            "corner": k[:3, :3].tolist(),
+        }
         answer["peak_mib"] = _peak_kib() / 2**10
         del out, k
         print(json.dumps(answer), file=answers, flush=True)

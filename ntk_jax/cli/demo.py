@@ -1,4 +1,6 @@
-"""The main job: train a wide network and predict the same trajectory from its kernel, in closed form."""
+"""The main job: train a wide network and predict the same trajectory from its kernel, in closed
+form.
+"""
 
 import importlib.util
 import json
@@ -55,7 +57,9 @@ class Experiment(NamedTuple):
 
 
 def linear_settings(data: Dataset, *, width: int, depth: int, seed: int) -> Settings:
-    """The unit-row experiment: first layer weights and biases N(0, 1), readout sqrt(2 / width) without bias."""
+    """The unit-row experiment: first layer weights and biases N(0, 1), readout sqrt(2 / width)
+    without bias.
+    """
     W_std = (data.x_train.shape[1] ** 0.5, *(2**0.5,) * depth)
     b_std = (*(1.0,) * depth, None)
     widths = tuple(w for w in (16, 128, 1024) if w < width)
@@ -63,11 +67,15 @@ def linear_settings(data: Dataset, *, width: int, depth: int, seed: int) -> Sett
 
 
 def table_settings(data: Dataset, *, width: int, depth: int, seed: int) -> Settings:
-    """A table of standardized features: critical ReLU scale with small biases, outputs that start at zero.
+    """A table of standardized features: critical ReLU scale with small biases, outputs that start
+    at zero.
 
-    A random initial function would stay in the test outputs as noise, in the network and in the prediction alike.
+    A random initial function would stay in the test outputs as noise, in the network and in the
+    prediction alike.
     """
-    return Settings(data, width, depth, (2**0.5,) * (depth + 1), (0.1,) * (depth + 1), 1000, seed, True)
+    return Settings(
+        data, width, depth, (2**0.5,) * (depth + 1), (0.1,) * (depth + 1), 1000, seed, True
+    )
 
 
 def run(settings: Settings, *, progress: bool = True) -> Experiment:
@@ -77,8 +85,14 @@ def run(settings: Settings, *, progress: bool = True) -> Experiment:
     apply_fn, params = _network(settings, settings.width)
     x, x_test = jnp.asarray(data.x_train), jnp.asarray(data.x_test)
     with _timed(seconds, "analytic kernel"):
-        options: dict[str, Any] = {"depth": settings.depth, "W_std": settings.W_std, "b_std": settings.b_std}
-        analytic = jax.block_until_ready((mlp_kernels(x, **options).ntk, mlp_kernels(x_test, x, **options).ntk))
+        options: dict[str, Any] = {
+            "depth": settings.depth,
+            "W_std": settings.W_std,
+            "b_std": settings.b_std,
+        }
+        analytic = jax.block_until_ready(
+            (mlp_kernels(x, **options).ntk, mlp_kernels(x_test, x, **options).ntk)
+        )
     with _timed(seconds, "empirical kernel"):
         pair = empirical_ntk(apply_fn, params, x), empirical_ntk(apply_fn, params, x_test, x)
         empirical = jax.block_until_ready(pair)
@@ -90,7 +104,9 @@ def run(settings: Settings, *, progress: bool = True) -> Experiment:
     with _timed(seconds, "predict training"):
         tests = {"empirical": empirical[1], "analytic": analytic[1]}
         predictions = {
-            name: jax.block_until_ready(_predict(modes[name], tests[name], data, history, learning_rate))
+            name: jax.block_until_ready(
+                _predict(modes[name], tests[name], data, history, learning_rate)
+            )
             for name in modes
         }
     movement = {}
@@ -99,7 +115,16 @@ def run(settings: Settings, *, progress: bool = True) -> Experiment:
             movement = _movement(settings, data, history, progress=progress)
     ntk = {"analytic": np.asarray(analytic[0]), "empirical": np.asarray(empirical[0])}
     numbers = _compare(data, history, predictions, ntk, learning_rate)
-    return Experiment(settings, numbers, seconds, ntk, learning_rate * history.steps, history, predictions, movement)
+    return Experiment(
+        settings,
+        numbers,
+        seconds,
+        ntk,
+        learning_rate * history.steps,
+        history,
+        predictions,
+        movement,
+    )
 
 
 def check_out(out: Path, *, figures: bool = True) -> None:
@@ -111,13 +136,19 @@ def check_out(out: Path, *, figures: bool = True) -> None:
     """
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
-            "The figures need matplotlib: pip install 'ntk-jax[plots]', or leave them out (--no-figures)."
+            "The figures need matplotlib: pip install 'ntk-jax[plots]', or leave them out "
+            "(--no-figures)."
         )
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ValueError(f"--out: expected a folder; got {out}, where {existing} is a file. Choose another name.")
+        raise ValueError(
+            f"--out: expected a folder; got {out}, where {existing} is a file. Choose another name."
+        )
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"--out: expected a folder that can be written; got {out}, without permission in {existing}.")
+        raise ValueError(
+            f"--out: expected a folder that can be written; got {out}, without permission in "
+            f"{existing}."
+        )
 
 
 def save(experiments: list[Experiment], out: Path, *, figures: bool = True) -> list[Path]:
@@ -142,7 +173,10 @@ def table(experiments: list[Experiment]) -> str:
     rows = {name: [column.get(name, "-") for column in columns] for name in names}
     first = max(map(len, rows))
     width = max(len(cell) for cells in rows.values() for cell in cells) + 2
-    return "\n".join(name.ljust(first) + "".join(cell.rjust(width) for cell in cells) for name, cells in rows.items())
+    return "\n".join(
+        name.ljust(first) + "".join(cell.rjust(width) for cell in cells)
+        for name, cells in rows.items()
+    )
 
 
 def _column(e: Experiment) -> dict[str, str]:
@@ -165,13 +199,20 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _network(settings: Settings, width: int) -> tuple[Any, Any]:
-    model = MLP((width,) * settings.depth, settings.data.y_train.shape[1], W_std=settings.W_std, b_std=settings.b_std)
+    model = MLP(
+        (width,) * settings.depth,
+        settings.data.y_train.shape[1],
+        W_std=settings.W_std,
+        b_std=settings.b_std,
+    )
     x = jnp.zeros((1, settings.data.x_train.shape[1]), jnp.float32)
     apply_fn, params = from_linen(model, model.init(jax.random.key(settings.seed), x))
     return zero_output(apply_fn, params) if settings.start_at_zero else apply_fn, params
 
 
-def _train(apply_fn, params, settings: Settings, data: Dataset, learning_rate: float, *, progress: bool) -> History:
+def _train(
+    apply_fn, params, settings: Settings, data: Dataset, learning_rate: float, *, progress: bool
+) -> History:
     steps = np.unique(np.round(np.geomspace(1, settings.num_steps, 40)).astype(int))
     return train(
         apply_fn,
@@ -189,21 +230,27 @@ def _train(apply_fn, params, settings: Settings, data: Dataset, learning_rate: f
 
 
 def _movement(settings: Settings, data: Dataset, history: History, *, progress: bool):
-    """Steps and relative weight change of networks of several widths, each at half its critical learning rate."""
+    """Steps and relative weight change of networks of several widths, each at half its critical
+    learning rate.
+    """
     movement = {}
     for width in settings.compare_widths:
         if width != settings.width:
             apply_fn, params = _network(settings, width)
             modes = diagonalize(empirical_ntk(apply_fn, params, data.x_train))
             learning_rate = 0.5 * float(max_learning_rate(modes, data.y_train.shape[1]))
-            history_of_width = _train(apply_fn, params, settings, data, learning_rate, progress=progress)
+            history_of_width = _train(
+                apply_fn, params, settings, data, learning_rate, progress=progress
+            )
         else:
             history_of_width = history
         movement[f"width {width}"] = history_of_width.steps, history_of_width.relative_change
     return movement
 
 
-def _predict(modes: Modes, k_test_train: Array, data: Dataset, history: History, learning_rate: float):
+def _predict(
+    modes: Modes, k_test_train: Array, data: Dataset, history: History, learning_rate: float
+):
     assert history.fx_train is not None and history.fx_test is not None
     return gradient_descent_mse(
         modes,
@@ -216,14 +263,21 @@ def _predict(modes: Modes, k_test_train: Array, data: Dataset, history: History,
     )
 
 
-def _compare(data: Dataset, history: History, predictions, ntk, learning_rate: float) -> dict[str, Any]:
-    mse = lambda a, b: float(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))  # noqa: E731
+def _compare(
+    data: Dataset, history: History, predictions, ntk, learning_rate: float
+) -> dict[str, Any]:
+    mse = lambda a, b: float(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))
     assert history.fx_test is not None
-    final = {"network": history.fx_test[-1], **{name: np.asarray(p.test[-1]) for name, p in predictions.items()}}
+    final = {
+        "network": history.fx_test[-1],
+        **{name: np.asarray(p.test[-1]) for name, p in predictions.items()},
+    }
     numbers: dict[str, Any] = {
         "learning rate (half the critical one)": learning_rate,
         "time t = learning rate x steps": float(learning_rate * history.steps[-1]),
-        "kernel error, empirical vs analytic": float(kernel_change(ntk["empirical"], ntk["analytic"])),
+        "kernel error, empirical vs analytic": float(
+            kernel_change(ntk["empirical"], ntk["analytic"])
+        ),
         "relative weight change": float(history.relative_change[-1]),
         "final training loss": float(history.loss[-1]),
     }
@@ -235,7 +289,9 @@ def _compare(data: Dataset, history: History, predictions, ntk, learning_rate: f
             hits = np.argmax(outputs, 1) == np.argmax(data.y_test, 1)
             numbers[f"test accuracy, {name}"] = float(hits.mean())
     by_layer = history.relative_change_by_layer.items()
-    numbers["relative weight change by layer"] = {name: float(values[-1]) for name, values in by_layer}
+    numbers["relative weight change by layer"] = {
+        name: float(values[-1]) for name, values in by_layer
+    }
     return numbers
 
 
@@ -265,13 +321,27 @@ def _figures(e: Experiment, out: Path, plots: Any) -> list[Path]:
     plt, name, s = plots.plt, e.settings.data.name, e.settings
     shown = np.arange(len(s.data.y_train))[:64]
     if s.data.classes is not None:
-        shown = shown[np.argsort(np.argmax(s.data.y_train[shown], 1), kind="stable")]  # blocks of a class together
-    analytic, empirical = (e.ntk[kernel][np.ix_(shown, shown)] for kernel in ("analytic", "empirical"))
+        shown = shown[
+            np.argsort(np.argmax(s.data.y_train[shown], 1), kind="stable")
+        ]  # blocks of a class together
+    analytic, empirical = (
+        e.ntk[kernel][np.ix_(shown, shown)] for kernel in ("analytic", "empirical")
+    )
     kernels = plots.plot_kernels(analytic, empirical)[0].figure
-    fig, axes = plt.subplots(1, 2 + bool(e.movement), figsize=(13.5 if e.movement else 9.2, 3.8), layout="constrained")
+    fig, axes = plt.subplots(
+        1, 2 + bool(e.movement), figsize=(13.5 if e.movement else 9.2, 3.8), layout="constrained"
+    )
     curves = {"network": e.history.loss}
-    curves |= {f"{kernel} kernel": _loss(p.train, s.data.y_train) for kernel, p in e.predictions.items()}
-    plots.plot_curves(e.t, curves, axes[0], ylabel="training loss, half mean square", title=f"{name}, width {s.width}")
+    curves |= {
+        f"{kernel} kernel": _loss(p.train, s.data.y_train) for kernel, p in e.predictions.items()
+    }
+    plots.plot_curves(
+        e.t,
+        curves,
+        axes[0],
+        ylabel="training loss, half mean square",
+        title=f"{name}, width {s.width}",
+    )
     assert e.history.fx_test is not None
     tests = {f"{kernel} kernel": p.test[-1] for kernel, p in e.predictions.items()}
     plots.plot_predictions(e.history.fx_test[-1], tests, axes[1])

@@ -20,25 +20,40 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ntk_jax", description=sys.modules["ntk_jax"].__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ntk_jax", description=sys.modules["ntk_jax"].__doc__
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser(
         "demo",
         help="train wide networks and predict their training from the tangent kernel",
-        description="Train wide networks on real data; predict the same trajectories from the kernel in closed form.",
+        description="Train wide networks on real data; predict the same trajectories from the "
+        "kernel in closed form.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(command=run_demo)
-    command.add_argument("--width", type=int, help="units of each hidden layer (default: 4096 linear, 1024 otherwise)")
+    command.add_argument(
+        "--width",
+        type=int,
+        help="units of each hidden layer (default: 4096 linear, 1024 otherwise)",
+    )
     command.add_argument("--depth", type=int, help="hidden layers (default: 1 linear, 2 otherwise)")
     command.add_argument("--seed", type=int, default=0, help="of the network's initialization")
-    command.add_argument("--data", type=Path, metavar="FILE.csv", help="your own table with a header row")
+    command.add_argument(
+        "--data", type=Path, metavar="FILE.csv", help="your own table with a header row"
+    )
     command.add_argument("--target", metavar="COLUMN", help="the column of --data to predict")
     command.add_argument(
-        "--task", choices=("regression", "classification"), help="what --target is (default: look at it)"
+        "--task",
+        choices=("regression", "classification"),
+        help="what --target is (default: look at it)",
     )
-    command.add_argument("--no-figures", action="store_true", help="write demo.json alone, without matplotlib")
-    command.add_argument("--out", type=Path, default=Path("out"), help="folder for figures and demo.json")
+    command.add_argument(
+        "--no-figures", action="store_true", help="write demo.json alone, without matplotlib"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for figures and demo.json"
+    )
     return parser
 
 
@@ -52,12 +67,17 @@ def run_demo(args: argparse.Namespace) -> int:
     demo.check_out(args.out, figures=not args.no_figures)
     experiments = []
     for settings in _settings(args):
-        print(f"{settings.data.name}: {settings.depth} hidden layers of {settings.width}", flush=True)
+        print(
+            f"{settings.data.name}: {settings.depth} hidden layers of {settings.width}", flush=True
+        )
         experiments.append(demo.run(settings))
     print("  save ...", flush=True)
     paths = demo.save(experiments, args.out, figures=not args.no_figures)
     print("\n" + demo.table(experiments))
-    print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at {', '.join(str(path) for path in paths)}")
+    print(
+        f"\nDone in {time.perf_counter() - start:.0f} s. Look at "
+        f"{', '.join(str(path) for path in paths)}"
+    )
     return 0
 
 
@@ -68,7 +88,14 @@ def _settings(args: argparse.Namespace) -> list[demo.Settings]:
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name}: expected together with --data FILE.csv; got it alone.")
         linear = {"width": args.width or 4096, "depth": args.depth or 1, "seed": args.seed}
-        return [demo.linear_settings(linear_data(), **linear), demo.table_settings(digits_data(), **table)]
+        return [
+            demo.linear_settings(linear_data(), **linear),
+            demo.table_settings(digits_data(), **table),
+        ]
     if args.target is None:
         raise ValueError("--data: expected together with --target COLUMN; got it alone.")
-    return [demo.table_settings(csv_data(args.data, args.target, task=args.task, seed=args.seed), **table)]
+    return [
+        demo.table_settings(
+            csv_data(args.data, args.target, task=args.task, seed=args.seed), **table
+        )
+    ]

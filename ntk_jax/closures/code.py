@@ -6,22 +6,41 @@ import sys
 import types
 from typing import Any
 
-FIXED = {*"jax jaxlib flax numpy optax scipy equinox chex jaxtyping beartype einops ml_dtypes haiku lineax".split()}
+FIXED = {
+    *"jax jaxlib flax numpy optax scipy equinox chex".split(),
+    *"jaxtyping beartype einops ml_dtypes haiku lineax".split(),
+}
 FIXED |= {"diffrax", "orbax", "typing_extensions", "ntk_jax", *sys.stdlib_module_names}
 """Packages whose globals do not change (what their closures and objects hold may)."""
 
 # Attributes of classes that no forward pass reads.
 SILENT = {
-    *"__doc__ __module__ __dict__ __weakref__ __annotations__ __init__ __repr__ __eq__ __hash__ __setattr__".split()
+    *"__doc__ __module__ __dict__ __weakref__ __annotations__ __init__ __repr__".split(),
+    *"__eq__ __hash__ __setattr__".split(),
 }
-SILENT |= {*"__delattr__ __dataclass_fields__ __dataclass_params__ __match_args__ __qualname__ __post_init__".split()}
-SILENT |= {*"__init_subclass__ __abstractmethods__ _abc_impl __firstlineno__ __static_attributes__".split()}
+SILENT |= {
+    *"__delattr__ __dataclass_fields__ __dataclass_params__".split(),
+    *"__match_args__ __qualname__ __post_init__".split(),
+}
+SILENT |= {
+    *"__init_subclass__ __abstractmethods__ _abc_impl __firstlineno__ __static_attributes__".split()
+}
 
 HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
 
 # Parts of types written in C, which do not change.
-PLAIN: tuple[Any, ...] = types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, range
-PLAIN += types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias
+PLAIN: tuple[Any, ...] = (
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    range,
+)
+PLAIN += (
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.GenericAlias,
+)
 
 
 def slots_of(base: type) -> tuple[str, ...]:
@@ -32,8 +51,12 @@ def slots_of(base: type) -> tuple[str, ...]:
 
 
 def is_of_library(kind: type, value: Any) -> bool:
-    """Whether `value` is a function that a library has by that name, and which holds nothing of the user's."""
-    if kind is not types.FunctionType and not (callable(value) and kind.__module__.startswith("jax")):
+    """Whether `value` is a function that a library has by that name, and which holds nothing of the
+    user's.
+    """
+    if kind is not types.FunctionType and not (
+        callable(value) and kind.__module__.startswith("jax")
+    ):
         return False
     module = getattr(value, "__module__", None)
     if not is_fixed(module):
@@ -52,7 +75,9 @@ def is_fixed(module: str | None) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Globals that the code and the functions inside it read, and all names, among them those of attributes."""
+    """Globals that the code and the functions inside it read, and all names, among them those of
+    attributes.
+    """
     found, names = set(), set(code.co_names)
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):

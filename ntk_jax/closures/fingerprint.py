@@ -1,8 +1,9 @@
-"""What a function reads besides its arguments, in a form that can be compared: a changed value is another function.
+"""What a function reads besides its arguments, in a form that can be compared: a changed value is
+another function.
 
-Followed are closures, defaults, globals, attributes of `self` and of modules, and everything these hold. Numbers are
-compared by value, JAX arrays, which cannot change, by identity, NumPy arrays by identity and content. Code of JAX, Flax and
-the like is taken as fixed.
+Followed are closures, defaults, globals, attributes of `self` and of modules, and everything these
+hold. Numbers are compared by value, JAX arrays, which cannot change, by identity, NumPy arrays by
+identity and content. Code of JAX, Flax and the like is taken as fixed.
 """
 
 import functools
@@ -15,12 +16,26 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ntk_jax.closures.code import HEAP_TYPE, PLAIN, SILENT, is_fixed, is_of_library, names_of, slots_of
+from ntk_jax.closures.code import (
+    HEAP_TYPE,
+    PLAIN,
+    SILENT,
+    is_fixed,
+    is_of_library,
+    names_of,
+    slots_of,
+)
 from ntk_jax.compat import is_concrete
 
 MOST_VALUES = 20_000
 
-_OF_LINEN = {"parent", "scope", "_id", "_state", "_parent_ref"}  # where a module stands in another, and its number
+_OF_LINEN = {
+    "parent",
+    "scope",
+    "_id",
+    "_state",
+    "_parent_ref",
+}  # where a module stands in another, and its number
 
 
 class UndecidedError(Exception):
@@ -94,7 +109,9 @@ class Reading:
         return id(self) if self.key is None else hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Reading) and self.key is not None and self.key == other.key)
+        return self is other or (
+            isinstance(other, Reading) and self.key is not None and self.key == other.key
+        )
 
     def __reduce__(self) -> Any:
         return Reading, (self.function,)
@@ -110,7 +127,9 @@ class _Walk:
         self.parts: list[Any] = []
         self.modules: set[tuple[str, str]] = set()
         self.objects: list[Any] = []
-        self.seen: dict[int, tuple[int, Any]] = {}  # the value too: else a temporary's number could be taken again
+        self.seen: dict[
+            int, tuple[int, Any]
+        ] = {}  # the value too: else a temporary's number could be taken again
 
     def visit(self, value: Any) -> None:
         """Add what tells `value` from another one."""
@@ -139,7 +158,9 @@ class _Walk:
         elif isinstance(value, type):
             self._class(value)
         elif isinstance(value, dict | types.MappingProxyType):
-            self._all(kind, [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()])
+            self._all(
+                kind, [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
+            )
         elif isinstance(value, Reading):
             self.visit(value.function)
         elif isinstance(value, list | tuple | set | frozenset):
@@ -219,7 +240,9 @@ class _Walk:
                 self._all(type, [v for k, v in vars(base).items() if k not in silent])
 
     def _object(self, kind: type, value: Any) -> None:
-        if kind.__module__.startswith("jaxlib") and hasattr(value, "__wrapped__"):  # compiled: keeps what it read first
+        if kind.__module__.startswith("jaxlib") and hasattr(
+            value, "__wrapped__"
+        ):  # compiled: keeps what it read first
             self._identity(value)
             return self.visit(value.__wrapped__)
         if is_fixed(kind.__module__) and not jax.tree_util.all_leaves([value]):
@@ -229,13 +252,20 @@ class _Walk:
                 return self._all(kind, leaves)
             except TypeError:  # metadata without a hash
                 pass
-        held = {name: getattr(value, name) for base in kind.__mro__ for name in slots_of(base) if hasattr(value, name)}
+        held = {
+            name: getattr(value, name)
+            for base in kind.__mro__
+            for name in slots_of(base)
+            if hasattr(value, name)
+        }
         held |= getattr(value, "__dict__", {})
         if isinstance(value, types.BuiltinFunctionType):
             return self._all(kind, (value.__name__, value.__self__))
         if held or (kind.__flags__ & HEAP_TYPE and kind.__module__ not in sys.stdlib_module_names):
             return self._all(kind, [kind, *held.keys(), *held.values()])
-        if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(value, PLAIN):
+        if kind.__module__.partition(".")[0] not in ("jaxlib", "jax", "numpy") and not isinstance(
+            value, PLAIN
+        ):
             raise UndecidedError  # an iterator, a file, a generator of random numbers
         try:
             return self._identity(value)

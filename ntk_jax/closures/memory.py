@@ -25,6 +25,9 @@ class Memory:
     def put(self, key: Any, value: Any, objects: list[Any]) -> None:
         """Remember `value` as long as all `objects` live and it is among those used last."""
         with self.lock:
-            self.values[key] = value, [weakref.ref(o, lambda _: self.values.pop(key, None)) for o in objects]
+            self.values[key] = (
+                value,
+                [weakref.ref(o, lambda _: self.values.pop(key, None)) for o in objects],
+            )
             while len(self.values) > self.capacity:
                 self.values.popitem(last=False)

@@ -1,7 +1,8 @@
-"""Plans and compiled programs are remembered by what the user's function reads, and only as long as it can be read.
+"""Plans and compiled programs are remembered by what the user's function reads, and only as long as
+it can be read.
 
-A changed closure is another function. The arrays in it are arguments of the compiled program, so that no program keeps them
-alive, and functions that differ in nothing else share one.
+A changed closure is another function. The arrays in it are arguments of the compiled program, so
+that no program keeps them alive, and functions that differ in nothing else share one.
 """
 
 import functools
@@ -33,7 +34,9 @@ _results, _programs, _runners = Memory(1024), Memory(1024), Memory(256)
 
 
 def forget() -> None:
-    """Forget all plans and programs, as after a change of the thresholds that they were made with."""
+    """Forget all plans and programs, as after a change of the thresholds that they were made
+    with.
+    """
     for memory in (_results, _programs, _runners):
         memory.values.clear()
 
@@ -52,7 +55,9 @@ def remember(function: Any, rest: Any, make: Callable[[Reading], T]) -> T:
 
 
 def remembered(make: Callable[..., T]) -> Callable[..., T]:
-    """Decorate `make(function, *hashable)`: its results are remembered by what the function reads and by the rest."""
+    """Decorate `make(function, *hashable)`: its results are remembered by what the function reads
+    and by the rest.
+    """
 
     @functools.wraps(make)
     def call(function: Any, *rest: Any) -> T:
@@ -62,7 +67,8 @@ def remembered(make: Callable[..., T]) -> Callable[..., T]:
 
 
 def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate `make(function, *arrays, **options)`: `jax.jit` with static function and options, but for closures.
+    """Decorate `make(function, *arrays, **options)`: `jax.jit` with static function and options,
+    but for closures.
 
     What the function reads is looked at anew in every call.
     """
@@ -75,17 +81,31 @@ def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def program_of(make: Any, function: Any, *args: Any, **options: Any) -> tuple["Program", list[Any], list[Any]]:
-    """The program of `compiled(make)`, the arrays that `function` reads now, and the flat arguments."""
+def program_of(
+    make: Any, function: Any, *args: Any, **options: Any
+) -> tuple["Program", list[Any], list[Any]]:
+    """The program of `compiled(make)`, the arrays that `function` reads now, and the flat
+    arguments.
+    """
     reading = read(function)
     leaves, structure = jax.tree.flatten(args)
-    rest = make, structure, tuple(map(abstract_value, leaves)), tuple(options.items()), _settings(_FOR_PROGRAMS)
+    rest = (
+        make,
+        structure,
+        tuple(map(abstract_value, leaves)),
+        tuple(options.items()),
+        _settings(_FOR_PROGRAMS),
+    )
     program = None if reading.key is None else _programs.get((reading.key, rest))
     if program is None:
         program = _trace(make, reading, leaves, structure, options, rest)
         if reading.key is not None and all(map(is_concrete, program.consts)):
             _programs.put((reading.key, rest), program, reading.objects)
-    return program, [reading.objects[c] if isinstance(c, int) else c for c in program.consts], leaves
+    return (
+        program,
+        [reading.objects[c] if isinstance(c, int) else c for c in program.consts],
+        leaves,
+    )
 
 
 def _settings(names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -93,7 +113,9 @@ def _settings(names: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 class Program(NamedTuple):
-    """What runs, what it returns, and what is read: arrays, or their numbers among the objects of a reading."""
+    """What runs, what it returns, and what is read: arrays, or their numbers among the objects of a
+    reading.
+    """
 
     run: Any
     structure: Any
@@ -104,12 +126,16 @@ class Program(NamedTuple):
         return jax.tree.unflatten(self.structure, self.run(consts, leaves))
 
 
-def _trace(make: Any, reading: Reading, leaves: Any, structure: Any, options: dict[str, Any], rest: Any) -> Program:
+def _trace(
+    make: Any, reading: Reading, leaves: Any, structure: Any, options: dict[str, Any], rest: Any
+) -> Program:
     def flat(leaves: list[Any]) -> Any:
         return make(reading, *jax.tree.unflatten(structure, leaves), **options)
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves)
-    places = {id(value): i for i, value in enumerate(reading.objects)}  # those are not kept alive from here
+    places = {
+        id(value): i for i, value in enumerate(reading.objects)
+    }  # those are not kept alive from here
     consts = [places[id(c)] if id(c) in places else _kept(c) for c in closed.consts]
     outline = None if reading.key is None else reading.key.outline, rest
     known = _runners.get(outline)

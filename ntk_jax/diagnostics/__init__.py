@@ -1,1 +1,3 @@
-"""Does the kernel picture hold for this network? How far it moved, how far it could move, and from which limit."""
+"""Does the kernel picture hold for this network? How far it moved, how far it could move, and from
+which limit.
+"""

@@ -1,4 +1,6 @@
-"""How far training has left the kernel regime: movement of weights, Jacobian and kernel, and the gap to the Taylor line."""
+"""How far training has left the kernel regime: movement of weights, Jacobian and kernel, and the
+gap to the Taylor line.
+"""
 
 from typing import NamedTuple
 
@@ -21,14 +23,18 @@ GRADIENTS_AT_ONCE = 2**24
 
 
 class RelativeChange(NamedTuple):
-    """Relative movement of all parameters together, and of each layer (the parameters that share a parent path)."""
+    """Relative movement of all parameters together, and of each layer (the parameters that share a
+    parent path).
+    """
 
     total: Float[Array, ""]
     by_layer: dict[str, Float[Array, ""]]
 
 
 class TaylorGap(NamedTuple):
-    """Distance |f - f_lin| over all examples and outputs, and the same as a share of the movement |f - f_0|."""
+    """Distance |f - f_lin| over all examples and outputs, and the same as a share of the movement
+    |f - f_0|.
+    """
 
     absolute: Float[Array, ""]
     relative: Float[Array, ""]
@@ -37,8 +43,9 @@ class TaylorGap(NamedTuple):
 def relative_change(params: Params, params_0: Params) -> RelativeChange:
     """How far the parameters have moved, |params - params_0| / |params_0| in the Euclidean norm.
 
-    Layers are reported apart because the ratio mixes them: their norms differ by orders of magnitude. A layer that
-    starts at exactly zero and moves counts as infinite, one that stays there as 0.
+    Layers are reported apart because the ratio mixes them: their norms differ by orders of
+    magnitude. A layer that starts at exactly zero and moves counts as infinite, one that stays
+    there as 0.
 
     Args:
         params: parameters now.
@@ -62,7 +69,10 @@ def _changes(params: Params, params_0: Params) -> tuple[Array, list[Array]]:
     """The change of all parameters, and of each layer."""
     leaves, leaves_0 = jax.tree.leaves(params), jax.tree.leaves(params_0)
     dtype = working_dtype(*(jnp.result_type(leaf) for leaf in (*leaves, *leaves_0)))
-    pairs = [(jnp.asarray(p, dtype), jnp.asarray(p_0, dtype)) for p, p_0 in zip(leaves, leaves_0, strict=True)]
+    pairs = [
+        (jnp.asarray(p, dtype), jnp.asarray(p_0, dtype))
+        for p, p_0 in zip(leaves, leaves_0, strict=True)
+    ]
     moved, start = [norm(p - p_0) for p, p_0 in pairs], [norm(p_0) for _, p_0 in pairs]
 
     def change(of: list[int]) -> Array:
@@ -80,8 +90,11 @@ def _layers(params: Params) -> dict[str, list[int]]:
     return layers
 
 
-def kernel_change(k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "n1 n2 *outputs"]) -> Float[Array, ""]:
-    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm, at any scale of the two.
+def kernel_change(
+    k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "n1 n2 *outputs"]
+) -> Float[Array, ""]:
+    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm, at any scale of
+    the two.
 
     Args:
         k: kernel now.
@@ -98,7 +111,8 @@ def kernel_change(k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "
     k, k_0 = (as_array(name, value) for name, value in (("k", k), ("k_0", k_0)))
     if k.shape != k_0.shape:
         raise ValueError(
-            f"k: expected the shape of k_0, {k_0.shape}; got {k.shape}. Compute both from the same examples."
+            f"k: expected the shape of k_0, {k_0.shape}; got {k.shape}. Compute both from the same "
+            "examples."
         )
     check_finite("k", k)
     check_finite("k_0", k_0)
@@ -111,12 +125,15 @@ def _kernel_change(k: Array, k_0: Array) -> Array:
     return norm_ratio(k - k_0, k_0)
 
 
-def jacobian_change(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> Float[Array, ""]:
+def jacobian_change(
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
+) -> Float[Array, ""]:
     """How far the Jacobian of the outputs has moved, |J - J_0| / |J_0| in the Frobenius norm.
 
-    This, not the movement of the weights, is what must be small for the kernel picture to hold. It bounds the change
-    of the kernel, which can be much smaller: its first-order part is an average over many units. For ReLU it falls
-    like width^(-1/4), because units switch. Gradients are compared a few examples at a time: no Jacobian is held.
+    This, not the movement of the weights, is what must be small for the kernel picture to hold. It
+    bounds the change of the kernel, which can be much smaller: its first-order part is an average
+    over many units. For ReLU it falls like width^(-1/4), because units switch. Gradients are
+    compared a few examples at a time: no Jacobian is held.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -153,14 +170,23 @@ def _jacobian_norms(
 
         return jax.vmap(of_output)(jnp.eye(out.size, dtype=out.dtype))
 
-    size = jax.eval_shape(apply_fn, params, x).size // x.shape[0] * sum(p.size for p in jax.tree.leaves(params))
+    size = (
+        jax.eval_shape(apply_fn, params, x).size
+        // x.shape[0]
+        * sum(p.size for p in jax.tree.leaves(params))
+    )
     with jax.default_matmul_precision("highest"):
-        rows = jax.lax.map(of_example, x, batch_size=max(1, min(x.shape[0], GRADIENTS_AT_ONCE // size)))
+        rows = jax.lax.map(
+            of_example, x, batch_size=max(1, min(x.shape[0], GRADIENTS_AT_ONCE // size))
+        )
     return rows[..., 0], rows[..., 1]
 
 
-def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]) -> TaylorGap:
-    """How far the network is from its first-order expansion at the start, |f(params) - f_lin(params)|.
+def taylor_gap(
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
+) -> TaylorGap:
+    """How far the network is from its first-order expansion at the start, |f(params) -
+    f_lin(params)|.
 
     f_lin is `linearize(apply_fn, params_0)` at the same parameters.
 
@@ -171,7 +197,8 @@ def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[Array
         x: examples in rows.
 
     Returns:
-        TaylorGap(absolute, relative): the Euclidean norm over all n·O outputs, and its ratio to |f(params) - f(params_0)|.
+        TaylorGap(absolute, relative): the Euclidean norm over all n·O outputs, and its ratio to
+        |f(params) - f(params_0)|.
 
     Raises:
         ValueError: as `empirical_ntk`.

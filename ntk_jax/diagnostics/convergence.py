@@ -1,4 +1,6 @@
-"""How the tangent kernel of a model approaches its infinite-width limit as the model grows wider."""
+"""How the tangent kernel of a model approaches its infinite-width limit as the model grows
+wider.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +31,9 @@ CLOSE = 0.1
 
 
 class LimitCheck(NamedTuple):
-    """Distances |K - K_limit| / |K_limit| of random networks' tangent kernels from the limit, and what they say."""
+    """Distances |K - K_limit| / |K_limit| of random networks' tangent kernels from the limit, and
+    what they say.
+    """
 
     widths: tuple[int, ...]
     errors: Float[Array, "widths samples"]
@@ -49,32 +53,35 @@ def check_limit(
     draw: str = "initializer",
     call: Mapping[str, Any] | None = None,
 ) -> LimitCheck:
-    """Compare the tangent kernels of randomly initialized networks of growing width with their limit; nothing is trained.
+    """Compare the tangent kernels of randomly initialized networks of growing width with their
+    limit; nothing is trained.
 
-    In the kernel regime the relative error falls like width^-1/2. A model whose error stays level has no such limit as it is
-    built: something in it does not grow with its width, or its weights in a layer with few inputs are not Gaussian, which
-    `draw="gaussian"` tells apart.
+    In the kernel regime the relative error falls like width^-1/2. A model whose error stays level
+    has no such limit as it is built: something in it does not grow with its width, or its weights
+    in a layer with few inputs are not Gaussian, which `draw="gaussian"` tells apart.
 
     Args:
-        model: width -> a model as `infinite_width` takes it, such as `lambda width: MLP((width, width), 10)`; every layer but
-            the outputs should grow with the width.
+        model: width -> a model as `infinite_width` takes it, such as `lambda width: MLP((width,
+            width), 10)`; every layer but the outputs should grow with the width.
         x: a few examples in rows.
         widths: at least two, increasing.
         key: a random key.
         num_samples: networks of each width, at least 2.
-        draw: "initializer", the weights that the model draws; "gaussian", normal ones of the same means and variances.
+        draw: "initializer", the weights that the model draws; "gaussian", normal ones of the same
+            means and variances.
         call: keyword arguments of the model's call, such as {"train": False}.
 
     Returns:
-        LimitCheck(widths, errors, rms, slope, slope_error, verdict): errors of every network, relative in the Frobenius
-        norm; their root mean square at each width; the slope of its logarithm against that of the width, with its standard
-        error; the verdict in words.
+        LimitCheck(widths, errors, rms, slope, slope_error, verdict): errors of every network,
+        relative in the Frobenius norm; their root mean square at each width; the slope of its
+        logarithm against that of the width, with its standard error; the verdict in words.
 
     Raises:
-        ValueError: `model` is not a function of the width, or returns an NNX module instead of its constructor; fewer than
-            two widths or samples, and as `infinite_width`.
+        ValueError: `model` is not a function of the width, or returns an NNX module instead of its
+            constructor; fewer than two widths or samples, and as `infinite_width`.
 
-    Reference: Jacot et al. 2018 (theorem 1), Arora et al. 2019 (theorem 3.1); the rate: Huang, Yau 2020.
+    Reference: Jacot et al. 2018 (theorem 1), Arora et al. 2019 (theorem 3.1); the rate: Huang, Yau
+    2020.
     """
     check_option("draw", draw, ("initializer", "gaussian"))
     check_integer("num_samples", num_samples, minimum=2)
@@ -99,17 +106,21 @@ def _check_widths(widths: Sequence[int]) -> None:
 def _build(model: Any, width: int) -> Any:
     if isinstance(model, nn.Module | nnx.Module | tuple) or not callable(model):
         raise ValueError(
-            f"model: expected a function width -> model, such as lambda width: Net(features=width); got {type(model).__name__}."
+            "model: expected a function width -> model, such as lambda width: "
+            f"Net(features=width); got {type(model).__name__}."
         )
     return model(width)
 
 
-def _errors(model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]) -> Array:
+def _errors(
+    model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]
+) -> Array:
     limit = infinite_width(model, call=call)(x).ntk
     net = network(model, call)
     if net.init_fn is None:
         raise ValueError(
-            "model: expected a width -> model with an initializer; got an NNX module, which keeps none. "
+            "model: expected a width -> model with an initializer; got an NNX module, which keeps "
+            "none. "
             "Return a function instead: lambda width: lambda rngs: Net(width, rngs=rngs)."
         )
     apply_fn, _ = net.build(x[:1])
@@ -130,7 +141,9 @@ def _kernels(functions: Reading, x: Array, keys: Array) -> Array:
 
 
 def _slope(widths: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """Least squares of log rms error on log width; its standard error from the spread over networks."""
+    """Least squares of log rms error on log width; its standard error from the spread over
+    networks.
+    """
     squares = errors**2
     values = 0.5 * np.log(squares.mean(axis=1))
     spread = 0.5 * squares.std(axis=1, ddof=1) / squares.mean(axis=1) / errors.shape[1] ** 0.5
@@ -145,22 +158,37 @@ def _not_gaussian(model: Any, x: Array, call: dict[str, Any]) -> list[str]:
     if net.init_fn is None:
         return []
     stats = init_stats(partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype)))
-    leaves = jax.tree_util.tree_leaves_with_path(stats, is_leaf=lambda s: hasattr(s, "distribution"))
+    leaves = jax.tree_util.tree_leaves_with_path(
+        stats, is_leaf=lambda s: hasattr(s, "distribution")
+    )
     usual = ("normal", "constant", "orthogonal")
-    return [f"{leaf_path(path)} ({s.distribution})" for path, s in leaves if s.distribution not in usual]
+    return [
+        f"{leaf_path(path)} ({s.distribution})" for path, s in leaves if s.distribution not in usual
+    ]
 
 
-def _verdict(width: int, error: float, slope: float, slope_error: float, suspects: list[str]) -> str:
-    law = f"its relative error changes like width^({slope:.2f} ± {slope_error:.2f}) and is {error:.2g} at width {width}"
+def _verdict(
+    width: int, error: float, slope: float, slope_error: float, suspects: list[str]
+) -> str:
+    law = (
+        f"its relative error changes like width^({slope:.2f} ± {slope_error:.2f}) "
+        f"and is {error:.2g} at width {width}"
+    )
     if slope < FALLING and error <= CLOSE:
         return f"In the kernel regime: the tangent kernel approaches its limit, {law}."
     if slope < FALLING:
         enough = width * (error / CLOSE) ** (-1 / slope)
-        return f"Approaches the kernel regime: {law}; about width {enough:.1g} would bring it to {CLOSE}."
+        return (
+            f"Approaches the kernel regime: {law}; "
+            f"about width {enough:.1g} would bring it to {CLOSE}."
+        )
     if slope - 3 * slope_error < UNDECIDED:
-        return f"Undecided: {law}; -0.5 is within its error. Draw more networks (num_samples) or spread the widths."
+        return (
+            f"Undecided: {law}; -0.5 is within its error. Draw more networks (num_samples) or "
+            "spread the widths."
+        )
     hint = f' Not Gaussian: {", ".join(suspects[:3])}; compare draw="gaussian".' if suspects else ""
     return (
-        f"Not in the kernel regime as built: {law}, where -0.5 was expected. Look for layers that do not grow with the width."
-        + hint
+        f"Not in the kernel regime as built: {law}, where -0.5 was expected. Look for layers that "
+        "do not grow with the width." + hint
     )

@@ -1,4 +1,6 @@
-"""The kernel of a network while it trains: how far it moves, how fast, in which layers, and towards what."""
+"""The kernel of a network while it trains: how far it moves, how fast, in which layers, and towards
+what.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +23,13 @@ from ntk_jax.types import ApplyFn, Params
 
 
 class KernelRecord(NamedTuple):
-    """The kernel at one step, or with a leading axis at all recorded steps; what needs targets is None without them.
+    """The kernel at one step, or with a leading axis at all recorded steps; what needs targets is
+    None without them.
 
-    `change` is that of the kernel from its start, `velocity` its relative change per unit of time t; `share_by_layer`
-    holds each parameter leaf's share of the trace; `change_by_output` and `alignment_by_output` are of the kernel of each
-    output (class) alone, the latter with its own targets; `kernel` is None unless it was asked for.
+    `change` is that of the kernel from its start, `velocity` its relative change per unit of time
+    t; `share_by_layer` holds each parameter leaf's share of the trace; `change_by_output` and
+    `alignment_by_output` are of the kernel of each output (class) alone, the latter with its own
+    targets; `kernel` is None unless it was asked for.
     """
 
     change: Float[Array, "*T"]
@@ -47,10 +51,12 @@ def kernel_evolution(
     *,
     keep_kernels: bool = False,
 ) -> Callable[[Params], KernelRecord]:
-    """A function of the parameters that describes the kernel, for `train(..., record=kernel_evolution(...))`.
+    """A function of the parameters that describes the kernel, for `train(...,
+    record=kernel_evolution(...))`.
 
-    `History.recorded` is then a KernelRecord whose arrays have the recorded steps as first axis. Alignments are centered
-    and the effective rank is the participation ratio: no eigenvalues are computed at any step.
+    `History.recorded` is then a KernelRecord whose arrays have the recorded steps as first axis.
+    Alignments are centered and the effective rank is the participation ratio: no eigenvalues are
+    computed at any step.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -65,7 +71,8 @@ def kernel_evolution(
     Raises:
         ValueError: bad examples or parameters; targets whose shape is not that of the outputs.
 
-    Reference: Fort et al. 2020, section 3 (change, velocity); Baratin et al. 2021, section 3 (alignment by class).
+    Reference: Fort et al. 2020, section 3 (change, velocity); Baratin et al. 2021, section 3
+    (alignment by class).
     """
     examples, targets = _check(apply_fn, params_0, x, y)
     by_layer_0 = _by_layer(apply_fn, params_0, examples)
@@ -78,13 +85,22 @@ def kernel_evolution(
 
 @compiled
 def _describe(
-    apply_fn: ApplyFn, params: Params, x: Array, y: Array | None, by_layer_0: dict[str, Array], *, keep_kernel: bool
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Array,
+    y: Array | None,
+    by_layer_0: dict[str, Array],
+    *,
+    keep_kernel: bool,
 ) -> KernelRecord:
     by_layer, k_0 = _by_layer(apply_fn, params, x), _sum(by_layer_0)
     by_output = _sum(by_layer)
     k = jnp.mean(by_output, axis=2)
     means = {layer: jnp.mean(part, axis=2) for layer, part in by_layer.items()}
-    change = {layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2)) for layer, part in means.items()}
+    change = {
+        layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2))
+        for layer, part in means.items()
+    }
     return KernelRecord(
         change=kernel_change(k, jnp.mean(k_0, axis=2)),
         velocity=None if y is None else kernel_velocity(apply_fn, params, x, y),
@@ -101,10 +117,11 @@ def _describe(
 def kernel_velocity(
     apply_fn: ApplyFn, params: Params, x: Num[ArrayLike, "n *d"], y: Num[ArrayLike, "n *O"]
 ) -> Float[Array, ""]:
-    """How fast gradient flow changes the kernel now, |dK/dt|_F / |K|_F, with t = learning rate x steps.
+    """How fast gradient flow changes the kernel now, |dK/dt|_F / |K|_F, with t = learning rate x
+    steps.
 
-    dK/dt is the derivative of the "mean" kernel along dθ/dt = -∇L, the half-mean squared loss, by forward differentiation of
-    the kernel: no second step and no step size.
+    dK/dt is the derivative of the "mean" kernel along dθ/dt = -∇L, the half-mean squared loss, by
+    forward differentiation of the kernel: no second step and no step size.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -139,7 +156,8 @@ def _check(apply_fn: ApplyFn, params: Params, x: Any, y: Any) -> tuple[Array, An
     if targets.shape != out.shape:
         raise ValueError(
             f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be silently wrong."
+            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
+            "silently wrong."
         )
     return examples, as_outputs("y", targets, out.shape, out.dtype)
 

@@ -21,12 +21,14 @@ def single_step_influence(
     *,
     loss: str | LossFn = "mse",
 ) -> Float[jax.Array, "n_test n *O"]:
-    """How fast a gradient step on each training example moves each test output, per unit of learning rate.
+    """How fast a gradient step on each training example moves each test output, per unit of
+    learning rate.
 
-        influence[i, j] = -K(x_test_i, x_j) ∂L/∂f(x_j) = lim (f(x_test_i; params - h ∂L_j/∂params) - f(x_test_i; params)) / h
+        influence[i, j] = -K(x_test_i, x_j) ∂L/∂f(x_j) = lim (f(x_test_i; params - h ∂L_j/∂params) -
+        f(x_test_i; params)) / h
 
-    where L_j is the share of example j in the loss, so that the sum over j is df_test/dt of gradient flow. The kernel is
-    the influence; the residual ∂L/∂f drives it.
+    where L_j is the share of example j in the loss, so that the sum over j is df_test/dt of
+    gradient flow. The kernel is the influence; the residual ∂L/∂f drives it.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -49,11 +51,13 @@ def single_step_influence(
     a, targets = as_examples("x", x), as_array("y", y)
     out = jax.eval_shape(apply_fn, params, a)
     if targets.shape != out.shape:
-        raise ValueError(f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}.")
+        raise ValueError(
+            f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}."
+        )
     f = check_outputs(apply_fn(params, a))
-    slope = jax.grad(loss_function(loss, targets))(f, as_outputs("y", targets, f.shape, f.dtype)).reshape(
-        f.shape[0], -1
-    )
+    slope = jax.grad(loss_function(loss, targets))(
+        f, as_outputs("y", targets, f.shape, f.dtype)
+    ).reshape(f.shape[0], -1)
     k = empirical_ntk(apply_fn, params, x_test, a, outputs="full")
     influence = -jnp.einsum("ijop,jp->ijo", k, slope.astype(k.dtype), precision="highest")
     return influence.reshape(*influence.shape[:2], *f.shape[1:])

@@ -20,7 +20,8 @@ from ntk_jax.networks.apply_fn import check_outputs, forward_mode
 from ntk_jax.operators.krylov import dominant_eigenvector
 from ntk_jax.types import ApplyFn, Params
 
-# Products per Lanczos run, and runs at most: the space is kept small because each vector is as large as the network.
+# Products per Lanczos run, and runs at most: the space is kept small because each vector is as
+# large as the network.
 LANCZOS_STEPS, MAX_RUNS = 12, 60
 
 
@@ -31,7 +32,8 @@ class Laziness(NamedTuple):
         kappa: residual · hessian / jacobian².
         residual: |f - y|.
         jacobian: |Df|, the largest singular value of the (nO, P) Jacobian (or its Frobenius norm).
-        hessian: |D²f|, the largest |D²f[u, u]| over unit parameter directions u (or the Frobenius norm).
+        hessian: |D²f|, the largest |D²f[u, u]| over unit parameter directions u (or the Frobenius
+            norm).
         standard_error: of kappa; 0 unless the norm was sampled.
     """
 
@@ -57,22 +59,26 @@ def laziness(
 
         kappa = |f(θ) - y| · |D²f(θ)| / |Df(θ)|²
 
-    Training is lazy, the kernel nearly constant, if kappa is much smaller than 1. With squared loss the mean over
-    examples cancels. In "ntk" and "standard" parameterization the operator-norm kappa of smooth networks falls with
-    the width; under `scale_output` it falls like 1/α only if the output starts at zero. Of ReLU networks the second
-    derivative exists almost everywhere but misses the kinks: there, look at `jacobian_change` too.
+    Training is lazy, the kernel nearly constant, if kappa is much smaller than 1. With squared loss
+    the mean over examples cancels. In "ntk" and "standard" parameterization the operator-norm kappa
+    of smooth networks falls with the width; under `scale_output` it falls like 1/α only if the
+    output starts at zero. Of ReLU networks the second derivative exists almost everywhere but
+    misses the kinks: there, look at `jacobian_change` too.
 
-    With "operator" norms, |D²f| = max |Σ_i c_i ∇²f_i| over unit c is found by alternating maximization over c and u,
-    each step a Lanczos run on Hessian-vector products. There are local maxima, mostly one around each output: the
-    best of the starts from the most curved ones is a lower bound that in practice is tight.
+    With "operator" norms, |D²f| = max |Σ_i c_i ∇²f_i| over unit c is found by alternating
+    maximization over c and u, each step a Lanczos run on Hessian-vector products. There are local
+    maxima, mostly one around each output: the best of the starts from the most curved ones is a
+    lower bound that in practice is tight.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
         params: parameters, usually at initialization.
         x: examples in rows.
         y: targets, of exactly the shape that the network returns.
-        norm: "operator", as in the paper, or "frobenius", which is sampled and does not vanish with the width.
-        num_starts: single outputs from which the maximization starts, those with the largest Hessians.
+        norm: "operator", as in the paper, or "frobenius", which is sampled and does not vanish with
+            the width.
+        num_starts: single outputs from which the maximization starts, those with the largest
+            Hessians.
         num_samples: random probes of the Frobenius norm.
         key: of the first vectors and of the probes; None for a fixed one.
 
@@ -80,7 +86,8 @@ def laziness(
         Laziness(kappa, residual, jacobian, hessian, standard_error).
 
     Raises:
-        ValueError: as `empirical_ntk`; targets whose shape is not that of the outputs; a Jacobian that is zero.
+        ValueError: as `empirical_ntk`; targets whose shape is not that of the outputs; a Jacobian
+            that is zero.
 
     Reference: Chizat, Oyallon, Bach 2019, eq. 4 and section 1.1.
     """
@@ -92,14 +99,17 @@ def laziness(
     if jnp.shape(y) != f.shape:
         raise ValueError(
             f"y: expected the shape that apply_fn returns, {f.shape}; got {jnp.shape(y)}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be silently wrong."
+            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
+            "silently wrong."
         )
     residual = jnp.linalg.norm((f - as_outputs("y", y, f.shape, f.dtype)).reshape(-1))
     key = jax.random.key(0) if key is None else key
     zero = jnp.zeros_like(residual)
     if norm == "operator":
         with forward_mode("laziness"):
-            jacobian, hessian = _operator_norms(apply_fn, params, a, key, num_starts=min(num_starts, f.size))
+            jacobian, hessian = _operator_norms(
+                apply_fn, params, a, key, num_starts=min(num_starts, f.size)
+            )
         spread = zero
     else:
         jacobian = jnp.sqrt(jnp.sum(ntk_operator(apply_fn, params, a).diagonal())).astype(f.dtype)
@@ -107,10 +117,13 @@ def laziness(
             squares = _frobenius_samples(apply_fn, params, a, jax.random.split(key, num_samples))
         hessian = jnp.sqrt(jnp.mean(squares))
         standard_error = jnp.std(squares, ddof=1) / num_samples**0.5
-        spread = jnp.where(hessian > 0, standard_error / jnp.where(hessian > 0, 2 * hessian, 1), zero)
+        spread = jnp.where(
+            hessian > 0, standard_error / jnp.where(hessian > 0, 2 * hessian, 1), zero
+        )
     if is_concrete(jacobian) and not jacobian > 0:
         raise ValueError(
-            "laziness: expected a network whose outputs depend on its parameters; got a Jacobian of 0 at these "
+            "laziness: expected a network whose outputs depend on its parameters; got a Jacobian "
+            "of 0 at these "
             "parameters and examples. Is the readout, or every input, exactly zero?"
         )
     unit = residual / jacobian**2
@@ -149,15 +162,22 @@ def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
 
 
 @compiled
-def _operator_norms(apply_fn: ApplyFn, params: Params, x: Array, key: Array, *, num_starts: int) -> tuple[Array, Array]:
+def _operator_norms(
+    apply_fn: ApplyFn, params: Params, x: Array, key: Array, *, num_starts: int
+) -> tuple[Array, Array]:
     """The operator norms of the first and of the second derivative."""
     with jax.default_matmul_precision("highest"):
         d = _derivatives(apply_fn, params, x)
         c_key, u_key = jax.random.split(key)
-        c, u = jax.random.normal(c_key, (d.num_entries,), d.dtype), jax.random.normal(u_key, (d.num_params,), d.dtype)
+        c, u = (
+            jax.random.normal(c_key, (d.num_entries,), d.dtype),
+            jax.random.normal(u_key, (d.num_params,), d.dtype),
+        )
 
         def run(_: Any, c: Array) -> Array:
-            return dominant_eigenvector(lambda v: d.push(d.pull(v)), c, min(LANCZOS_STEPS, d.num_entries))[1]
+            return dominant_eigenvector(
+                lambda v: d.push(d.pull(v)), c, min(LANCZOS_STEPS, d.num_entries)
+            )[1]
 
         jacobian = jnp.linalg.norm(d.pull(jax.lax.fori_loop(0, 10, run, c)))
 
@@ -193,7 +213,13 @@ def _second_norm(d: _Derivatives, c: Array, u: Array) -> Array:
         u = dominant_eigenvector(lambda v: d.bend(s.c, v), s.u, LANCZOS_STEPS)[1]
         bent = d.curve(u)
         norm = jnp.linalg.norm(bent)
-        return _State(jnp.where(norm > 0, bent / jnp.where(norm > 0, norm, 1), s.c), u, norm, s.norm, s.runs + 1)
+        return _State(
+            jnp.where(norm > 0, bent / jnp.where(norm > 0, norm, 1), s.c),
+            u,
+            norm,
+            s.norm,
+            s.runs + 1,
+        )
 
     zero = jnp.zeros((), d.dtype)
     return jax.lax.while_loop(going, run, _State(c, u, zero, zero - 1, jnp.asarray(0))).norm
@@ -208,6 +234,8 @@ def _frobenius_samples(apply_fn: ApplyFn, params: Params, x: Array, keys: Array)
         def sample(key: Array) -> Array:
             c, u = jax.random.split(key)
             signs = partial(jax.random.rademacher, dtype=d.dtype)
-            return jnp.sum(jnp.square(d.bend(signs(c, (d.num_entries,)), signs(u, (d.num_params,)))))
+            return jnp.sum(
+                jnp.square(d.bend(signs(c, (d.num_entries,)), signs(u, (d.num_params,))))
+            )
 
         return jax.lax.map(sample, keys)

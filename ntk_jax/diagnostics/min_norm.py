@@ -1,4 +1,6 @@
-"""The shortest way to the targets in parameter space, without the Jacobian and without the kernel."""
+"""The shortest way to the targets in parameter space, without the Jacobian and without the
+kernel.
+"""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +19,9 @@ from ntk_jax.types import ApplyFn, Params
 
 
 class Displacement(NamedTuple):
-    """A displacement Jᵀα of the parameters, its coefficients α, the residual that is left, and how the solver ended."""
+    """A displacement Jᵀα of the parameters, its coefficients α, the residual that is left, and how
+    the solver ended.
+    """
 
     params: Params
     coefficients: Array
@@ -36,11 +40,13 @@ def min_norm_displacement(
     max_steps: int = 1000,
     block_size: int = 256,
 ) -> Displacement:
-    """The smallest change of parameters with which the linearized network fits the targets, J⁺ (y - f_0).
+    """The smallest change of parameters with which the linearized network fits the targets, J⁺ (y -
+    f_0).
 
-    It is where gradient descent on the linearized network ends. Found as Jᵀα with K α = y - f_0, K = J Jᵀ, by conjugate
-    residuals: a product with K costs one backward and one forward-mode pass, and neither J (n·O, P) nor K is formed. If the
-    targets cannot be fitted (K singular), it is the least-squares solution of smallest norm.
+    It is where gradient descent on the linearized network ends. Found as Jᵀα with K α = y - f_0, K
+    = J Jᵀ, by conjugate residuals: a product with K costs one backward and one forward-mode pass,
+    and neither J (n·O, P) nor K is formed. If the targets cannot be fitted (K singular), it is the
+    least-squares solution of smallest norm.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -48,24 +54,28 @@ def min_norm_displacement(
         x: training examples in rows.
         y: targets, of exactly the shape that the network returns.
         tolerance: stop when |Jᵀ residual| has fallen to this fraction of its start.
-        max_steps: products with the kernel at most; about sqrt(condition number) times log(1 / tolerance) are needed.
+        max_steps: products with the kernel at most; about sqrt(condition number) times log(1 /
+            tolerance) are needed.
         block_size: examples that are evaluated at a time.
 
     Returns:
-        Displacement(params, coefficients, residual, converged, num_steps): `params` is shaped like params_0, to be added to
-        it; `residual` is y - f_0 - J displacement; look at `converged`.
+        Displacement(params, coefficients, residual, converged, num_steps): `params` is shaped like
+        params_0, to be added to it; `residual` is y - f_0 - J displacement; look at `converged`.
 
     Raises:
         ValueError: targets whose shape is not that of the outputs, and as `ntk_operator`.
 
-    Reference: Hestenes, Stiefel 1952; Stiefel 1955 (conjugate residuals); Jacot, Gabriel, Hongler 2018.
+    Reference: Hestenes, Stiefel 1952; Stiefel 1955 (conjugate residuals); Jacot, Gabriel, Hongler
+    2018.
     """
     check_number("tolerance", tolerance, strict=True)
     check_integer("max_steps", max_steps, minimum=1)
     op = ntk_operator(apply_fn, params_0, x, block_size=block_size)
     out = jax.eval_shape(apply_fn, op.params, op.x1)
     if jnp.shape(y) != out.shape:
-        raise ValueError(f"y: expected the shape that apply_fn returns, {out.shape}; got {jnp.shape(y)}.")
+        raise ValueError(
+            f"y: expected the shape that apply_fn returns, {out.shape}; got {jnp.shape(y)}."
+        )
     targets = as_outputs("y", y, out.shape, op.dtype)
     arrays, limit = (op.params, op.x1, None), jnp.asarray(tolerance, op.dtype)
     with forward_mode("min_norm_displacement"):
@@ -120,7 +130,9 @@ def _solve(
     first = _State(jnp.zeros_like(start), start, k_start, start, k_start, rho_0, jnp.asarray(0))
     last = jax.lax.while_loop(going, step, first)
     alpha, converged = last.alpha.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0
-    return Displacement(_pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), converged, last.step)
+    return Displacement(
+        _pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), converged, last.step
+    )
 
 
 def _pull_back(op: KernelOperator, alpha: Array) -> Any:

@@ -1,4 +1,6 @@
-"""Dual activations: E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of a scalar function at two Gaussian inputs."""
+"""Dual activations: E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of a scalar function at two Gaussian
+inputs.
+"""
 
 from ntk_jax.duals.dual_rule import Dual as Dual
 from ntk_jax.duals.dual_rule import DualRule as DualRule

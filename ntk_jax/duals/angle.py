@@ -1,15 +1,19 @@
-"""The angle between two directions, exact to a few ulps and cheap enough to stay inside one fused loop.
+"""The angle between two directions, exact to a few ulps and cheap enough to stay inside one fused
+loop.
 
-With x = |rho| and u = 1 - x, the angle to the nearer pole is phi = arccos(x) = s R(u), s = sqrt(u (2 - u)): the square root
-carries the whole singularity and R(u) = 1 + u/3 + u² R2(u) is smooth on [0, 1], a short polynomial. XLA's own `arccos` and
-`arctan2` are library calls on CPU: not vectorized, and they split the loop they stand in.
+With x = |rho| and u = 1 - x, the angle to the nearer pole is phi = arccos(x) = s R(u), s = sqrt(u
+(2 - u)): the square root carries the whole singularity and R(u) = 1 + u/3 + u² R2(u) is smooth on
+[0, 1], a short polynomial. XLA's own `arccos` and `arctan2` are library calls on CPU: not
+vectorized, and they split the loop they stand in.
 
-The differences that the arc-cosine kernels need cancel near a pole; here they are products of positive terms instead:
+The differences that the arc-cosine kernels need cancel near a pole; here they are products of
+positive terms instead:
 
     s - x phi                   = s u  (1 - x R1),                          R1 = 1/3 + u R2
     (1 + 2 x²) phi - 3 s x      = s u² (2 (1 + u) / 3 + (3 - 4 u + 2 u²) R2)
 
-The coefficients come from tests/references/angle_coefficients.py; R inherits a relative error of 2e-8 and 8e-18.
+The coefficients come from tests/references/angle_coefficients.py; R inherits a relative error of
+2e-8 and 8e-18.
 """
 
 from typing import NamedTuple
@@ -19,20 +23,24 @@ import jax.numpy as jnp
 from jax import Array
 
 R2_SINGLE = (
-    0.1333333479775923, 0.057140491861866184, 0.02545894362253235, 0.01092457830432989, 0.00836847732576608,
-    -0.005691800390384384, 0.013587833775570986, -0.009633282682205669, 0.003974375235873354,
+    0.1333333479775923, 0.057140491861866184, 0.02545894362253235, 0.01092457830432989,
+    0.00836847732576608, -0.005691800390384384, 0.013587833775570986, -0.009633282682205669,
+    0.003974375235873354,
 )  # fmt: skip
 R2_DOUBLE = (
-    0.13333333333333333, 0.05714285714285137, 0.02539682539767046, 0.011544011495022771, 0.0053280068283786544,
-    0.0024863744291136365, 0.0011704209487457503, 0.0005511852981476394, 0.0002835299270906467, 3.184406360713761e-05,
-    0.0004083527948481862, -0.0009635383468165953, 0.0022243132759559186, -0.003837948107068089, 0.005209721348258905,
-    -0.005432159431369671, 0.004290883668483571, -0.00248148586545124, 0.000995179263538204, -0.00024800596311574333,
+    0.13333333333333333, 0.05714285714285137, 0.02539682539767046, 0.011544011495022771,
+    0.0053280068283786544, 0.0024863744291136365, 0.0011704209487457503, 0.0005511852981476394,
+    0.0002835299270906467, 3.184406360713761e-05, 0.0004083527948481862, -0.0009635383468165953,
+    0.0022243132759559186, -0.003837948107068089, 0.005209721348258905, -0.005432159431369671,
+    0.004290883668483571, -0.00248148586545124, 0.000995179263538204, -0.00024800596311574333,
     2.9291960338425676e-05,
 )  # fmt: skip
 
 
 class Angle(NamedTuple):
-    """Of one correlation: u = 1 - |rho|, the sine s, and the smooth part R2 of the angle to the nearer pole."""
+    """Of one correlation: u = 1 - |rho|, the sine s, and the smooth part R2 of the angle to the
+    nearer pole.
+    """
 
     u: Array
     sine: Array
@@ -60,9 +68,11 @@ class Angle(NamedTuple):
         return self.sine * u * u * ((1 + u) * (2 / 3) + (3 + u * (2 * u - 4)) * self.R2)
 
     def inverse_sine(self, noise: float = 0) -> Array:
-        """1 / s, 0 at the pole: the derivative of the angle by u, half of what either side of the cusp adds to the other.
+        """1 / s, 0 at the pole: the derivative of the angle by u, half of what either side of the
+        cusp adds to the other.
 
-        It is bounded: compiled code may evaluate s twice with different rounding, positive in the test and 0 in the quotient.
+        It is bounded: compiled code may evaluate s twice with different rounding, positive in the
+        test and 0 in the quotient.
         """
         eps = float(jnp.finfo(self.sine.dtype).eps)
         floor = max((noise * eps / 2) ** 0.5, ANGLE * eps)
@@ -72,16 +82,23 @@ class Angle(NamedTuple):
 ROUNDING = 2
 """Ulps within which a correlation computed from three moments counts as +-1.
 
-Below, the angle of parallel rows would be the square root of rounding, and their kernel not positive semi-definite.
+Below, the angle of parallel rows would be the square root of rounding, and their kernel not
+positive semi-definite.
 """
 
 ANGLE = 16
-"""Ulps within which an angle counts as 0 where it is differentiated: of the direction in which it grows, nothing is left."""
+"""Ulps within which an angle counts as 0 where it is differentiated: of the direction in which it
+grows, nothing is left.
+"""
 
 
 def angle(u: Array, noise: float = 0) -> Angle:
-    """The angle of |rho| = 1 - u; u below `noise` ulps counts as 0: a correlation rounded past +-1 is +-1."""
-    apart = u > noise * jnp.finfo(u.dtype).eps  # one comparison: `maximum` would take two to propagate NaN
+    """The angle of |rho| = 1 - u; u below `noise` ulps counts as 0: a correlation rounded past +-1
+    is +-1.
+    """
+    apart = (
+        u > noise * jnp.finfo(u.dtype).eps
+    )  # one comparison: `maximum` would take two to propagate NaN
     # A finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines.
     safe = jnp.where(apart, u, 1)
     u = jnp.where(apart, u, 0)
@@ -98,7 +115,9 @@ def _R2(u: Array) -> Array:
 
 @jax.custom_jvp
 def arcsine(sine: Array, cosine: Array) -> Array:
-    """arcsin(sine) for sine in [-1, 1], exact relative to its value, given cosine = sqrt(1 - sine²) free of cancellation."""
+    """arcsin(sine) for sine in [-1, 1], exact relative to its value, given cosine = sqrt(1 - sine²)
+    free of cancellation.
+    """
     u = sine * sine / (1 + cosine)  # 1 - cosine
     return sine * (1 + u * (1 / 3 + u * _R2(u)))
 
@@ -111,7 +130,9 @@ def _arcsine_jvp(primals, tangents):
 
 @jax.custom_jvp
 def orthant(sine: Array, cosine: Array) -> Array:
-    """pi/2 + arcsin(sine): pi minus the angle, exact relative to its value down to the pole sine = -1."""
+    """pi/2 + arcsin(sine): pi minus the angle, exact relative to its value down to the pole sine =
+    -1.
+    """
     to_pole = angle(cosine * cosine / (1 + jnp.abs(sine))).to_pole
     return jnp.where(sine > 0, jnp.pi - to_pole, to_pole)
 

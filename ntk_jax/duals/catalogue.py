@@ -1,4 +1,6 @@
-"""From what users pass as an activation to its dual: names, function objects, and any scalar JAX function."""
+"""From what users pass as an activation to its dual: names, function objects, and any scalar JAX
+function.
+"""
 
 import math
 from collections.abc import Callable
@@ -63,7 +65,9 @@ CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "identity": lambda: Rectifier(1.0, -1.0),
     "leaky_relu": lambda slope=0.01: Rectifier(1.0, -float(slope)),
     "monomial": monomial,
-    "normalized_exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (math.sqrt(rate), -float(rate))),
+    "normalized_exp": lambda rate=1.0: ClosedForm(
+        closed_forms.exponential, (math.sqrt(rate), -float(rate))
+    ),
     "polynomial": polynomial,
     "rbf": lambda gamma=1.0: ClosedForm(closed_forms.rbf, (float(gamma),)),
     "rectified_monomial": rectified_monomial,
@@ -73,7 +77,9 @@ CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
     "sign": lambda: Step(-1.0, 1.0),
     "silu": lambda: Mixture(GELU, jax.nn.silu, power=1),
     "sin": lambda: ClosedForm(closed_forms.sinusoid, (1.0, 0.0)),
-    "sinusoid": lambda frequency=1.0, phase=0.0: ClosedForm(closed_forms.sinusoid, (float(frequency), float(phase))),
+    "sinusoid": lambda frequency=1.0, phase=0.0: ClosedForm(
+        closed_forms.sinusoid, (float(frequency), float(phase))
+    ),
     "softplus": lambda: Mixture(SMOOTH_RELU, jax.nn.softplus, power=1),
     "step": lambda: Step(0.0, 1.0),
     "swish": lambda: Mixture(GELU, jax.nn.silu, power=1),
@@ -97,7 +103,9 @@ NUMERICAL: dict[str, tuple[float, ...]] = {
 
 
 @lru_cache(maxsize=256)
-def series_rule(phi: Callable[..., Any], kinks: tuple[float, ...] = (), tolerance: float | None = None) -> Series:
+def series_rule(
+    phi: Callable[..., Any], kinks: tuple[float, ...] = (), tolerance: float | None = None
+) -> Series:
     """The series of a scalar function; a kink at 0 is found, others are named."""
     found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
     return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
@@ -106,10 +114,12 @@ def series_rule(phi: Callable[..., Any], kinks: tuple[float, ...] = (), toleranc
 def dual_rule(activation: Any, **options: Any) -> DualRule:
     """The dual of an activation: a name with options, a rule, or a scalar function.
 
-    A function is compared with the closed forms at sample points, and a match must agree with its own series.
+    A function is compared with the closed forms at sample points, and a match must agree with its
+    own series.
 
     Raises:
-        ValueError: an unknown name, or something that is neither a name nor an elementwise function.
+        ValueError: an unknown name, or something that is neither a name nor an elementwise
+            function.
     """
     if isinstance(activation, DualRule):
         return activation
@@ -122,12 +132,16 @@ def dual_rule(activation: Any, **options: Any) -> DualRule:
 
 
 def check_elementwise(phi: Callable[..., Any]) -> None:
-    """Raise unless `phi` is a real function applied element by element, and a number wherever it is looked at."""
+    """Raise unless `phi` is a real function applied element by element, and a number wherever it is
+    looked at.
+    """
     with jax.ensure_compile_time_eval():
         _elementwise(phi, jnp.asarray(SAMPLES))
 
 
-FAR = np.array([5.0, 6.5, 8.5, 12.0, 30.0, 100.0, 1000.0])  # a ReLU that is cut off at 8 is not a ReLU
+FAR = np.array(
+    [5.0, 6.5, 8.5, 12.0, 30.0, 100.0, 1000.0]
+)  # a ReLU that is cut off at 8 is not a ReLU
 SAMPLES = np.concatenate([np.linspace(-4, 4, 41), [-0.013, 0.007, 1e-3], FAR, -FAR, FINE])
 
 
@@ -147,38 +161,47 @@ def _of_function(phi: Callable[..., Any]) -> DualRule:
 
 def _elementwise(phi: Callable[..., Any], u: Array) -> np.ndarray:
     try:
-        values = jnp.asarray(jax.jvp(phi, (u,), (jnp.ones_like(u),))[0])  # what NumPy's functions cannot
+        values = jnp.asarray(
+            jax.jvp(phi, (u,), (jnp.ones_like(u),))[0]
+        )  # what NumPy's functions cannot
         order = np.random.default_rng(0).permutation(u.size)
         kept = (abs(SAMPLES[order]) <= 2) & (np.arange(u.size) % 2 == 0)
         moved = jnp.asarray(np.where(kept, SAMPLES[order], 0.3 - SAMPLES[order] / 2000), u.dtype)
         elsewhere = np.asarray(jax.jvp(phi, (moved,), (jnp.ones_like(u),))[0])
     except Exception as error:
         raise ValueError(
-            f"activation: expected a name or an elementwise JAX function of an array; {phi!r} raised {error!r}."
+            f"activation: expected a name or an elementwise JAX function of an array; {phi!r} "
+            f"raised {error!r}."
         ) from error
     if values.shape != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
-            f"activation: expected a real scalar function applied element by element; {phi!r} maps shape {u.shape} "
+            f"activation: expected a real scalar function applied element by element; {phi!r} maps "
+            f"shape {u.shape} "
             f"to {values.shape}, {values.dtype}. Duals of functions that mix units do not exist."
         )
     found = np.asarray(values, float)
-    if not np.allclose(elsewhere[kept].astype(float), found[order][kept], rtol=1e-4, atol=1e-12, equal_nan=True):
+    if not np.allclose(
+        elsewhere[kept].astype(float), found[order][kept], rtol=1e-4, atol=1e-12, equal_nan=True
+    ):
         raise ValueError(
-            f"activation: expected a function applied element by element; the value of {phi!r} at one entry changes with the "
+            f"activation: expected a function applied element by element; the value of {phi!r} at "
+            "one entry changes with the "
             "others, or with its place. Duals of functions that mix units do not exist."
         )
     undefined = SAMPLES[np.isnan(found) & (abs(SAMPLES) <= 4) & (SAMPLES != 0)]
     if undefined.size:
         raise ValueError(
-            f"activation: expected a function that is a number on the whole real line; {phi!r} is NaN at u = {undefined[0]:.3g}. "
-            "Gaussian inputs take every value: use one that is defined there, such as log(1 + |u|) for log(u)."
+            f"activation: expected a function that is a number on the whole real line; {phi!r} is "
+            f"NaN at u = {undefined[0]:.3g}. "
+            "Gaussian inputs take every value: use one that is defined there, such as log(1 + |u|) "
+            "for log(u)."
         )
     return found
 
 
 def _match(u: Array, values: np.ndarray) -> Candidate | None:
     x, eps = np.asarray(u, float), float(jnp.finfo(u.dtype).eps)
-    at = lambda point: float(values[np.argmin(abs(x - point))])  # noqa: E731
+    at = lambda point: float(values[np.argmin(abs(x - point))])
     exp = np.asarray(jnp.exp(u), float)  # infinite where phi's is
     known: list[tuple[DualRule, np.ndarray]] = [
         (ERF, np.asarray(jax.scipy.special.erf(u), float)),
@@ -193,13 +216,23 @@ def _match(u: Array, values: np.ndarray) -> Candidate | None:
     found = next((c for c in candidates if _close(u, values, c.values)), None)
     if found is not None:
         return found
-    ratios = ((rule, expected, at(1.0) / float(expected[np.argmin(abs(x - 1.0))])) for rule, expected in known)
-    times = (Candidate(scaled(rule, a), a * expected) for rule, expected, a in ratios if a and math.isfinite(a))
-    return next((c for c in (*times, *families(x, values, eps)) if _close(u, values, c.values)), None)
+    ratios = (
+        (rule, expected, at(1.0) / float(expected[np.argmin(abs(x - 1.0))]))
+        for rule, expected in known
+    )
+    times = (
+        Candidate(scaled(rule, a), a * expected)
+        for rule, expected, a in ratios
+        if a and math.isfinite(a)
+    )
+    return next(
+        (c for c in (*times, *families(x, values, eps)) if _close(u, values, c.values)), None
+    )
 
 
 def _close(u: Array, values: np.ndarray, expected: np.ndarray) -> bool:
-    """Equal up to rounding at every sample point but 0: the value of a step there is nobody's business.
+    """Equal up to rounding at every sample point but 0: the value of a step there is nobody's
+    business.
 
     The rounding of an exponent is that of the exponential's logarithm.
     """
@@ -213,10 +246,14 @@ def _close(u: Array, values: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _agrees(found: Candidate, phi: Callable[..., Any]) -> bool:
-    """The closed form against the series at moderate correlations, where the latter is sharp for any function."""
+    """The closed form against the series at moderate correlations, where the latter is sharp for
+    any function.
+    """
     scale = max(1.0, found.rate) ** 2
     q = [jnp.asarray(q) / scale for q in ([0.7, 1.0], [-0.3, 0.5], [1.1, 1.0])]
     summed = replace(series_rule(phi), terms=64)
     pairs = list(zip(*jax.jit(lambda q: (found.rule(*q), summed(*q)))(q), strict=True))
     compared = pairs[:1] if isinstance(found.rule, Step) else pairs
-    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.max(np.abs(a)))) for a, b in compared)
+    return all(
+        np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.max(np.abs(a)))) for a, b in compared
+    )

@@ -1,7 +1,9 @@
-"""Duals in closed form that are not rectifiers: erf, GELU, trigonometric, exponential, Gaussian, polynomial.
+"""Duals in closed form that are not rectifiers: erf, GELU, trigonometric, exponential, Gaussian,
+polynomial.
 
-Each function of this file is `(q11, q12, q22, options) -> Dual`. Determinants are sums of non-negative terms, per-example
-factors are formed before they meet, and every expression is smooth in the three moments.
+Each function of this file is `(q11, q12, q22, options) -> Dual`. Determinants are sums of
+non-negative terms, per-example factors are formed before they meet, and every expression is smooth
+in the three moments.
 """
 
 import math
@@ -23,8 +25,9 @@ from ntk_jax.duals.dual_rule import Dual, DualRule, clip_rounding, correlation
 class ClosedForm(DualRule):
     """A dual given by one function of the three moments and hashable options.
 
-    `slope(q11, q12, q22)` is dk/dq11, where differentiating the function's own expression would cancel;
-    `partials(k_dot, q11, q12, q22)` are all of `partial_derivatives`, where they are so short that nested ones stay short too.
+    `slope(q11, q12, q22)` is dk/dq11, where differentiating the function's own expression would
+    cancel; `partials(k_dot, q11, q12, q22)` are all of `partial_derivatives`, where they are so
+    short that nested ones stay short too.
     """
 
     function: Callable[..., Dual]
@@ -44,19 +47,27 @@ def _pair(rule, q11, q12, q22):
 
 @_pair.defjvp
 def _pair_jvp(rule, primals, tangents):
-    """Partial derivatives first, then their products with the tangents: in reverse, cotangents of size k would overflow."""
+    """Partial derivatives first, then their products with the tangents: in reverse, cotangents of
+    size k would overflow.
+    """
     out = _pair(rule, *primals)
     partials = partial_derivatives(rule, out[1], *primals)
     return out, tuple(sum(g * t for g, t in zip(row, tangents, strict=True)) for row in partials)
 
 
-def partial_derivatives(rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, q22: Array) -> list[list[Array]]:
+def partial_derivatives(
+    rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, q22: Array
+) -> list[list[Array]]:
     """Of k and of k_dot, by (q11, q12, q22); that of k by q12 is k_dot (Price's theorem)."""
     if rule.partials is not None:
         return rule.partials(k_dot, q11, q12, q22)
-    f = lambda *q: tuple(rule.function(*q, *rule.options))  # noqa: E731
-    # one pass with three tangents: nested derivatives double the code once where three passes would do so three times
-    ones = [jnp.stack([jnp.full_like(q, i == j) for i in range(3)]) for j, q in enumerate((q11, q12, q22))]
+    f = lambda *q: tuple(rule.function(*q, *rule.options))
+    # one pass with three tangents: nested derivatives double the code once where three passes would
+    # do so three times
+    ones = [
+        jnp.stack([jnp.full_like(q, i == j) for i in range(3)])
+        for j, q in enumerate((q11, q12, q22))
+    ]
     of_k, of_k_dot = jax.vmap(lambda *along: jax.jvp(f, (q11, q12, q22), along)[1])(*ones)
     k = [of_k[0], k_dot, of_k[2]]
     if rule.slope is not None:
@@ -65,7 +76,9 @@ def partial_derivatives(rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, 
 
 
 def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array, Array]:
-    """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine², 1 - rho², all in [0, 1]."""
+    """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine²,
+    1 - rho², all in [0, 1].
+    """
     return 1 / (1 + q11), 1 / (1 + q22), _cosine2(q11, q12, q22), _apart(q11, q12, q22)
 
 
@@ -73,8 +86,11 @@ def _apart(q11: Array, q12: Array, q22: Array) -> Array:
     """1 - rho²."""
     rho = correlation(q11, q12, q22)
     apart = (1 - rho) * (1 + rho)
-    # rounding past or next to the pole is taken off the value alone: the derivative at parallel inputs stays
-    return apart - lax.stop_gradient(jnp.where(apart > 2 * ROUNDING * jnp.finfo(rho.dtype).eps, 0, apart))
+    # rounding past or next to the pole is taken off the value alone: the derivative at parallel
+    # inputs stays
+    return apart - lax.stop_gradient(
+        jnp.where(apart > 2 * ROUNDING * jnp.finfo(rho.dtype).eps, 0, apart)
+    )
 
 
 @jax.custom_jvp
@@ -95,16 +111,22 @@ def _cosine2_jvp(primals, tangents):
 
 
 def erf(q11, q12, q22):
-    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2 q22) - 4 q12²)."""
+    """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2
+    q22) - 4 q12²).
+    """
     p1, p2, cosine2, _ = _determinant(2 * q11, 2 * q12, 2 * q22)
     sine, cosine = 2 * q12 * (jnp.sqrt(p1) * jnp.sqrt(p2)), jnp.sqrt(cosine2)
-    return Dual(2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine)
+    return Dual(
+        2 / np.pi * arcsine(sine, cosine), 4 / np.pi * (jnp.sqrt(p1) * jnp.sqrt(p2)) / cosine
+    )
 
 
 def erf_partials(k_dot, q11, q12, q22):
-    """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) and cosine = 4 sqrt(p1 p2) / (pi k_dot).
+    """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) and cosine = 4 sqrt(p1
+    p2) / (pi k_dot).
 
-    dk = k_dot (dq12 - q12 (p1 dq11 + p2 dq22)), dk_dot = k_dot / cosine² (4 p1 p2 q12 dq12 - p1 dq11 - p2 dq22).
+    dk = k_dot (dq12 - q12 (p1 dq11 + p2 dq22)), dk_dot = k_dot / cosine² (4 p1 p2 q12 dq12 - p1
+    dq11 - p2 dq22).
     """
     s1, s2 = jnp.sqrt(1 + 2 * q11), jnp.sqrt(1 + 2 * q22)
     p1, p2, h = 1 / (1 + 2 * q11), 1 / (1 + 2 * q22), (1 / s1) * (1 / s2)
@@ -112,11 +134,15 @@ def erf_partials(k_dot, q11, q12, q22):
         k_dot * (np.pi / 4 * k_dot * s1 * s2) ** 2
     )  # no division: XLA would gather it with that in k_dot, and overflow
     turned = k_dot * q12
-    return [[-turned * p1, k_dot, -turned * p2], [-steep * p1, 4 * h * (h * q12) * steep, -steep * p2]]
+    return [
+        [-turned * p1, k_dot, -turned * p2],
+        [-steep * p1, 4 * h * (h * q12) * steep, -steep * p2],
+    ]
 
 
 def gelu(q11, q12, q22):
-    """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 + q22))).
+    """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 +
+    q22))).
 
     k = q12 A / (2 pi) + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))),
     k_dot = A / (2 pi) + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D).
@@ -131,7 +157,8 @@ def gelu(q11, q12, q22):
 
 
 def gelu_slope(q11, q12, q22):
-    """E[phi''(u) phi(v)] / 2 with phi''(u) = (2 - u²) density(u), which tilts the covariance: its variances are q p1 and c q22.
+    """E[phi''(u) phi(v)] / 2 with phi''(u) = (2 - u²) density(u), which tilts the covariance: its
+    variances are q p1 and c q22.
 
     Here c q22 = q22 - q12² p1 is the variance of v, and t = 1/(1 + c q22).
     """
@@ -143,7 +170,9 @@ def gelu_slope(q11, q12, q22):
 
 
 def smooth_relu(q11, q12, q22):
-    """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1 + q22."""
+    """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1
+    + q22.
+    """
     p1, p2, cosine2, _ = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
@@ -158,7 +187,9 @@ def smooth_relu_slope(q11, q12, q22):
 
 
 def sinusoid(q11, q12, q22, frequency, phase):
-    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E = exp(-f² (q11 + q22) / 2)."""
+    """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E =
+    exp(-f² (q11 + q22) / 2).
+    """
     f2 = frequency**2
     together = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 + q12, 0))
     apart = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
@@ -169,26 +200,34 @@ def sinusoid(q11, q12, q22, frequency, phase):
 
 
 def rbf(q11, q12, q22, gamma):
-    """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2 gamma k."""
+    """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2
+    gamma k.
+    """
     k = jnp.exp(-gamma * clip_rounding(q11 + q22 - 2 * q12, 0))
     return Dual(k, 2 * gamma * k)
 
 
 def exponential(q11, q12, q22, rate, shift):
-    """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate² k."""
+    """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate²
+    k.
+    """
     k = jnp.exp(rate**2 * clip_rounding((q11 + q22) / 2 + q12, 0) + 2 * shift)
     return Dual(k, rate**2 * k)
 
 
 def gaussian(q11, q12, q22, rate):
-    """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12 D^(-3/2)."""
+    """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12
+    D^(-3/2).
+    """
     p1, p2, cosine2, _ = _determinant(2 * rate * q11, 2 * rate * q12, 2 * rate * q22)
     k = jnp.sqrt(p1) * jnp.sqrt(p2) / jnp.sqrt(cosine2)
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 
 
 def growing_gaussian(q11, q12, q22, rate):
-    """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate q12)²; infinite unless D > 0."""
+    """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate
+    q12)²; infinite unless D > 0.
+    """
     d1, d2, c = 1 - 2 * rate * q11, 1 - 2 * rate * q22, 2 * rate * q12
     D = d1 * d2 - c * c
     finite = (d1 > 0) & (d2 > 0) & (D > 0)
@@ -197,7 +236,9 @@ def growing_gaussian(q11, q12, q22, rate):
 
 
 def polynomial(q11, q12, q22, coefficients: Sequence[float]):
-    """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q) z)]; k_dot from j + 1."""
+    """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q)
+    z)]; k_dot from j + 1.
+    """
     means = [_derivative_mean(coefficients, j) for j in range(len(coefficients))]
     return _from_means(q11, q12, q22, [partial(_horner, c) for c in means])
 
@@ -219,18 +260,28 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
 
 
 def hermite(q11, q12, q22, degree):
-    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q - 1)^((n - j) / 2)."""
+    """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q
+    - 1)^((n - j) / 2).
+    """
 
     def mean(j):
         m, odd = divmod(degree - j, 2)
-        scale = 0.0 if odd else math.perm(degree, j) / math.sqrt(math.factorial(degree)) * math.prod(range(1, 2 * m, 2))
+        scale = (
+            0.0
+            if odd
+            else math.perm(degree, j)
+            / math.sqrt(math.factorial(degree))
+            * math.prod(range(1, 2 * m, 2))
+        )
         return lambda q: scale * (q - 1) ** m
 
     return _from_means(q11, q12, q22, [mean(j) for j in range(degree + 1)])
 
 
 def _from_means(q11, q12, q22, means):
-    """Both duals from m_j, by Horner's rule in q12: the j-th term of k is the last factor 1/j of the (j-1)-th of k_dot."""
+    """Both duals from m_j, by Horner's rule in q12: the j-th term of k is the last factor 1/j of
+    the (j-1)-th of k_dot.
+    """
     products = [m(q11) * m(q22) for m in means]
     zero = jnp.zeros_like(q12 * products[0])
     k, k_dot = zero + products[-1], zero

@@ -1,4 +1,6 @@
-"""What a dual activation is: values for pairs, split into what depends on one example and what depends on both."""
+"""What a dual activation is: values for pairs, split into what depends on one example and what
+depends on both.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -24,7 +26,9 @@ class Dual(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """1 - rho and 1 + rho of pairs, each exact relative to its own value: near a pole, rho itself has rounded it away."""
+    """1 - rho and 1 + rho of pairs, each exact relative to its own value: near a pole, rho itself
+    has rounded it away.
+    """
 
     minus: Any
     plus: Any
@@ -40,22 +44,29 @@ class Apart(NamedTuple):
 
 
 class DualRule:
-    """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static arguments of `jax.jit`.
+    """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static
+    arguments of `jax.jit`.
 
-    `rows` is paid once per example, `pair` once per pair; all arrays broadcast. `unroll` layers are compiled as one loop.
+    `rows` is paid once per example, `pair` once per pair; all arrays broadcast. `unroll` layers are
+    compiled as one loop.
     """
 
     unroll = 8
 
     def __reduce__(self) -> Any:
-        return _restored, (type(self), *(_named(getattr(self, field.name)) for field in fields(cast(Any, self))))
+        return _restored, (
+            type(self),
+            *(_named(getattr(self, field.name)) for field in fields(cast(Any, self))),
+        )
 
     def __deepcopy__(self, memo: Any) -> "DualRule":
         return self
 
     @property
     def cusp(self) -> bool:
-        """Whether k or k_dot has an infinite derivative at the poles, and `apart` answers for them."""
+        """Whether k or k_dot has an infinite derivative at the poles, and `apart` answers for
+        them.
+        """
         return False
 
     apart_is_cheap = False
@@ -75,7 +86,9 @@ class DualRule:
         return None
 
     def rows(self, q: Array) -> Any:
-        """What `pair` needs of one side: a pytree of arrays whose last axes are those of the variances `q`."""
+        """What `pair` needs of one side: a pytree of arrays whose last axes are those of the
+        variances `q`.
+        """
         return q
 
     def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
@@ -94,7 +107,9 @@ class DualRule:
         return None
 
     def apart(self, inputs: Apart, one: Any, other: Any) -> tuple[Apart, Array]:
-        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and k_dot, given both sides' rows."""
+        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and
+        k_dot, given both sides' rows.
+        """
         raise NotImplementedError
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
@@ -161,7 +176,9 @@ class Scaled(DualRule):
 
 
 class _Name(NamedTuple):
-    """Of a function that is not pickled itself: JAX's compiled functions do not know where they are."""
+    """Of a function that is not pickled itself: JAX's compiled functions do not know where they
+    are.
+    """
 
     module: str
     name: str
@@ -172,13 +189,24 @@ def _named(value: Any) -> Any:
     if known is not None:
         return _Name("", known)
     name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
-    return next((_Name(home.__name__, name) for home in homes if name and getattr(home, name, None) is value), value)
+    return next(
+        (
+            _Name(home.__name__, name)
+            for home in homes
+            if name and getattr(home, name, None) is value
+        ),
+        value,
+    )
 
 
 def _found(value: Any) -> Any:
     if not isinstance(value, _Name):
         return value
-    return getattr(import_module(value.module), value.name) if value.module else ACTIVATIONS[value.name]
+    return (
+        getattr(import_module(value.module), value.name)
+        if value.module
+        else ACTIVATIONS[value.name]
+    )
 
 
 def _restored(kind: type, *values: Any) -> Any:
@@ -202,7 +230,9 @@ def with_derivative(value: Array, of: Array) -> Array:
 
 
 def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
-    """`jnp.clip` with the derivative of `a` itself: at the bounds, where parallel examples stand, that of `clip` is halved."""
+    """`jnp.clip` with the derivative of `a` itself: at the bounds, where parallel examples stand,
+    that of `clip` is halved.
+    """
     clipped = jnp.clip(a, low, high)
     return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
 
@@ -210,9 +240,10 @@ def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
 def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
     """A covariance that a product of matrices left within 8 ulps of +-sqrt(q1 q2), put there.
 
-    Products round differently from sums of squares, so that equal and parallel rows would be a rounding apart: in the tangent
-    kernel of ReLU, whose derivative at a pole is infinite, the root of that. An example in both sets has its own variance to the
-    bit: at inputs of 1e4, q11 + q22 - 2 q12 is all rounding, and that of the radial basis function its kernel.
+    Products round differently from sums of squares, so that equal and parallel rows would be a
+    rounding apart: in the tangent kernel of ReLU, whose derivative at a pole is infinite, the root
+    of that. An example in both sets has its own variance to the bit: at inputs of 1e4, q11 + q22 -
+    2 q12 is all rounding, and that of the radial basis function its kernel.
     """
     s = jnp.where(q1 == q2, q1, root(q1) * root(q2))
     parallel = jnp.abs(c) >= s * (1 - 8 * float(jnp.finfo(s.dtype).eps))
@@ -233,7 +264,9 @@ def root(q: Array) -> Array:
 
 @jax.custom_jvp
 def correlation(q11: Array, q12: Array, q22: Array) -> Array:
-    """q12 / sqrt(q11 q22), 0 next to a zero input; its derivative neither overflows nor underflows before it must."""
+    """q12 / sqrt(q11 q22), 0 next to a zero input; its derivative neither overflows nor underflows
+    before it must.
+    """
     return q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
 
 

@@ -1,4 +1,6 @@
-"""Families of functions with constants of any value, recognized by their values: what `activations.py` compares with."""
+"""Families of functions with constants of any value, recognized by their values: what
+`activations.py` compares with.
+"""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ MAX_DEGREE = 3  # of polynomials
 
 
 class Candidate(NamedTuple):
-    """A dual, the function's values if it is the one, and how fast it varies: it is like one of scale 1 / rate."""
+    """A dual, the function's values if it is the one, and how fast it varies: it is like one of
+    scale 1 / rate.
+    """
 
     rule: DualRule
     values: np.ndarray
@@ -29,9 +33,11 @@ def scaled(rule: DualRule, scale: float) -> DualRule:
 
 
 def families(x: np.ndarray, values: np.ndarray, eps: float) -> Iterator[Candidate]:
-    """One member of each family that could have these values at `x`, which contains -4, ..., 4 in steps of 0.2 and `FINE`."""
-    at = lambda point: float(values[np.argmin(abs(x - point))])  # noqa: E731
-    near = lambda value: _rounded(value, 8 * eps)  # noqa: E731
+    """One member of each family that could have these values at `x`, which contains -4, ..., 4 in
+    steps of 0.2 and `FINE`.
+    """
+    at = lambda point: float(values[np.argmin(abs(x - point))])
+    near = lambda value: _rounded(value, 8 * eps)
     if not np.all(np.isfinite(values[abs(x) <= 4])):
         return
     yield from _polynomial(x, values, near)
@@ -59,10 +65,15 @@ def _rounded(value: float, tolerance: float) -> float:
 def _polynomial(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candidate]:
     inside = (abs(x) <= 4) & (x != 0)
     powers = np.vander(x, MAX_DEGREE + 1, increasing=True)
-    found = [near(c) for c in np.linalg.lstsq(powers[inside], values[inside], rcond=None)[0].tolist()]
+    found = [
+        near(c) for c in np.linalg.lstsq(powers[inside], values[inside], rcond=None)[0].tolist()
+    ]
     while len(found) > 1 and found[-1] == 0:
         found.pop()
-    yield Candidate(ClosedForm(closed_forms.polynomial, (tuple(found),)), powers[:, : len(found)] @ np.array(found))
+    yield Candidate(
+        ClosedForm(closed_forms.polynomial, (tuple(found),)),
+        powers[:, : len(found)] @ np.array(found),
+    )
 
 
 def _exponentials(x: np.ndarray, values: np.ndarray, at: Any, near: Any) -> Iterator[Candidate]:
@@ -82,7 +93,9 @@ def _exponentials(x: np.ndarray, values: np.ndarray, at: Any, near: Any) -> Iter
 
 
 def _sinusoid(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candidate]:
-    """a sin(b u + c): b from second differences, then by Newton's method on more and more points."""
+    """a sin(b u + c): b from second differences, then by Newton's method on more and more
+    points.
+    """
     f = values[[int(np.argmin(abs(x - u))) for u in FINE]]
     curved = -float(f[1:-1] @ (f[2:] - 2 * f[1:-1] + f[:-2]))
     norm = 4 * float(f[1:-1] @ f[1:-1])
@@ -93,7 +106,9 @@ def _sinusoid(x: np.ndarray, values: np.ndarray, near: Any) -> Iterator[Candidat
         inside = (abs(x) <= reach) & np.isfinite(values)
         for _ in range(3):
             cos, sin = np.cos(b * x[inside]), np.sin(b * x[inside])
-            C, S, turn = np.linalg.lstsq(np.stack([cos, sin, x[inside] * (S * cos - C * sin)], 1), values[inside])[0]
+            C, S, turn = np.linalg.lstsq(
+                np.stack([cos, sin, x[inside] * (S * cos - C * sin)], 1), values[inside]
+            )[0]
             b += float(np.clip(turn, -b / 3, b / 3))
     b, a, c = near(b), near(math.hypot(C, S)), near(math.atan2(C, S))
     if a:

@@ -1,4 +1,6 @@
-"""The moments q11, q12, q22 that a dual is called on: real numbers that two Gaussian variables can have."""
+"""The moments q11, q12, q22 that a dual is called on: real numbers that two Gaussian variables can
+have.
+"""
 
 from typing import Any
 
@@ -14,24 +16,37 @@ NAMES = ("q11", "q12", "q22")
 
 
 def as_moments(q11: Any, q12: Any, q22: Any) -> list[Array]:
-    """Possible moments as arrays of one dtype, float32 or float64, and equal rank, still to be broadcast.
+    """Possible moments as arrays of one dtype, float32 or float64, and equal rank, still to be
+    broadcast.
 
-    Inside jit, where values are not known, impossible ones count as the nearest possible: negative variances as 0, covariances
-    beyond +-sqrt(q11 q22) as that bound; of NaN and infinity, NaN comes.
+    Inside jit, where values are not known, impossible ones count as the nearest possible: negative
+    variances as 0, covariances beyond +-sqrt(q11 q22) as that bound; of NaN and infinity, NaN
+    comes.
 
     Raises:
-        ValueError: not real numbers, or shapes that do not broadcast; where values are known, moments that no Gaussians have.
+        ValueError: not real numbers, or shapes that do not broadcast; where values are known,
+            moments that no Gaussians have.
     """
     arrays = [_as_real(name, m) for name, m in zip(NAMES, (q11, q12, q22), strict=True)]
-    floats = [jax.dtypes.canonicalize_dtype(a.dtype) for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    floats = [
+        jax.dtypes.canonicalize_dtype(a.dtype)
+        for a in arrays
+        if jnp.issubdtype(a.dtype, jnp.floating)
+    ]
     dtype, rank = working_dtype(*floats or [jnp.zeros(()).dtype]), max(a.ndim for a in arrays)
-    with np.errstate(over="ignore"):  # NumPy's integers are converted by NumPy: JAX would wrap around
-        moments = [jnp.asarray(a.astype(dtype)).reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays]
+    with np.errstate(
+        over="ignore"
+    ):  # NumPy's integers are converted by NumPy: JAX would wrap around
+        moments = [
+            jnp.asarray(a.astype(dtype)).reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays
+        ]
     try:
         np.broadcast_shapes(*(m.shape for m in moments))
     except ValueError as error:
         shapes = ", ".join(str(a.shape) for a in arrays)
-        raise ValueError(f"q11, q12, q22: expected shapes that broadcast; got {shapes}. Use q11[:, None].") from error
+        raise ValueError(
+            f"q11, q12, q22: expected shapes that broadcast; got {shapes}. Use q11[:, None]."
+        ) from error
     if not all(is_concrete(m) for m in moments):
         return _nearest_possible(*moments)
     xp: Any = (
@@ -42,16 +57,24 @@ def as_moments(q11: Any, q12: Any, q22: Any) -> list[Array]:
 
 
 def _as_real(name: str, m: Any) -> Any:
-    """An array, of JAX or of NumPy, of real numbers; those that JAX has no dtype for go by float64."""
+    """An array, of JAX or of NumPy, of real numbers; those that JAX has no dtype for go by
+    float64.
+    """
     array = m if isinstance(m, Array) else np.asarray(m)
     if array.dtype in (object, np.longdouble) or not array.dtype.isnative:
         try:
             array = np.asarray(array, np.float64)
         except (TypeError, ValueError):
             pass
-    if array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating):
+    if (
+        array.dtype == bool
+        or jnp.issubdtype(array.dtype, jnp.integer)
+        or jnp.issubdtype(array.dtype, jnp.floating)
+    ):
         return array
-    raise ValueError(f"{name}: expected real numbers, moments of two Gaussian variables; got {array.dtype}.")
+    raise ValueError(
+        f"{name}: expected real numbers, moments of two Gaussian variables; got {array.dtype}."
+    )
 
 
 def _spread(dtype: Any) -> float:
@@ -71,7 +94,8 @@ def _check_possible(xp: Any, q11: Any, q12: Any, q22: Any) -> None:
         at = np.unravel_index(int(xp.argmax(excess)), excess.shape)
         found = [float(xp.broadcast_to(m, excess.shape)[at]) for m in (q12, bound)]
         raise ValueError(
-            f"q12: expected a covariance within +-sqrt(q11 q22) = {found[1]:g}; got {found[0]:g}. The order is (q11, q12, q22): "
+            f"q12: expected a covariance within +-sqrt(q11 q22) = {found[1]:g}; got {found[0]:g}. "
+            "The order is (q11, q12, q22): "
             "variance, covariance, variance."
         )
 
@@ -83,5 +107,9 @@ def _nearest_possible(q11: Array, q12: Array, q22: Array) -> list[Array]:
     v1, v2 = (jnp.where(v < 0, 0, v) for v in (v1, v2))
     bound = jnp.sqrt(v1) * jnp.sqrt(v2)
     possible = jnp.where(jnp.abs(c) <= bound * (1 + _spread(c.dtype)), c, jnp.sign(c) * bound)
-    unknown = jnp.where(jnp.isnan(possible), jnp.nan, 0)  # in all three: square roots and angles may not show it
-    return [q + (v - lax.stop_gradient(q) + unknown) for q, v in ((q11, v1), (q12, possible), (q22, v2))]
+    unknown = jnp.where(
+        jnp.isnan(possible), jnp.nan, 0
+    )  # in all three: square roots and angles may not show it
+    return [
+        q + (v - lax.stop_gradient(q) + unknown) for q, v in ((q11, v1), (q12, possible), (q22, v2))
+    ]

@@ -1,7 +1,9 @@
-"""Hermite coefficients E[f(z) h_k(z)], z ~ N(0, 1), h_k = He_k / sqrt(k!): nodes, basis, and the kinks' exact ones.
+"""Hermite coefficients E[f(z) h_k(z)], z ~ N(0, 1), h_k = He_k / sqrt(k!): nodes, basis, and the
+kinks' exact ones.
 
-Panels of Gauss-Legendre nodes with a break at 0, geometrically finer towards it: an activation of scale 1 seen through a
-large standard deviation is nearly a kink at 0. (Gauss-Hermite nodes converge like 1/K there.)
+Panels of Gauss-Legendre nodes with a break at 0, geometrically finer towards it: an activation of
+scale 1 seen through a large standard deviation is nearly a kink at 0. (Gauss-Hermite nodes converge
+like 1/K there.)
 """
 
 import math
@@ -14,17 +16,25 @@ from jax import Array, lax
 from jax.scipy.special import erfc
 
 PANEL, NODES = 0.75, 20
-RANGE, WIDE = 14.0, 36.75  # the density is 1e-43 and 1e-294 there: the latter is for functions that grow
+RANGE, WIDE = (
+    14.0,
+    36.75,
+)  # the density is 1e-43 and 1e-294 there: the latter is for functions that grow
 
 
 def breakpoints(levels: int, reach: float = RANGE) -> np.ndarray:
     """The ends of the panels, from -reach to reach, with `levels` halvings towards 0."""
-    right = [*(PANEL * 0.5**j for j in range(levels, 0, -1)), *np.arange(PANEL, reach + PANEL / 2, PANEL)]
+    right = [
+        *(PANEL * 0.5**j for j in range(levels, 0, -1)),
+        *np.arange(PANEL, reach + PANEL / 2, PANEL),
+    ]
     return np.array([*(-b for b in right[::-1]), 0.0, *right])
 
 
 def panel_rule(breaks: Array | np.ndarray, nodes: int = NODES) -> tuple[Any, Any]:
-    """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B) -> (..., nodes (B - 1))."""
+    """Nodes and weights, which contain the normal density, of the panels between `breaks` (..., B)
+    -> (..., nodes (B - 1)).
+    """
     xp = np if isinstance(breaks, np.ndarray) else jnp
     rule = np.polynomial.legendre.leggauss(nodes)
     x, w = (a.astype(breaks.dtype).reshape(*[1] * breaks.ndim, -1) for a in rule)
@@ -51,9 +61,11 @@ def basis(levels: int, terms: int, reach: float = RANGE) -> np.ndarray:
 
 
 def step_coefficients(b: Array | np.ndarray, terms: int, order: int) -> Array | np.ndarray:
-    """E[g(z - b) h_k(z)], shape (terms, *b.shape), of the `order`-th antiderivative g of the step: relu(z)^order / order!.
+    """E[g(z - b) h_k(z)], shape (terms, *b.shape), of the `order`-th antiderivative g of the step:
+    relu(z)^order / order!.
 
-    Order -1 is the delta function, -2 its derivative. By parts, e_k(order) = e_(k-1)(order - 1) / sqrt(k).
+    Order -1 is the delta function, -2 its derivative. By parts, e_k(order) = e_(k-1)(order - 1) /
+    sqrt(k).
     """
     xp: Any = np if isinstance(b, np.ndarray) else jnp
     b = xp.clip(b, -13.0, 13.0)  # beyond, the density is 0 to double precision

@@ -1,9 +1,12 @@
-"""Duals of tanh, sigmoid, softplus and SiLU at any variance and correlation: mixtures of closed forms over scales.
+"""Duals of tanh, sigmoid, softplus and SiLU at any variance and correlation: mixtures of closed
+forms over scales.
 
-The logistic distribution is a scale mixture of normal ones: sigmoid(u) = E[Phi(u / S)], where S / 2 follows Kolmogorov's
-distribution (Andrews, Mallows 1974). So each of these functions is f(u) = c + sum_i w_i s_i^p base(u / s_i) with a base of known
-dual: Phi for the sigmoid, z Phi(z) for SiLU, the integral of Phi for softplus. Of a Gauss rule in log S, 10 points give the duals
-to 5e-12 and 6 points to 4e-8, at any variance and correlation; a Hermite series would need thousands of terms far out.
+The logistic distribution is a scale mixture of normal ones: sigmoid(u) = E[Phi(u / S)], where S / 2
+follows Kolmogorov's distribution (Andrews, Mallows 1974). So each of these functions is f(u) = c +
+sum_i w_i s_i^p base(u / s_i) with a base of known dual: Phi for the sigmoid, z Phi(z) for SiLU, the
+integral of Phi for softplus. Of a Gauss rule in log S, 10 points give the duals to 5e-12 and 6
+points to 4e-8, at any variance and correlation; a Hermite series would need thousands of terms far
+out.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,9 @@ from ntk_jax.duals.hermite_series.series import Series
 
 
 class Logistic(NamedTuple):
-    """Scales and weights of normal distributions that make up the logistic one (tests/references/logistic_mixture.py)."""
+    """Scales and weights of normal distributions that make up the logistic one
+    (tests/references/logistic_mixture.py).
+    """
 
     scales: tuple[float, ...]
     weights: tuple[float, ...]
@@ -30,29 +35,32 @@ class Logistic(NamedTuple):
 
 SINGLE = Logistic(
     (
-        0.7675129544992112, 1.0458260195885156, 1.4394128684692153, 2.0114754080268566, 2.8063576421270335,
-        3.8871781307111988,
+        0.7675129544992112, 1.0458260195885156, 1.4394128684692153, 2.0114754080268566,
+        2.8063576421270335, 3.8871781307111988,
     ),
     (
-        0.007484715142298019, 0.13130282973515148, 0.3978567237942512, 0.35767481797947936, 0.10042087022320553,
-        0.005260043125614423,
+        0.007484715142298019, 0.13130282973515148, 0.3978567237942512, 0.35767481797947936,
+        0.10042087022320553, 0.005260043125614423,
     ),
 )  # fmt: skip
 DOUBLE = Logistic(
     (
-        0.604503145158677, 0.7566800543617584, 0.9441582287229336, 1.188291082984385, 1.5120831933987853,
-        1.9384298811363463, 2.4825214891994642, 3.152796723181404, 3.9706016525812884, 5.014787011649723,
+        0.604503145158677, 0.7566800543617584, 0.9441582287229336, 1.188291082984385,
+        1.5120831933987853, 1.9384298811363463, 2.4825214891994642, 3.152796723181404,
+        3.9706016525812884, 5.014787011649723,
     ),
     (
-        6.956693914282693e-05, 0.004269207908548157, 0.04738941802790831, 0.18070483007429805, 0.31218265753701563,
-        0.28238643603317676, 0.13792370581355803, 0.032311345253772, 0.0027201514350036543, 4.2680977576607146e-05,
+        6.956693914282693e-05, 0.004269207908548157, 0.04738941802790831, 0.18070483007429805,
+        0.31218265753701563, 0.28238643603317676, 0.13792370581355803, 0.032311345253772,
+        0.0027201514350036543, 4.2680977576607146e-05,
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Mixture(DualRule):
-    """The dual of c + a sum_i w_i s_i^p base(b u / s_i) over the logistic law's scales s_i and weights w_i.
+    """The dual of c + a sum_i w_i s_i^p base(b u / s_i) over the logistic law's scales s_i and
+    weights w_i.
 
     Attributes:
         base: a closed form; of mean zero unless c is 0.
@@ -73,7 +81,9 @@ class Mixture(DualRule):
     adaptive = True
 
     def fitted(self, q_max, dtype):
-        """A short series instead, if one is exact: in float32 a mixture of six scales costs less than 32 terms."""
+        """A short series instead, if one is exact: in float32 a mixture of six scales costs less
+        than 32 terms.
+        """
         if jnp.dtype(dtype) != jnp.float64:
             return self
         short = Series(self.phi).fitted(q_max, dtype)
@@ -90,14 +100,18 @@ class Mixture(DualRule):
 
 
 class _Rows(NamedTuple):
-    """One side's variances, and those of the arguments of the base at every scale, on a leading axis."""
+    """One side's variances, and those of the arguments of the base at every scale, on a leading
+    axis.
+    """
 
     q: Array
     scaled: Array
 
 
 class _Pairs(NamedTuple):
-    """Pairs of scales in both orders (pairs, 2), the factor of the covariance, and the weights in k and in k_dot."""
+    """Pairs of scales in both orders (pairs, 2), the factor of the covariance, and the weights in k
+    and in k_dot.
+    """
 
     first: Array
     second: Array
@@ -120,8 +134,12 @@ def _pairs(rule: Mixture, dtype: Any) -> _Pairs:
     return _Pairs(jnp.asarray(np.stack([i, j], 1)), jnp.asarray(np.stack([j, i], 1)), *weights)
 
 
-def _moments(at: _Pairs, m: Array, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Array, Array, Array]:
-    """Moments of the base's arguments at the m-th pair of scales, in both orders on a leading axis."""
+def _moments(
+    at: _Pairs, m: Array, rows1: _Rows, q12: Array, rows2: _Rows
+) -> tuple[Array, Array, Array]:
+    """Moments of the base's arguments at the m-th pair of scales, in both orders on a leading
+    axis.
+    """
     return rows1.scaled[at.first[m]], (q12 * at.rate[m])[None], rows2.scaled[at.second[m]]
 
 
@@ -138,7 +156,8 @@ def _pair(rule, rows1, q12, rows2):
         # in one complex number: XLA would compute what two sums have in common twice
         return total + lax.complex(at.k[m] * dual.k, at.k_dot[m] * dual.k_dot)
 
-    # the two orders are added last: exchanging the sides exchanges two numbers, and their sum has the same bits
+    # the two orders are added last: exchanging the sides exchanges two numbers, and their sum has
+    # the same bits
     total = jnp.sum(lax.fori_loop(0, len(at.k), step, lax.complex(zero, zero)), axis=0)
     return total.real + rule.shift**2, total.imag
 
@@ -149,7 +168,9 @@ def _pair_jvp(rule, primals, tangents):
     out, moments = _pair(rule, *primals), (tangents[0].q, tangents[1], tangents[2].q)
     of_k, of_k_dot = _partial_derivatives(rule, *primals)
     of_k = of_k[0], out[1], of_k[1]  # the middle one by Price's theorem
-    return out, tuple(sum(g * t for g, t in zip(row, moments, strict=True)) for row in (of_k, of_k_dot))
+    return out, tuple(
+        sum(g * t for g, t in zip(row, moments, strict=True)) for row in (of_k, of_k_dot)
+    )
 
 
 def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Any, Any]:
@@ -163,8 +184,13 @@ def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) 
         moments = _moments(at, m, rows1, q12, rows2)
         slope = rule.base.function(*moments, *rule.base.options).k_dot
         k, k_dot = partial_derivatives(rule.base, slope, *moments)
-        of_k = [t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)]
-        of_k_dot = [t + at.k_dot[m] * (r * d) for t, r, d in zip(totals[1], (a, at.rate[m], b), k_dot, strict=True)]
+        of_k = [
+            t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)
+        ]
+        of_k_dot = [
+            t + at.k_dot[m] * (r * d)
+            for t, r, d in zip(totals[1], (a, at.rate[m], b), k_dot, strict=True)
+        ]
         return of_k, of_k_dot
 
     totals = lax.fori_loop(0, len(at.k), step, ([zero] * 2, [zero] * 3))

@@ -1,9 +1,10 @@
-"""Duals of the rectifiers a relu(u) + b relu(-u), steps and rectified squares: arc-cosine kernels (Cho, Saul 2009).
+"""Duals of the rectifiers a relu(u) + b relu(-u), steps and rectified squares: arc-cosine kernels
+(Cho, Saul 2009).
 
-With (u, v) of standard deviations s1, s2 and correlation rho, everything follows from the angle to the nearer pole
-(`angle.py`), without cancellation. The derivative of k goes by rule in the three moments: Price's theorem dk/dq12 = k_dot, and
-homogeneity. What has a cusp at the poles is differentiated through 1 - |rho|; at the cusp its derivative is 0, the mean of both
-sides.
+With (u, v) of standard deviations s1, s2 and correlation rho, everything follows from the angle to
+the nearer pole (`angle.py`), without cancellation. The derivative of k goes by rule in the three
+moments: Price's theorem dk/dq12 = k_dot, and homogeneity. What has a cusp at the poles is
+differentiated through 1 - |rho|; at the cusp its derivative is 0, the mean of both sides.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ class Rectifier(DualRule):
         lift = even / own * at.first_gap
         minus = inputs.by_pole(at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
         plus = inputs.by_pole(2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
-        return Apart(minus, plus), inputs.by_pole(own - even * at.to_pole, even * at.to_pole - self.a * self.b)
+        return Apart(minus, plus), inputs.by_pole(
+            own - even * at.to_pole, even * at.to_pole - self.a * self.b
+        )
 
 
 def scales(q: Array) -> Scales:
@@ -83,12 +86,16 @@ def _lack(rows1, q12, rows2):
 @_lack.defjvp
 def _lack_jvp(primals, tangents):
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
-    d_rho = d12 * (rows1.r * rows2.r) - correlation(rows1, q12, rows2) / 2 * _relative(d1, rows1, d2, rows2)
+    d_rho = d12 * (rows1.r * rows2.r) - correlation(rows1, q12, rows2) / 2 * _relative(
+        d1, rows1, d2, rows2
+    )
     return _lack(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
 
 
 def _known(rows1: Scales, q12: Array, rows2: Scales, lack: Array | None) -> tuple[Any, ...]:
-    """The last arguments of the functions below: ulps within which a lack counts as 0, both rows, covariance and lack."""
+    """The last arguments of the functions below: ulps within which a lack counts as 0, both rows,
+    covariance and lack.
+    """
     if lack is None:
         return ROUNDING, rows1, q12, rows2, _lack(rows1, q12, rows2)
     return 0, rows1, q12, rows2, lack
@@ -101,14 +108,20 @@ def _rectifier(a, b, noise, rows1, q12, rows2, lack):
     positive = q12 > 0
     linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
     k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
-    near = even * at.to_pole  # for ReLU the probability of equal signs where rho < 0, of opposite signs elsewhere
+    near = (
+        even * at.to_pole
+    )  # for ReLU the probability of equal signs where rho < 0, of opposite signs elsewhere
     return k, linear + jnp.where(positive, -near, near)
 
 
 @_rectifier.defjvp
 def _rectifier_jvp(a, b, noise, primals, tangents):
     (rows1, q12, rows2, lack), (d1, d12, d2, d_lack) = primals, tangents
-    out, at, even = _rectifier(a, b, noise, *primals), angle(lack, noise), (a + b) ** 2 / (2 * np.pi)
+    out, at, even = (
+        _rectifier(a, b, noise, *primals),
+        angle(lack, noise),
+        (a + b) ** 2 / (2 * np.pi),
+    )
     S = rows1.s * rows2.s * at.sine
     dk = out[1] * d12 + even / 2 * (S * _relative(d1, rows1, d2, rows2))
     turned = even * (d_lack * at.inverse_sine(noise))
@@ -117,7 +130,9 @@ def _rectifier_jvp(a, b, noise, primals, tangents):
 
 @dataclass(frozen=True)
 class Step(DualRule):
-    """phi(u) = low for u < 0, high for u > 0; its derivative is 0 almost everywhere, and so is k_dot."""
+    """phi(u) = low for u < 0, high for u > 0; its derivative is 0 almost everywhere, and so is
+    k_dot.
+    """
 
     low: float
     high: float
@@ -131,13 +146,16 @@ class Step(DualRule):
         return scales(q)
 
     def pair(self, rows1, q12, rows2, lack=None):
-        # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at rho = 0
+        # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at
+        # rho = 0
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
         k = half**2 * _sign(*_known(rows1, q12, rows2, lack)) + mean**2
         return Dual(k, jnp.zeros_like(k))
 
     def own(self, q):
-        k = jnp.where(q > 0, (self.low**2 + self.high**2) / 2, ((self.low + self.high) / 2) ** 2).astype(q.dtype)
+        k = jnp.where(
+            q > 0, (self.low**2 + self.high**2) / 2, ((self.low + self.high) / 2) ** 2
+        ).astype(q.dtype)
         return Dual(k, jnp.zeros_like(k))
 
     def apart(self, inputs, one, other):

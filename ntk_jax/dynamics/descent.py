@@ -1,4 +1,6 @@
-"""Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode, exactly."""
+"""Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode,
+exactly.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,18 +40,22 @@ def gradient_descent_mse(
     radial_test_0: ArrayLike | None = None,
     predict_train: bool = True,
 ) -> Prediction:
-    """The outputs after a number of full-batch gradient descent steps on the half-mean squared loss, exactly.
+    """The outputs after a number of full-batch gradient descent steps on the half-mean squared
+    loss, exactly.
 
-        g = ((y - f_0) - (K + r) α) / (nO),  v ← μ v + g,  α ← α + learning_rate (v, or Nesterov: μ v + g),  f = f_0 + K α
+        g = ((y - f_0) - (K + r) α) / (nO),  v ← μ v + g,  α ← α + learning_rate (v, or Nesterov: μ
+        v + g),  f = f_0 + K α
 
-    which is `optax.sgd(learning_rate, momentum, nesterov)` on the linearized network; with weight decay, which shrinks
-    the parameters towards 0, `optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(...))`. The power of each
-    mode's recursion is taken by repeated squaring, so that a million steps cost as much as twenty.
+    which is `optax.sgd(learning_rate, momentum, nesterov)` on the linearized network; with weight
+    decay, which shrinks the parameters towards 0,
+    `optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(...))`. The power of each mode's
+    recursion is taken by repeated squaring, so that a million steps cost as much as twenty.
 
-    It is also the exact mean of mini-batch SGD on the linearized network, with or without momentum and decay, if every
-    batch is drawn independently of the earlier ones, every example is equally likely to be in it, and the batch loss is
-    half the mean over the batch: the mean of a linear recursion is the recursion of the mean. Epochs without
-    replacement break the first condition, and differ from it in the second order of the learning rate.
+    It is also the exact mean of mini-batch SGD on the linearized network, with or without momentum
+    and decay, if every batch is drawn independently of the earlier ones, every example is equally
+    likely to be in it, and the batch loss is half the mean over the batch: the mean of a linear
+    recursion is the recursion of the mean. Epochs without replacement break the first condition,
+    and differ from it in the second order of the learning rate.
 
     Args:
         modes: `diagonalize(k_train_train)`.
@@ -71,7 +77,8 @@ def gradient_descent_mse(
         Prediction(train, test), shaped as in `gradient_flow_mse`.
 
     Raises:
-        ValueError: as `gradient_flow_mse`; a learning rate so far above `max_learning_rate` that the result overflows.
+        ValueError: as `gradient_flow_mse`; a learning rate so far above `max_learning_rate` that
+            the result overflows.
 
     Warns:
         UserWarning: as `gradient_flow_mse`.
@@ -82,43 +89,73 @@ def gradient_descent_mse(
     check_number("num_steps", num_steps)
     check_momentum(momentum)
     problem = check_problem(
-        modes, y_train, fx_train_0, k_test_train, fx_test_0, diag_reg=diag_reg, weight_decay=weight_decay,
-        radial_train_0=radial_train_0, radial_test_0=radial_test_0, predict_train=predict_train,
-    )  # fmt: skip
+        modes,
+        y_train,
+        fx_train_0,
+        k_test_train,
+        fx_test_0,
+        diag_reg=diag_reg,
+        weight_decay=weight_decay,
+        radial_train_0=radial_train_0,
+        radial_test_0=radial_test_0,
+        predict_train=predict_train,
+    )
     bits, shape = _bits(num_steps)
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
-        time = float(np.max(np.asarray(num_steps))) * float(np.asarray(learning_rate)) / (1 - momentum)
+        time = (
+            float(np.max(np.asarray(num_steps))) * float(np.asarray(learning_rate)) / (1 - momentum)
+        )
         warn_of_lost_modes(modes, time, problem.num_entries)
-    rates = learning_rate / problem.num_entries, momentum, diag_reg, weight_decay * problem.num_entries
-    weights, shrink = _weights(problem.basis, problem.residual, problem.radial, rates, bits, bool(nesterov))
+    rates = (
+        learning_rate / problem.num_entries,
+        momentum,
+        diag_reg,
+        weight_decay * problem.num_entries,
+    )
+    weights, shrink = _weights(
+        problem.basis, problem.residual, problem.radial, rates, bits, bool(nesterov)
+    )
     out = problem.predict(weights, shrink, shape)
     if not all(bool(jnp.all(jnp.isfinite(f))) for f in out if f is not None and is_concrete(f)):
-        limit = max_learning_rate(modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov)
+        limit = max_learning_rate(
+            modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov
+        )
         raise ValueError(
-            f"learning_rate: expected at most {float(limit):.6g}, the largest stable step (max_learning_rate; "
-            f"regularization lowers it); got {float(np.asarray(learning_rate)):.6g}, under which the outputs overflow."
+            f"learning_rate: expected at most {float(limit):.6g}, the largest stable step "
+            "(max_learning_rate; "
+            f"regularization lowers it); got {float(np.asarray(learning_rate)):.6g}, under which "
+            "the outputs overflow."
         )
     return out
 
 
 def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
-    """The binary digits of every number of steps, the least first, and the shape that these came in.
+    """The binary digits of every number of steps, the least first, and the shape that these came
+    in.
 
-    Known numbers become digits in NumPy, where 64 bits are at hand whatever JAX's default integers are.
+    Known numbers become digits in NumPy, where 64 bits are at hand whatever JAX's default integers
+    are.
     """
     known = all(map(is_concrete, jax.tree.leaves(num_steps)))
     steps = np.asarray(num_steps) if known else jnp.asarray(num_steps)
     if steps.ndim > 1 or not steps.size:
-        raise ValueError(f"num_steps: expected a scalar or a non-empty vector; got shape {steps.shape}.")
+        raise ValueError(
+            f"num_steps: expected a scalar or a non-empty vector; got shape {steps.shape}."
+        )
     if not np.issubdtype(steps.dtype, np.integer):
-        raise ValueError(f"num_steps: expected integers; got {steps.dtype}. For continuous time use gradient_flow_mse.")
+        raise ValueError(
+            f"num_steps: expected integers; got {steps.dtype}. For continuous time use "
+            "gradient_flow_mse."
+        )
     num_bits = int(np.max(steps)).bit_length() if known else jnp.iinfo(steps.dtype).bits - 1
     digits = (steps.reshape(1, -1) >> np.arange(num_bits, dtype=steps.dtype)[:, None]) & 1
     return jnp.asarray(digits, bool), steps.shape
 
 
 class _Rates(NamedTuple):
-    """Of the recursion, for sums over all entries: learning rate / (nO), momentum, pulls to the start and to 0."""
+    """Of the recursion, for sums over all entries: learning rate / (nO), momentum, pulls to the
+    start and to 0.
+    """
 
     step_size: Array
     momentum: Array
@@ -142,7 +179,9 @@ def _weights(
     weights = apply_batch(_Recursion(nesterov, 3), basis, residual, rates, (bits,), over=over)
     if radial is None:
         return weights, jnp.zeros(bits.shape[1], dtype)
-    weights = weights + apply_batch(_Recursion(nesterov, 5), basis, radial, rates, (bits,), over=over)
+    weights = weights + apply_batch(
+        _Recursion(nesterov, 5), basis, radial, rates, (bits,), over=over
+    )
     at_rest = _forced_by_shrinking(jnp.zeros((), dtype), rates, nesterov)
     return weights, jax.vmap(lambda one: _final(at_rest, one)[2], 1)(bits)
 
@@ -155,7 +194,9 @@ class _Recursion:
     """
 
     nesterov: bool
-    size: int  # of the state: 3 forced by the residual, 5 by the shrinking of the initial parameters
+    size: (
+        int  # of the state: 3 forced by the residual, 5 by the shrinking of the initial parameters
+    )
 
     def value(self, s: Array, rates: _Rates, constants: tuple[Array, Array]) -> Array:
         level, bits = constants
@@ -170,26 +211,36 @@ class _Recursion:
         return (1 - rates.momentum) / (rates.step_size * steps)
 
 
-def _momentum_step(gradient: Array, velocity: Array, momentum: Any, nesterov: bool) -> tuple[Array, Array]:
-    """Rows of the change of a coordinate and of its velocity, from those of its (negative, scaled) gradient."""
+def _momentum_step(
+    gradient: Array, velocity: Array, momentum: Any, nesterov: bool
+) -> tuple[Array, Array]:
+    """Rows of the change of a coordinate and of its velocity, from those of its (negative, scaled)
+    gradient.
+    """
     new = momentum * velocity + gradient
     return (momentum * new + gradient if nesterov else new), new - velocity
 
 
 def _rows(s: Array, size: int) -> Array:
     """The unit row of every state variable, repeated for every mode: (size, *s.shape, size)."""
-    return jnp.broadcast_to(jnp.eye(size, dtype=s.dtype).reshape(size, *(1,) * s.ndim, size), (size, *s.shape, size))
+    return jnp.broadcast_to(
+        jnp.eye(size, dtype=s.dtype).reshape(size, *(1,) * s.ndim, size), (size, *s.shape, size)
+    )
 
 
 def _forced_by_residual(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 3 3"]:
     """The change of the state (α, v, 1) per step, for a unit residual."""
     alpha, velocity, one = _rows(s, 3)
     gradient = rates.step_size * (one - (s + rates.diag_reg + rates.decay)[..., None] * alpha)
-    return jnp.stack([*_momentum_step(gradient, velocity, rates.momentum, nesterov), jnp.zeros_like(one)], -2)
+    return jnp.stack(
+        [*_momentum_step(gradient, velocity, rates.momentum, nesterov), jnp.zeros_like(one)], -2
+    )
 
 
 def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 5 5"]:
-    """The change of (α, v, β, w, 1), where θ - θ_0 = Jᵀα + β θ_0 and α is forced by -β J θ_0 of unit size."""
+    """The change of (α, v, β, w, 1), where θ - θ_0 = Jᵀα + β θ_0 and α is forced by -β J θ_0 of
+    unit size.
+    """
     alpha, velocity, beta, beta_velocity, one = _rows(s, 5)
     pull = rates.diag_reg + rates.decay
     gradient = -rates.step_size * (beta + (s + pull)[..., None] * alpha)
@@ -203,8 +254,9 @@ def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array
 def _final(increment: Float[Array, "*s d d"], bits: Bool[Array, " bits"]) -> Float[Array, "*s d"]:
     """The state after a number of steps, from (0, ..., 0, 1).
 
-    The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of slow modes that
-    powers of I + D would round away. Bits of the step count say which squarings to apply.
+    The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of
+    slow modes that powers of I + D would round away. Bits of the step count say which squarings to
+    apply.
     """
     state = jnp.zeros(increment.shape[:-1], increment.dtype).at[..., -1].set(1)
 

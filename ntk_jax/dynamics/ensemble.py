@@ -1,4 +1,6 @@
-"""All initializations at once: the Gaussian process that infinitely many trained, infinitely wide networks form."""
+"""All initializations at once: the Gaussian process that infinitely many trained, infinitely wide
+networks form.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +31,9 @@ from ntk_jax.types import Kernels
 
 
 class Ensemble(NamedTuple):
-    """Mean over initializations of the test outputs at time t, and their covariance (or variance)."""
+    """Mean over initializations of the test outputs at time t, and their covariance (or
+    variance).
+    """
 
     mean: Float[Array, "..."]
     covariance: Float[Array, "..."]
@@ -44,27 +48,34 @@ def ensemble_mse(
     *,
     diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Ensemble:
-    """Mean and covariance over initializations of wide networks trained on half-mean squared loss for the time t.
+    """Mean and covariance over initializations of wide networks trained on half-mean squared loss
+    for the time t.
 
-    Each network starts at its own random f_0 ~ N(0, K) (K the NNGP kernel) and follows the flow of the tangent kernel Θ:
+    Each network starts at its own random f_0 ~ N(0, K) (K the NNGP kernel) and follows the flow of
+    the tangent kernel Θ:
 
         f_t = f_0(test) + A (y - f_0(train)),    A = Θ_* (Θ + r)⁻¹ (1 - exp(-(Θ + r) t / (nO)))
         mean = A y,    covariance = K_** + A K Aᵀ - A K_*ᵀ - K_* Aᵀ
 
-    It is not the posterior of a Gaussian process, of neither kernel. t = 0 is the prior, t = inf kernel regression.
+    It is not the posterior of a Gaussian process, of neither kernel. t = 0 is the prior, t = inf
+    kernel regression.
 
     Args:
-        kernels_train_train: Kernels(nngp, ntk) of the training examples, for example `mlp_kernels(x, ...)`.
+        kernels_train_train: Kernels(nngp, ntk) of the training examples, for example
+            `mlp_kernels(x, ...)`.
         kernels_test_train: Kernels(nngp, ntk) of test rows and training columns.
-        kernels_test_test: NNGP of the test examples (or Kernels, whose NTK is not used): (n_test, n_test) for the whole
-            covariance, or its diagonal (n_test,), as `kernel_diagonal(x_test, ...)` has it, for variances alone.
-        y_train: targets (n,) or (n, O); the outputs of a kernel (n, n) are independent, with one covariance.
+        kernels_test_test: NNGP of the test examples (or Kernels, whose NTK is not used): (n_test,
+            n_test) for the whole covariance, or its diagonal (n_test,), as `kernel_diagonal(x_test,
+            ...)` has it, for variances alone.
+        y_train: targets (n,) or (n, O); the outputs of a kernel (n, n) are independent, with one
+            covariance.
         t: time = learning rate x steps: a scalar, an array of times (T,), or inf.
         diag_reg: r, as in `gradient_flow_mse`.
 
     Returns:
-        Ensemble(mean, covariance): (n_test,) or (n_test, O), and shaped like the test-test kernel; with the times T as
-        leading axis if t is an array. For train outputs, pass the training examples as test examples.
+        Ensemble(mean, covariance): (n_test,) or (n_test, O), and shaped like the test-test kernel;
+        with the times T as leading axis if t is an array. For train outputs, pass the training
+        examples as test examples.
 
     Raises:
         ValueError: shapes that do not fit, negative t, kernels that are not PSD.
@@ -73,17 +84,24 @@ def ensemble_mse(
     """
     check_number("diag_reg", diag_reg, max_ndim=0)
     k, theta = _pair("kernels_train_train", kernels_train_train)
-    k_test, theta_test = (as_test_kernel(part, k) for part in _pair("kernels_test_train", kernels_test_train))
+    k_test, theta_test = (
+        as_test_kernel(part, k) for part in _pair("kernels_test_train", kernels_test_train)
+    )
     test_test = kernels_test_test[0] if isinstance(kernels_test_test, tuple) else kernels_test_test
     prior, diagonal = check_test_test(test_test, k_test)
     check_outputs("y_train", as_targets("y_train", y_train, k.shape[0], k.dtype), k)
     modes = diagonalize(theta)
     options: dict[str, Any] = {"diag_reg": diag_reg, "predict_train": False}
-    mean = jnp.asarray(gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, **options).test)
+    mean = jnp.asarray(
+        gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, **options).test
+    )
     basis = modes.bases()
     U = fixed(basis.eigenvectors)
     rotated = matmul(jnp.swapaxes(U, 1, 2), matmul(as_matrices(k), U))  # Uᵀ K U
-    response, overlap = rows_in_modes(as_matrices(theta_test), basis), matmul(as_matrices(k_test), U)
+    response, overlap = (
+        rows_in_modes(as_matrices(theta_test), basis),
+        matmul(as_matrices(k_test), U),
+    )
     times, shape = as_axis("t", t)
     num_entries = jnp.size(y_train)
     ridge = jnp.asarray(diag_reg, k.dtype)
@@ -110,9 +128,12 @@ def ensemble_mse(
 def _pair(name: str, kernels: Any) -> tuple[Array, Array]:
     if not isinstance(kernels, tuple) or len(kernels) != 2:
         raise ValueError(f"{name}: expected Kernels(nngp, ntk); got {type(kernels).__name__}.")
-    nngp, ntk = (as_kernel(f"{name}.{part}", k) for part, k in zip(("nngp", "ntk"), kernels, strict=True))
+    nngp, ntk = (
+        as_kernel(f"{name}.{part}", k) for part, k in zip(("nngp", "ntk"), kernels, strict=True)
+    )
     if nngp.shape != ntk.shape or nngp.dtype != ntk.dtype:
         raise ValueError(
-            f"{name}: expected two kernels of one shape and dtype; got {nngp.shape}, {nngp.dtype} and {ntk.shape}, {ntk.dtype}."
+            f"{name}: expected two kernels of one shape and dtype; got {nngp.shape}, {nngp.dtype} "
+            f"and {ntk.shape}, {ntk.dtype}."
         )
     return nngp, ntk

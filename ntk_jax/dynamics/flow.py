@@ -1,7 +1,7 @@
 """Gradient flow on the squared loss under a fixed kernel, in closed form, mode by mode.
 
-The loss is half the mean over all n·O entries of (f - y)², and time is t = learning rate x number of steps. Then
-df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as exp(-s t / (nO)).
+The loss is half the mean over all n·O entries of (f - y)², and time is t = learning rate x number
+of steps. Then df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as exp(-s t / (nO)).
 """
 
 import math
@@ -42,48 +42,63 @@ def gradient_flow_mse(
         f_train(t) = f_0 + K α(t),  f_test(t) = f_0 + K_test α(t),
         α(t) = (K + r)⁻¹ (1 - exp(-(K + r) t / (nO))) (y - f_0)
 
-    With weight decay λ the parameters also shrink towards 0: θ - θ_0 = Jᵀα + β θ_0, β(t) = exp(-λt) - 1 (if r = 0), and
-    the outputs move by β Jθ_0, which is what `radial_train_0` and `radial_test_0` are for.
+    With weight decay λ the parameters also shrink towards 0: θ - θ_0 = Jᵀα + β θ_0, β(t) = exp(-λt)
+    - 1 (if r = 0), and the outputs move by β Jθ_0, which is what `radial_train_0` and
+    `radial_test_0` are for.
 
     Args:
         modes: `diagonalize(k_train_train)`.
         y_train: targets, (n,) or (n, O).
         t: time = learning rate x steps: a scalar, an array of times (T,), or inf.
         fx_train_0: outputs of the network at initialization, 0 or shaped like y_train.
-        k_test_train: kernel between test rows and training columns, to predict test outputs too; of as many axes as the
-            training kernel.
-        fx_test_0: outputs on the test examples at initialization, 0 or (n_test,) or (n_test, O); needed with k_test_train if
-            fx_train_0 is given.
-        diag_reg: r, a pull of the parameters back to their start, (r / 2nO) |θ - θ_0|² added to the loss; at t = inf
-            this is kernel ridge regression.
-        weight_decay: λ, (λ / 2) |θ|² added to the loss of the linearized network (`optax.add_decayed_weights`).
-        radial_train_0: with weight decay, J(x) θ_0 on the training examples, the derivative of the outputs as the
-            parameters are scaled: `jax.jvp(lambda p: apply_fn(p, x), (params,), (params,))[1]`.
+        k_test_train: kernel between test rows and training columns, to predict test outputs too; of
+            as many axes as the training kernel.
+        fx_test_0: outputs on the test examples at initialization, 0 or (n_test,) or (n_test, O);
+            needed with k_test_train if fx_train_0 is given.
+        diag_reg: r, a pull of the parameters back to their start, (r / 2nO) |θ - θ_0|² added to the
+            loss; at t = inf this is kernel ridge regression.
+        weight_decay: λ, (λ / 2) |θ|² added to the loss of the linearized network
+            (`optax.add_decayed_weights`).
+        radial_train_0: with weight decay, J(x) θ_0 on the training examples, the derivative of the
+            outputs as the parameters are scaled: `jax.jvp(lambda p: apply_fn(p, x), (params,),
+            (params,))[1]`.
         radial_test_0: the same on the test examples.
-        predict_train: False leaves out the training outputs, (n, n) times (n, T O), which for many times and few test
-            examples is nearly all of the cost.
+        predict_train: False leaves out the training outputs, (n, n) times (n, T O), which for many
+            times and few test examples is nearly all of the cost.
 
     Returns:
-        Prediction(train, test), shaped like the targets, with the times T as leading axis if t is an array.
+        Prediction(train, test), shaped like the targets, with the times T as leading axis if t is
+        an array.
 
     Raises:
         ValueError: shapes that do not fit or would broadcast, NaN, negative t.
 
     Warns:
-        UserWarning: float32 modes that count as 0 but would have moved by the time t if they are not.
+        UserWarning: float32 modes that count as 0 but would have moved by the time t if they are
+            not.
 
     Reference: Lee et al. 2019, eq. 8-11.
     """
     check_number("t", t, finite=False)
     problem = check_problem(
-        modes, y_train, fx_train_0, k_test_train, fx_test_0, diag_reg=diag_reg, weight_decay=weight_decay,
-        radial_train_0=radial_train_0, radial_test_0=radial_test_0, predict_train=predict_train,
-    )  # fmt: skip
+        modes,
+        y_train,
+        fx_train_0,
+        k_test_train,
+        fx_test_0,
+        diag_reg=diag_reg,
+        weight_decay=weight_decay,
+        radial_train_0=radial_train_0,
+        radial_test_0=radial_test_0,
+        predict_train=predict_train,
+    )
     times, shape = as_axis("t", t)
     times = times.astype(problem.basis.eigenvalues.dtype)
     warn_of_lost_modes(modes, times, problem.num_entries)
     decay = diag_reg, weight_decay * problem.num_entries
-    weights, shrink = _weights(problem.basis, problem.residual, problem.radial, times / problem.num_entries, decay)
+    weights, shrink = _weights(
+        problem.basis, problem.residual, problem.radial, times / problem.num_entries, decay
+    )
     return problem.predict(weights, shrink, shape)
 
 
@@ -95,7 +110,8 @@ def _weights(
     times: Float[Array, " T"],
     decay: tuple[Any, Any],
 ) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
-    """Coefficients of the modes, and how far the initial parameters have shrunk, β; times and decays for sums over entries.
+    """Coefficients of the modes, and how far the initial parameters have shrunk, β; times and
+    decays for sums over entries.
 
     α' = -(s + r + λ) α + (y - f_0) - β Jθ_0 with β' = -(r + λ) β - λ from zero.
     """
@@ -106,8 +122,12 @@ def _weights(
     weights = apply_batch(relaxation, basis, residual, parameters, over=0)
     if radial is None:
         return weights, jnp.zeros_like(times)
-    weights = weights + decay_rate * apply_batch(_after_shrinking, basis, radial, parameters, over=0)
-    return weights, -decay_rate * jax.vmap(lambda t: relaxation.value(rate, (t, jnp.zeros_like(rate)), (0,)))(times)
+    weights = weights + decay_rate * apply_batch(
+        _after_shrinking, basis, radial, parameters, over=0
+    )
+    return weights, -decay_rate * jax.vmap(
+        lambda t: relaxation.value(rate, (t, jnp.zeros_like(rate)), (0,))
+    )(times)
 
 
 def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
@@ -119,7 +139,8 @@ def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
 
 
 def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
-    """The integral of exp(-(s + rate) u) over 0 < u < t, which is (1 - exp(-(s + rate) t)) / (s + rate).
+    """The integral of exp(-(s + rate) u) over 0 < u < t, which is (1 - exp(-(s + rate) t)) / (s +
+    rate).
 
     0 for null modes at times at which they would move by rounding alone, as at t = inf.
     """
@@ -133,7 +154,9 @@ def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -
         early = early * jnp.where(z < 0.5, z, 0) + c
     starts = ~endless & (z < 0.5)
     late = (1 - jnp.where(endless, 0, jnp.exp(-z))) / jnp.where(starts | (x == 0), 1, x)
-    return jnp.where((s > 0) | (rate + 1 / time > constants[0]), jnp.where(starts, t * early, late), 0)
+    return jnp.where(
+        (s > 0) | (rate + 1 / time > constants[0]), jnp.where(starts, t * early, late), 0
+    )
 
 
 # (1 - exp(-z)) / z below 1/2, where the quotient would cancel and has no derivative at 0.
@@ -146,11 +169,15 @@ def _resolved(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) 
 
 
 relaxation = Function(_relaxed, _resolved)
-"""The response of a mode to a constant force: parameters (time, rate), constants (the level of null modes,)."""
+"""The response of a mode to a constant force: parameters (time, rate), constants (the level of null
+modes,).
+"""
 
 
 def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
-    """The response to the force (1 - exp(-rate u)) / rate, of relaxations f: f[s + rate, s] + f(rate) f(s) at rate 0."""
+    """The response to the force (1 - exp(-rate u)) / rate, of relaxations f: f[s + rate, s] +
+    f(rate) f(s) at rate 0.
+    """
     time, rate = parameters
     alone = time, jnp.zeros_like(rate)
     between = divided_difference(relaxation, (s + rate, s), alone, constants)
@@ -170,8 +197,11 @@ def warn_of_lost_modes(modes: Modes, times: Any, num_entries: int) -> None:
         bound = null_rcond(s.dtype) * float(jnp.max(s)) / num_entries
         if lost and float(jnp.max(times)) * bound > 1:
             warnings.warn(
-                f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not move; at "
-                f"t = {float(jnp.max(times)):.3g} they might have, if the kernel is not truly singular. "
-                f"Trust times up to {1 / bound:.3g}, or compute the kernel in float64, or use diag_reg.",
+                f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not "
+                "move; at "
+                f"t = {float(jnp.max(times)):.3g} they might have, if the kernel is not truly "
+                "singular. "
+                f"Trust times up to {1 / bound:.3g}, or compute the kernel in float64, or use "
+                "diag_reg.",
                 stacklevel=3,
             )

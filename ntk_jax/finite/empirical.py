@@ -23,7 +23,13 @@ from ntk_jax.finite.contraction.gram import (
 from ntk_jax.finite.features.features import TangentFeatures
 from ntk_jax.finite.features.tangents import count_outputs, kernel_dtype, plan_features
 from ntk_jax.finite.projection import projected_features
-from ntk_jax.finite.strategy.engine import METHODS, contract_batches, features_jit, make_strategy, run_strategy
+from ntk_jax.finite.strategy.engine import (
+    METHODS,
+    contract_batches,
+    features_jit,
+    make_strategy,
+    run_strategy,
+)
 from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
 from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
 from ntk_jax.networks.per_example import check_per_example
@@ -42,32 +48,40 @@ def empirical_ntk(
     precision: str = "highest",
     progress: bool = False,
 ) -> Float[Array, "n1 n2 ..."]:
-    """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p.
+    """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p
+    df_o'(x')/dtheta_p.
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes count as O outputs.
+        apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes
+            count as O outputs.
         params: any pytree of floating-point arrays.
         x1: examples in rows.
-        x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs half.
-        outputs: "mean", the average over o of the diagonal blocks, which the infinite-width kernel is the limit of;
-            "diagonal", o = o'; "full", all pairs.
-        method: all are exact. "layerwise" contracts layer inputs and output cotangents, which is fastest for weights in
-            matrix products and convolutions, and never slower than "jacobian", which contracts per-example gradients;
-            "vector_products" needs no gradients of x1, which pays where many parameters are read by few operations;
-            "auto" takes the fewest operations, see `explain_ntk`.
+        x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs
+            half.
+        outputs: "mean", the average over o of the diagonal blocks, which the infinite-width kernel
+            is the limit of; "diagonal", o = o'; "full", all pairs.
+        method: all are exact. "layerwise" contracts layer inputs and output cotangents, which is
+            fastest for weights in matrix products and convolutions, and never slower than
+            "jacobian", which contracts per-example gradients; "vector_products" needs no gradients
+            of x1, which pays where many parameters are read by few operations; "auto" takes the
+            fewest operations, see `explain_ntk`.
         memory_limit: bytes for everything but the result; None is a quarter of the free memory.
-        precision: of matrix products where the device offers several: "highest", "high" or "default".
+        precision: of matrix products where the device offers several: "highest", "high" or
+            "default".
         progress: show a bar, if tqdm is installed.
 
     Returns:
-        (n1, n2) for "mean", (n1, n2, O) for "diagonal", (n1, n2, O, O) for "full", in at least float32.
+        (n1, n2) for "mean", (n1, n2, O) for "diagonal", (n1, n2, O, O) for "full", in at least
+        float32.
 
     Raises:
-        ValueError: mismatched, empty or non-finite examples; parameters that are not floating-point; unknown options;
-            a network that does not return one row per example, or whose rows depend on each other; outputs, derivatives
-            or products of them that are NaN or infinite; a result that does not fit in the free memory.
+        ValueError: mismatched, empty or non-finite examples; parameters that are not
+            floating-point; unknown options; a network that does not return one row per example, or
+            whose rows depend on each other; outputs, derivatives or products of them that are NaN
+            or infinite; a result that does not fit in the free memory.
 
-    Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
+    Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz
+    2022, section 3.
     """
     check_option("method", method, METHODS)
     apply_fn = read(apply_fn)
@@ -88,7 +102,8 @@ def empirical_nngp(
 ) -> Float[Array, "n1 n2 ..."]:
     """The finite-width output covariance from one draw of the parameters, f_o(x) f_o'(x').
 
-    With many outputs its "mean" estimates the NNGP kernel; average over initializations for the rest of the error.
+    With many outputs its "mean" estimates the NNGP kernel; average over initializations for the
+    rest of the error.
 
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.
@@ -130,8 +145,8 @@ def empirical_ntk_by_layer(
         precision: "highest", "high" or "default".
 
     Returns:
-        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in order of the leaves; the
-        kernels add up to `empirical_ntk`.
+        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in order
+        of the leaves; the kernels add up to `empirical_ntk`.
 
     Raises:
         ValueError: as `empirical_ntk`.
@@ -163,22 +178,27 @@ def tangent_features(
 ) -> TangentFeatures:
     """One half of `empirical_ntk`: what each parameter contributes to each output, per example.
 
-    For a weight used as z = a W the gradient is kept as layer inputs a and output cotangents delta = df_o/dz, never as
-    their outer product. Compute the features of training rows once and `contract` them with many blocks.
+    For a weight used as z = a W the gradient is kept as layer inputs a and output cotangents delta
+    = df_o/dz, never as their outer product. Compute the features of training rows once and
+    `contract` them with many blocks.
 
     Args:
         apply_fn: see `empirical_ntk`.
         params: parameters.
         x: examples in rows; without a projection all at once.
-        projection: number of dimensions of a random projection of the gradients; None keeps them exact. Products of
-            projected features estimate the kernel without bias, with an error of at most sqrt(2/projection) of the
-            gradients' norms. Every parameter has random signs of its own, whatever the function and its other arguments.
-        key: random key of the projection; features to be contracted with each other need the same one.
+        projection: number of dimensions of a random projection of the gradients; None keeps them
+            exact. Products of projected features estimate the kernel without bias, with an error of
+            at most sqrt(2/projection) of the gradients' norms. Every parameter has random signs of
+            its own, whatever the function and its other arguments.
+        key: random key of the projection; features to be contracted with each other need the same
+            one.
         precision: "highest", "high" or "default".
-        memory_limit: bytes for everything but the projected features; None is a quarter of the free memory.
+        memory_limit: bytes for everything but the projected features; None is a quarter of the free
+            memory.
 
     Returns:
-        A pytree of arrays with n in front; pass it to `contract`, or use `features.matrix()`, (n O, projection).
+        A pytree of arrays with n in front; pass it to `contract`, or use `features.matrix()`, (n O,
+        projection).
 
     Raises:
         ValueError: as `empirical_ntk`; a projection without a key.
@@ -191,7 +211,9 @@ def tangent_features(
         return features_jit(apply_fn, params, a, precision=precision)
     check_integer("projection", projection, minimum=1)
     if key is None:
-        raise ValueError("key: expected a random key for the projection; got None. Pass key=jax.random.key(0).")
+        raise ValueError(
+            "key: expected a random key for the projection; got None. Pass key=jax.random.key(0)."
+        )
     features = projected_features(apply_fn, params, a, projection, key, precision, memory_limit)
     check_kernel(features.matrix(), apply_fn, params, a, None)
     return features
@@ -204,20 +226,23 @@ def contract(
     outputs: str = "mean",
     precision: str = "highest",
 ) -> Float[Array, "n1 n2 ..."]:
-    """The other half of `empirical_ntk`: the kernel of every pair of rows of two batches of features.
+    """The other half of `empirical_ntk`: the kernel of every pair of rows of two batches of
+    features.
 
     Args:
         features1: from `tangent_features`.
-        features2: of the same function or another one of the same parameters, such as a hidden layer; None means
-            `features1` again.
-        outputs: "mean", "diagonal" or "full"; functions with different numbers of outputs need "full".
+        features2: of the same function or another one of the same parameters, such as a hidden
+            layer; None means `features1` again.
+        outputs: "mean", "diagonal" or "full"; functions with different numbers of outputs need
+            "full".
         precision: "highest", "high" or "default".
 
     Returns:
         (n1, n2), (n1, n2, O) or (n1, n2, O1, O2).
 
     Raises:
-        ValueError: unknown options; features of different parameters, or projected differently, or not finite.
+        ValueError: unknown options; features of different parameters, or projected differently, or
+            not finite.
     """
     check_option("outputs", outputs, OUTPUTS)
     check_option("precision", precision, PRECISIONS)
@@ -250,7 +275,9 @@ def check_inputs(
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _by_leaf(f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str) -> dict[str, Array]:
+def _by_leaf(
+    f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str
+) -> dict[str, Array]:
     kernels = contract_by_leaf(f1, f1 if f2 is None else f2, outputs, precision)
     return {name: mirror_upper(k) for name, k in kernels.items()} if f2 is None else kernels
 

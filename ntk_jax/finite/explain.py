@@ -17,7 +17,9 @@ from ntk_jax.types import ApplyFn, Params
 
 
 class LayerRow(NamedTuple):
-    """One line of the table: leaves that share cotangents, their rule, operations, and bytes per example and pair."""
+    """One line of the table: leaves that share cotangents, their rule, operations, and bytes per
+    example and pair.
+    """
 
     leaves: tuple[str, ...]
     rule: str
@@ -53,7 +55,10 @@ class Explanation(NamedTuple):
         for row in self.layers:
             sizes = f"{readable_size(row.row_bytes):>11} {readable_size(row.pair_bytes):>11}"
             share = f"{row.operations / total:6.0%}"
-            lines.append(f"{row.rule:28} {row.operations / 1e9:10.3g} {share} {sizes}  {', '.join(row.leaves)}")
+            lines.append(
+                f"{row.rule:28} {row.operations / 1e9:10.3g} {share} {sizes}  "
+                f"{', '.join(row.leaves)}"
+            )
         lines += [f"never read: {', '.join(self.unused)}"] if self.unused else []
         totals = ", ".join(f"{name} {ops / 1e9:.3g}" for name, ops in self.operations.items())
         lines.append(f"method {self.method}; GFLOP with features: {totals}")
@@ -72,10 +77,11 @@ def explain_ntk(
     method: str = "auto",
     memory_limit: int | None = None,
 ) -> Explanation:
-    """What `empirical_ntk` with the same arguments will do: the rule of every layer, operations, bytes, tiles.
+    """What `empirical_ntk` with the same arguments will do: the rule of every layer, operations,
+    bytes, tiles.
 
-    Operations of a layer are those of its contraction; the features (one forward pass, one backward pass per output)
-    are in the totals per method.
+    Operations of a layer are those of its contraction; the features (one forward pass, one backward
+    pass per output) are in the totals per method.
 
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.
@@ -99,7 +105,9 @@ def explain_ntk(
     peak = size + peak_bytes(strategy.tiling, strategy.footprint)
     unused = tuple(strategy.plan.names[i] for i in strategy.plan.unused)
     tile = strategy.tiling.rows1, strategy.tiling.rows2
-    return Explanation(strategy.method, _layers(strategy), strategy.operations, tile, size, peak, unused)
+    return Explanation(
+        strategy.method, _layers(strategy), strategy.operations, tile, size, peak, unused
+    )
 
 
 def _layers(strategy: Strategy) -> tuple[LayerRow, ...]:
@@ -107,7 +115,11 @@ def _layers(strategy: Strategy) -> tuple[LayerRow, ...]:
     for block, form in zip(strategy.blocks, strategy.forms, strict=True):
         found = cost.block_cost(block, strategy.problem.outputs, form)
         operations = found.total(strategy.problem.rows, strategy.problem.pairs)
-        rows.append(LayerRow(block.leaves, _rule(block, form), operations, found.row_bytes, found.pair_bytes))
+        rows.append(
+            LayerRow(
+                block.leaves, _rule(block, form), operations, found.row_bytes, found.pair_bytes
+            )
+        )
     return tuple(rows)
 
 

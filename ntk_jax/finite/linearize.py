@@ -15,10 +15,12 @@ MAX_DEGREE = 10
 
 
 def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
-    """The first-order Taylor expansion in the parameters, f_lin(params, x) = f(params_0, x) + J(x) (params - params_0).
+    """The first-order Taylor expansion in the parameters, f_lin(params, x) = f(params_0, x) + J(x)
+    (params - params_0).
 
-    The result is an ordinary apply function of the same parameters: value and gradient at `params_0` equal those of
-    the network, its tangent kernel is constant, and it trains with Optax like any other.
+    The result is an ordinary apply function of the same parameters: value and gradient at
+    `params_0` equal those of the network, its tangent kernel is constant, and it trains with Optax
+    like any other.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -35,30 +37,34 @@ def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
 def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
     """The Taylor expansion of any degree in the parameters around `params_0`.
 
-        f(params, x) ≈ Σ_k (1/k!) d^k/ds^k f(params_0 + s (params - params_0), x) at s = 0,  k = 0, ..., degree
+        f(params, x) ≈ Σ_k (1/k!) d^k/ds^k f(params_0 + s (params - params_0), x) at s = 0,  k = 0,
+        ..., degree
 
-    Only directional derivatives are taken, by nested forward mode: no Jacobian, and memory like that of a few forward
-    passes. The result is an ordinary apply function and trains with Optax like any other.
+    Only directional derivatives are taken, by nested forward mode: no Jacobian, and memory like
+    that of a few forward passes. The result is an ordinary apply function and trains with Optax
+    like any other.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
         params_0: the point of expansion.
-        degree: at most 10; 0 is the network at `params_0`, 1 is `linearize`, 2 adds the first effect of a changing kernel.
-            Networks of ReLU are linear between kinks: higher terms come from the products of layers alone.
+        degree: at most 10; 0 is the network at `params_0`, 1 is `linearize`, 2 adds the first
+            effect of a changing kernel. Networks of ReLU are linear between kinks: higher terms
+            come from the products of layers alone.
 
     Returns:
         `apply_taylor(params, x)`; the cost grows as 2^degree forward passes.
 
     Raises:
-        ValueError: degree is not an integer from 0 to 10; of `apply_taylor`: parameters of other shapes than params_0, a
-            network without forward-mode derivative, NaN or infinite values.
+        ValueError: degree is not an integer from 0 to 10; of `apply_taylor`: parameters of other
+            shapes than params_0, a network without forward-mode derivative, NaN or infinite values.
 
     Reference: Huang, Yau 2020; Hanin, Nica 2020 (first corrections to the kernel).
     """
     check_integer("degree", degree, minimum=0)
     if degree > MAX_DEGREE:
         raise ValueError(
-            f"degree: expected at most {MAX_DEGREE}; got {degree}. Each degree takes twice the time of the one before: "
+            f"degree: expected at most {MAX_DEGREE}; got {degree}. Each degree takes twice the "
+            "time of the one before: "
             "2^degree forward passes."
         )
     check_apply_fn(apply_fn, params_0)
@@ -66,7 +72,9 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
 
     def apply_taylor(params: Params, x: ArrayLike) -> Array:
         _check_shapes(params, params_0)
-        displacement = jax.tree.map(lambda p, p_0: (p - p_0).astype(p_0.dtype), *map(_arrays, (params, params_0)))
+        displacement = jax.tree.map(
+            lambda p, p_0: (p - p_0).astype(p_0.dtype), *map(_arrays, (params, params_0))
+        )
 
         def derivatives(order: int, at: Params) -> tuple[Array, ...]:
             """The outputs and their directional derivatives up to `order`."""
@@ -91,6 +99,7 @@ def _check_shapes(params: Params, params_0: Params) -> None:
     shapes, shapes_0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params_0))
     if shapes != shapes_0:
         raise ValueError(
-            f"params: expected the structure and shapes of the point of expansion, {shapes_0}; got {shapes}. "
+            f"params: expected the structure and shapes of the point of expansion, {shapes_0}; got "
+            f"{shapes}. "
             "Broadcasting one against the other would be silently wrong."
         )

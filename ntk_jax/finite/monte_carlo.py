@@ -43,7 +43,8 @@ def monte_carlo_kernels(
     num_samples: int,
     memory_limit: int | None = None,
 ) -> MonteCarlo:
-    """The empirical NNGP and tangent kernels averaged over `num_samples` initializations, with standard errors.
+    """The empirical NNGP and tangent kernels averaged over `num_samples` initializations, with
+    standard errors.
 
     Args:
         init_fn: `init_fn(key)` -> params, for Flax `lambda key: model.init(key, x[:1])["params"]`.
@@ -52,10 +53,12 @@ def monte_carlo_kernels(
         x2: more examples, or None for x1 again.
         key: a random key; the same key gives the same draws.
         num_samples: initializations, at least 2.
-        memory_limit: bytes that initializations evaluated at the same time may take; None is a quarter of free memory.
+        memory_limit: bytes that initializations evaluated at the same time may take; None is a
+            quarter of free memory.
 
     Returns:
-        `(mean, standard_error)`, each `Kernels(nngp, ntk)` of shape (n1, n2), averaged over outputs.
+        `(mean, standard_error)`, each `Kernels(nngp, ntk)` of shape (n1, n2), averaged over
+        outputs.
 
     Raises:
         ValueError: fewer than 2 samples, and as `empirical_ntk`.
@@ -78,7 +81,8 @@ def monte_carlo_estimates(
     num_samples: int,
     memory_limit: int | None = None,
 ) -> Iterator[tuple[int, MonteCarlo]]:
-    """The running estimates of `monte_carlo_kernels`: `(samples so far, MonteCarlo)` after each chunk of samples.
+    """The running estimates of `monte_carlo_kernels`: `(samples so far, MonteCarlo)` after each
+    chunk of samples.
 
     Arguments, shapes and errors are those of `monte_carlo_kernels`.
     """
@@ -94,30 +98,41 @@ def monte_carlo_estimates(
             yield moments.samples, _estimate(moments)
 
 
-def _chunk_size(init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, memory_limit: int | None) -> int:
-    """Initializations at a time: each holds its parameters, a few kernels and its features within the budget."""
+def _chunk_size(
+    init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, memory_limit: int | None
+) -> int:
+    """Initializations at a time: each holds its parameters, a few kernels and its features within
+    the budget.
+    """
     limit = default_memory_limit() if memory_limit is None else memory_limit
     params = jax.eval_shape(init_fn, jax.random.key(0))
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
-    # A row's features are no larger than its gradient, and in a layer of width m about m times smaller.
+    # A row's features are no larger than its gradient, and in a layer of width m about m times
+    # smaller.
     each = 3 * weights + 8 * 6 * n1 * n2 + (n1 + n2) * min(weights, 2**20)
     return max(1, min(64, limit // each))
 
 
-def _chunk_moments(init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array) -> Moments:
+def _chunk_moments(
+    init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array
+) -> Moments:
     mean, deviations = _sampled((init_fn, apply_fn), x1, x2, keys)
     return Moments(len(keys), mean, deviations)
 
 
 @compiled
-def _sampled(functions: Reading, x1: Array, x2: Array | None, keys: Array) -> tuple[Kernels, Kernels]:
+def _sampled(
+    functions: Reading, x1: Array, x2: Array | None, keys: Array
+) -> tuple[Kernels, Kernels]:
     """Mean and sum of squared deviations over a chunk of initializations."""
     init_fn, apply_fn = functions.function
 
     def one(key: Array) -> Kernels:
         params = init_fn(key)
-        return Kernels(empirical_nngp(apply_fn, params, x1, x2), empirical_ntk(apply_fn, params, x1, x2))
+        return Kernels(
+            empirical_nngp(apply_fn, params, x1, x2), empirical_ntk(apply_fn, params, x1, x2)
+        )
 
     samples = jax.vmap(one)(keys)
     mean = jax.tree.map(lambda k: jnp.mean(k, axis=0), samples)
@@ -125,11 +140,15 @@ def _sampled(functions: Reading, x1: Array, x2: Array | None, keys: Array) -> tu
 
 
 def _merged(a: Moments, b: Moments) -> Moments:
-    """The moments of two sets of samples together (Chan, Golub, LeVeque 1979): no difference of large numbers."""
+    """The moments of two sets of samples together (Chan, Golub, LeVeque 1979): no difference of
+    large numbers.
+    """
     n = a.samples + b.samples
     mean = jax.tree.map(lambda s, t: s + (t - s) * (b.samples / n), a.mean, b.mean)
     gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.samples * b.samples / n), a.mean, b.mean)
-    return Moments(n, mean, jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap))
+    return Moments(
+        n, mean, jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap)
+    )
 
 
 def _estimate(moments: Moments) -> MonteCarlo:

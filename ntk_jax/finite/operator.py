@@ -50,7 +50,9 @@ class KernelOperator:
     block_size: int
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Arrays, and the network with what it reads now: programs for an earlier state of its closure do not fit."""
+        """Arrays, and the network with what it reads now: programs for an earlier state of its
+        closure do not fit.
+        """
         network = self.apply_fn, self.num_outputs, self.dtype, self.block_size
         return (self.params, self.x1, self.x2), Reading(network)
 
@@ -68,14 +70,17 @@ class KernelOperator:
     def T(self) -> "KernelOperator":
         """The transpose, K(x2, x1)."""
         x1, x2 = (self.x1, None) if self.x2 is None else (self.x2, self.x1)
-        return KernelOperator(self.params, x1, x2, self.apply_fn, self.num_outputs, self.dtype, self.block_size)
+        return KernelOperator(
+            self.params, x1, x2, self.apply_fn, self.num_outputs, self.dtype, self.block_size
+        )
 
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
         v = as_array("v", v)
         if jnp.issubdtype(v.dtype, jnp.complexfloating):
             raise ValueError(
-                f"v: expected real values; got {v.dtype}. Multiply real and imaginary part one after another."
+                f"v: expected real values; got {v.dtype}. Multiply real and imaginary part one "
+                "after another."
             )
         check_finite("v", v)
         n2, O = self._columns.shape[0], self.num_outputs
@@ -88,38 +93,56 @@ class KernelOperator:
         if v.ndim == 2 and v.shape[0] == n2 * O:
             return self._multiply(v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
         raise ValueError(
-            f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got {v.shape}. "
+            f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got "
+            f"{v.shape}. "
             "One row per example of x2, one column per output."
         )
 
     def diagonal(self) -> Float[Array, " n1_O"]:
-        """The diagonal, |d f_o(x) / d params|² for every example and output, without products of pairs.
+        """The diagonal, |d f_o(x) / d params|² for every example and output, without products of
+        pairs.
 
         Raises:
             ValueError: the operator has an x2.
         """
         if self.x2 is not None:
-            raise ValueError("diagonal: expected an operator with x2=None; got rows and columns of different examples.")
+            raise ValueError(
+                "diagonal: expected an operator with x2=None; got rows and columns of different "
+                "examples."
+            )
         diagonal = _diagonal(self.apply_fn, self._arrays, **self._options)
         return check_outputs(diagonal, "derivatives").reshape(-1)
 
     def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1_O k"]:
-        """The columns of the given flat indices, example · O + output; negative ones count from the end.
+        """The columns of the given flat indices, example · O + output; negative ones count from the
+        end.
 
         Raises:
             ValueError: indices that are no integers, or out of range.
         """
         indices = jnp.atleast_1d(as_array("indices", indices))
         if indices.ndim != 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
-            raise ValueError(f"indices: expected integers (k,); got shape {indices.shape} of {indices.dtype}.")
+            raise ValueError(
+                f"indices: expected integers (k,); got shape {indices.shape} of {indices.dtype}."
+            )
         size = self.shape[1]
-        if is_concrete(indices) and not np.all((np.asarray(indices) >= -size) & (np.asarray(indices) < size)):
-            raise ValueError(f"indices: expected columns 0 to {size - 1}; got {np.asarray(indices).tolist()}.")
+        if is_concrete(indices) and not np.all(
+            (np.asarray(indices) >= -size) & (np.asarray(indices) < size)
+        ):
+            raise ValueError(
+                f"indices: expected columns 0 to {size - 1}; got {np.asarray(indices).tolist()}."
+            )
         rows, outputs, k = indices // self.num_outputs, indices % self.num_outputs, indices.shape[0]
         unit = jax.nn.one_hot(outputs, self.num_outputs, dtype=self.dtype)[:, :, None]
         chosen = unit * jnp.eye(k, dtype=self.dtype)[:, None, :]
         some = KernelOperator(
-            self.params, self.x1, self._columns[rows], self.apply_fn, self.num_outputs, self.dtype, self.block_size
+            self.params,
+            self.x1,
+            self._columns[rows],
+            self.apply_fn,
+            self.num_outputs,
+            self.dtype,
+            self.block_size,
         )
         return (some @ chosen).reshape(-1, k)
 
@@ -163,18 +186,20 @@ def ntk_operator(
 ) -> KernelOperator:
     """The tangent kernel as a matrix-free operator, K v = J(x1) (J(x2)ᵀ v), for iterative solvers.
 
-    A product costs one backward pass over x2 and one forward-mode pass over x1, whatever the number of outputs, and
-    holds one gradient and the activations of `block_size` rows.
+    A product costs one backward pass over x2 and one forward-mode pass over x1, whatever the number
+    of outputs, and holds one gradient and the activations of `block_size` rows.
 
     Args:
         apply_fn: see `empirical_ntk`.
         params: parameters.
         x1: examples of the rows.
-        x2: examples of the columns, or None for x1 again: then the operator is symmetric positive semi-definite.
+        x2: examples of the columns, or None for x1 again: then the operator is symmetric positive
+            semi-definite.
         block_size: rows that are evaluated at a time.
 
     Returns:
-        A `KernelOperator` of shape (n1 O, n2 O): `op @ v`, `op.T`, `op.diagonal()`, `op.columns(indices)`.
+        A `KernelOperator` of shape (n1 O, n2 O): `op @ v`, `op.T`, `op.diagonal()`,
+        `op.columns(indices)`.
 
     Raises:
         ValueError: as `empirical_ntk`.
@@ -185,23 +210,31 @@ def ntk_operator(
     a1, a2 = check_inputs(apply_fn, params, x1, x2)
     plan = plan_features(apply_fn, params, a1)
     params = jax.tree.map(jnp.asarray, params)
-    return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, kernel_dtype(params, plan.out_dtype), block_size)
+    return KernelOperator(
+        params, a1, a2, apply_fn, plan.num_outputs, kernel_dtype(params, plan.out_dtype), block_size
+    )
 
 
 @compiled
-def _multiply(apply_fn: Reading, arrays: Any, v: Float[Array, "n2 O k"], **options: Any) -> Float[Array, "n1 O k"]:
+def _multiply(
+    apply_fn: Reading, arrays: Any, v: Float[Array, "n2 O k"], **options: Any
+) -> Float[Array, "n1 O k"]:
     """All vectors, a few at a time."""
     params, x1, x2 = arrays
     op = KernelOperator(params, x1, x2, apply_fn, **options)
     with jax.default_matmul_precision("highest"):
-        one = lambda w: _pushed(op, _pulled(op, w))  # noqa: E731
+        one = lambda w: _pushed(op, _pulled(op, w))
         if v.shape[2] <= VECTORS_AT_ONCE:
             return jax.vmap(one, 2, 2)(v)
-        return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2)
+        return jnp.moveaxis(
+            jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2
+        )
 
 
 def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Any:
-    """J(x2)ᵀ v, a gradient: the sum over blocks of rows; rows that fill up the last block have weight 0."""
+    """J(x2)ᵀ v, a gradient: the sum over blocks of rows; rows that fill up the last block have
+    weight 0.
+    """
     x = op._columns
     blocks = (_in_blocks(x, op.block_size), _in_blocks(v, op.block_size, zeros=True))
 
@@ -242,9 +275,15 @@ def _diagonal(apply_fn: Reading, arrays: Any, **options: Any) -> Float[Array, "n
 
 
 def _in_blocks(x: Array, size: int, *, zeros: bool = False) -> Array:
-    """Rows in equal blocks (blocks, rows, ...); the last is filled up with its last row, or with zeros."""
+    """Rows in equal blocks (blocks, rows, ...); the last is filled up with its last row, or with
+    zeros.
+    """
     n = x.shape[0]
     size = -(-n // -(-n // size))
     missing = -n % size
-    fill = jnp.zeros((missing, *x.shape[1:]), x.dtype) if zeros else jnp.repeat(x[-1:], missing, axis=0)
+    fill = (
+        jnp.zeros((missing, *x.shape[1:]), x.dtype)
+        if zeros
+        else jnp.repeat(x[-1:], missing, axis=0)
+    )
     return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])

@@ -1,7 +1,8 @@
-"""Random projections of tangent features by signs that belong to the parameters: z = J S / sqrt(dimensions).
+"""Random projections of tangent features by signs that belong to the parameters: z = J S /
+sqrt(dimensions).
 
-Entry p of a leaf has the same signs whichever function reads the leaf, in whatever way, and however the work is divided:
-they are drawn from the user's key, the path and the shape of the leaf, and p.
+Entry p of a leaf has the same signs whichever function reads the leaf, in whatever way, and however
+the work is divided: they are drawn from the user's key, the path and the shape of the leaf, and p.
 """
 
 import hashlib
@@ -15,7 +16,12 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.features.features import FactoredBlock, GradientBlock, Projection, TangentFeatures
+from ntk_jax.finite.features.features import (
+    FactoredBlock,
+    GradientBlock,
+    Projection,
+    TangentFeatures,
+)
 from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.engine import features_jit, row_blocks
@@ -32,32 +38,51 @@ WORD = 32
 
 
 def projected_features(
-    apply_fn: ApplyFn, params: Params, x: Array, k: int, key: Array, precision: str, memory_limit: int | None
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Array,
+    k: int,
+    key: Array,
+    precision: str,
+    memory_limit: int | None,
 ) -> TangentFeatures:
-    """Features of `k` numbers per example and output whose products estimate the kernel without bias.
+    """Features of `k` numbers per example and output whose products estimate the kernel without
+    bias.
 
-    Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s: E[z · z'] = df/dtheta · df'/dtheta.
+    Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s: E[z · z'] =
+    df/dtheta · df'/dtheta.
     """
     plan, n = plan_features(apply_fn, params, x), x.shape[0]
     shape, dtype = (n, plan.num_outputs, k), kernel_dtype(params, plan.out_dtype)
-    check_result_fits(shape, dtype, "projected features", "Use fewer dimensions, or rows of x at a time.")
+    check_result_fits(
+        shape, dtype, "projected features", "Use fewer dimensions, or rows of x at a time."
+    )
     limit = default_memory_limit() if memory_limit is None else memory_limit
     rows = even(n, _rows_at_once(apply_fn, params, x, plan, k, jnp.dtype(dtype).itemsize, limit))
     root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(shape, dtype)
     for start in range(0, n, rows):
         stop = min(start + rows, n)
         tile = take_rows(x, slice(start, stop), rows)
-        part = _project(features_jit(apply_fn, params, tile, precision=precision), k, root, precision)
+        part = _project(
+            features_jit(apply_fn, params, tile, precision=precision), k, root, precision
+        )
         out = part if rows == n else write_tile(out, part[: stop - start], start, 0)
         if is_concrete(out):
-            out.block_until_ready()  # work that is only queued would hold more features than the budget allows
+            # work that is only queued would hold more features than the budget allows
+            out.block_until_ready()
     parameters = tuple(zip(plan.names, plan.shapes, strict=True))
     block = GradientBlock((out,), ("projection",))
-    return TangentFeatures((block,), n, plan.num_outputs, dtype, parameters, Projection(k, _in_words(key)))
+    return TangentFeatures(
+        (block,), n, plan.num_outputs, dtype, parameters, Projection(k, _in_words(key))
+    )
 
 
-def _rows_at_once(apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int, size: int, limit: int) -> int:
-    """Rows of a tile: what the features, a chunk of gradients and the projections of a row take must fit with the signs."""
+def _rows_at_once(
+    apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int, size: int, limit: int
+) -> int:
+    """Rows of a tile: what the features, a chunk of gradients and the projections of a row take
+    must fit with the signs.
+    """
     row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     blocks = row_blocks(apply_fn, params, row, "layerwise", "highest", False)
     features = cost.footprint(blocks, ("factors",) * len(blocks), plan, "full").work
@@ -66,23 +91,33 @@ def _rows_at_once(apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int
     return min(MAX_BLOCK, max(1, (limit - signs) // per_row))
 
 
-def _project(features: TangentFeatures, k: int, root: Array, precision: str) -> Float[Array, "n O k"]:
+def _project(
+    features: TangentFeatures, k: int, root: Array, precision: str
+) -> Float[Array, "n O k"]:
     """One leaf after the other: leaves of the same shape share a program."""
     total = jnp.zeros((features.num_rows, features.num_outputs, k), features.dtype)
     shapes = dict(features.parameters)
     for block in features.blocks:
         for j, leaf in enumerate(block.leaves):
             a, d, order = _as_factors(block, j)
-            total = _add_leaf(total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision)
+            total = _add_leaf(
+                total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision
+            )
     return total / k**0.5
 
 
 def _as_factors(block: Any, j: int) -> tuple[Array, Array, Order | None]:
-    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; an explicit gradient is its own cotangents."""
+    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; an explicit gradient is its own
+    cotangents.
+    """
     if isinstance(block, FactoredBlock):
         return block.inputs[j], block.cotangents, block.orders[j]
     gradients = block.jacobians[j]
-    return jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype), gradients[:, :, None, None], None
+    return (
+        jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype),
+        gradients[:, :, None, None],
+        None,
+    )
 
 
 @partial(jax.jit, static_argnames=("order", "precision"), donate_argnums=0)
@@ -116,13 +151,16 @@ def _add_leaf(
         return total + jnp.matmul(gradients.reshape(n, O, -1), signs, precision=precision), None
 
     corners = np.stack(
-        np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"), axis=-1
+        np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"),
+        axis=-1,
     )
     return lax.scan(add, total, jnp.asarray(corners.reshape(-1, 3)))[0]
 
 
 def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
-    """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds to compile, leaf by leaf)."""
+    """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds
+    to compile, leaf by leaf).
+    """
     rows = _mixed(index.astype(jnp.uint32) ^ seed[0])
     places = _mixed(jnp.arange(-(-k // WORD), dtype=jnp.uint32) ^ seed[1])
     words = _mixed(_mixed(rows[:, None] ^ places[None]) + seed[0])
@@ -131,7 +169,9 @@ def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Ar
 
 
 def _mixed(h: Array) -> Array:
-    """MurmurHash3's last step: a permutation of the 32-bit numbers in which any bit flips every other with probability 1/2."""
+    """MurmurHash3's last step: a permutation of the 32-bit numbers in which any bit flips every
+    other with probability 1/2.
+    """
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ (h >> shift)) * np.uint32(factor)
     return h ^ (h >> 16)
@@ -139,11 +179,15 @@ def _mixed(h: Array) -> Array:
 
 def _name_in_words(leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     """Two numbers that no other path and shape has, the same in every process."""
-    return np.frombuffer(hashlib.sha256(f"{leaf} {shape}".encode()).digest(), "<u4")[:2].astype(np.uint32)
+    return np.frombuffer(hashlib.sha256(f"{leaf} {shape}".encode()).digest(), "<u4")[:2].astype(
+        np.uint32
+    )
 
 
 def _in_words(key: Array) -> str:
-    """The key in words: features projected with different keys must not be contracted with each other."""
+    """The key in words: features projected with different keys must not be contracted with each
+    other.
+    """
     if not is_concrete(key):
         return ""
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -14,15 +14,19 @@ from ntk_jax.norms import magnitude
 
 
 def generalized_cross_validation(
-    k_train_train: Float[ArrayLike, "n n"], y_train: Num[ArrayLike, "n *O"], *, diag_reg: Float[ArrayLike, "*R"]
+    k_train_train: Float[ArrayLike, "n n"],
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    diag_reg: Float[ArrayLike, "*R"],
 ) -> Float[Array, "*R"]:
     """The test error that kernel ridge regression may expect, from its training kernel and targets.
 
         GCV(r) = (1/n) yᵀ (K + r)⁻² y / ((1/n) tr (K + r)⁻¹)²
 
-    which is the training error over the squared share of the targets that is not fitted, and also Jacot et al.'s kernel
-    alignment risk estimator (KARE). It costs one eigendecomposition for any number of ridges, needs no test set, and holds
-    in the mean over outputs for examples that are drawn independently; noise of the targets counts in it.
+    which is the training error over the squared share of the targets that is not fitted, and also
+    Jacot et al.'s kernel alignment risk estimator (KARE). It costs one eigendecomposition for any
+    number of ridges, needs no test set, and holds in the mean over outputs for examples that are
+    drawn independently; noise of the targets counts in it.
 
     Args:
         k_train_train: symmetric positive semi-definite (n, n).
@@ -33,13 +37,17 @@ def generalized_cross_validation(
         The estimated mean of squares of test errors, a scalar or (R,).
 
     Raises:
-        ValueError: not a PSD kernel; targets that do not fit; ridge 0 for a kernel that is singular.
+        ValueError: not a PSD kernel; targets that do not fit; ridge 0 for a kernel that is
+            singular.
 
     Reference: Golub, Heath, Wahba 1979; Jacot, Simsek, Spadaro, Hongler, Gabriel 2020, section 5.
     """
     k = as_kernel("k_train_train", k_train_train)
     if k.ndim != 2:
-        raise ValueError(f'k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".')
+        raise ValueError(
+            f"k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with "
+            'outputs="mean".'
+        )
     check_symmetric("k_train_train", k)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
     check_number("diag_reg", diag_reg, max_ndim=1)
@@ -58,6 +66,8 @@ def generalized_cross_validation(
     def at(ridge: Array) -> Array:
         scale = fixed(jnp.maximum(s[-1], 0) + ridge)  # of the inverse, which may overflow
         unfitted = scale * apply(inverse, basis, targets, ridge)
-        return jnp.mean(jnp.square(unfitted)) / jnp.square(scale * trace(inverse, basis, ridge) / s.size)
+        return jnp.mean(jnp.square(unfitted)) / jnp.square(
+            scale * trace(inverse, basis, ridge) / s.size
+        )
 
     return jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape) * y_scale * y_scale

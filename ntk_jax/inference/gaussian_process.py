@@ -1,4 +1,6 @@
-"""Bayesian regression with a kernel as the prior covariance: with an NNGP kernel, Bayes for an infinitely wide network."""
+"""Bayesian regression with a kernel as the prior covariance: with an NNGP kernel, Bayes for an
+infinitely wide network.
+"""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +29,9 @@ from ntk_jax.modes.kind import (
 
 
 class Posterior(NamedTuple):
-    """Mean and covariance (or variance) of the noise-free outputs given the data, and the evidence of the model."""
+    """Mean and covariance (or variance) of the noise-free outputs given the data, and the evidence
+    of the model.
+    """
 
     mean: Float[Array, "..."]
     covariance: Float[Array, "..."]
@@ -46,21 +50,27 @@ def gp_posterior(
 
         mean = K_* (K + noise I)⁻¹ y,    covariance = K_** - K_* (K + noise I)⁻¹ K_*ᵀ
 
-    Differentiable in everything, so that hyperparameters can be fitted by the log marginal likelihood.
+    Differentiable in everything, so that hyperparameters can be fitted by the log marginal
+    likelihood.
 
     Args:
         k_train_train: prior covariance on the training examples, (n, n), (n, n, O) or (n, n, O, O).
-        y_train: observations (n,) or (n, O); under a kernel (n, n) the outputs are independent, with one covariance.
+        y_train: observations (n,) or (n, O); under a kernel (n, n) the outputs are independent,
+            with one covariance.
         k_test_train: test rows, training columns, with the output axes of k_train_train.
-        k_test_test: (n_test, n_test, ...) for the whole posterior covariance; only its diagonal, (n_test,) or (n_test, O),
-            for variances, at the cost of a solve and without n_test² memory.
-        noise: variance of the observation noise, in units of the kernel, at least 0: a number, or one for each example (n,).
+        k_test_test: (n_test, n_test, ...) for the whole posterior covariance; only its diagonal,
+            (n_test,) or (n_test, O), for variances, at the cost of a solve and without n_test²
+            memory.
+        noise: variance of the observation noise, in units of the kernel, at least 0: a number, or
+            one for each example (n,).
 
     Returns:
-        Posterior(mean, covariance, log_marginal_likelihood); the covariance is shaped like k_test_test.
+        Posterior(mean, covariance, log_marginal_likelihood); the covariance is shaped like
+        k_test_test.
 
     Raises:
-        ValueError: shapes that do not fit; K + noise I not positive definite in its dtype; negative variances.
+        ValueError: shapes that do not fit; K + noise I not positive definite in its dtype; negative
+            variances.
 
     Reference: Rasmussen, Williams 2006, algorithm 2.1; Lee et al. 2018.
     """
@@ -76,21 +86,28 @@ def gp_posterior(
         covariance = from_matrices(posterior, kind, k.shape[-1])
     else:
         variance = prior - jnp.sum(jnp.square(gain), axis=2)
-        covariance = from_columns(as_variance("covariance", variance, prior)[..., None], kind, diagonal)
+        covariance = from_columns(
+            as_variance("covariance", variance, prior)[..., None], kind, diagonal
+        )
     return Posterior(mean, covariance, _log_likelihood(factor, white))
 
 
 def log_marginal_likelihood(
-    k_train_train: Float[ArrayLike, "n n *outputs"], y_train: Num[ArrayLike, "n *O"], *, noise: ArrayLike
+    k_train_train: Float[ArrayLike, "n n *outputs"],
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    noise: ArrayLike,
 ) -> Float[Array, ""]:
-    """The evidence log p(y): how probable the observations are under a Gaussian process prior with noise.
+    """The evidence log p(y): how probable the observations are under a Gaussian process prior with
+    noise.
 
         -yᵀ(K + noise I)⁻¹y / 2 - log det(K + noise I) / 2 - n log(2π) / 2
 
     Args:
         k_train_train: prior covariance, (n, n), (n, n, O) or (n, n, O, O).
         y_train: observations, (n,) or (n, O).
-        noise: variance of the observation noise, at least 0: a number, or one for each example (n,).
+        noise: variance of the observation noise, at least 0: a number, or one for each example
+            (n,).
 
     Returns:
         A scalar, the sum over outputs, differentiable in everything.
@@ -111,13 +128,16 @@ def _whiten(k: Array, y_train: Any, noise: Any) -> tuple[Array, Array, Array]:
     for matrix in matrices:
         check_symmetric("k_train_train", matrix)
     noises = ridge_of_rows("noise", noise, k)
-    factor = jnp.linalg.cholesky(matrices + jnp.diag(jnp.broadcast_to(noises, matrices.shape[1:2]))[None])
+    factor = jnp.linalg.cholesky(
+        matrices + jnp.diag(jnp.broadcast_to(noises, matrices.shape[1:2]))[None]
+    )
     if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
         s = jnp.linalg.eigvalsh(matrices)
         smallest, largest = float(jnp.min(s)), float(jnp.max(s))
         enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
         raise ValueError(
-            f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in {k.dtype}; got "
+            f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in "
+            f"{k.dtype}; got "
             f"{float(jnp.min(noises)):.3g}, and the smallest eigenvalue of K is {smallest:.3g}."
         )
     return y, factor, _solve(factor, as_columns(y, kind_of(k)))
@@ -127,6 +147,12 @@ def _solve(factor: Float[Array, "B N N"], b: Float[Array, "B N m"]) -> Float[Arr
     return jax.vmap(lambda lower, right: solve_triangular(lower, right, lower=True))(factor, b)
 
 
-def _log_likelihood(factor: Float[Array, "B N N"], white: Float[Array, "B N m"]) -> Float[Array, ""]:
+def _log_likelihood(
+    factor: Float[Array, "B N N"], white: Float[Array, "B N m"]
+) -> Float[Array, ""]:
     log_det = white.shape[2] * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)))
-    return -jnp.sum(jnp.square(white)) / 2 - log_det - white.size * jnp.log(2 * jnp.pi).astype(white.dtype) / 2
+    return (
+        -jnp.sum(jnp.square(white)) / 2
+        - log_det
+        - white.size * jnp.log(2 * jnp.pi).astype(white.dtype) / 2
+    )

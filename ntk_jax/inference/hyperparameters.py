@@ -13,15 +13,25 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_array, as_targets, check_finite, check_integer, check_number, working_dtype
+from ntk_jax.checks import (
+    as_array,
+    as_targets,
+    check_finite,
+    check_integer,
+    check_number,
+    working_dtype,
+)
 from ntk_jax.inference.gaussian_process import log_marginal_likelihood
 
-# The noise stays above this fraction of the mean square of the targets: Cholesky factors exist all the way.
+# The noise stays above this fraction of the mean square of the targets: Cholesky factors exist all
+# the way.
 NOISE_FLOOR = 1e-6
 
 
 class Fit(NamedTuple):
-    """The best hyperparameters, and for every choice of the discrete ones its own best log marginal likelihood."""
+    """The best hyperparameters, and for every choice of the discrete ones its own best log marginal
+    likelihood.
+    """
 
     hyperparameters: dict[str, Any]
     noise: float
@@ -41,29 +51,36 @@ def fit_hyperparameters(
     num_steps: int = 100,
     tolerance: float = 1e-4,
 ) -> Fit:
-    """The scales, depth and noise under which the data are most probable: maximum log marginal likelihood.
+    """The scales, depth and noise under which the data are most probable: maximum log marginal
+    likelihood.
 
-    Continuous hyperparameters and the noise move on a logarithmic scale, by L-BFGS; discrete ones are tried in turn.
+    Continuous hyperparameters and the noise move on a logarithmic scale, by L-BFGS; discrete ones
+    are tried in turn.
 
         fit = fit_hyperparameters(ntk_jax.mlp_kernels, x, y,
-                                  initial={"W_std": 1.5, "b_std": 0.1}, choices={"depth": (1, 2, 3)})
+                                  initial={"W_std": 1.5, "b_std": 0.1}, choices={"depth": (1, 2,
+                                  3)})
 
     Args:
         kernel_fn: `kernel_fn(x, **hyperparameters)` -> kernel, or Kernels, whose NNGP is taken.
         x: training examples.
         y: observations, (n,) or (n, O).
-        initial: continuous hyperparameters and where to start, above 0: numbers, or vectors such as one scale per layer.
+        initial: continuous hyperparameters and where to start, above 0: numbers, or vectors such as
+            one scale per layer.
         choices: discrete hyperparameters and the values to try, in all combinations.
-        noise: variance of the noise to start from, above 0; at least 1e-6 of the mean square of y in the result.
+        noise: variance of the noise to start from, above 0; at least 1e-6 of the mean square of y
+            in the result.
         optimizer: an Optax optimizer, for example `optax.adam(0.05)`; None for L-BFGS.
         num_steps: at most this many steps for every combination.
-        tolerance: stop when the gradient with respect to every logarithm, per observation, is smaller.
+        tolerance: stop when the gradient with respect to every logarithm, per observation, is
+            smaller.
 
     Returns:
         Fit(hyperparameters, noise, log_marginal_likelihood, candidates).
 
     Raises:
-        ValueError: starting values that are not above 0; a likelihood that is not finite at the start.
+        ValueError: starting values that are not above 0; a likelihood that is not finite at the
+            start.
 
     Reference: Rasmussen, Williams 2006, section 5.4.1.
     """
@@ -78,16 +95,22 @@ def fit_hyperparameters(
     check_finite("x", examples)
     dtype = working_dtype(examples.dtype)
     data = examples, as_targets("y", y, examples.shape[0], dtype)
-    start = {name: jnp.log(jnp.asarray(value, dtype)) for name, value in (dict(initial) | {"noise": noise}).items()}
+    start = {
+        name: jnp.log(jnp.asarray(value, dtype))
+        for name, value in (dict(initial) | {"noise": noise}).items()
+    }
     candidates = []
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
         objective = partial(_objective, kernel_fn, tuple(chosen.items()))
-        with jax.numpy_dtype_promotion("standard"):  # Optax's L-BFGS and Adam promote their step counts
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # Optax's L-BFGS and Adam promote their step counts
             logs, loss = _minimize(objective, optimizer, num_steps, start, *data, tolerance)
         if not bool(jnp.isfinite(loss)):
             raise ValueError(
-                f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start elsewhere."
+                f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start "
+                "elsewhere."
             )
         floor = float(NOISE_FLOOR * jnp.mean(jnp.square(data[1])))
         fitted = {name: _as_numbers(jnp.exp(value)) for name, value in logs.items()}
@@ -114,7 +137,13 @@ def _objective(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _minimize(
-    objective: Any, optimizer: Any, num_steps: int, start: dict[str, Array], x: Array, y: Array, tolerance: Any
+    objective: Any,
+    optimizer: Any,
+    num_steps: int,
+    start: dict[str, Array],
+    x: Array,
+    y: Array,
+    tolerance: Any,
 ) -> tuple[dict[str, Array], Array]:
     """Where the objective ends, and its value there."""
     value_fn = partial(objective, x=x, y=y)
@@ -122,12 +151,16 @@ def _minimize(
 
     def going(carry: Any) -> Array:
         _, _, value, gradient, step = carry
-        steepest = jnp.max(jnp.abs(jnp.concatenate([slope.reshape(-1) for slope in gradient.values()])))
+        steepest = jnp.max(
+            jnp.abs(jnp.concatenate([slope.reshape(-1) for slope in gradient.values()]))
+        )
         return (steepest > tolerance) & (step < num_steps) & jnp.isfinite(value)
 
     def move(carry: Any) -> Any:
         logs, state, value, gradient, step = carry
-        updates, state = update(gradient, state, logs, value=value, grad=gradient, value_fn=value_fn)
+        updates, state = update(
+            gradient, state, logs, value=value, grad=gradient, value_fn=value_fn
+        )
         logs = optax.apply_updates(logs, updates)
         return logs, state, *jax.value_and_grad(value_fn)(logs), step + 1
 

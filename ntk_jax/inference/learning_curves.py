@@ -1,7 +1,7 @@
 """The test error of kernel regression, predicted from the eigenvalues of the kernel: eigenlearning.
 
-Of n examples, mode i takes L_i = s_i / (s_i + κ), its learnability; what it does not learn is test error.
-(Bordelon, Canatar, Pehlevan 2020; Canatar, Bordelon, Pehlevan 2021; Simon et al. 2021.)
+Of n examples, mode i takes L_i = s_i / (s_i + κ), its learnability; what it does not learn is test
+error. (Bordelon, Canatar, Pehlevan 2020; Canatar, Bordelon, Pehlevan 2021; Simon et al. 2021.)
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,9 @@ _BISECTIONS = 80
 
 
 class LearningCurve(NamedTuple):
-    """Predicted mean squares of errors at each number of examples, and the quantities they are made of."""
+    """Predicted mean squares of errors at each number of examples, and the quantities they are made
+    of.
+    """
 
     test: Float[Array, "*T"]
     train: Float[Array, "*T"]
@@ -39,27 +41,32 @@ def eigenlearning(
     diag_reg: Float[ArrayLike, ""] = 0.0,
     noise: Float[ArrayLike, ""] = 0.0,
 ) -> LearningCurve:
-    """The mean test error of kernel ridge regression on n examples of a population whose eigenvalues are known.
+    """The mean test error of kernel ridge regression on n examples of a population whose
+    eigenvalues are known.
 
         n = Σ_i L_i + δ / κ,   L_i = s_i / (s_i + κ),   E_0 = n / (n - Σ_i L_i²)
         test = E_0 (Σ_i (1 - L_i)² v_i² + σ²),   train = (δ / (n κ))² test
 
     Args:
-        eigenvalues: s_i of the kernel under the distribution of examples, K(x, x') = Σ_i s_i φ_i(x) φ_i(x') with
-            E[φ_i φ_j] = δ_ij. A pool of N examples estimates the largest, as the eigenvalues of K / N.
+        eigenvalues: s_i of the kernel under the distribution of examples, K(x, x') = Σ_i s_i φ_i(x)
+            φ_i(x') with E[φ_i φ_j] = δ_ij. A pool of N examples estimates the largest, as the
+            eigenvalues of K / N.
         coefficients: v_i = E[y φ_i], (modes,) or (modes, O); of a pool, Uᵀ y / sqrt(N).
         num_train: n, an integer or several.
         diag_reg: δ, the ridge, in units of the kernel.
         noise: σ², variance of the noise of each target, which counts in both errors.
 
     Returns:
-        LearningCurve(test, train, learnabilities, kappa, overfitting E_0), with the shape of num_train in front; errors are
-        means over outputs. Where a pool stands for the population and n is not small against it, use `learning_curve`.
+        LearningCurve(test, train, learnabilities, kappa, overfitting E_0), with the shape of
+        num_train in front; errors are means over outputs. Where a pool stands for the population
+        and n is not small against it, use `learning_curve`.
 
     Raises:
-        ValueError: n not below the number of positive eigenvalues without a ridge; shapes that do not fit.
+        ValueError: n not below the number of positive eigenvalues without a ridge; shapes that do
+            not fit.
 
-    Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar, Pehlevan 2020, eq. 8.
+    Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar,
+    Pehlevan 2020, eq. 8.
     """
     s = as_array("eigenvalues", eigenvalues)
     if s.ndim != 1:
@@ -79,14 +86,20 @@ def eigenlearning(
 
 @jax.jit
 def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> LearningCurve:
-    """The predictions at each n: compiled once for any spectrum, ridge and noise of these shapes."""
+    """The predictions at each n: compiled once for any spectrum, ridge and noise of these
+    shapes.
+    """
 
     def at(n: Array) -> LearningCurve:
         kappa = solve_kappa(s, n, lambda kappa: diag_reg / kappa, (jnp.sum(s) + diag_reg) / n)
         learnability = s / (s + kappa)
-        overfitting = n / (jnp.sum(learnability * (1 - learnability)) + diag_reg / kappa)  # n - Σ L², not cancelled
+        overfitting = n / (
+            jnp.sum(learnability * (1 - learnability)) + diag_reg / kappa
+        )  # n - Σ L², not cancelled
         test = overfitting * (jnp.sum(jnp.square(1 - learnability) * power) + noise)
-        return LearningCurve(test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting)
+        return LearningCurve(
+            test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting
+        )
 
     return jax.lax.map(at, n)
 
@@ -101,18 +114,23 @@ def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
 
 
 def check_below_rank(n: Array, s: Array) -> None:
-    """Raise unless every n is below the number of positive eigenvalues: κ > 0 then exists without a ridge."""
+    """Raise unless every n is below the number of positive eigenvalues: κ > 0 then exists without a
+    ridge.
+    """
     if is_concrete(n) and is_concrete(s) and int(jnp.max(n)) >= int(jnp.sum(s > 0)):
         raise ValueError(
-            f"num_train: expected less than {int(jnp.sum(s > 0))}, the number of positive eigenvalues; got "
-            f"{int(jnp.max(n))}. All of them are learned then: use diag_reg, more examples, or float64."
+            f"num_train: expected less than {int(jnp.sum(s > 0))}, the number of positive "
+            "eigenvalues; got "
+            f"{int(jnp.max(n))}. All of them are learned then: use diag_reg, more examples, or "
+            "float64."
         )
 
 
 def solve_kappa(
     s: Float[Array, " modes"], n: Array, ridge_term: Callable[[Array], Array], upper: Array
 ) -> Float[Array, ""]:
-    """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at most n.
+    """The κ with Σ_i s_i / (s_i + κ) + ridge_term(κ) = n, below `upper`, where the left side is at
+    most n.
 
     Its derivatives are those of the equation, to third order.
     """
@@ -127,9 +145,13 @@ def solve_kappa(
         return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
 
     top = fixed(jnp.log(upper))
-    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top))
+    low, high = jax.lax.fori_loop(
+        0, _BISECTIONS, halve, (top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top)
+    )
     root = fixed((low + high) / 2)
-    for _ in range(2):  # from the root itself, k Newton steps have its derivatives up to order 2^k - 1
+    for _ in range(
+        2
+    ):  # from the root itself, k Newton steps have its derivatives up to order 2^k - 1
         value, slope = jax.jvp(excess, (root,), (jnp.ones_like(root),))
         root = root - jnp.where(slope < 0, value / jnp.where(slope < 0, slope, 1), 0)
     return jnp.exp(root)

@@ -1,4 +1,6 @@
-"""Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it smallest."""
+"""Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it
+smallest.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +22,9 @@ from ntk_jax.modes.targets import targets_of
 
 
 class LeaveOneOut(NamedTuple):
-    """What regression on all other examples predicts for each example, and half the mean of its squared error."""
+    """What regression on all other examples predicts for each example, and half the mean of its
+    squared error.
+    """
 
     predictions: Float[Array, "..."]
     loss: Float[Array, "*R"]
@@ -41,7 +45,8 @@ def leave_one_out(
     diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
 ) -> LeaveOneOut:
-    """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no refits.
+    """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no
+    refits.
 
         y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
 
@@ -65,12 +70,20 @@ def leave_one_out(
     y = targets_of(modes, y_train)
     s = modes.eigenvalues
     ridge = jnp.asarray(diag_reg, s.dtype)
-    if is_concrete(ridge) and is_concrete(s) and bool(jnp.any(ridge == 0)) and bool(jnp.any(s == 0)):
+    if (
+        is_concrete(ridge)
+        and is_concrete(s)
+        and bool(jnp.any(ridge == 0))
+        and bool(jnp.any(s == 0))
+    ):
         raise ValueError(
-            f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of {s.shape[-1]}); got {diag_reg!r}."
+            f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of "
+            f"{s.shape[-1]}); got {diag_reg!r}."
         )
     residual = as_columns(y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype), modes.kind)
-    error = _left_out(modes.bases(), residual, ridge.reshape(-1), modes.outputs[0] if modes.kind == "full" else 1)
+    error = _left_out(
+        modes.bases(), residual, ridge.reshape(-1), modes.outputs[0] if modes.kind == "full" else 1
+    )
     error = from_columns(error, modes.kind, y.shape).reshape(-1, len(y), y.size // len(y))
     loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
     predictions = y[None] - error.reshape(-1, *y.shape)
@@ -89,7 +102,8 @@ def select_diag_reg(
     Args:
         modes: `diagonalize(k_train_train)`.
         y_train: targets, (n,) or (n, O).
-        candidates: ridges to try, above 0; default 61 from 1e-10 to 10 times the largest eigenvalue.
+        candidates: ridges to try, above 0; default 61 from 1e-10 to 10 times the largest
+            eigenvalue.
         fx_train_0: outputs at initialization.
 
     Returns:
@@ -99,10 +113,14 @@ def select_diag_reg(
         ValueError: as `leave_one_out`.
     """
     if candidates is None:
-        candidates = jnp.max(modes.eigenvalues) * jnp.logspace(-10, 1, 61, dtype=modes.eigenvalues.dtype)
+        candidates = jnp.max(modes.eigenvalues) * jnp.logspace(
+            -10, 1, 61, dtype=modes.eigenvalues.dtype
+        )
     candidates = jnp.asarray(candidates)
     if candidates.ndim != 1 or not candidates.size:
-        raise ValueError(f"candidates: expected a non-empty vector of ridges; got shape {candidates.shape}.")
+        raise ValueError(
+            f"candidates: expected a non-empty vector of ridges; got shape {candidates.shape}."
+        )
     losses = leave_one_out(modes, y_train, diag_reg=candidates, fx_train_0=fx_train_0).loss
     return Ridge(float(candidates[jnp.argmin(losses)]), candidates, losses)
 
@@ -111,12 +129,16 @@ def select_diag_reg(
 def _left_out(
     basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], together: int
 ) -> Float[Array, "R B N m"]:
-    """What every example misses when it is left out, `together` with the outputs that the kernel couples."""
+    """What every example misses when it is left out, `together` with the outputs that the kernel
+    couples.
+    """
     U = fixed(basis.eigenvectors)
     N, m = residual.shape[1:]
 
     def one(basis: Basis, U: Array, residual: Array, ridge: Array) -> Array:
-        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge)).reshape(-1, together, m)
+        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge)).reshape(
+            -1, together, m
+        )
         own = diagonal_blocks(inverse, basis, U.reshape(-1, together, N), ridge)
         return (alpha / own if together == 1 else jnp.linalg.solve(own, alpha)).reshape(N, m)
 

@@ -28,7 +28,9 @@ from ntk_jax.modes.kind import (
 
 
 class Regression(NamedTuple):
-    """Fitted training outputs, test outputs, the dual coefficients alpha, and what the solve met."""
+    """Fitted training outputs, test outputs, the dual coefficients alpha, and what the solve
+    met.
+    """
 
     train: Float[Array, "..."]
     test: Float[Array, "..."]
@@ -48,27 +50,33 @@ def kernel_regression(
 ) -> Regression:
     """Kernel (ridge) regression, f = f_0 + K_test α with α = (K + diag_reg I)⁻¹ (y - f_0).
 
-    With diag_reg = 0 the inverse is the pseudo-inverse: eigenvalues up to `rcond` times the largest count as zero, and
-    α is the least-squares solution of smallest norm. This is the limit of training a network under its kernel.
+    With diag_reg = 0 the inverse is the pseudo-inverse: eigenvalues up to `rcond` times the largest
+    count as zero, and α is the least-squares solution of smallest norm. This is the limit of
+    training a network under its kernel.
 
     Args:
-        k_train_train: symmetric PSD, (n, n), (n, n, O) with one kernel per output, or full (n, n, O, O).
+        k_train_train: symmetric PSD, (n, n), (n, n, O) with one kernel per output, or full (n, n,
+            O, O).
         y_train: targets (n,) or (n, O).
-        k_test_train: test rows, training columns: (n_test, n), with the output axes of k_train_train.
+        k_test_train: test rows, training columns: (n_test, n), with the output axes of
+            k_train_train.
         diag_reg: ridge, in units of the kernel, at least 0: a number, or one for each example (n,).
         rcond: for diag_reg = 0 only; default 5 eps of the dtype, as in `diagonalize`.
-        fx_train_0: outputs at initialization, 0 or shaped like y_train: gradient descent starts there.
+        fx_train_0: outputs at initialization, 0 or shaped like y_train: gradient descent starts
+            there.
         fx_test_0: likewise on the test examples; needed if fx_train_0 is given.
 
     Returns:
-        Regression(train, test, coefficients, report), the first three shaped like the targets; the report holds the
-        numerical rank, the extreme eigenvalues and the condition number.
+        Regression(train, test, coefficients, report), the first three shaped like the targets; the
+        report holds the numerical rank, the extreme eigenvalues and the condition number.
 
     Raises:
-        ValueError: bad shapes or values; a kernel that is not PSD beyond rounding; a ridge too small for Cholesky.
+        ValueError: bad shapes or values; a kernel that is not PSD beyond rounding; a ridge too
+            small for Cholesky.
 
     Warns:
-        UserWarning: diag_reg = 0, and modes that float32 cannot tell from 0 hold more than a thousandth of the targets.
+        UserWarning: diag_reg = 0, and modes that float32 cannot tell from 0 hold more than a
+            thousandth of the targets.
 
     Reference: Jacot, Gabriel, Hongler 2018, section 5; Lee et al. 2019, eq. 9 at t = inf.
     """
@@ -85,7 +93,9 @@ def kernel_regression(
         check_symmetric("k_train_train", matrix)
         parts.append(solve(matrix, residual))
     alpha = jnp.stack([part[0] for part in parts])
-    report = jax.tree.map(lambda *each: jnp.stack(each) if kind == "diagonal" else each[0], *(p[1] for p in parts))
+    report = jax.tree.map(
+        lambda *each: jnp.stack(each) if kind == "diagonal" else each[0], *(p[1] for p in parts)
+    )
     train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
     test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)
     _warn_of_lost_targets(report, matrices.shape[1], y - f_0, y - train)
@@ -99,19 +109,25 @@ def _solver(diag_reg: Any, rcond: float | None, k: Array) -> Callable[[Array, Ar
         check_number("rcond", rcond, max_ndim=0)
         return partial(pseudo_solve, rcond=rcond)
     if rcond is not None:
-        raise ValueError("rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two.")
+        raise ValueError(
+            "rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two."
+        )
     return partial(ridge_solve, diag_reg=ridge_of_rows("diag_reg", diag_reg, k))
 
 
 def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: Array) -> None:
-    """Warn if the modes that count as 0, in single precision, hold a share of the targets that shows."""
+    """Warn if the modes that count as 0, in single precision, hold a share of the targets that
+    shows.
+    """
     if after.dtype == jnp.float64 or not all(map(is_concrete, (report.rank, before, after))):
         return
     lost = int(np.max(size - np.asarray(report.rank)))
     share = np.linalg.norm(after) / max(np.linalg.norm(before), np.finfo(np.float32).tiny)
     if lost and share > 1e-3:
         warnings.warn(
-            f"{lost} of {size} modes of this float32 kernel cannot be told from 0 and count as 0; they hold {share:.2g} of the "
-            "norm of the targets, which is not fitted. Compute the kernel in float64, or use diag_reg, unless it is singular.",
+            f"{lost} of {size} modes of this float32 kernel cannot be told from 0 and count as 0; "
+            f"they hold {share:.2g} of the "
+            "norm of the targets, which is not fitted. Compute the kernel in float64, or use "
+            "diag_reg, unless it is singular.",
             stacklevel=3,
         )

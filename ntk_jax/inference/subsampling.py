@@ -1,10 +1,12 @@
-"""The test error of kernel regression on part of a pool of examples, predicted from the kernel of the pool.
+"""The test error of kernel regression on part of a pool of examples, predicted from the kernel of
+the pool.
 
-Let P keep each of N rows with probability c = n / N, and Q = I - P. Regression on the rows that are kept rests on
-G = P (P K P + δ)⁻¹ P, the limit of (K + δ P + μ Q)⁻¹ for μ -> inf: a resolvent with a random diagonal. Its mean is
-(K + Ω)⁻¹ with one number per row, Ω_i = δ + (1 - c) / G_ii, which is what row i adds to all others in the mean (the
-coherent-potential or cavity equation). Errors, squares of δ P G y and μ Q G y, follow from derivatives of the mean in δ
-and μ. With a single number for all rows this is eigenlearning; rows that resemble no other need their own.
+Let P keep each of N rows with probability c = n / N, and Q = I - P. Regression on the rows that are
+kept rests on G = P (P K P + δ)⁻¹ P, the limit of (K + δ P + μ Q)⁻¹ for μ -> inf: a resolvent with a
+random diagonal. Its mean is (K + Ω)⁻¹ with one number per row, Ω_i = δ + (1 - c) / G_ii, which is
+what row i adds to all others in the mean (the coherent-potential or cavity equation). Errors,
+squares of δ P G y and μ Q G y, follow from derivatives of the mean in δ and μ. With a single number
+for all rows this is eigenlearning; rows that resemble no other need their own.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,9 @@ _MAX_STEPS = 100
 
 
 class PoolCurve(NamedTuple):
-    """Predicted mean squares of errors on rows held out and on training rows, and what each row of the pool adds."""
+    """Predicted mean squares of errors on rows held out and on training rows, and what each row of
+    the pool adds.
+    """
 
     test: Float[Array, "*T"]
     train: Float[Array, "*T"]
@@ -40,13 +44,16 @@ def learning_curve(
     *,
     diag_reg: float = 0.0,
 ) -> PoolCurve:
-    """The mean error of kernel ridge regression that trains on n random rows of a pool of N and is tested on the others.
+    """The mean error of kernel ridge regression that trains on n random rows of a pool of N and is
+    tested on the others.
 
         Ω_i = δ + (1 - c) / G_ii,   G = (K + Ω)⁻¹,   c = n / N,   A = diag(G_ii²) / (1 - c) - G ∘ G
-        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²,   train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G y)_i²
+        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²,   train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G
+        y)_i²
 
-    With one κ for all rows, which is where the iteration starts, and δ = 0, that is `eigenlearning` times N / (N - n). It is
-    a mean over draws, accurate to a few per cent for some hundred rows; a few factorizations of the pool's kernel per n.
+    With one κ for all rows, which is where the iteration starts, and δ = 0, that is `eigenlearning`
+    times N / (N - n). It is a mean over draws, accurate to a few per cent for some hundred rows; a
+    few factorizations of the pool's kernel per n.
 
     Args:
         k: kernel of the pool (N, N), symmetric positive semi-definite.
@@ -55,38 +62,53 @@ def learning_curve(
         diag_reg: δ, the ridge, in units of the kernel.
 
     Returns:
-        PoolCurve(test, train, kappa Ω_i), with the shape of num_train in front; errors are means over rows and outputs.
+        PoolCurve(test, train, kappa Ω_i), with the shape of num_train in front; errors are means
+        over rows and outputs.
 
     Raises:
-        ValueError: n not below N, or without a ridge not below the rank; not a PSD kernel; shapes that do not fit.
+        ValueError: n not below N, or without a ridge not below the rank; not a PSD kernel; shapes
+            that do not fit.
 
     Reference: Soven 1967 (the equation); the errors, Simon et al. 2021 with one κ per row.
     """
     matrix = as_kernel("k", k)
     if matrix.ndim != 2:
-        raise ValueError(f'k: expected a kernel (N, N); got {matrix.shape}. Compute it with outputs="mean".')
+        raise ValueError(
+            f'k: expected a kernel (N, N); got {matrix.shape}. Compute it with outputs="mean".'
+        )
     check_symmetric("k", matrix)
     size, dtype = matrix.shape[0], matrix.dtype
     columns = as_targets("y", y, size, dtype).reshape(size, -1)
     check_number("diag_reg", diag_reg, max_ndim=0)
     n = as_counts(num_train, dtype)
     if int(jnp.max(n)) >= size:
-        raise ValueError(f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}.")
+        raise ValueError(
+            f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}."
+        )
     k_scale, y_scale = magnitude(matrix), magnitude(columns)
-    matrix, columns, ridge = matrix / k_scale, columns / y_scale, jnp.asarray(diag_reg, dtype) / k_scale
+    matrix, columns, ridge = (
+        matrix / k_scale,
+        columns / y_scale,
+        jnp.asarray(diag_reg, dtype) / k_scale,
+    )
     s = jnp.linalg.eigvalsh(matrix)[::-1]
     check_psd("k", s)
     s = jnp.where(s > null_rcond(dtype) * s[0], s, 0)
     if not diag_reg:
         check_below_rank(n, s)
     found = [_at(matrix, columns, s, one, ridge) for one in n.reshape(-1)]
-    curve = PoolCurve(*(jnp.stack(part).reshape(*n.shape, *part[0].shape) for part in zip(*found, strict=True)))
+    curve = PoolCurve(
+        *(jnp.stack(part).reshape(*n.shape, *part[0].shape) for part in zip(*found, strict=True))
+    )
     if not bool(jnp.all(jnp.isfinite(curve.test))):
         raise ValueError(
             f"num_train: the equation for Ω has no solution to {dtype} precision at n = "
-            f"{np.asarray(n)[~np.isfinite(np.asarray(curve.test))]}, close to the rank: use diag_reg, or float64."
+            f"{np.asarray(n)[~np.isfinite(np.asarray(curve.test))]}, close to the rank: use "
+            "diag_reg, or float64."
         )
-    return PoolCurve(curve.test * y_scale * y_scale, curve.train * y_scale * y_scale, curve.kappa * k_scale)
+    return PoolCurve(
+        curve.test * y_scale * y_scale, curve.train * y_scale * y_scale, curve.kappa * k_scale
+    )
 
 
 @jax.jit
@@ -94,7 +116,9 @@ def _at(k: Array, y: Array, s: Array, n: Array, ridge: Array) -> PoolCurve:
     """The errors at one n; NaN if the iteration does not converge."""
     size = k.shape[0]
     c = n / size
-    start = solve_kappa(s, n, lambda kappa: ridge * jnp.sum(1 / (s + kappa)), jnp.sum(s + ridge) / n)
+    start = solve_kappa(
+        s, n, lambda kappa: ridge * jnp.sum(1 / (s + kappa)), jnp.sum(s + ridge) / n
+    )
     omega, converged = _row_terms(k, c, ridge, jnp.full(size, start))
     resolvent = _resolvent(k, omega)
     g = jnp.diagonal(resolvent)
@@ -105,11 +129,14 @@ def _at(k: Array, y: Array, s: Array, n: Array, ridge: Array) -> PoolCurve:
     return PoolCurve(jnp.where(converged, test, jnp.nan), jnp.square(ridge) * train, omega)
 
 
-def _row_terms(k: Array, c: Array, ridge: Array, start: Float[Array, " N"]) -> tuple[Float[Array, " N"], Array]:
-    """Ω by Newton's method in log Ω, and whether it converged: the last step squares a gap of sqrt(eps).
+def _row_terms(
+    k: Array, c: Array, ridge: Array, start: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Array]:
+    """Ω by Newton's method in log Ω, and whether it converged: the last step squares a gap of
+    sqrt(eps).
 
-    The map Ω -> δ + (1 - c) / G_ii(Ω) is increasing and grows slower than its argument, so its fixed point is unique and
-    the matrix of each step is a regular M-matrix.
+    The map Ω -> δ + (1 - c) / G_ii(Ω) is increasing and grows slower than its argument, so its
+    fixed point is unique and the matrix of each step is a regular M-matrix.
     """
     tol = jnp.finfo(k.dtype).eps ** 0.5
 
@@ -123,8 +150,10 @@ def _row_terms(k: Array, c: Array, ridge: Array, start: Float[Array, " N"]) -> t
         change = jnp.linalg.solve(jnp.eye(omega.size, dtype=omega.dtype) - slope, gap)
         return omega * jnp.exp(jnp.clip(change, -2, 2)), jnp.max(jnp.abs(gap)), count + 1
 
-    going = lambda carry: (carry[1] > tol) & (carry[2] < _MAX_STEPS)  # noqa: E731
-    omega, gap, _ = jax.lax.while_loop(going, step, (start, jnp.asarray(jnp.inf, k.dtype), jnp.asarray(0)))
+    going = lambda carry: (carry[1] > tol) & (carry[2] < _MAX_STEPS)
+    omega, gap, _ = jax.lax.while_loop(
+        going, step, (start, jnp.asarray(jnp.inf, k.dtype), jnp.asarray(0))
+    )
     return omega, gap <= tol
 
 

@@ -1,4 +1,6 @@
-"""One rule per family of operations in an initializer: what becomes of constants, random words and random entries."""
+"""One rule per family of operations in an initializer: what becomes of constants, random words and
+random entries.
+"""
 
 import math
 from typing import Any
@@ -12,13 +14,17 @@ from ntk_jax.initializers.laws import CUT, UNIFORM, Law, function_of, inverse_er
 from ntk_jax.initializers.values import Constant, Key, Random, Unknown, Value, Words
 
 STRUCTURE = frozenset(
-    "reshape transpose squeeze expand_dims rev slice copy copy_p stop_gradient device_put sharding_constraint "
+    "reshape transpose squeeze expand_dims rev slice copy copy_p stop_gradient device_put "
+    "sharding_constraint "
     "reduce_precision optimization_barrier split".split()
 )
 ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp "
-    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le "
-    "lgamma log log1p logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n shift_left "
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil "
+    "clamp "
+    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
+    "integer_pow is_finite le "
+    "lgamma log log1p logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n "
+    "shift_left "
     "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor".split()
 )
 IN_DOUBLE: dict[
@@ -68,7 +74,9 @@ def constant(value: Any) -> Constant:
 
 
 def words(eqn: Any, values: list[Any]) -> Value:
-    """An elementwise operation on random words; once a float is uniform to its precision, it is called uniform."""
+    """An elementwise operation on random words; once a float is uniform to its precision, it is
+    called uniform.
+    """
     drawn = next(v for v in values if isinstance(v, Words))
     others = [v for v in values if v is not drawn]
     if not all(isinstance(v, Constant) and np.ndim(v.value) == 0 for v in others):
@@ -107,10 +115,14 @@ def elementwise(eqn: Any, values: list[Any]) -> Value:
     if exact is not None:
         return exact
     x = drawn[0]
-    together = all(v.sources == x.sources and v.layout == x.layout and v.law.base == x.law.base for v in drawn)
+    together = all(
+        v.sources == x.sources and v.layout == x.layout and v.law.base == x.law.base for v in drawn
+    )
     flat = all(v.uniform if isinstance(v, Random) else np.ndim(v.value) == 0 for v in values)
     if not (together and flat and x.law.base is not None):
-        return Unknown(f"`{name}` of random entries: no elementwise function of one random variable")
+        return Unknown(
+            f"`{name}` of random entries: no elementwise function of one random variable"
+        )
     if name == "erf_inv" and x.law is UNIFORM:
         low, high = float(x.shift), float(x.shift + x.scale)
         law = inverse_erf_of_uniform(low, high, 4 * float(jnp.finfo(eqn.outvars[0].aval.dtype).eps))
@@ -145,8 +157,17 @@ def _affine(eqn: Any, values: list[Any]) -> Random | None:
         # A standard normal is written sqrt(2) erf⁻¹(u), with sqrt(2) rounded to the dtype.
         near_one = np.ndim(y.scale) == 0 and abs(y.scale - 1) <= 2 * float(jnp.finfo(dtype).eps)
         return Random(x.law, x.sources, x.layout, y.shift, np.float64(1.0)) if near_one else y
-    if name in ("max", "min") and x.uniform and x.law.base is not None and x.law.fn is None and np.ndim(c) == 0:
-        ends = sorted(float(x.shift + x.scale * max(-CUT, min(CUT, end))) for end in (x.law.base.low, x.law.base.high))
+    if (
+        name in ("max", "min")
+        and x.uniform
+        and x.law.base is not None
+        and x.law.fn is None
+        and np.ndim(c) == 0
+    ):
+        ends = sorted(
+            float(x.shift + x.scale * max(-CUT, min(CUT, end)))
+            for end in (x.law.base.low, x.law.base.high)
+        )
         margin = 8 * float(jnp.finfo(dtype).eps) * max(1.0, abs(float(c)))
         if (c <= ends[0] + margin) if name == "max" else (c >= ends[1] - margin):
             return x  # the clip of a truncated variable to its own support
@@ -183,7 +204,9 @@ def _bound(eqn: Any, values: list[Any]) -> Any:
         with double_precision(), jax.ensure_compile_time_eval():
             args = []
             for v, var in zip(values, eqn.invars, strict=True):
-                dtype = jnp.float64 if jnp.issubdtype(var.aval.dtype, jnp.floating) else var.aval.dtype
+                dtype = (
+                    jnp.float64 if jnp.issubdtype(var.aval.dtype, jnp.floating) else var.aval.dtype
+                )
                 entry = v.value(z) if isinstance(v, Random) else v.value
                 args.append(jnp.broadcast_to(jnp.asarray(entry, dtype), z.shape))
             return np.asarray(bind(eqn, args)[0]).astype(np.float64)
@@ -192,19 +215,33 @@ def _bound(eqn: Any, values: list[Any]) -> Any:
 
 
 def concatenate(eqn: Any, values: list[Any]) -> Value:
-    """Blocks side by side: one law if it is the same for all, otherwise the moments of every entry."""
+    """Blocks side by side: one law if it is the same for all, otherwise the moments of every
+    entry.
+    """
     if not all(isinstance(v, Random | Constant) for v in values):
         return Unknown("a block of unknown law among those that are put together")
     drawn = [v for v in values if isinstance(v, Random)]
     if any(a.sources & b.sources for i, a in enumerate(drawn) for b in drawn[:i]):
         return Unknown("the same random entries twice in one array")
     x, sources = drawn[0], frozenset().union(*(v.sources for v in drawn))
-    alike = (v.uniform and v.law is x.law and v.shift == x.shift and v.scale == x.scale for v in drawn)
+    alike = (
+        v.uniform and v.law is x.law and v.shift == x.shift and v.scale == x.scale for v in drawn
+    )
     if len(drawn) == len(values) and all(alike):
         return Random(x.law, sources, x.layout, x.shift, x.scale)
-    parts: list[tuple[Any, Any]] = [(v.mean, v.variance) if isinstance(v, Random) else (v.value, 0.0) for v in values]
+    parts: list[tuple[Any, Any]] = [
+        (v.mean, v.variance) if isinstance(v, Random) else (v.value, 0.0) for v in values
+    ]
     mean, variance = (
-        np.asarray(bind(eqn, [jnp.broadcast_to(p[k], v.aval.shape) for p, v in zip(parts, eqn.invars, strict=True)])[0])
+        np.asarray(
+            bind(
+                eqn,
+                [
+                    jnp.broadcast_to(p[k], v.aval.shape)
+                    for p, v in zip(parts, eqn.invars, strict=True)
+                ],
+            )[0]
+        )
         for k in (0, 1)
     )
     names = {v.law.name if isinstance(v, Random) else "constant" for v in values}
@@ -212,8 +249,15 @@ def concatenate(eqn: Any, values: list[Any]) -> Value:
 
 
 def qr(eqn: Any, value: Any) -> list[Value]:
-    """Q of a matrix of independent normal entries, to be multiplied by the signs of R's diagonal."""
-    if not (isinstance(value, Random) and value.law.name == "normal" and value.uniform and value.shift == 0):
+    """Q of a matrix of independent normal entries, to be multiplied by the signs of R's
+    diagonal.
+    """
+    if not (
+        isinstance(value, Random)
+        and value.law.name == "normal"
+        and value.uniform
+        and value.shift == 0
+    ):
         return [Unknown("QR decomposition of entries that are not normal")] * len(eqn.outvars)
     ident = value.sources
     rows = eqn.invars[0].aval.shape[-2]
@@ -228,7 +272,11 @@ def orthogonal(name: str, values: list[Any]) -> Value | None:
         q, sign = sorted(tags, key=lambda tag: tag[0])
         if (q[0], sign[0]) == ("q", "sign") and q[1] == sign[1]:
             return Random(Law("orthogonal", 0.0, 1 / q[2]), q[1], 0)
-    if len(tags) == 1 and tags[0][0] in ("r", "sign") and all(isinstance(v, Unknown | Constant) for v in values):
+    if (
+        len(tags) == 1
+        and tags[0][0] in ("r", "sign")
+        and all(isinstance(v, Unknown | Constant) for v in values)
+    ):
         kind = "sign" if name == "sign" else tags[0][0]
         return Unknown("a factor of a QR decomposition", (kind, tags[0][1]))
     return None
@@ -243,5 +291,7 @@ def key_or_words(eqn: Any, values: list[Any], idents: list[int]) -> list[Value]:
     for ident, var in zip(idents, eqn.outvars, strict=True):
         dtype = var.aval.dtype
         is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
-        outs.append(Key(ident, loops) if is_key else Unknown(f"`{eqn.primitive.name}` of a random key"))
+        outs.append(
+            Key(ident, loops) if is_key else Unknown(f"`{eqn.primitive.name}` of a random key")
+        )
     return outs

@@ -1,4 +1,6 @@
-"""Mean and variance of every parameter, read from the trace of its initializer: exact, nothing is drawn."""
+"""Mean and variance of every parameter, read from the trace of its initializer: exact, nothing is
+drawn.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -36,7 +38,9 @@ INLINED = {
 
 
 class InitStats(NamedTuple):
-    """The law of one parameter's independent entries: floats, or arrays of its shape where entries differ."""
+    """The law of one parameter's independent entries: floats, or arrays of its shape where entries
+    differ.
+    """
 
     mean: Any
     variance: Any
@@ -50,18 +54,21 @@ def init_stats(
 ) -> Any:
     """Mean, variance and name of the distribution of every entry that `init_fn` draws.
 
-    The jaxpr of `init_fn` is interpreted with laws in place of arrays: random bits become uniform variables, the inverse
-    error function of those normal ones, scalars shift and scale them exactly, and any other elementwise function of one
-    variable has its moments integrated to 1e-12. Orthogonal matrices count as independent entries.
+    The jaxpr of `init_fn` is interpreted with laws in place of arrays: random bits become uniform
+    variables, the inverse error function of those normal ones, scalars shift and scale them
+    exactly, and any other elementwise function of one variable has its moments integrated to 1e-12.
+    Orthogonal matrices count as independent entries.
 
     Args:
-        init_fn: `init_fn(key)` -> params, such as `lambda key: model.init(key, x)["params"]`, or for NNX
-            `lambda key: nnx.state(Model(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()`.
-        given: (mean, variance) by path, such as `{"Dense_0/kernel": (0.0, 0.5)}`: used instead of what the trace says.
+        init_fn: `init_fn(key)` -> params, such as `lambda key: model.init(key, x)["params"]`, or
+            for NNX `lambda key: nnx.state(Model(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()`.
+        given: (mean, variance) by path, such as `{"Dense_0/kernel": (0.0, 0.5)}`: used instead of
+            what the trace says.
 
     Returns:
-        A pytree like params with an `InitStats(mean, variance, distribution)` for every leaf. distribution is "normal",
-        "truncated normal", "uniform", "constant", "orthogonal", "given", or says what the entries are made of.
+        A pytree like params with an `InitStats(mean, variance, distribution)` for every leaf.
+        distribution is "normal", "truncated normal", "uniform", "constant", "orthogonal", "given",
+        or says what the entries are made of.
 
     Raises:
         ValueError: a distribution is not known and not given; a given path is not a parameter.
@@ -73,18 +80,24 @@ def init_stats(
     paths = [leaf_path(path) for path, _ in leaves]
     given = as_given(given)
     if wrong := sorted(set(given) - set(paths)):
-        raise ValueError(f"init_stats: expected paths among {', '.join(paths)}; got {', '.join(wrong)}.")
+        raise ValueError(
+            f"init_stats: expected paths among {', '.join(paths)}; got {', '.join(wrong)}."
+        )
     found = []
     for path, (_, leaf), value in zip(paths, leaves, values, strict=True):
-        found.append(given_stats(path, given[path]) if path in given else _stats(path, leaf.shape, value))
+        found.append(
+            given_stats(path, given[path]) if path in given else _stats(path, leaf.shape, value)
+        )
     return jax.tree.unflatten(tree, found)
 
 
 def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """An initializer that draws normal entries with the means and variances of those `init_fn` draws.
+    """An initializer that draws normal entries with the means and variances of those `init_fn`
+    draws.
 
-    Wide networks of such weights are what an infinite-width limit describes: in a layer with few inputs the sum over
-    truncated normal or uniform weights is not Gaussian, however many units the layer has.
+    Wide networks of such weights are what an infinite-width limit describes: in a layer with few
+    inputs the sum over truncated normal or uniform weights is not Gaussian, however many units the
+    layer has.
 
     Raises:
         ValueError: as `init_stats`.
@@ -102,7 +115,9 @@ def gaussian_initializer(init_fn: Callable[[Array], Any]) -> Callable[[Array], A
 
     def draw(key: Array) -> Any:
         keys = jax.random.split(key, len(shapes))
-        return jax.tree.unflatten(tree, [entries(k, leaf, s) for k, leaf, s in zip(keys, shapes, stats, strict=True)])
+        return jax.tree.unflatten(
+            tree, [entries(k, leaf, s) for k, leaf, s in zip(keys, shapes, stats, strict=True)]
+        )
 
     return draw
 
@@ -124,7 +139,8 @@ def _stats(path: str, shape: tuple[int, ...], value: Value) -> InitStats:
     if found is not None:
         reason = f"its entries are {found.distribution}, without a finite mean and variance"
     raise ValueError(
-        f"init_stats: expected an initializer of known distribution for {path}; its trace does not tell: {reason}. "
+        f"init_stats: expected an initializer of known distribution for {path}; its trace does not "
+        f"tell: {reason}. "
         f'Pass init_stats={{"{path}": (mean, variance)}} with the mean and variance of one entry.'
     )
 
@@ -132,7 +148,10 @@ def _stats(path: str, shape: tuple[int, ...], value: Value) -> InitStats:
 def as_given(given: Any) -> dict[str, Any]:
     """What the user gave as a dictionary."""
     if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f'init_stats: expected a mapping such as {{"Dense_0/kernel": (0.0, 0.5)}}; got {given!r}.')
+        raise ValueError(
+            f'init_stats: expected a mapping such as {{"Dense_0/kernel": (0.0, 0.5)}}; got '
+            f"{given!r}."
+        )
     return dict(given or {})
 
 
@@ -148,7 +167,8 @@ def given_stats(path: str, pair: Any) -> InitStats:
         mean = variance = math.nan
     if not (math.isfinite(mean) and math.isfinite(variance) and variance >= 0):
         raise ValueError(
-            f"init_stats, {path}: expected (mean, variance), finite numbers with a variance of at least 0; got {pair!r}."
+            f"init_stats, {path}: expected (mean, variance), finite numbers with a variance of at "
+            f"least 0; got {pair!r}."
         )
     return InitStats(mean, variance)
 
@@ -172,7 +192,7 @@ class Walk:
         """The values of the results; what they do not need is not looked at."""
         env: dict[Any, Value] = dict(zip(jaxpr.invars, args, strict=True))
         env |= {var: self._const(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
-        read = lambda a: constant(a.val) if isinstance(a, Literal) else env[a]  # noqa: E731
+        read = lambda a: constant(a.val) if isinstance(a, Literal) else env[a]
         for eqn in _needed(jaxpr):
             values = [read(a) for a in eqn.invars]
             env.update(zip(eqn.outvars, self.evaluate(eqn, values), strict=True))
@@ -206,7 +226,10 @@ class Walk:
 
     def _key_idents(self, eqn: Any, values: list[Value]) -> list[int]:
         operands = tuple(v.ident if isinstance(v, Key) else _hashable(v) for v in values)
-        return [self.ident(eqn.primitive.name, repr(eqn.params), operands, i) for i in range(len(eqn.outvars))]
+        return [
+            self.ident(eqn.primitive.name, repr(eqn.params), operands, i)
+            for i in range(len(eqn.outvars))
+        ]
 
     def random(self, eqn: Any, values: list[Value]) -> list[Value]:
         """An operation on random words or entries."""
@@ -214,7 +237,9 @@ class Walk:
         if name in STRUCTURE or (name == "broadcast_in_dim" and _only_reshapes(eqn)):
             return self.structure(eqn, values[0])
         if name in ELEMENTWISE:
-            return [(words if any(isinstance(v, Words) for v in values) else elementwise)(eqn, values)]
+            return [
+                (words if any(isinstance(v, Words) for v in values) else elementwise)(eqn, values)
+            ]
         if name in ("concatenate", "stack"):
             return [concatenate(eqn, values)]
         if name == "broadcast_in_dim":
@@ -228,13 +253,19 @@ class Walk:
             if not isinstance(value, Random):
                 outs.append(value)
                 continue
-            move = lambda a, i=i: a if np.ndim(a) == 0 else np.asarray(bind(eqn, [jnp.asarray(a)])[i])  # noqa: E731
+            move = lambda a, i=i: (
+                a if np.ndim(a) == 0 else np.asarray(bind(eqn, [jnp.asarray(a)])[i])
+            )
             layout = self.ident(value.layout, eqn.primitive.name, repr(eqn.params), i)
-            outs.append(replace(value, layout=layout, shift=move(value.shift), scale=move(value.scale)))
+            outs.append(
+                replace(value, layout=layout, shift=move(value.shift), scale=move(value.scale))
+            )
         return outs
 
     def scan(self, eqn: Any, values: list[Value]) -> list[Value]:
-        """Stacked results of a loop whose iterations draw with keys of their own, as `nn.scan` over layers does."""
+        """Stacked results of a loop whose iterations draw with keys of their own, as `nn.scan` over
+        layers does.
+        """
         p = eqn.params
         num_consts, num_carry, loop = p["num_consts"], p["num_carry"], self.ident("loop", id(eqn))
         args = list(values)
@@ -257,7 +288,7 @@ class Walk:
     def _stacked(self, value: Value, loop: int, length: int, var: Any) -> Value:
         if isinstance(value, Random) and not all(loop in source.loops for source in value.sources):
             return Unknown("the same random entries in every iteration of a loop")
-        grow = lambda a: a if np.ndim(a) == 0 else np.broadcast_to(a, var.aval.shape)  # noqa: E731
+        grow = lambda a: a if np.ndim(a) == 0 else np.broadcast_to(a, var.aval.shape)
         if isinstance(value, Random):
             return replace(value, shift=grow(value.shift), scale=grow(value.scale))
         return Constant(grow(value.value)) if isinstance(value, Constant) else value
@@ -279,4 +310,8 @@ def _only_reshapes(eqn: Any) -> bool:
 
 
 def _hashable(value: Value) -> Any:
-    return (np.shape(value.value), np.asarray(value.value).tobytes()) if isinstance(value, Constant) else id(value)
+    return (
+        (np.shape(value.value), np.asarray(value.value).tobytes())
+        if isinstance(value, Constant)
+        else id(value)
+    )

@@ -1,4 +1,6 @@
-"""What an array inside an initializer can be: a constant, a random key, random words, entries of a known law."""
+"""What an array inside an initializer can be: a constant, a random key, random words, entries of a
+known law.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,14 +13,18 @@ from ntk_jax.initializers.laws import Law
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """The same values at every draw; a 0-d `value` stands for an array that is the same everywhere."""
+    """The same values at every draw; a 0-d `value` stands for an array that is the same
+    everywhere.
+    """
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Key:
-    """A random key, or an array of them; equal `ident` means equal keys, and `loops` are the scans it varies in."""
+    """A random key, or an array of them; equal `ident` means equal keys, and `loops` are the scans
+    it varies in.
+    """
 
     ident: int
     loops: frozenset[int] = frozenset()

@@ -35,7 +35,9 @@ def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
     return k.transpose(0, 2, 1, 3).reshape(1, k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
 
 
-def from_matrices(m: Float[Array, "*T B N1 N2"], kind: Kind, num_outputs: int) -> Float[Array, "..."]:
+def from_matrices(
+    m: Float[Array, "*T B N1 N2"], kind: Kind, num_outputs: int
+) -> Float[Array, "..."]:
     """The inverse of `as_matrices`, with leading axes kept."""
     if kind == "shared":
         return m[..., 0, :, :]
@@ -52,7 +54,9 @@ def as_columns(f: Float[Array, "n *O"], kind: Kind) -> Float[Array, "B N m"]:
     return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[kind]
 
 
-def from_columns(c: Float[Array, "*T B N m"], kind: Kind, shape: tuple[int, ...]) -> Float[Array, "..."]:
+def from_columns(
+    c: Float[Array, "*T B N m"], kind: Kind, shape: tuple[int, ...]
+) -> Float[Array, "..."]:
     """The inverse of `as_columns`, with leading axes kept; `shape` is that of the outputs."""
     lead = c.shape[:-3]
     if kind == "diagonal":
@@ -60,7 +64,9 @@ def from_columns(c: Float[Array, "*T B N m"], kind: Kind, shape: tuple[int, ...]
     return c.reshape(*lead, *shape)
 
 
-def apply_kernel(k: Float[Array, "n1 n2 *outputs"], f: Float[Array, "n2 *O"]) -> Float[Array, "n1 *O"]:
+def apply_kernel(
+    k: Float[Array, "n1 n2 *outputs"], f: Float[Array, "n2 *O"]
+) -> Float[Array, "n1 *O"]:
     """K f: the kernel as a linear map of outputs."""
     columns = f if f.ndim == 2 else f[:, None]
     subscripts = {2: "ij,jo->io", 3: "ijo,jo->io", 4: "ijop,jp->io"}[k.ndim]
@@ -69,7 +75,9 @@ def apply_kernel(k: Float[Array, "n1 n2 *outputs"], f: Float[Array, "n2 *O"]) ->
 
 
 def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outputs"]) -> None:
-    """Raise unless targets have one row per example of the kernel and, if it has outputs, as many of them."""
+    """Raise unless targets have one row per example of the kernel and, if it has outputs, as many
+    of them.
+    """
     num_outputs = y.size // y.shape[0]
     expected = (k.shape[0], k.shape[2]) if k.ndim > 2 else (k.shape[0], num_outputs)
     if (y.shape[0], num_outputs) != expected:
@@ -79,8 +87,12 @@ def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outp
         )
 
 
-def as_test_kernel(k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]) -> Float[Array, "n_test n *outputs"]:
-    """The kernel between test rows and training columns, of a shape that fits that of the training kernel."""
+def as_test_kernel(
+    k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]
+) -> Float[Array, "n_test n *outputs"]:
+    """The kernel between test rows and training columns, of a shape that fits that of the training
+    kernel.
+    """
     k = as_kernel("k_test_train", k_test_train)
     if k.shape[1:] != k_train_train.shape[1:]:
         hint = " It is transposed." if k.shape[0] == k_train_train.shape[1] else ""
@@ -91,23 +103,31 @@ def as_test_kernel(k_test_train: Any, k_train_train: Float[Array, "n n *outputs"
     return k.astype(k_train_train.dtype)
 
 
-def initial_test_outputs(fx_train_0: Any, fx_test_0: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Initial outputs on the test examples: 0 by default only if they are 0 on the training examples by default, too."""
+def initial_test_outputs(
+    fx_train_0: Any, fx_test_0: Any, shape: tuple[int, ...], dtype: Any
+) -> Array:
+    """Initial outputs on the test examples: 0 by default only if they are 0 on the training
+    examples by default, too.
+    """
     if fx_test_0 is None and not (isinstance(fx_train_0, int | float) and fx_train_0 == 0):
         raise ValueError(
-            "fx_test_0: expected the initial outputs on the test examples, as fx_train_0 has those on the training "
+            "fx_test_0: expected the initial outputs on the test examples, as fx_train_0 has those "
+            "on the training "
             "examples; got None. Pass 0.0 for a network that starts at 0 on them."
         )
     return as_outputs("fx_test_0", 0.0 if fx_test_0 is None else fx_test_0, shape, dtype)
 
 
 def ridge_of_rows(name: str, value: Any, k: Float[Array, "n n *outputs"]) -> Float[Array, "*N"]:
-    """A ridge or noise: a number, or one for each example, repeated for the outputs that a full kernel couples."""
+    """A ridge or noise: a number, or one for each example, repeated for the outputs that a full
+    kernel couples.
+    """
     check_number(name, value)
     ridge = jnp.asarray(value, k.dtype)
     if ridge.shape not in ((), k.shape[:1]):
         raise ValueError(
-            f"{name}: expected a number, or one for each of the {len(k)} examples; got shape {ridge.shape}."
+            f"{name}: expected a number, or one for each of the {len(k)} examples; got shape "
+            f"{ridge.shape}."
         )
     return jnp.repeat(ridge, k.shape[2]) if ridge.ndim and k.ndim == 4 else ridge
 
@@ -115,7 +135,9 @@ def ridge_of_rows(name: str, value: Any, k: Float[Array, "n n *outputs"]) -> Flo
 def check_test_test(
     k_test_test: Any, k_test_train: Float[Array, "n_test n *outputs"]
 ) -> tuple[Array, tuple[int, ...] | None]:
-    """Test-test kernel as (matrices (B, N, N), None), or its diagonal as (columns (B, N), shape), by its shape."""
+    """Test-test kernel as (matrices (B, N, N), None), or its diagonal as (columns (B, N), shape),
+    by its shape.
+    """
     kind, num_test, outputs = kind_of(k_test_train), k_test_train.shape[0], k_test_train.shape[2:]
     whole, diagonal = (num_test, num_test, *outputs), (num_test, *outputs[:1])
     k = jnp.asarray(k_test_test)
@@ -125,7 +147,8 @@ def check_test_test(
     if k.shape == diagonal:
         return as_columns(k.astype(k_test_train.dtype), kind)[..., 0], diagonal
     raise ValueError(
-        f"k_test_test: expected shape {whole} for the whole covariance, or {diagonal} for its diagonal alone; got {k.shape}."
+        f"k_test_test: expected shape {whole} for the whole covariance, or {diagonal} for its "
+        f"diagonal alone; got {k.shape}."
     )
 
 
@@ -136,7 +159,8 @@ def as_variance(name: str, variance: Array, scale: Array) -> Array:
             smallest, largest = float(jnp.min(variance)), float(jnp.max(jnp.abs(scale)))
         if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
             raise ValueError(
-                f"{name}: expected variances of at least 0; got {smallest:.3g} with kernels of {largest:.3g}. "
+                f"{name}: expected variances of at least 0; got {smallest:.3g} with kernels of "
+                f"{largest:.3g}. "
                 "Compute all three kernels from the same rows, in float64, or add noise."
             )
     return jnp.maximum(variance, 0)

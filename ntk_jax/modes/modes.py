@@ -1,4 +1,6 @@
-"""The modes of a training kernel: paid for once, then all of training under squared loss is arithmetic on them."""
+"""The modes of a training kernel: paid for once, then all of training under squared loss is
+arithmetic on them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +21,18 @@ from ntk_jax.modes.kind import KINDS, Kind, as_matrices
 
 @dataclass(frozen=True)
 class Modes:
-    """The eigendecomposition of a training kernel, paid once: eigenvalues, largest first, and eigenvectors in columns.
+    """The eigendecomposition of a training kernel, paid once: eigenvalues, largest first, and
+    eigenvectors in columns.
 
-    Null modes, whose eigenvalue is rounding, hold exactly 0: training never moves them. A kernel (n, n, O) has O sets of
-    modes, along a first axis; a full one (n, n, O, O) has n·O modes. `s, U = modes` are the first two fields.
+    Null modes, whose eigenvalue is rounding, hold exactly 0: training never moves them. A kernel
+    (n, n, O) has O sets of modes, along a first axis; a full one (n, n, O, O) has n·O modes. `s, U
+    = modes` are the first two fields.
 
     Attributes:
         eigenvalues: s, largest first, (*O, n).
         eigenvectors: U, in columns, (*O, n, n).
-        kernel: K = U diag(s) Uᵀ itself while it is traced, else None: what depends on K as a whole is differentiated by K,
-            not by U, whose columns turn freely where eigenvalues meet.
+        kernel: K = U diag(s) Uᵀ itself while it is traced, else None: what depends on K as a whole
+            is differentiated by K, not by U, whose columns turn freely where eigenvalues meet.
         outputs: output axes of the kernel: (), (O,) or (O, O).
     """
 
@@ -48,7 +52,9 @@ class Modes:
 
     @property
     def rank(self) -> Array:
-        """The number of modes that training moves (one number per output for a kernel with an output axis)."""
+        """The number of modes that training moves (one number per output for a kernel with an
+        output axis).
+        """
         return jnp.sum(self.eigenvalues > 0, axis=-1)
 
     @property
@@ -59,7 +65,9 @@ class Modes:
     def bases(self) -> Basis:
         """The modes as a batch of bases, one for each output that has a kernel of its own."""
         kernel = self.kernel
-        if kernel is None and not (is_concrete(self.eigenvalues) and is_concrete(self.eigenvectors)):
+        if kernel is None and not (
+            is_concrete(self.eigenvalues) and is_concrete(self.eigenvectors)
+        ):
             U = self.eigenvectors  # modes of the caller's making: the kernel is what they make
             kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
         basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
@@ -70,29 +78,35 @@ jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"
 
 
 class Prediction(NamedTuple):
-    """Outputs on training and test examples; `test` is None without a test kernel, `train` with `predict_train=False`."""
+    """Outputs on training and test examples; `test` is None without a test kernel, `train` with
+    `predict_train=False`.
+    """
 
     train: Float[Array, "..."] | None
     test: Float[Array, "..."] | None
 
 
-def diagonalize(k_train_train: Float[ArrayLike, "n n *outputs"], *, rcond: float | None = None) -> Modes:
+def diagonalize(
+    k_train_train: Float[ArrayLike, "n n *outputs"], *, rcond: float | None = None
+) -> Modes:
     """The modes K = U diag(s) Uᵀ of a training kernel.
 
     Args:
-        k_train_train: symmetric positive semi-definite, (n, n) shared by all outputs, (n, n, O) one per output, or full
-            (n, n, O, O).
-        rcond: eigenvalues up to this fraction of the largest count as 0; default 5 eps of the dtype, the rounding of a
-            kernel and of its decomposition, whatever n.
+        k_train_train: symmetric positive semi-definite, (n, n) shared by all outputs, (n, n, O) one
+            per output, or full (n, n, O, O).
+        rcond: eigenvalues up to this fraction of the largest count as 0; default 5 eps of the
+            dtype, the rounding of a kernel and of its decomposition, whatever n.
 
     Returns:
-        Modes(eigenvalues (n,), eigenvectors (n, n)); with a first axis O for a kernel (n, n, O), and with n·O in place
-        of n for a full one. `modes.rank` and `modes.condition_number` report on them. Functions of modes are differentiable
-        in the kernel, also where eigenvalues meet; single eigenvectors are not there (their derivative leaves out turns
-        within an eigenspace), nor is the largest of equal eigenvalues.
+        Modes(eigenvalues (n,), eigenvectors (n, n)); with a first axis O for a kernel (n, n, O),
+        and with n·O in place of n for a full one. `modes.rank` and `modes.condition_number` report
+        on them. Functions of modes are differentiable in the kernel, also where eigenvalues meet;
+        single eigenvectors are not there (their derivative leaves out turns within an eigenspace),
+        nor is the largest of equal eigenvalues.
 
     Raises:
-        ValueError: not square, symmetric, finite, or positive semi-definite beyond rounding (with the eigenvalues).
+        ValueError: not square, symmetric, finite, or positive semi-definite beyond rounding (with
+            the eigenvalues).
 
     Reference: Lee et al. 2019, section 2.2.
     """
@@ -109,26 +123,33 @@ def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
     values, vectors = symmetric_eigh(k)
     check_psd("k_train_train", values)
     cut = null_rcond(k.dtype) if rcond is None else rcond
-    return Basis(jnp.where(values > cut * values[0], values, 0), vectors, None if is_concrete(k) else k)
+    return Basis(
+        jnp.where(values > cut * values[0], values, 0), vectors, None if is_concrete(k) else k
+    )
 
 
 def max_learning_rate(
-    modes: Modes, num_outputs: int = 1, momentum: Float[ArrayLike, ""] = 0.0, *, nesterov: bool = False
+    modes: Modes,
+    num_outputs: int = 1,
+    momentum: Float[ArrayLike, ""] = 0.0,
+    *,
+    nesterov: bool = False,
 ) -> Float[Array, ""]:
     """The largest stable step of gradient descent under half-mean squared loss.
 
-        2 n O / s_max,  with heavy-ball momentum times 1 + μ,  with Nesterov's times (1 + μ) / (1 + 2 μ)
+        2 n O / s_max,  with heavy-ball momentum times 1 + μ,  with Nesterov's times (1 + μ) / (1 +
+        2 μ)
 
     Args:
         modes: of the training kernel.
-        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a kernel (n, n, O) or (n, n, O, O),
-            which hold them.
+        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a kernel (n, n,
+            O) or (n, n, O, O), which hold them.
         momentum: μ in [0, 1).
         nesterov: the variant of momentum that `optax.sgd(..., nesterov=True)` takes.
 
     Returns:
-        A scalar; infinite for a kernel that is zero. Where the largest eigenvalue is repeated it has a kink in the kernel: the
-        derivative is that of the mean of the equal ones.
+        A scalar; infinite for a kernel that is zero. Where the largest eigenvalue is repeated it
+        has a kink in the kernel: the derivative is that of the mean of the equal ones.
 
     Raises:
         ValueError: momentum outside [0, 1), num_outputs below 1.
@@ -138,7 +159,9 @@ def max_learning_rate(
     check_integer("num_outputs", num_outputs, minimum=1)
     check_momentum(momentum)
     factor = (1 + momentum) / (1 + 2 * momentum) if nesterov else 1 + momentum
-    return jnp.asarray(2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues))
+    return jnp.asarray(
+        2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues)
+    )
 
 
 def check_momentum(momentum: Any) -> None:

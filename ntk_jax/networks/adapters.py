@@ -1,4 +1,6 @@
-"""Networks of any kind as functions of parameters and examples, and functions made from such functions."""
+"""Networks of any kind as functions of parameters and examples, and functions made from such
+functions.
+"""
 
 from functools import partial
 from typing import Any, cast
@@ -19,24 +21,31 @@ class TrainingModeError(ValueError):
     def __init__(self, model: nn.Module, *, draws: bool) -> None:
         self.draws = draws
         super().__init__(
-            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} in training mode, with "
-            "batch statistics that change or dropout. Pass what its call takes to evaluate, for example "
-            "from_linen(model, variables, train=False), or build it with use_running_average=True, deterministic=True."
+            f"model: expected one whose call draws and updates nothing; got {type(model).__name__} "
+            "in training mode, with "
+            "batch statistics that change or dropout. Pass what its call takes to evaluate, for "
+            "example "
+            "from_linen(model, variables, train=False), or build it with use_running_average=True, "
+            "deterministic=True."
         )
 
 
-def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
+def from_linen(
+    model: nn.Module, variables: Any, *args: Any, **kwargs: Any
+) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
 
-    Further arguments go to the model's call after x: `from_linen(model, variables, train=False)` turns dropout off
-    and makes batch normalization use its running averages.
+    Further arguments go to the model's call after x: `from_linen(model, variables, train=False)`
+    turns dropout off and makes batch normalization use its running averages.
 
     Raises:
-        ValueError: `variables` has no "params" collection; of `apply_fn`: the model is in training mode.
+        ValueError: `variables` has no "params" collection; of `apply_fn`: the model is in training
+            mode.
     """
     if "params" not in variables:
         raise ValueError(
-            f"variables: expected the result of model.init, with a 'params' collection; got {sorted(variables)}. "
+            "variables: expected the result of model.init, with a 'params' collection; got "
+            f"{sorted(variables)}. "
             "If these are the parameters themselves, pass {'params': params}."
         )
     fixed = {name: value for name, value in variables.items() if name != "params"}
@@ -44,19 +53,27 @@ def from_linen(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> t
     return partial(_apply_linen, model, fixed, args, kwargs), variables["params"]
 
 
-def _apply_linen(model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike) -> Array:
-    """The model as a function of parameters and examples: at the top of a module, so that it can be pickled."""
+def _apply_linen(
+    model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike
+) -> Array:
+    """The model as a function of parameters and examples: at the top of a module, so that it can be
+    pickled.
+    """
     try:
         return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
     except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
-        raise TrainingModeError(model, draws=isinstance(error, flax.errors.InvalidRngError)) from error
+        raise TrainingModeError(
+            model, draws=isinstance(error, flax.errors.InvalidRngError)
+        ) from error
 
 
 def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
-    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed, as it is now.
+    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed, as
+    it is now.
 
-    Call `module.eval()` first: it turns dropout off and makes batch normalization use its running averages. Further
-    arguments go to the module's call after x. The module itself is neither changed nor kept up to date.
+    Call `module.eval()` first: it turns dropout off and makes batch normalization use its running
+    averages. Further arguments go to the module's call after x. The module itself is neither
+    changed nor kept up to date.
 
     Raises:
         ValueError: the module has no parameters.
@@ -65,18 +82,24 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
     state, rest = states
     structure, params = jax.tree.structure(state), state.to_pure_dict()
     if not jax.tree.leaves(params):
-        raise ValueError(f"module: expected one with nnx.Param variables; got {type(module).__name__} without any.")
+        raise ValueError(
+            f"module: expected one with nnx.Param variables; got {type(module).__name__} without "
+            "any."
+        )
 
     def apply_fn(params: Params, x: ArrayLike) -> Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        fixed = jax.tree.map(lambda value: value, rest)  # calls that update statistics update these copies
+        fixed = jax.tree.map(
+            lambda value: value, rest
+        )  # calls that update statistics update these copies
         return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
 
     return apply_fn, params
 
 
 def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
-    """The network minus itself at `params_0`: f(params, x) - f(params_0, x), exactly 0 at initialization.
+    """The network minus itself at `params_0`: f(params, x) - f(params_0, x), exactly 0 at
+    initialization.
 
     The tangent kernel is unchanged. (Chizat, Oyallon, Bach 2019, section 1.2.)
     """

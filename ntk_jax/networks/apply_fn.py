@@ -1,4 +1,6 @@
-"""Checks of the network as a function: that it is one, that it can be differentiated, that it returns numbers."""
+"""Checks of the network as a function: that it is one, that it can be differentiated, that it
+returns numbers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +31,21 @@ def check_apply_fn(apply_fn: Any, params: Any) -> None:
         )
     if _is_equinox(function):
         raise ValueError(
-            f"apply_fn: expected a function apply_fn(params, x); got an Equinox module, {name}. Split it, params, rest = "
-            "eqx.partition(module, eqx.is_inexact_array), and use lambda p, x: jax.vmap(eqx.combine(p, rest))(x)."
+            f"apply_fn: expected a function apply_fn(params, x); got an Equinox module, {name}. "
+            "Split it, params, rest = "
+            "eqx.partition(module, eqx.is_inexact_array), and use lambda p, x: "
+            "jax.vmap(eqx.combine(p, rest))(x)."
         )
     if not callable(function):
         swapped = callable(params) and not _is_equinox(params)
-        way_out = "These two are swapped: the function comes first." if swapped else "Pass the function itself."
-        raise ValueError(f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}")
+        way_out = (
+            "These two are swapped: the function comes first."
+            if swapped
+            else "Pass the function itself."
+        )
+        raise ValueError(
+            f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}"
+        )
 
 
 def _is_equinox(value: Any) -> bool:
@@ -51,8 +61,10 @@ def forward_mode(name: str) -> Iterator[None]:
         if not any(name in str(error) for name in ("custom_vjp", "custom_lin")):
             raise
         raise ValueError(
-            f"{name}: expected a network with a forward-mode derivative; got one with a jax.custom_vjp function, which has "
-            "a rule for reverse mode alone. Write its rule with jax.custom_jvp, which serves both, or use what needs "
+            f"{name}: expected a network with a forward-mode derivative; got one with a "
+            "jax.custom_vjp function, which has "
+            "a rule for reverse mode alone. Write its rule with jax.custom_jvp, which serves both, "
+            "or use what needs "
             "reverse mode only: empirical_ntk(method='layerwise' or 'jacobian'), tangent_features."
         ) from error
 
@@ -62,7 +74,9 @@ def check_outputs(values: Any, what: str = "outputs") -> Any:
     if is_concrete(values) and not all_finite([values]):
         bad = int(np.sum(~np.isfinite(np.asarray(values).astype(float))))
         raise ValueError(
-            f"apply_fn: expected finite {what} at these parameters and examples; got {bad} NaN or infinite of "
-            f"{values.size}. Look for logarithms, roots and quotients outside their domain, or for overflow."
+            f"apply_fn: expected finite {what} at these parameters and examples; got {bad} NaN or "
+            "infinite of "
+            f"{values.size}. Look for logarithms, roots and quotients outside their domain, or for "
+            "overflow."
         )
     return values

@@ -5,8 +5,8 @@
 | "ntk" | z = W_std / sqrt(fan_in) x W + b_std b | W, b ~ N(0, 1) |
 | "standard" | z = x W + b | W ~ N(0, W_std² / fan_in), b ~ N(0, b_std²) |
 
-Both draw the same functions at initialization; they differ in how gradient descent moves them. (Jacot et al. 2018;
-Sohl-Dickstein et al. 2020.)
+Both draw the same functions at initialization; they differ in how gradient descent moves them.
+(Jacot et al. 2018; Sohl-Dickstein et al. 2020.)
 """
 
 from collections.abc import Callable, Sequence
@@ -66,27 +66,40 @@ def activation_function(activation: Activation) -> Callable[[Array], Array]:
 
 
 def per_layer(name: str, value: Any, num_layers: int) -> tuple[Any, ...]:
-    """`value` for each of the `num_layers` Dense layers: a scalar (or None) is repeated, a vector must fit."""
+    """`value` for each of the `num_layers` Dense layers: a scalar (or None) is repeated, a vector
+    must fit.
+    """
     values = scales_of_layers(value)
     if not isinstance(values, tuple):
         return (values,) * num_layers
     if len(values) != num_layers:
         raise ValueError(
-            f"{name}: expected a number or one per Dense layer ({num_layers}: hidden layers, then readout); "
+            f"{name}: expected a number or one per Dense layer ({num_layers}: hidden layers, then "
+            "readout); "
             f"got {len(values)}."
         )
     return values
 
 
 def scales_of_layers(value: Any) -> Any:
-    """A vector of scales as a tuple, an array of one as it is: Python numbers where the values are known."""
+    """A vector of scales as a tuple, an array of one as it is: Python numbers where the values are
+    known.
+    """
     if isinstance(value, Array | np.ndarray):
-        value = np.asarray(value).tolist() if is_concrete(value) else tuple(value) if value.ndim else value
+        value = (
+            np.asarray(value).tolist()
+            if is_concrete(value)
+            else tuple(value)
+            if value.ndim
+            else value
+        )
     return tuple(value) if isinstance(value, Sequence) else value
 
 
 def check_scales(W_std: Any, b_std: Any, parameterization: str) -> None:
-    """Raise unless the standard deviations of one layer are numbers in range and the parameterization is known."""
+    """Raise unless the standard deviations of one layer are numbers in range and the
+    parameterization is known.
+    """
     check_option("parameterization", parameterization, PARAMETERIZATIONS)
     check_number("W_std", W_std, strict=True, max_ndim=0)
     if b_std is not None:
@@ -94,7 +107,8 @@ def check_scales(W_std: Any, b_std: Any, parameterization: str) -> None:
 
 
 class Dense(nn.Module):
-    """A fully connected layer, x (..., fan_in) -> z (..., features); the formulas are in this file's heading.
+    """A fully connected layer, x (..., fan_in) -> z (..., features); the formulas are in this
+    file's heading.
 
     Attributes:
         features: number of outputs.
@@ -124,7 +138,9 @@ class Dense(nn.Module):
         given = (self.W_std, 0.0 if self.b_std is None else self.b_std)
         W_std, b_std = (std.astype(dtype) if isinstance(std, Array) else std for std in given)
         scales: tuple[Any, Any] = (W_std / x.shape[-1] ** 0.5, b_std)
-        forward, initial = (scales, (1.0, 1.0)) if self.parameterization == "ntk" else ((1.0, 1.0), scales)
+        forward, initial = (
+            (scales, (1.0, 1.0)) if self.parameterization == "ntk" else ((1.0, 1.0), scales)
+        )
         (W_scale, b_scale), (W_init, b_init) = forward, initial
         W = self.param("kernel", _normal(W_init), (x.shape[-1], self.features), dtype)
         z = W_scale * (x @ W)
@@ -137,7 +153,9 @@ class Dense(nn.Module):
 def _as_features(x: ArrayLike) -> Array:
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(f"x: expected real values; got {x.dtype}. Stack real and imaginary parts as features.")
+        raise ValueError(
+            f"x: expected real values; got {x.dtype}. Stack real and imaginary parts as features."
+        )
     return x
 
 
@@ -147,7 +165,8 @@ def _normal(std: Any) -> Callable[[Array, Sequence[int], Any], Array]:
 
 
 class MLP(nn.Module):
-    """A multi-layer perceptron: len(widths) hidden layers, then a Dense readout; x (n, d) -> (n, num_outputs).
+    """A multi-layer perceptron: len(widths) hidden layers, then a Dense readout; x (n, d) -> (n,
+    num_outputs).
 
     Attributes:
         widths: units of each hidden layer; () is a linear model.
@@ -175,11 +194,15 @@ class MLP(nn.Module):
     def __call__(self, x: ArrayLike) -> Array:
         """Raises ValueError for inputs with more than one feature axis, and what `Dense` raises."""
         if jnp.ndim(x) > 2:
-            raise ValueError(f"x: expected shape (n, d); got {jnp.shape(x)}. Flatten it: x.reshape(len(x), -1).")
+            raise ValueError(
+                f"x: expected shape (n, d); got {jnp.shape(x)}. Flatten it: x.reshape(len(x), -1)."
+            )
         x = _as_features(x)
         phi = activation_function(self.activation)
         features = (*self.widths, self.num_outputs)
-        W_std, b_std = (per_layer(name, getattr(self, name), len(features)) for name in ("W_std", "b_std"))
+        W_std, b_std = (
+            per_layer(name, getattr(self, name), len(features)) for name in ("W_std", "b_std")
+        )
         for i, layer in enumerate(zip(features, W_std, b_std, strict=True)):
             x = Dense(*layer, self.parameterization)(x)
             if i < len(self.widths):
@@ -190,12 +213,13 @@ class MLP(nn.Module):
 def torch_init(params: Params, key: Array) -> Params:
     """Parameters of the same shapes, drawn as PyTorch's `Linear` and `Conv` layers draw theirs.
 
-    Weights and biases of a layer are uniform on ±1/sqrt(fan_in), so the weights have variance 1/(3 fan_in). For networks
-    in standard parameterization: `MLP(..., parameterization="standard")`, or any Flax model of Dense and Conv layers.
+    Weights and biases of a layer are uniform on ±1/sqrt(fan_in), so the weights have variance 1/(3
+    fan_in). For networks in standard parameterization: `MLP(..., parameterization="standard")`, or
+    any Flax model of Dense and Conv layers.
 
     Args:
-        params: parameters of Linen, nested dictionaries whose layers hold a "kernel" (..., fan_in axes, features) and
-            perhaps a "bias"; anything else is kept as it is.
+        params: parameters of Linen, nested dictionaries whose layers hold a "kernel" (..., fan_in
+            axes, features) and perhaps a "bias"; anything else is kept as it is.
         key: a random key.
 
     Returns:
@@ -205,7 +229,9 @@ def torch_init(params: Params, key: Array) -> Params:
     kernels = [(path[:-1], leaf) for path, leaf in leaves if _name(path) == "kernel"]
     draws = {
         layer: (own, (kernel.size // kernel.shape[-1]) ** -0.5)
-        for (layer, kernel), own in zip(kernels, jax.random.split(key, max(1, len(kernels))), strict=False)
+        for (layer, kernel), own in zip(
+            kernels, jax.random.split(key, max(1, len(kernels))), strict=False
+        )
     }
 
     def draw(path: Any, leaf: Any) -> Any:

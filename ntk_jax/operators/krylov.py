@@ -13,10 +13,11 @@ from ntk_jax.norms import norm
 def dominant_eigenvector(
     multiply: Callable[[Array], Array], start: Float[Array, " P"], num_steps: int
 ) -> tuple[Float[Array, ""], Float[Array, " P"]]:
-    """The Ritz pair of largest magnitude in the Krylov space of `start`, by Lanczos with full reorthogonalization.
+    """The Ritz pair of largest magnitude in the Krylov space of `start`, by Lanczos with full
+    reorthogonalization.
 
-    `start` itself is in that space: repeating from the result never loses what was found. Eigenvalues of opposite
-    sign, between which power iteration would wander, are told apart.
+    `start` itself is in that space: repeating from the result never loses what was found.
+    Eigenvalues of opposite sign, between which power iteration would wander, are told apart.
 
     Args:
         multiply: v (P,) -> A v for a symmetric A.
@@ -30,7 +31,9 @@ def dominant_eigenvector(
     """
     dtype, eps = start.dtype, jnp.finfo(start.dtype).eps
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(
+        carry: tuple[Array, Array], i: Array
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, q = carry
         basis = basis.at[i].set(q)
         w = multiply(q)
@@ -43,8 +46,12 @@ def dominant_eigenvector(
         return (basis, q), (diagonal, jnp.where(found, rest, 0))
 
     empty = jnp.zeros((num_steps, start.size), dtype)
-    (basis, _), (diagonal, beside) = jax.lax.scan(step, (empty, start / norm(start)), jnp.arange(num_steps))
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
+    (basis, _), (diagonal, beside) = jax.lax.scan(
+        step, (empty, start / norm(start)), jnp.arange(num_steps)
+    )
+    values, vectors = jnp.linalg.eigh(
+        jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
+    )
     best = jnp.argmax(jnp.abs(values))
     vector = basis.T @ vectors[:, best]
     length = norm(vector)

@@ -1,4 +1,6 @@
-"""The Krylov spaces of a symmetric operator, orthonormal to rounding: in one block, or one space per probe vector."""
+"""The Krylov spaces of a symmetric operator, orthonormal to rounding: in one block, or one space
+per probe vector.
+"""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from ntk_jax.types import SymmetricOperator
 
 
 class Krylov(NamedTuple):
-    """An orthonormal basis (n, m), the operator in that basis (m, m), and what of it leaves the space (b, b)."""
+    """An orthonormal basis (n, m), the operator in that basis (m, m), and what of it leaves the
+    space (b, b).
+    """
 
     basis: Float[Array, "n m"]
     projected: Float[np.ndarray, "m m"]
@@ -23,7 +27,9 @@ class Krylov(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """Gauss nodes and weights for vᵀ f(K) v, one row per probe v; the weights of a row add up to 1."""
+    """Gauss nodes and weights for vᵀ f(K) v, one row per probe v; the weights of a row add up to
+    1.
+    """
 
     nodes: Float[Array, "probes steps"]
     weights: Float[Array, "probes steps"]
@@ -33,14 +39,18 @@ def as_operator(name: str, k: Any) -> Any:
     """A kernel as a symmetric matrix (n, n), or an operator with `@` and a square `shape` as it is.
 
     Raises:
-        ValueError: neither, not square, an array that is not symmetric, an operator that is not in float32 or float64.
+        ValueError: neither, not square, an array that is not symmetric, an operator that is not in
+            float32 or float64.
     """
     if isinstance(k, SymmetricOperator) and not isinstance(k, Array | np.ndarray):
         if len(k.shape) != 2 or k.shape[0] != k.shape[1]:
-            raise ValueError(f"{name}: expected a square operator; got shape {k.shape}. Make it with x2=None.")
+            raise ValueError(
+                f"{name}: expected a square operator; got shape {k.shape}. Make it with x2=None."
+            )
         if jnp.dtype(k.dtype) not in (jnp.float32, jnp.float64):
             raise ValueError(
-                f"{name}: expected an operator in float32 or float64; got {k.dtype}. Convert its products."
+                f"{name}: expected an operator in float32 or float64; got {k.dtype}. Convert its "
+                "products."
             )
         return k
     matrix = as_matrix(as_kernel(name, k))
@@ -67,7 +77,9 @@ class BlockLanczos:
         """Add the next block to the basis."""
         m, b = self.dimension, self.size
         product = multiply(self.k, self.block)
-        self.basis, self.block, column, remainder = _orthogonalize(self.basis, self.block, m, product)
+        self.basis, self.block, column, remainder = _orthogonalize(
+            self.basis, self.block, m, product
+        )
         self.projected[:, m : m + b] = column
         self.dimension = m + b
         inside = self.projected[: m + b, : m + b]
@@ -75,11 +87,14 @@ class BlockLanczos:
 
 
 @jax.jit
-def _orthogonalize(basis: Array, block: Array, m: Any, product: Array) -> tuple[Array, Array, Array, Array]:
-    """The basis with the block, the next block, K's coefficients in the basis, and those in the next block.
+def _orthogonalize(
+    basis: Array, block: Array, m: Any, product: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The basis with the block, the next block, K's coefficients in the basis, and those in the
+    next block.
 
-    Each projection is made twice, as rounding needs; the second factorization makes directions that were only rounding
-    (the space is invariant) orthogonal to the basis too.
+    Each projection is made twice, as rounding needs; the second factorization makes directions that
+    were only rounding (the space is invariant) orthogonal to the basis too.
     """
     basis = jax.lax.dynamic_update_slice(basis, block, (0, m))
     coefficients = matmul(basis.T, product)
@@ -93,7 +108,9 @@ def _orthogonalize(basis: Array, block: Array, m: Any, product: Array) -> tuple[
 
 
 def gauss_quadrature(k: Any, probes: Float[Array, "n p"], num_steps: int) -> Quadrature:
-    """The Gauss rule of the measure Σ_i (u_iᵀ v)² δ(s - s_i) / |v|² of each probe v, by that many Lanczos steps."""
+    """The Gauss rule of the measure Σ_i (u_iᵀ v)² δ(s - s_i) / |v|² of each probe v, by that many
+    Lanczos steps.
+    """
     vectors = probes / norm(probes, axis=0)[None]
     basis = jnp.zeros((num_steps + 1, *probes.shape), probes.dtype).at[0].set(vectors)
     diagonal, off_diagonal = [], []
@@ -108,7 +125,9 @@ def gauss_quadrature(k: Any, probes: Float[Array, "n p"], num_steps: int) -> Qua
 def _lanczos_step(
     basis: Float[Array, "m n p"], step: Any, product: Float[Array, "n p"]
 ) -> tuple[Array, Array, Array, Array]:
-    """One step for every probe; a space that is exhausted goes on with zero vectors, which have weight 0."""
+    """One step for every probe; a space that is exhausted goes on with zero vectors, which have
+    weight 0.
+    """
 
     def project_out(w: Array) -> tuple[Array, Array]:
         inner = jnp.einsum("mnp,np->mp", basis, w, precision="highest")
@@ -119,12 +138,19 @@ def _lanczos_step(
     beta = norm(rest, axis=0)
     exhausted = beta <= 10 * jnp.finfo(beta.dtype).eps * norm(product, axis=0)
     following = jnp.where(exhausted[None], 0, rest / jnp.where(exhausted, 1, beta)[None])
-    return basis.at[step + 1].set(following), following, alpha + correction, jnp.where(exhausted, 0, beta)
+    return (
+        basis.at[step + 1].set(following),
+        following,
+        alpha + correction,
+        jnp.where(exhausted, 0, beta),
+    )
 
 
 @jax.jit
 def _gauss_rule(diagonal: Float[Array, "p m"], off_diagonal: Float[Array, "p k"]) -> Quadrature:
-    """Golub, Welsch 1969: eigenvalues of the tridiagonal matrix, squared first entries of its eigenvectors."""
-    build = lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1)  # noqa: E731
+    """Golub, Welsch 1969: eigenvalues of the tridiagonal matrix, squared first entries of its
+    eigenvectors.
+    """
+    build = lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1)
     nodes, vectors = jnp.linalg.eigh(jax.vmap(build)(diagonal, off_diagonal))
     return Quadrature(nodes, vectors[:, 0, :] ** 2)

@@ -1,4 +1,6 @@
-"""Training, moving: each function returns a matplotlib animation, for `save_gif` or, in a notebook, `to_jshtml`."""
+"""Training, moving: each function returns a matplotlib animation, for `save_gif` or, in a notebook,
+`to_jshtml`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,8 @@ def animate_networks(
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
 ) -> FuncAnimation:
-    """Many networks being trained at once: a thin line each, with the mean ± 2 standard deviations that theory gives.
+    """Many networks being trained at once: a thin line each, with the mean ± 2 standard deviations
+    that theory gives.
 
     Args:
         x: inputs (n,).
@@ -46,7 +49,10 @@ def animate_networks(
     lines = [ax.plot(grid, row, color=COLORS[0], linewidth=0.8, alpha=alpha)[0] for row in f[0]]
     bands, ends = [], list(np.quantile(f, [0.002, 0.998]))
     if mean is not None:
-        middle, width = np.asarray(mean), 2 * np.asarray(np.zeros_like(mean) if std is None else std)
+        middle, width = (
+            np.asarray(mean),
+            2 * np.asarray(np.zeros_like(mean) if std is None else std),
+        )
         for sign, style in ((0, "-"), (1, "--"), (-1, "--")):
             label = {0: "kernel: mean", 1: "kernel: ±2 std", -1: None}[sign]
             line = ax.plot([], [], color=COLORS[1], linestyle=style, linewidth=1.8, label=label)[0]
@@ -55,7 +61,9 @@ def animate_networks(
     ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
     low, high = min(ends), max(ends)
     room = 0.05 * (high - low)  # above, for the legend
-    ax.set(xlabel="x", ylabel="f(x)", ylim=(low - room, high + 3 * room), xlim=(grid.min(), grid.max()))
+    ax.set(
+        xlabel="x", ylabel="f(x)", ylim=(low - room, high + 3 * room), xlim=(grid.min(), grid.max())
+    )
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=3)
 
@@ -64,7 +72,11 @@ def animate_networks(
             line.set_ydata(row)
         for line, values in bands:
             line.set_data(grid, values[i])
-        return [*lines, *(line for line, _ in bands), ax.set_title(f"{f.shape[1]} networks, t = {t[i]:.3g}")]
+        return [
+            *lines,
+            *(line for line, _ in bands),
+            ax.set_title(f"{f.shape[1]} networks, t = {t[i]:.3g}"),
+        ]
 
     return FuncAnimation(fig, update, frames=len(t), interval=80)
 
@@ -77,18 +89,23 @@ def animate_weights(
     Args:
         weights: name -> matrices (T, rows, columns).
         steps: (T,).
-        max_rows: rows and columns that are drawn, the first ones; the percentages are of whole matrices.
+        max_rows: rows and columns that are drawn, the first ones; the percentages are of whole
+            matrices.
 
     Returns:
         The animation, T frames.
     """
     frames = {name: np.asarray(matrices) for name, matrices in weights.items()}
-    fig, axes = plt.subplots(1, len(frames), figsize=(2.6 * len(frames), 2.9), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(frames), figsize=(2.6 * len(frames), 2.9), layout="constrained", squeeze=False
+    )
     images = []
     for ax, (name, W) in zip(axes[0], frames.items(), strict=True):
         bound = 2 * W[0].std()
         shown = W[0, :max_rows, :max_rows]
-        images.append(ax.imshow(shown, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest"))
+        images.append(
+            ax.imshow(shown, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+        )
         part = "" if shown.shape == W[0].shape else f" (first {max_rows})"
         ax.set(xticks=[], yticks=[], title=f"{name}{part}")
 
@@ -111,7 +128,8 @@ def animate_function_space(
 ) -> FuncAnimation:
     """Two outputs on their way to two targets, pushed by the kernel: its ellipse travels with them.
 
-    The ellipse is K u for all residuals u of one length. It keeps its shape for a lazy network, and turns for a rich one.
+    The ellipse is K u for all residuals u of one length. It keeps its shape for a lazy network, and
+    turns for a rich one.
 
     Args:
         paths: name -> outputs (T, 2).
@@ -128,13 +146,24 @@ def animate_function_space(
     drawn = []
     for i, (name, points) in enumerate(tracks.items()):
         style: dict[str, Any] = {"color": COLORS[i % 7], "linestyle": LINES[i % 4]}
-        path, ellipse = ax.plot([], [], linewidth=2, label=name, **style)[0], ax.plot([], [], linewidth=1, **style)[0]
+        path, ellipse = (
+            ax.plot([], [], linewidth=2, label=name, **style)[0],
+            ax.plot([], [], linewidth=1, **style)[0],
+        )
         k = np.broadcast_to(np.asarray(kernels[name]), (len(t), 2, 2))
         drawn.append((points, k, path, ellipse, ax.plot([], [], "o", color=COLORS[i % 7])[0]))
     ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
     everything = np.concatenate([*tracks.values(), target[None]])
-    middle, half = (everything.max(0) + everything.min(0)) / 2, 0.75 * np.ptp(everything, axis=0).max()
-    ax.set(xlabel="$f(x_1)$", ylabel="$f(x_2)$", xlim=middle[0] + [-half, half], ylim=middle[1] + [-half, half])
+    middle, half = (
+        (everything.max(0) + everything.min(0)) / 2,
+        0.75 * np.ptp(everything, axis=0).max(),
+    )
+    ax.set(
+        xlabel="$f(x_1)$",
+        ylabel="$f(x_2)$",
+        xlim=middle[0] + [-half, half],
+        ylim=middle[1] + [-half, half],
+    )
     ax.set_aspect("equal")
     finish(ax)
 
@@ -149,10 +178,15 @@ def animate_function_space(
 
 
 def animate_output_scale(
-    x: ArrayLike, outputs: Mapping[str, ArrayLike], times: ArrayLike | Sequence[float], *, data: tuple[ArrayLike, ArrayLike],
+    x: ArrayLike,
+    outputs: Mapping[str, ArrayLike],
+    times: ArrayLike | Sequence[float],
+    *,
+    data: tuple[ArrayLike, ArrayLike],
     linear: Mapping[str, ArrayLike] | None = None,
-) -> FuncAnimation:  # fmt: skip
-    """From lazy to rich: one panel per output scale, the network in training and what its kernel predicts.
+) -> FuncAnimation:
+    """From lazy to rich: one panel per output scale, the network in training and what its kernel
+    predicts.
 
     Args:
         x: inputs (n,).
@@ -165,18 +199,37 @@ def animate_output_scale(
         The animation, T frames.
     """
     grid, t = np.ravel(x), np.ravel(times)
-    tracks = {name: [np.asarray(outputs[name]), *([np.asarray(linear[name])] if linear else [])] for name in outputs}
+    tracks = {
+        name: [np.asarray(outputs[name]), *([np.asarray(linear[name])] if linear else [])]
+        for name in outputs
+    }
     fig, axes = plt.subplots(
-        1, len(tracks), figsize=(2.9 * len(tracks), 3.0), layout="constrained", sharey=True, squeeze=False
+        1,
+        len(tracks),
+        figsize=(2.9 * len(tracks), 3.0),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
     lines = []
     for ax, (name, rows) in zip(axes[0], tracks.items(), strict=True):
-        for row, label, style, color in zip(rows, ("network", "linearized"), ("-", "--"), COLORS, strict=False):
-            lines.append((ax.plot(grid, row[0], color=color, linestyle=style, linewidth=2, label=label)[0], row))
+        for row, label, style, color in zip(
+            rows, ("network", "linearized"), ("-", "--"), COLORS, strict=False
+        ):
+            lines.append(
+                (
+                    ax.plot(grid, row[0], color=color, linestyle=style, linewidth=2, label=label)[
+                        0
+                    ],
+                    row,
+                )
+            )
         ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
         ax.set(title=name, xlabel="x")
         ax.spines[["top", "right"]].set_visible(False)
-    values = np.concatenate([row.ravel() for rows in tracks.values() for row in rows] + [np.ravel(data[1])])
+    values = np.concatenate(
+        [row.ravel() for rows in tracks.values() for row in rows] + [np.ravel(data[1])]
+    )
     axes[0, 0].set(ylabel="f(x)", ylim=(values.min() - 0.1, values.max() + 0.1))
     axes[0, 0].legend(frameon=False, fontsize="small")
 

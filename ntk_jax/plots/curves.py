@@ -10,9 +10,15 @@ from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes
 
 
 def plot_curves(
-    t: ArrayLike, curves: Mapping[str, ArrayLike], ax: Axes | None = None, *, ylabel: str = "loss", title: str = ""
+    t: ArrayLike,
+    curves: Mapping[str, ArrayLike],
+    ax: Axes | None = None,
+    *,
+    ylabel: str = "loss",
+    title: str = "",
 ) -> Axes:
-    """Curves over training time on logarithmic axes, the first one (the network) as markers, the others as lines.
+    """Curves over training time on logarithmic axes, the first one (the network) as markers, the
+    others as lines.
 
     Args:
         t: times, learning rate x steps, (T,); times of 0 are left out.
@@ -30,14 +36,24 @@ def plot_curves(
     for i, (name, values) in enumerate(curves.items()):
         style: dict[str, Any] = {"linestyle": LINES[(i - 1) % 4], "linewidth": 2} if i else marks(0)
         ax.plot(
-            t[later], np.asarray(values)[later], color=COLORS[i % 7], label=name, zorder=3 if i == 0 else 2, **style
+            t[later],
+            np.asarray(values)[later],
+            color=COLORS[i % 7],
+            label=name,
+            zorder=3 if i == 0 else 2,
+            **style,
         )
-    ax.set(xscale="log", yscale="log", xlabel="t = learning rate × steps", ylabel=ylabel, title=title)
+    ax.set(
+        xscale="log", yscale="log", xlabel="t = learning rate × steps", ylabel=ylabel, title=title
+    )
     return finish(ax)
 
 
-def plot_predictions(network: ArrayLike, kernels: Mapping[str, ArrayLike], ax: Axes | None = None) -> Axes:
-    """Test outputs of the trained network against those that each kernel predicts, with the line of equality.
+def plot_predictions(
+    network: ArrayLike, kernels: Mapping[str, ArrayLike], ax: Axes | None = None
+) -> Axes:
+    """Test outputs of the trained network against those that each kernel predicts, with the line of
+    equality.
 
     Args:
         network: outputs, any shape.
@@ -51,14 +67,18 @@ def plot_predictions(network: ArrayLike, kernels: Mapping[str, ArrayLike], ax: A
     f, predictions = np.ravel(network), {name: np.ravel(k) for name, k in kernels.items()}
     everything = [f, *predictions.values()]
     ends = min(map(np.min, everything)), max(map(np.max, everything))
-    shown = slice(None, None, -(-f.size // 500))  # more points hide each other; the errors are over all
+    shown = slice(
+        None, None, -(-f.size // 500)
+    )  # more points hide each other; the errors are over all
     ax.plot(ends, ends, color="0.6", linewidth=1, zorder=1)
     for i, (name, predicted) in enumerate(predictions.items()):
         label = f"{name}: MSE {np.mean((predicted - f) ** 2):.2g}"
         style = marks(i) | {"markersize": 4, "alpha": 0.7}
         ax.plot(predicted[shown], f[shown], color=COLORS[(i + 1) % 7], label=label, **style)
     ax.set(
-        xlabel="kernel prediction of $f(x)$", ylabel="trained network $f(x)$", title="test outputs at the same time t"
+        xlabel="kernel prediction of $f(x)$",
+        ylabel="trained network $f(x)$",
+        title="test outputs at the same time t",
     )
     ax.set_aspect("equal", adjustable="datalim")
     return finish(ax)
@@ -81,7 +101,14 @@ def plot_relative_change(
     for i, (name, values) in enumerate(changes.items()):
         step = np.asarray(steps[name])
         style: dict[str, Any] = {"linestyle": LINES[i % 4], "linewidth": 2}
-        ax.plot(step[step > 0], np.asarray(values)[step > 0], color=COLORS[i % 7], label=name, **style)
-    ax.set(xscale="log", yscale="log", xlabel="training step", ylabel=r"$\|\theta_t - \theta_0\| \,/\, \|\theta_0\|$")
+        ax.plot(
+            step[step > 0], np.asarray(values)[step > 0], color=COLORS[i % 7], label=name, **style
+        )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="training step",
+        ylabel=r"$\|\theta_t - \theta_0\| \,/\, \|\theta_0\|$",
+    )
     ax.set_title("relative weight change")
     return finish(ax)

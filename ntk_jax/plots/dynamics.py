@@ -9,22 +9,29 @@ from jax.typing import ArrayLike
 from ntk_jax.plots.style import COLORS, Axes, finish, marks, new_axes, plt
 
 
-def plot_comparison(comparison: Any, axes: Sequence[Axes] | None = None, *, num_outputs: int = 4) -> list[Axes]:
-    """Loss, some outputs, and accuracy or sup-norm gap over training: the network as markers, its prediction as lines.
+def plot_comparison(
+    comparison: Any, axes: Sequence[Axes] | None = None, *, num_outputs: int = 4
+) -> list[Axes]:
+    """Loss, some outputs, and accuracy or sup-norm gap over training: the network as markers, its
+    prediction as lines.
 
-    The learning rate in units of the critical one stands under the losses, in red where training is unstable.
+    The learning rate in units of the critical one stands under the losses, in red where training is
+    unstable.
 
     Args:
         comparison: what `compare` returns.
         axes: three Axes; a new figure if None.
-        num_outputs: outputs (first output coordinate of the first examples, of the test set if there is one) to show.
+        num_outputs: outputs (first output coordinate of the first examples, of the test set if
+            there is one) to show.
 
     Returns:
         The three Axes.
     """
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    sides = {"train": comparison.train} | ({} if comparison.test is None else {"test": comparison.test})
+    sides = {"train": comparison.train} | (
+        {} if comparison.test is None else {"test": comparison.test}
+    )
     t = comparison.t
     late = t > 0
     for i, (name, side) in enumerate(sides.items()):
@@ -44,15 +51,21 @@ def plot_comparison(comparison: Any, axes: Sequence[Axes] | None = None, *, num_
     axes[1].set(ylabel="$f(x)$", title=f"outputs, sup-norm gap {gap:.2g}")
     accuracies = comparison.train.accuracy is not None
     axes[2].set(
-        title="accuracy" if accuracies else "largest difference of outputs", ylabel="accuracy" if accuracies else "gap"
+        title="accuracy" if accuracies else "largest difference of outputs",
+        ylabel="accuracy" if accuracies else "gap",
     )
     unstable = (
-        comparison.critical_learning_rate is not None and comparison.learning_rate >= comparison.critical_learning_rate
+        comparison.critical_learning_rate is not None
+        and comparison.learning_rate >= comparison.critical_learning_rate
     )
     axes[0].text(
-        0.03, 0.03, comparison.stability.replace(" = ", "\n= "), transform=axes[0].transAxes, fontsize="small",
+        0.03,
+        0.03,
+        comparison.stability.replace(" = ", "\n= "),
+        transform=axes[0].transAxes,
+        fontsize="small",
         color="#b00000" if unstable else "0.35",
-    )  # fmt: skip
+    )
     for ax in axes:
         ax.set(xscale="log", xlabel="t = learning rate × steps")
         finish(ax)
@@ -79,7 +92,8 @@ def plot_band(
     title: str = "",
     color: str = COLORS[0],
 ) -> Axes:
-    """A random function of one variable: mean, a band of two standard deviations, some samples, and the data.
+    """A random function of one variable: mean, a band of two standard deviations, some samples, and
+    the data.
 
     Args:
         x: where it is evaluated, (n,).
@@ -97,7 +111,9 @@ def plot_band(
     """
     ax = new_axes(ax)
     x, mean, spread = np.ravel(x), np.ravel(mean), 2 * np.sqrt(np.ravel(variance))
-    ax.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0, label=label)
+    ax.fill_between(
+        x, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0, label=label
+    )
     if samples is not None:
         for sample in np.asarray(samples):
             ax.plot(x, np.ravel(sample), color="0.45", linewidth=0.6, alpha=0.7)

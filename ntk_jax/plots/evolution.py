@@ -23,7 +23,8 @@ def plot_kernel_evolution(
     quantities: Sequence[str] = ("change", "alignment", "effective_rank", "velocity"),
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """What happens to the kernels of several networks over training time, one panel per quantity, named in the first.
+    """What happens to the kernels of several networks over training time, one panel per quantity,
+    named in the first.
 
     Args:
         t: name -> times, learning rate x steps (T,); time 0 is left out.
@@ -38,19 +39,35 @@ def plot_kernel_evolution(
         ValueError: an unknown quantity, or one that was not recorded.
     """
     for quantity in quantities:
-        if quantity not in QUANTITIES or any(getattr(record, quantity) is None for record in records.values()):
+        if quantity not in QUANTITIES or any(
+            getattr(record, quantity) is None for record in records.values()
+        ):
             raise ValueError(
-                f"quantities: expected some of {', '.join(map(repr, QUANTITIES))}, the last of which need targets "
+                f"quantities: expected some of {', '.join(map(repr, QUANTITIES))}, the last of "
+                "which need targets "
                 f"in kernel_evolution; got {quantity!r}."
             )
     if axes is None:
         size = (3.6 * len(quantities), 3.2)
-        axes = list(plt.subplots(1, len(quantities), figsize=size, layout="constrained", squeeze=False)[1][0])
+        axes = list(
+            plt.subplots(1, len(quantities), figsize=size, layout="constrained", squeeze=False)[1][
+                0
+            ]
+        )
     for ax, quantity in zip(axes, quantities, strict=True):
         for i, (name, record) in enumerate(records.items()):
             times = np.asarray(t[name])
-            style: dict[str, Any] = {"color": COLORS[i % 7], "linestyle": LINES[i % 4], "linewidth": 2}
-            ax.plot(times[times > 0], np.asarray(getattr(record, quantity))[times > 0], label=name, **style)
+            style: dict[str, Any] = {
+                "color": COLORS[i % 7],
+                "linestyle": LINES[i % 4],
+                "linewidth": 2,
+            }
+            ax.plot(
+                times[times > 0],
+                np.asarray(getattr(record, quantity))[times > 0],
+                label=name,
+                **style,
+            )
         ax.set(xscale="log", xlabel="t = learning rate × steps", title=QUANTITIES[quantity])
         if quantity in ("change", "velocity"):
             ax.set_yscale("log")
@@ -74,12 +91,14 @@ def plot_scaling(
 
     Args:
         sizes: widths, output scales, ... (S,).
-        values: name -> values (S,), or (S, repetitions), whose mean is drawn with a bar of two standard errors.
+        values: name -> values (S,), or (S, repetitions), whose mean is drawn with a bar of two
+            standard errors.
         ax: Axes; a new figure if None.
         xlabel: what the size is.
         ylabel: quantity and unit.
         title: heading.
-        fitted: names of the quantities that follow a power law; the others are joined by lines. All if None.
+        fitted: names of the quantities that follow a power law; the others are joined by lines. All
+            if None.
 
     Returns:
         The Axes; the legend holds the exponents.
@@ -92,9 +111,13 @@ def plot_scaling(
         bars = 2 * runs.std(axis=1, ddof=1) / runs.shape[1] ** 0.5 if runs.shape[1] > 1 else None
         slope, intercept = np.polyfit(np.log(m), np.log(mean), 1)
         law = fitted is None or name in fitted
-        label, line = (f"{name}: exponent {slope:.2f}", np.exp(intercept) * m**slope) if law else (name, mean)
+        label, line = (
+            (f"{name}: exponent {slope:.2f}", np.exp(intercept) * m**slope) if law else (name, mean)
+        )
         ax.errorbar(m, mean, bars, color=COLORS[i % 7], capsize=3, label=label, **marks(i))
-        ax.plot(m, line, color=COLORS[i % 7], linewidth=1.5, linestyle="-" if law else "--", zorder=1)
+        ax.plot(
+            m, line, color=COLORS[i % 7], linewidth=1.5, linestyle="-" if law else "--", zorder=1
+        )
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
     if m.size <= 6:
         ax.set_xticks(m, [f"{size:g}" for size in m])

@@ -1,4 +1,6 @@
-"""Descent seen from above: loss surfaces with their gradient fields, and training as a path of outputs."""
+"""Descent seen from above: loss surfaces with their gradient fields, and training as a path of
+outputs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +20,8 @@ def plot_vector_field(
     paths: Mapping[str, ArrayLike] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Level lines of a function of two variables, arrows along -grad f, and paths through the plane.
+    """Level lines of a function of two variables, arrows along -grad f, and paths through the
+    plane.
 
     Args:
         f: (2,) -> scalar, a JAX function.
@@ -35,7 +38,9 @@ def plot_vector_field(
     values = jax.vmap(f)(jnp.stack([side.ravel() for side in fine], 1)).reshape(fine[0].shape)
     slopes = -np.asarray(jax.vmap(jax.grad(f))(jnp.stack([side.ravel() for side in coarse], 1)))
     lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
-    arrows = slopes / np.where(lengths > 0, lengths, 1) * np.sqrt(lengths / max(lengths.max(), 1e-30))
+    arrows = (
+        slopes / np.where(lengths > 0, lengths, 1) * np.sqrt(lengths / max(lengths.max(), 1e-30))
+    )
     filled = ax.contourf(*fine, values, levels=16, cmap="Blues_r", alpha=0.75)
     ax.figure.colorbar(filled, ax=ax, label="$f$")
     ax.quiver(*coarse, *arrows.T, color="0.25", width=0.004, scale=18, pivot="mid")
@@ -44,19 +49,26 @@ def plot_vector_field(
         color = COLORS[(i + 1) % 7]
         ax.plot(*points.T, color=color, linewidth=2, linestyle=LINES[i % 4], label=name, zorder=3)
         ax.plot(*points[0], "o", color=color, zorder=4)
-    ax.set(xlabel="$w_1$", ylabel="$w_2$", xlim=xlim, ylim=ylim, title=r"level lines and $-\nabla f$")
+    ax.set(
+        xlabel="$w_1$", ylabel="$w_2$", xlim=xlim, ylim=ylim, title=r"level lines and $-\nabla f$"
+    )
     if paths:
         ax.legend(fontsize="small", loc="upper right")
     return ax
 
 
 def plot_function_space(
-    paths: Mapping[str, ArrayLike], y: ArrayLike | Sequence[float], k: ArrayLike | None = None, ax: Axes | None = None
+    paths: Mapping[str, ArrayLike],
+    y: ArrayLike | Sequence[float],
+    k: ArrayLike | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Training on two points as a path in the plane of the two outputs, from the first output to the target.
+    """Training on two points as a path in the plane of the two outputs, from the first output to
+    the target.
 
-    The kernel turns a ball of residuals into an ellipse: outputs move fast along its long axis. It is drawn around the
-    start of the first path; its long axis reaches a quarter of the way to the target.
+    The kernel turns a ball of residuals into an ellipse: outputs move fast along its long axis. It
+    is drawn around the start of the first path; its long axis reaches a quarter of the way to the
+    target.
 
     Args:
         paths: name -> outputs (T, 2).
@@ -76,7 +88,12 @@ def plot_function_space(
     if k is not None:
         start = np.asarray(next(iter(paths.values()))).reshape(-1, 2)[0]
         radius = float(np.linalg.norm(target - start) / 4 / np.linalg.norm(np.asarray(k), 2))
-        ax.plot(*kernel_ellipse(start, np.asarray(k), radius), color="0.45", linewidth=1.2, label="kernel ellipse")
+        ax.plot(
+            *kernel_ellipse(start, np.asarray(k), radius),
+            color="0.45",
+            linewidth=1.2,
+            label="kernel ellipse",
+        )
     ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
     ax.set(xlabel="$f(x_1)$", ylabel="$f(x_2)$", title="training in function space")
     ax.set_aspect("equal", adjustable="datalim")

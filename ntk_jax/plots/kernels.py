@@ -8,8 +8,11 @@ from jax.typing import ArrayLike
 from ntk_jax.plots.style import Axes, plt
 
 
-def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Heat maps of two kernels on one color scale, and of their difference on its own, centered at 0.
+def plot_kernels(
+    analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes] | None = None
+) -> list[Axes]:
+    """Heat maps of two kernels on one color scale, and of their difference on its own, centered at
+    0.
 
     The percentage is the relative Frobenius norm of the difference.
 
@@ -26,7 +29,10 @@ def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes]
     """
     a, b = np.asarray(analytic), np.asarray(empirical)
     if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(f"plot_kernels: expected two kernels of one shape (n1, n2); got {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"plot_kernels: expected two kernels of one shape (n1, n2); got {a.shape} and "
+            f"{b.shape}."
+        )
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
     low, high = min(a.min(), b.min()), max(a.max(), b.max())
@@ -36,12 +42,19 @@ def plot_kernels(analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes]
     panels = [
         ("analytic (infinite width)", a, {"cmap": "viridis", "vmin": low, "vmax": high}),
         ("empirical (this network)", b, {"cmap": "viridis", "vmin": low, "vmax": high}),
-        (f"difference: {100 * error:.2g} %", gap, {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
+        (
+            f"difference: {100 * error:.2g} %",
+            gap,
+            {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound},
+        ),
     ]
     for ax, (title, k, style) in zip(axes, panels, strict=True):
         image = ax.imshow(k, interpolation="nearest", **style)
         ax.set(title=title, xlabel="example j", ylabel="example i")
         ax.figure.colorbar(
-            image, ax=ax, shrink=0.8, label="$\\Theta_{ij}$" if k is not gap else "$\\Delta\\Theta_{ij}$"
+            image,
+            ax=ax,
+            shrink=0.8,
+            label="$\\Theta_{ij}$" if k is not gap else "$\\Delta\\Theta_{ij}$",
         )
     return list(axes)

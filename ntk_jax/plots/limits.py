@@ -7,8 +7,11 @@ import numpy as np
 from ntk_jax.plots.style import COLORS, Axes, finish, new_axes
 
 
-def plot_limit_check(check: Any, ax: Axes | None = None, *, label: str = "networks", color: int = 0) -> Axes:
-    """Relative errors of the tangent kernels against width on logarithmic axes, and the line of slope -1/2.
+def plot_limit_check(
+    check: Any, ax: Axes | None = None, *, label: str = "networks", color: int = 0
+) -> Axes:
+    """Relative errors of the tangent kernels against width on logarithmic axes, and the line of
+    slope -1/2.
 
     Args:
         check: the result of `check_limit`.
@@ -21,13 +24,31 @@ def plot_limit_check(check: Any, ax: Axes | None = None, *, label: str = "networ
     """
     fresh = ax is None
     ax = new_axes(ax)
-    widths, errors, rms = np.asarray(check.widths, float), np.asarray(check.errors), np.asarray(check.rms)
-    ax.plot(np.repeat(widths, errors.shape[1]), errors.ravel(), ".", color=COLORS[color], alpha=0.3, markersize=5)
+    widths, errors, rms = (
+        np.asarray(check.widths, float),
+        np.asarray(check.errors),
+        np.asarray(check.rms),
+    )
+    ax.plot(
+        np.repeat(widths, errors.shape[1]),
+        errors.ravel(),
+        ".",
+        color=COLORS[color],
+        alpha=0.3,
+        markersize=5,
+    )
     text = f"{label}: width$^{{{check.slope:.2f} \\pm {check.slope_error:.2f}}}$"
     ax.plot(widths, rms, "o-", color=COLORS[color], linewidth=1.5, markersize=5, label=text)
     if fresh:
-        ax.plot(widths, rms[0] * (widths / widths[0]) ** -0.5, "--", color="0.4", label="slope −1/2")
-    ax.set(xscale="log", yscale="log", xlabel="width", ylabel=r"$\|\Theta - \Theta_\infty\| \,/\, \|\Theta_\infty\|$")
+        ax.plot(
+            widths, rms[0] * (widths / widths[0]) ** -0.5, "--", color="0.4", label="slope −1/2"
+        )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="width",
+        ylabel=r"$\|\Theta - \Theta_\infty\| \,/\, \|\Theta_\infty\|$",
+    )
     ax.set_xticks(widths, [f"{int(w)}" for w in widths])
     ax.xaxis.minorticks_off()
     ax.set_title("tangent kernels and their limit")

@@ -11,7 +11,8 @@ from ntk_jax.plots.style import Axes, new_axes
 def plot_phase_diagram(
     activation: Any = "tanh", *, W_std: Any = None, b_std: Any = None, ax: Axes | None = None
 ) -> Axes:
-    """chi_1 over (W_std, b_std) in color and the critical line chi_1 = 1 in black: left of it order, right of it chaos.
+    """chi_1 over (W_std, b_std) in color and the critical line chi_1 = 1 in black: left of it
+    order, right of it chaos.
 
     Args:
         activation: as in `mlp_kernels`.
@@ -33,7 +34,15 @@ def plot_phase_diagram(
     ax.plot(line, b, color="black", linewidth=1.5, label=r"critical, $\chi_1 = 1$")
     ax.figure.colorbar(mesh, ax=ax, label=r"$\chi_1$", extend="max" if chi.max() > 2 else "neither")
     for x, word, color in ((0.05, "ordered", "black"), (0.95, "chaotic", "white")):
-        ax.text(x, 0.93, word, transform=ax.transAxes, ha="left" if x < 0.5 else "right", va="top", color=color)
+        ax.text(
+            x,
+            0.93,
+            word,
+            transform=ax.transAxes,
+            ha="left" if x < 0.5 else "right",
+            va="top",
+            color=color,
+        )
     ax.set(
         xlabel=r"$W_\mathrm{std}$",
         ylabel=r"$b_\mathrm{std}$",

@@ -10,7 +10,8 @@ from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes
 
 
 def plot_eigenvalues(eigenvalues: Mapping[str, ArrayLike], ax: Axes | None = None) -> Axes:
-    """Eigenvalues against their rank on logarithmic axes, one curve per kernel; those that are not positive are left out.
+    """Eigenvalues against their rank on logarithmic axes, one curve per kernel; those that are not
+    positive are left out.
 
     Args:
         eigenvalues: name -> eigenvalues, largest first.
@@ -23,15 +24,32 @@ def plot_eigenvalues(eigenvalues: Mapping[str, ArrayLike], ax: Axes | None = Non
     for i, (name, values) in enumerate(eigenvalues.items()):
         s = np.asarray(values)
         rank = np.arange(1, s.size + 1)
-        ax.plot(rank[s > 0], s[s > 0], color=COLORS[i % 7], linestyle=LINES[i % 4], linewidth=2, label=name)
-    ax.set(xscale="log", yscale="log", xlabel="rank $i$", ylabel="eigenvalue $s_i$", title="spectrum of the kernel")
+        ax.plot(
+            rank[s > 0],
+            s[s > 0],
+            color=COLORS[i % 7],
+            linestyle=LINES[i % 4],
+            linewidth=2,
+            label=name,
+        )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="rank $i$",
+        ylabel="eigenvalue $s_i$",
+        title="spectrum of the kernel",
+    )
     return finish(ax)
 
 
 def plot_spectral_density(
-    nodes: ArrayLike, weights: ArrayLike, eigenvalues: ArrayLike | None = None, ax: Axes | None = None
+    nodes: ArrayLike,
+    weights: ArrayLike,
+    eigenvalues: ArrayLike | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """The share of eigenvalues above each value: estimated from products, and if given the exact one.
+    """The share of eigenvalues above each value: estimated from products, and if given the exact
+    one.
 
     Args:
         nodes: of `spectral_density`.
@@ -48,9 +66,19 @@ def plot_spectral_density(
     if eigenvalues is not None:
         exact = np.sort(np.asarray(eigenvalues))[::-1]
         above = np.arange(1, exact.size + 1) / exact.size
-        ax.plot(exact[exact > 0], above[exact > 0], color="0.75", linewidth=5, label="all eigenvalues")
-    ax.plot(s[s > 0], share[s > 0], color=COLORS[0], linewidth=2, label="from products with random vectors")
-    ax.set(xscale="log", yscale="log", xlabel="eigenvalue $s$", ylabel="share of eigenvalues above $s$")
+        ax.plot(
+            exact[exact > 0], above[exact > 0], color="0.75", linewidth=5, label="all eigenvalues"
+        )
+    ax.plot(
+        s[s > 0],
+        share[s > 0],
+        color=COLORS[0],
+        linewidth=2,
+        label="from products with random vectors",
+    )
+    ax.set(
+        xscale="log", yscale="log", xlabel="eigenvalue $s$", ylabel="share of eigenvalues above $s$"
+    )
     ax.set_title("distribution of eigenvalues")
     return finish(ax)
 
@@ -62,7 +90,8 @@ def plot_learning_curves(
     standard_error: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Measured test errors as markers and predicted ones as lines, against the number of training examples.
+    """Measured test errors as markers and predicted ones as lines, against the number of training
+    examples.
 
     Args:
         num_train: numbers of examples (T,).
@@ -77,11 +106,26 @@ def plot_learning_curves(
     ax = new_axes(ax)
     n = np.asarray(num_train)
     for i, (name, values) in enumerate(predicted.items()):
-        style: dict[str, Any] = {"color": COLORS[(i + 1) % 7], "linestyle": LINES[i % 4], "linewidth": 2}
+        style: dict[str, Any] = {
+            "color": COLORS[(i + 1) % 7],
+            "linestyle": LINES[i % 4],
+            "linewidth": 2,
+        }
         ax.plot(n, np.asarray(values), label=name, **style)
     bars = None if standard_error is None else 2 * np.asarray(standard_error)
-    ax.errorbar(n, np.asarray(measured), bars, color=COLORS[0], label="measured", capsize=3, zorder=3, **marks(0))
-    ax.set(xscale="log", yscale="log", xlabel="training examples $n$", ylabel="test error, mean square")
+    ax.errorbar(
+        n,
+        np.asarray(measured),
+        bars,
+        color=COLORS[0],
+        label="measured",
+        capsize=3,
+        zorder=3,
+        **marks(0),
+    )
+    ax.set(
+        xscale="log", yscale="log", xlabel="training examples $n$", ylabel="test error, mean square"
+    )
     ax.set_title("learning curve")
     ax.set_xticks(n, [f"{count:g}" for count in n])
     ax.set_xticks([], minor=True)

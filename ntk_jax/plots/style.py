@@ -21,7 +21,12 @@ def new_axes(ax: Axes | None) -> Axes:
 
 def marks(i: int) -> dict[str, Any]:
     """Keywords of the i-th set of markers without a line."""
-    return {"linestyle": "none", "marker": MARKERS[i % 5], "markersize": 5, "markerfacecolor": "none"}
+    return {
+        "linestyle": "none",
+        "marker": MARKERS[i % 5],
+        "markersize": 5,
+        "markerfacecolor": "none",
+    }
 
 
 def finish(ax: Axes) -> Axes:

@@ -11,7 +11,8 @@ from ntk_jax.plots.style import Axes, plt
 def plot_weights(
     weights: Mapping[str, tuple[ArrayLike, ArrayLike]], axes: Sequence[Sequence[Axes]] | None = None
 ) -> list[list[Axes]]:
-    """Weight matrices before and after training, and their difference, a row for each network on one color scale.
+    """Weight matrices before and after training, and their difference, a row for each network on
+    one color scale.
 
     Args:
         weights: name -> (matrix at initialization, matrix after training).
@@ -21,15 +22,30 @@ def plot_weights(
         Rows of three Axes.
     """
     if axes is None:
-        _, grid = plt.subplots(len(weights), 3, figsize=(7.2, 2.3 * len(weights)), layout="constrained", squeeze=False)
+        _, grid = plt.subplots(
+            len(weights), 3, figsize=(7.2, 2.3 * len(weights)), layout="constrained", squeeze=False
+        )
         axes = grid.tolist()
     for row, (name, (before, after)) in zip(axes, weights.items(), strict=True):
         W_0, W = np.asarray(before), np.asarray(after)
         bound = 2 * W_0.std()
         moved = np.linalg.norm(W - W_0) / np.linalg.norm(W_0)
-        for ax, matrix, title in zip(row, (W_0, W, W - W_0), ("before", "after", "difference"), strict=True):
-            image = ax.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest", aspect="auto")
-            ax.set(xticks=[], yticks=[], title=f"{title}: {100 * moved:.2g} %" if title == "difference" else title)
+        for ax, matrix, title in zip(
+            row, (W_0, W, W - W_0), ("before", "after", "difference"), strict=True
+        ):
+            image = ax.imshow(
+                matrix,
+                cmap="RdBu_r",
+                vmin=-bound,
+                vmax=bound,
+                interpolation="nearest",
+                aspect="auto",
+            )
+            ax.set(
+                xticks=[],
+                yticks=[],
+                title=f"{title}: {100 * moved:.2g} %" if title == "difference" else title,
+            )
         row[0].set_ylabel(name)
         row[2].figure.colorbar(image, ax=row[2], shrink=0.9)
     return [list(row) for row in axes]

@@ -1,4 +1,6 @@
-"""How alike two kernels are, or a kernel and the targets; and the geometry that a kernel gives the examples."""
+"""How alike two kernels are, or a kernel and the targets; and the geometry that a kernel gives the
+examples.
+"""
 
 from functools import partial
 from typing import Any
@@ -18,20 +20,24 @@ from ntk_jax.norms import magnitude, norm
 def alignment(
     k: Float[ArrayLike, "n n *outputs"], y: Num[ArrayLike, "n *O"], *, centered: bool = False
 ) -> Float[Array, ""]:
-    """How well a kernel fits the targets, A = yᵀ K y / (|K|_F |y yᵀ|_F): 1 if K is a multiple of y yᵀ.
+    """How well a kernel fits the targets, A = yᵀ K y / (|K|_F |y yᵀ|_F): 1 if K is a multiple of y
+    yᵀ.
 
     Args:
-        k: symmetric, (n, n) or full (n, n, O, O), which is aligned with all n·O targets as one vector.
+        k: symmetric, (n, n) or full (n, n, O, O), which is aligned with all n·O targets as one
+            vector.
         y: targets, (n,) or (n, O); the target kernel y yᵀ is summed over outputs.
-        centered: subtract from kernel and targets their means over examples first, so that a constant in either does not
-            count; only for (n, n).
+        centered: subtract from kernel and targets their means over examples first, so that a
+            constant in either does not count; only for (n, n).
 
     Returns:
-        A scalar, between 0 and 1 for a positive semi-definite kernel, whatever the scale of kernel and targets. What is
+        A scalar, between 0 and 1 for a positive semi-definite kernel, whatever the scale of kernel
+        and targets. What is
         zero, or after centering rounding, has none: an error, and NaN inside jit.
 
     Raises:
-        ValueError: shapes that do not fit, a kernel that is not symmetric, or is zero (after centering), like y.
+        ValueError: shapes that do not fit, a kernel that is not symmetric, or is zero (after
+            centering), like y.
 
     Reference: Cristianini et al. 2001; centered: Cortes, Mohri, Rostamizadeh 2012.
     """
@@ -39,14 +45,21 @@ def alignment(
     matrix = as_matrix(kernel)
     check_symmetric("k", matrix)
     targets = as_targets("y", y, kernel.shape[0], kernel.dtype)
-    targets = targets.reshape(matrix.shape[0], -1) if kernel.ndim == 4 else targets.reshape(kernel.shape[0], -1)
+    targets = (
+        targets.reshape(matrix.shape[0], -1)
+        if kernel.ndim == 4
+        else targets.reshape(kernel.shape[0], -1)
+    )
     if centered:
         _plain("k", kernel)
     return _checked(*_alignment(matrix, targets, centered), names=("k", "y"))
 
 
-def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"]) -> Float[Array, ""]:
-    """Centered kernel alignment (CKA), <H K1 H, H K2 H>_F / (|H K1 H|_F |H K2 H|_F) with H = I - 1 1ᵀ / n.
+def centered_alignment(
+    k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"]
+) -> Float[Array, ""]:
+    """Centered kernel alignment (CKA), <H K1 H, H K2 H>_F / (|H K1 H|_F |H K2 H|_F) with H = I - 1
+    1ᵀ / n.
 
     It is blind to the scale of the kernels and to what they add to all features of all examples.
 
@@ -55,8 +68,9 @@ def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"])
         k2: another one on the same examples.
 
     Returns:
-        A scalar, between 0 and 1 for positive semi-definite kernels; 1 if they are multiples of each other. Kernels that
-        are zero after centering (of one example, constant ones) have none: an error, and NaN inside jit.
+        A scalar, between 0 and 1 for positive semi-definite kernels; 1 if they are multiples of
+        each other. Kernels that are zero after centering (of one example, constant ones) have none:
+        an error, and NaN inside jit.
 
     Raises:
         ValueError: shapes differ, not symmetric, or zero after centering.
@@ -65,12 +79,16 @@ def centered_alignment(k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"])
     """
     a, b = _plain("k1", k1), _plain("k2", k2)
     if a.shape != b.shape:
-        raise ValueError(f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for both.")
+        raise ValueError(
+            f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for "
+            "both."
+        )
     return _checked(*_centered_alignment(a, b), names=("k1", "k2"))
 
 
 def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
-    """The cosine of the angle between the features of two examples, K(x, x') / sqrt(K(x, x) K(x', x')).
+    """The cosine of the angle between the features of two examples, K(x, x') / sqrt(K(x, x) K(x',
+    x')).
 
     Args:
         k: symmetric positive semi-definite kernel of examples with themselves (n, n).
@@ -79,14 +97,16 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
         (n, n), with ones on the diagonal.
 
     Raises:
-        ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction; cosines above 1.
+        ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction;
+            cosines above 1.
     """
     k = _plain("k", k)
     _check_pairs("k", k)
     scale = jnp.diagonal(k)
     if is_concrete(scale) and not bool(jnp.all(scale > 0)):
         raise ValueError(
-            f"k: expected positive diagonal entries; got {float(scale.min()):.6g}. A zero input without biases has no "
+            f"k: expected positive diagonal entries; got {float(scale.min()):.6g}. A zero input "
+            "without biases has no "
             "direction: drop it, or use biases."
         )
     root = jnp.sqrt(scale)
@@ -116,21 +136,27 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
 def _plain(name: str, k: Any) -> Array:
     k = as_kernel(name, k)
     if k.ndim != 2:
-        raise ValueError(f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".')
+        raise ValueError(
+            f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
+        )
     check_symmetric(name, k)
     return k
 
 
 def _check_pairs(name: str, k: Array) -> None:
-    """Raise if a pair of examples shows that the kernel is not PSD: K(x, x')² above K(x, x) K(x', x') beyond rounding."""
+    """Raise if a pair of examples shows that the kernel is not PSD: K(x, x')² above K(x, x) K(x',
+    x') beyond rounding.
+    """
     if not is_concrete(k):
         return
     with jax.ensure_compile_time_eval():
         excess = float(_excess(k))
     if not excess <= float(jnp.finfo(k.dtype).eps) ** 0.5:
         raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) K(x', x')), by "
-            f"{excess:.3g} of the largest entry. Compute it in float64, or check that it is a kernel at all."
+            f"{name}: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) "
+            "K(x', x')), by "
+            f"{excess:.3g} of the largest entry. Compute it in float64, or check that it is a "
+            "kernel at all."
         )
 
 
@@ -163,9 +189,13 @@ def _centered_alignment(k1: Array, k2: Array) -> tuple[Array, Array, Array]:
 
 
 def _center(values: Array, axes: tuple[int, int]) -> Array:
-    """Without the means over both axes, one after the other: zero where all that is left is rounding."""
+    """Without the means over both axes, one after the other: zero where all that is left is
+    rounding.
+    """
     rows = values - jnp.mean(values, axis=axes[0], keepdims=True)
-    centered = rows - jnp.mean(rows, axis=axes[1], keepdims=True)  # over the same axis: what rounding left of its mean
+    centered = rows - jnp.mean(
+        rows, axis=axes[1], keepdims=True
+    )  # over the same axis: what rounding left of its mean
     return jnp.where(norm(centered) > 8 * jnp.finfo(values.dtype).eps * norm(values), centered, 0)
 
 
@@ -174,6 +204,7 @@ def _checked(value: Array, *norms: Array, names: tuple[str, str]) -> Array:
     for name, length in zip(names, norms, strict=True):
         if is_concrete(length) and not float(length) > 0:
             raise ValueError(
-                f"alignment: expected {name} that is not zero and, where centered, not constant; got neither."
+                f"alignment: expected {name} that is not zero and, where centered, not constant; "
+                "got neither."
             )
     return value

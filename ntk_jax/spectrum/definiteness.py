@@ -13,7 +13,8 @@ from ntk_jax.modes.kind import as_matrices
 
 
 class Definiteness(NamedTuple):
-    """Rank and eigenvalues of a kernel, and why it is singular where that shows in single rows or pairs.
+    """Rank and eigenvalues of a kernel, and why it is singular where that shows in single rows or
+    pairs.
 
     Attributes:
         rank: eigenvalues above the cutoff, out of `size`.
@@ -22,8 +23,10 @@ class Definiteness(NamedTuple):
         largest_eigenvalue: of all.
         condition_number: largest / smallest; infinite if the rank is not full.
         zeros: examples without any tangent features, K(x, x) = 0.
-        duplicates: pairs (i, j), i < j, that the network cannot tell apart, K(x, x) + K(x', x') - 2 K(x, x') = 0.
-        parallel: other pairs whose features are multiples of each other, K(x, x')² = K(x, x) K(x', x').
+        duplicates: pairs (i, j), i < j, that the network cannot tell apart, K(x, x) + K(x', x') - 2
+            K(x, x') = 0.
+        parallel: other pairs whose features are multiples of each other, K(x, x')² = K(x, x) K(x',
+            x').
         too_few_parameters: whether P < nO, which bounds the rank; False if P was not given.
     """
 
@@ -39,24 +42,30 @@ class Definiteness(NamedTuple):
 
     @property
     def positive_definite(self) -> bool:
-        """Whether the numerical rank is full: then, and only then, gradient flow fits any targets."""
+        """Whether the numerical rank is full: then, and only then, gradient flow fits any
+        targets.
+        """
         return self.rank == self.size
 
 
 def definiteness(
-    k: Float[ArrayLike, "n n *outputs"], *, num_params: int | None = None, rcond: float | None = None
+    k: Float[ArrayLike, "n n *outputs"],
+    *,
+    num_params: int | None = None,
+    rcond: float | None = None,
 ) -> Definiteness:
     """Whether a tangent kernel is positive definite, and if not, which examples are to blame.
 
-    A tangent kernel is always positive semi-definite. It is definite exactly if the Jacobian has full row rank:
-    not with repeated examples, not with fewer parameters than outputs, for ReLU without biases not with x and 2x, nor
-    with more than two points on a line. Conflicting targets of repeated examples leave a loss that no training removes.
+    A tangent kernel is always positive semi-definite. It is definite exactly if the Jacobian has
+    full row rank: not with repeated examples, not with fewer parameters than outputs, for ReLU
+    without biases not with x and 2x, nor with more than two points on a line. Conflicting targets
+    of repeated examples leave a loss that no training removes.
 
     Args:
         k: symmetric kernel, (n, n), one per output, (n, n, O), or full, (n, n, O, O).
         num_params: P, to compare with n·O.
-        rcond: eigenvalues up to this fraction of the largest count as 0, and so do such differences of entries;
-            default 10 n eps of the dtype.
+        rcond: eigenvalues up to this fraction of the largest count as 0, and so do such differences
+            of entries; default 10 n eps of the dtype.
 
     Returns:
         A Definiteness; read `.positive_definite` first.
@@ -87,7 +96,9 @@ def definiteness(
 
 
 def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over outputs)."""
+    """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over
+    outputs).
+    """
     k = np.asarray(kernel)
     k = {2: lambda: k, 3: lambda: k.sum(2), 4: lambda: np.trace(k, axis1=2, axis2=3)}[k.ndim]()
     k = k / (np.diag(k).max() or 1)

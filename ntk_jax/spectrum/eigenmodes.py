@@ -1,4 +1,6 @@
-"""What the eigenmodes of a training kernel say about its targets: when each is learned, and what it costs."""
+"""What the eigenmodes of a training kernel say about its targets: when each is learned, and what it
+costs.
+"""
 
 from typing import Any
 
@@ -15,19 +17,22 @@ from ntk_jax.types import Eigenmodes
 
 
 def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"]:
-    """The time constant of each mode under gradient flow on half-mean squared loss, t_i = n O / s_i.
+    """The time constant of each mode under gradient flow on half-mean squared loss, t_i = n O /
+    s_i.
 
     The residual in mode i decays as exp(-t / t_i), where t = learning rate x steps.
 
     Args:
         modes: of the training kernel, `diagonalize(k)` or `top_eigenvalues(k, num, key=key)`.
-        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a full kernel, which hold them.
+        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a full kernel,
+            which hold them.
 
     Returns:
         (k,), shortest first; infinite for null modes; (O, k) for the modes of a kernel (n, n, O).
 
     Raises:
-        ValueError: num_outputs below 1; eigenvalues that are negative beyond rounding, whose modes would grow.
+        ValueError: num_outputs below 1; eigenvalues that are negative beyond rounding, whose modes
+            would grow.
 
     Reference: Lee et al. 2019, eq. 8; Jacot, Gabriel, Hongler 2018, section 5.
     """
@@ -35,7 +40,9 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
     s = modes.eigenvalues
     if is_concrete(s):
         check_number(
-            "eigenvalues of a positive semi-definite kernel", s, minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max())
+            "eigenvalues of a positive semi-definite kernel",
+            s,
+            minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max()),
         )
     entries = s.size if s.ndim == 2 else modes.eigenvectors.shape[0] * num_outputs
     return jnp.where(s > 0, entries / jnp.where(s > 0, s, 1), jnp.inf)
@@ -49,8 +56,9 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
         y: targets, (n,) or (n, O).
 
     Returns:
-        (k,), increasing; the last is 1 if the modes are complete. The faster it rises, the easier the task. Between equal
-        eigenvalues the share is a matter of the basis, and has no derivative.
+        (k,), increasing; the last is 1 if the modes are complete. The faster it rises, the easier
+        the task. Between equal eigenvalues the share is a matter of the basis, and has no
+        derivative.
 
     Raises:
         ValueError: targets that do not fit, or are zero.
@@ -60,7 +68,8 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     vectors = modes.eigenvectors
     if vectors.ndim != 2:
         raise ValueError(
-            "modes: expected those of one kernel; got one set for each output. Take one: diagonalize(k[..., 0])."
+            "modes: expected those of one kernel; got one set for each output. Take one: "
+            "diagonalize(k[..., 0])."
         )
     outputs = getattr(modes, "outputs", None)  # an operator's modes do not tell rows from outputs
     full = _coupled(y, vectors.shape[0]) if outputs is None else len(outputs) == 2
@@ -77,9 +86,11 @@ def rkhs_norm(
     *,
     diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
-    """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α) with α = (K + diag_reg I)⁻¹ y.
+    """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α) with α = (K +
+    diag_reg I)⁻¹ y.
 
-    Without a ridge that is sqrt(yᵀ K⁺ y), of the smoothest function through the targets; it bounds generalization.
+    Without a ridge that is sqrt(yᵀ K⁺ y), of the smoothest function through the targets; it bounds
+    generalization.
 
     Args:
         k_train_train: symmetric positive semi-definite, (n, n) or full (n, n, O, O).
@@ -87,7 +98,8 @@ def rkhs_norm(
         diag_reg: ridge, at least 0; at 0 eigenvalues up to 5 eps of the largest count as zero.
 
     Returns:
-        A scalar for targets (n,) and for a full kernel, whose outputs make up one function; else (O,).
+        A scalar for targets (n,) and for a full kernel, whose outputs make up one function; else
+        (O,).
 
     Raises:
         ValueError: as `kernel_regression`.
@@ -115,12 +127,15 @@ def _coupled(y: Any, size: int) -> bool:
     return jnp.size(y) == size != (jnp.shape(y) or (0,))[0]
 
 
-def _flat_targets(y: Any, size: int, dtype: Any, full: bool, outputs: Any) -> Float[Array, "size columns"]:
+def _flat_targets(
+    y: Any, size: int, dtype: Any, full: bool, outputs: Any
+) -> Float[Array, "size columns"]:
     """Targets as columns: one per output, or all in one for the modes of a full kernel."""
     num_rows = size // outputs[0] if full and outputs else jnp.shape(y)[0] if full else size
     targets = as_targets("y", y, num_rows, dtype)
     if full and targets.size != size:
         raise ValueError(
-            f"y: expected {size} targets, of all outputs, for the modes of a full kernel; got {targets.shape}."
+            f"y: expected {size} targets, of all outputs, for the modes of a full kernel; got "
+            f"{targets.shape}."
         )
     return targets.reshape(size, -1)

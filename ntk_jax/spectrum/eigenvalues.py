@@ -33,7 +33,8 @@ def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
     """All eigenvalues of a kernel, largest first.
 
     Args:
-        k: symmetric, (n, n), or full (n, n, O, O), which counts as the (nO, nO) matrix of flattened outputs.
+        k: symmetric, (n, n), or full (n, n, O, O), which counts as the (nO, nO) matrix of flattened
+            outputs.
 
     Returns:
         (n,) or (nO,).
@@ -55,21 +56,27 @@ def top_eigenvalues(
     block_size: int | None = None,
     max_dimension: int | None = None,
 ) -> TopEigenvalues:
-    """The largest eigenvalues and eigenvectors of a kernel or operator, from products K v alone, by block Lanczos.
+    """The largest eigenvalues and eigenvectors of a kernel or operator, from products K v alone, by
+    block Lanczos.
 
     Args:
-        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as `ntk_operator(...)`.
+        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as
+            `ntk_operator(...)`.
         num: how many.
         key: random key of the start.
-        tol: stop when every |K u - s u| is below this fraction of the largest eigenvalue; default eps^(2/3). The error of
-            an eigenvalue is at most its residual, and of the order of the residual's square where it stands alone.
-        block_size: vectors per product; default `num`. An eigenvalue is found at most this many times: smaller blocks
-            need fewer products, and miss copies of eigenvalues that are repeated more often (data on a circle: twice).
-        max_dimension: of the Krylov space, which is held in memory; default 20 num + 100, at most n.
+        tol: stop when every |K u - s u| is below this fraction of the largest eigenvalue; default
+            eps^(2/3). The error of an eigenvalue is at most its residual, and of the order of the
+            residual's square where it stands alone.
+        block_size: vectors per product; default `num`. An eigenvalue is found at most this many
+            times: smaller blocks need fewer products, and miss copies of eigenvalues that are
+            repeated more often (data on a circle: twice).
+        max_dimension: of the Krylov space, which is held in memory; default 20 num + 100, at most
+            n.
 
     Returns:
-        TopEigenvalues(eigenvalues (num,) largest first, eigenvectors (n, num), residuals (num,), converged,
-        num_products): `converged` is False if `max_dimension` was reached first; the residuals then say how good they are.
+        TopEigenvalues(eigenvalues (num,) largest first, eigenvectors (n, num), residuals (num,),
+        converged, num_products): `converged` is False if `max_dimension` was reached first; the
+        residuals then say how good they are.
 
     Raises:
         ValueError: not square, or `num` not between 1 and n.
@@ -91,7 +98,9 @@ def top_eigenvalues(
         return _by_diagonalization(multiply(operator, jnp.eye(n, dtype=dtype)), num)
     max_dimension = min(max_dimension, n) // block_size * block_size
     space = BlockLanczos(
-        operator, draw_flat(jax.random.normal, key, (n, block_size), dtype), max(max_dimension, block_size)
+        operator,
+        draw_flat(jax.random.normal, key, (n, block_size), dtype),
+        max(max_dimension, block_size),
     )
     while True:
         krylov = space.grow()
@@ -116,7 +125,11 @@ def _rayleigh_ritz(krylov: Krylov, num: int) -> _Ritz:
     values, vectors = np.linalg.eigh(krylov.projected)
     values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
     last = vectors[-krylov.remainder.shape[0] :]
-    return _Ritz(values.copy(), vectors.copy(), np.asarray(norm(jnp.asarray(krylov.remainder @ last), axis=0)))
+    return _Ritz(
+        values.copy(),
+        vectors.copy(),
+        np.asarray(norm(jnp.asarray(krylov.remainder @ last), axis=0)),
+    )
 
 
 def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues:
@@ -126,7 +139,9 @@ def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues
     return TopEigenvalues(values, vectors, residuals, True, matrix.shape[0])
 
 
-def effective_rank(k: Float[ArrayLike, "n n *outputs"], *, kind: str = "entropy") -> Float[Array, ""]:
+def effective_rank(
+    k: Float[ArrayLike, "n n *outputs"], *, kind: str = "entropy"
+) -> Float[Array, ""]:
     """How many eigenvalues count, between 1 and n, whatever the scale of the kernel.
 
         "entropy":        exp(-Σ p_i log p_i),  p_i = s_i / Σ_j s_j
@@ -150,7 +165,9 @@ def effective_rank(k: Float[ArrayLike, "n n *outputs"], *, kind: str = "entropy"
     scale = magnitude(matrix)
     matrix = matrix / scale
     if is_concrete(matrix) and not bool(jnp.any(matrix != 0)):
-        raise ValueError("k: expected a kernel that is not zero, which has no directions to count; got zeros.")
+        raise ValueError(
+            "k: expected a kernel that is not zero, which has no directions to count; got zeros."
+        )
     if kind == "participation":
         _check_psd_by_cholesky("k", matrix)
         return jnp.trace(matrix) ** 2 / jnp.sum(jnp.square(matrix))
@@ -176,7 +193,9 @@ _entropy = Function(value=_share_times_log, reach=lambda s, total, _: jnp.maximu
 
 
 def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
-    """`check_psd` without eigenvalues: K, raised by what rounding may take away, has a Cholesky factor."""
+    """`check_psd` without eigenvalues: K, raised by what rounding may take away, has a Cholesky
+    factor.
+    """
     if not is_concrete(k):
         return
     with jax.ensure_compile_time_eval():
@@ -185,6 +204,7 @@ def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
         definite = bool(jnp.isfinite(factor[-1, -1]))
     if not definite:
         raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got eigenvalues below -{float(rounding):.3g} times the "
+            f"{name}: expected a positive semi-definite kernel; got eigenvalues below "
+            f"-{float(rounding):.3g} times the "
             "largest entry. Compute it in float64, or check that it is a kernel at all."
         )

@@ -1,4 +1,6 @@
-"""Traces of functions of a kernel from random probes: trace, log-determinant, density of eigenvalues."""
+"""Traces of functions of a kernel from random probes: trace, log-determinant, density of
+eigenvalues.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -42,12 +44,15 @@ def stochastic_trace(
     """The trace of f(K) from products K v with random signs v: the mean of vᵀ f(K) v.
 
     Args:
-        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as `ntk_operator(...)`.
-        function: f of the eigenvalues, elementwise; None is the identity, which needs one product only.
+        k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as
+            `ntk_operator(...)`.
+        function: f of the eigenvalues, elementwise; None is the identity, which needs one product
+            only.
         key: random key of the probes.
         num_probes: probes; the standard error falls as 1 / sqrt(num_probes).
-        num_steps: Lanczos steps for f, each one product with all probes. Exact for polynomials of degree
-            2 num_steps - 1; the standard error does not hold what functions with singularities (log) add to that.
+        num_steps: Lanczos steps for f, each one product with all probes. Exact for polynomials of
+            degree 2 num_steps - 1; the standard error does not hold what functions with
+            singularities (log) add to that.
 
     Returns:
         Estimate(value, standard_error).
@@ -67,7 +72,8 @@ def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) 
     if not bool(jnp.all(jnp.isfinite(values))):
         low, high = float(rule.nodes.min()), float(rule.nodes.max())
         raise ValueError(
-            f"function: expected finite values on the eigenvalues; got NaN or infinity between {low:.6g} and {high:.6g}."
+            "function: expected finite values on the eigenvalues; got NaN or infinity between "
+            f"{low:.6g} and {high:.6g}."
             " A kernel may be singular: add a ridge."
         )
     samples = n * jnp.sum(rule.weights * values, axis=1)
@@ -75,13 +81,19 @@ def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) 
 
 
 def log_determinant(
-    k: SymmetricOperator | ArrayLike, *, diag_reg: float, key: Array, num_probes: int = 16, num_steps: int = 50
+    k: SymmetricOperator | ArrayLike,
+    *,
+    diag_reg: float,
+    key: Array,
+    num_probes: int = 16,
+    num_steps: int = 50,
 ) -> Estimate:
     """log det(K + diag_reg I), as in a marginal likelihood, from products K v.
 
     Args:
         k: symmetric positive semi-definite kernel or operator, see `stochastic_trace`.
-        diag_reg: ridge, above 0: the more digits below the largest eigenvalue it is, the more steps are needed.
+        diag_reg: ridge, above 0: the more digits below the largest eigenvalue it is, the more steps
+            are needed.
         key: random key of the probes.
         num_probes: probes.
         num_steps: Lanczos steps.
@@ -90,19 +102,25 @@ def log_determinant(
         Estimate(value, standard_error).
 
     Raises:
-        ValueError: as `stochastic_trace`; no ridge; a kernel that the steps show not to be positive semi-definite.
+        ValueError: as `stochastic_trace`; no ridge; a kernel that the steps show not to be positive
+            semi-definite.
 
     Reference: Ubaru, Chen, Saad 2017.
     """
     check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
     n, rule = _quadrature(k, key, num_probes, num_steps)
     smallest, largest = float(rule.nodes.min()), float(jnp.abs(rule.nodes).max())
-    if smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest:  # nodes lie between the eigenvalues
+    if (
+        smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest
+    ):  # nodes lie between the eigenvalues
         raise ValueError(
-            f"k: expected a positive semi-definite kernel; got eigenvalues of {smallest:.6g} and less, the largest being "
+            f"k: expected a positive semi-definite kernel; got eigenvalues of {smallest:.6g} and "
+            "less, the largest being "
             f"{largest:.6g}. Compute it in float64, or check that it is a kernel at all."
         )
-    return _trace(n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg))  # rounding may leave a node at -eps
+    return _trace(
+        n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg)
+    )  # rounding may leave a node at -eps
 
 
 def spectral_density(
@@ -114,10 +132,12 @@ def spectral_density(
         k: a symmetric kernel or operator, see `stochastic_trace`.
         key: random key of the probes.
         num_probes: probes, over which the distributions are averaged.
-        num_steps: Lanczos steps: the resolution. The first moments up to degree 2 num_steps - 1 are those of K in the mean.
+        num_steps: Lanczos steps: the resolution. The first moments up to degree 2 num_steps - 1 are
+            those of K in the mean.
 
     Returns:
-        SpectralDensity(nodes ascending (num_probes x num_steps,), weights), which `plots.plot_spectral_density` smooths.
+        SpectralDensity(nodes ascending (num_probes x num_steps,), weights), which
+        `plots.plot_spectral_density` smooths.
 
     Raises:
         ValueError: as `stochastic_trace`.
@@ -126,7 +146,9 @@ def spectral_density(
     """
     _, rule = _quadrature(k, key, num_probes, num_steps)
     order = jnp.argsort(rule.nodes.reshape(-1))
-    return SpectralDensity(rule.nodes.reshape(-1)[order], rule.weights.reshape(-1)[order] / num_probes)
+    return SpectralDensity(
+        rule.nodes.reshape(-1)[order], rule.weights.reshape(-1)[order] / num_probes
+    )
 
 
 def _quadrature(

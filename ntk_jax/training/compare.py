@@ -13,7 +13,9 @@ from ntk_jax.training.record import History
 
 
 class Curves(NamedTuple):
-    """One side, train or test, over T records, network first and prediction second: (2, T), outputs (2, T, n, O)."""
+    """One side, train or test, over T records, network first and prediction second: (2, T), outputs
+    (2, T, n, O).
+    """
 
     loss: np.ndarray | None
     accuracy: np.ndarray | None
@@ -21,12 +23,18 @@ class Curves(NamedTuple):
 
     @property
     def gap(self) -> np.ndarray:
-        """The largest difference of any output of any example between network and prediction, (T,)."""
-        return np.abs(self.outputs[0] - self.outputs[1]).max(axis=tuple(range(1, self.outputs.ndim - 1)))
+        """The largest difference of any output of any example between network and prediction,
+        (T,).
+        """
+        return np.abs(self.outputs[0] - self.outputs[1]).max(
+            axis=tuple(range(1, self.outputs.ndim - 1))
+        )
 
 
 class Comparison(NamedTuple):
-    """Network and prediction at T records; printed, it is a table, and `plots.plot_comparison` draws it."""
+    """Network and prediction at T records; printed, it is a table, and `plots.plot_comparison`
+    draws it.
+    """
 
     steps: np.ndarray
     t: np.ndarray
@@ -41,7 +49,10 @@ class Comparison(NamedTuple):
         columns += [] if self.test is None else _columns("test", self.test)
         cells = [[name, *(f"{values[i]:.4g}" for i in rows)] for name, values in columns]
         widths = [max(map(len, column)) for column in cells]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))
+            for line in zip(*cells, strict=True)
+        ]
         return "\n".join([*lines, self.stability])
 
     @property
@@ -51,7 +62,10 @@ class Comparison(NamedTuple):
             return f"learning rate {self.learning_rate:.4g}"
         ratio = self.learning_rate / self.critical_learning_rate
         state = "stable" if ratio < 1 else "unstable"
-        return f"learning rate {self.learning_rate:.4g} = {ratio:.3g} × critical ({self.critical_learning_rate:.4g}): {state}"
+        return (
+            f"learning rate {self.learning_rate:.4g} = {ratio:.3g} × critical "
+            f"({self.critical_learning_rate:.4g}): {state}"
+        )
 
 
 def compare(
@@ -64,12 +78,14 @@ def compare(
     loss: str | LossFn = "mse",
     critical_learning_rate: Any = None,
 ) -> Comparison:
-    """Losses, accuracies and outputs of a trained network and of its prediction, and their sup-norm gap, at every record.
+    """Losses, accuracies and outputs of a trained network and of its prediction, and their sup-norm
+    gap, at every record.
 
     Args:
         history: of `train(..., record_outputs=True)`.
-        prediction: with `train` (T, n, O) and `test`, at the times of the records: of `gradient_descent_mse(modes, y,
-            history.steps, learning_rate, ...)`, `gradient_flow_mse` or `gradient_flow`.
+        prediction: with `train` (T, n, O) and `test`, at the times of the records: of
+            `gradient_descent_mse(modes, y, history.steps, learning_rate, ...)`, `gradient_flow_mse`
+            or `gradient_flow`.
         y_train: training targets.
         learning_rate: of the training; t = learning_rate x steps.
         y_test: test targets, for the test loss and accuracy.
@@ -77,8 +93,8 @@ def compare(
         critical_learning_rate: `max_learning_rate(...)`, to be marked.
 
     Returns:
-        Comparison(steps, t, train, test, learning_rate, critical_learning_rate); `str()` of it is a table. Accuracies are
-        those of the largest output, for two outputs or more.
+        Comparison(steps, t, train, test, learning_rate, critical_learning_rate); `str()` of it is a
+        table. Accuracies are those of the largest output, for two outputs or more.
 
     Raises:
         ValueError: a history without outputs; predictions at other times or of other shapes.
@@ -96,21 +112,27 @@ def compare(
         targets = None if y_test is None else jnp.asarray(y_test)
         test = _curves("test", history.fx_test, prediction.test, targets, loss_fn)
     critical = None if critical_learning_rate is None else float(critical_learning_rate)
-    return Comparison(history.steps, learning_rate * history.steps, train, test, float(learning_rate), critical)
+    return Comparison(
+        history.steps, learning_rate * history.steps, train, test, float(learning_rate), critical
+    )
 
 
 def _curves(name: str, network: np.ndarray, predicted: Any, y: Any, loss_fn: LossFn) -> Curves:
     predicted = np.asarray(predicted)
     if predicted.shape != network.shape:
         raise ValueError(
-            f"prediction.{name}: expected shape {network.shape}, one entry per record of the history; got "
-            f"{predicted.shape}. Predict at `history.steps`, or at t = learning_rate * history.steps."
+            f"prediction.{name}: expected shape {network.shape}, one entry per record of the "
+            "history; got "
+            f"{predicted.shape}. Predict at `history.steps`, or at t = learning_rate * "
+            "history.steps."
         )
     outputs = np.stack([network, predicted.astype(network.dtype)])
     if y is None:
         return Curves(None, None, outputs)
     if y.shape != network.shape[1:]:
-        raise ValueError(f"y_{name}: expected shape {network.shape[1:]}, that of the outputs; got {y.shape}.")
+        raise ValueError(
+            f"y_{name}: expected shape {network.shape[1:]}, that of the outputs; got {y.shape}."
+        )
     y = y.astype(outputs.dtype)
     loss = np.array([[float(loss_fn(jnp.asarray(f), y)) for f in side] for side in outputs])
     if y.ndim < 2 or y.shape[1] < 2:

@@ -1,4 +1,6 @@
-"""Many networks at once, one per random initialization: the Monte Carlo twin of the ensemble's closed form."""
+"""Many networks at once, one per random initialization: the Monte Carlo twin of the ensemble's
+closed form.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +26,9 @@ from ntk_jax.types import ApplyFn, Params
 
 
 class EnsembleHistory(NamedTuple):
-    """What M networks did, networks first: losses (M, T), outputs (M, T, n, O), final parameters if asked for."""
+    """What M networks did, networks first: losses (M, T), outputs (M, T, n, O), final parameters if
+    asked for.
+    """
 
     steps: np.ndarray
     loss: np.ndarray
@@ -67,11 +71,13 @@ def train_ensemble(
         record_every: as in `train`.
         x_test: test examples.
         keep_params: return the final parameters, with a first axis M.
-        memory_limit: bytes that networks trained at the same time may take; None is a quarter of free memory.
+        memory_limit: bytes that networks trained at the same time may take; None is a quarter of
+            free memory.
         progress: show a progress bar (where tqdm is installed).
 
     Returns:
-        EnsembleHistory(steps (T,), loss (M, T), fx_train (M, T, n, O), fx_test, params), NumPy arrays.
+        EnsembleHistory(steps (T,), loss (M, T), fx_train (M, T, n, O), fx_test, params), NumPy
+        arrays.
 
     Raises:
         ValueError: as `train`.
@@ -94,7 +100,9 @@ def train_ensemble(
     groups = []
     with progress_bar(num_networks * num_steps, "training an ensemble", enabled=progress) as bar:
         for first in range(0, num_networks, size):
-            group = np.minimum(np.arange(first, first + size), num_networks - 1)  # the last is filled up
+            group = np.minimum(
+                np.arange(first, first + size), num_networks - 1
+            )  # the last is filled up
             rows, last = _train_group(rule, init_fn, keys[group], data, a_test, targets, bar)
             kept = min(size, num_networks - first)
             part = (*rows, last if keep_params else None)
@@ -103,15 +111,23 @@ def train_ensemble(
     return EnsembleHistory(np.asarray(targets), loss_, fx_train, fx_test, last)
 
 
-def _group_size(rule: Rule, params: Any, data: Data, x_test: Any, num_networks: int, limit: int | None) -> int:
-    """Networks at a time: parameters, gradients, optimizer state and activations of each within the budget."""
+def _group_size(
+    rule: Rule, params: Any, data: Data, x_test: Any, num_networks: int, limit: int | None
+) -> int:
+    """Networks at a time: parameters, gradients, optimizer state and activations of each within the
+    budget.
+    """
     if limit is not None:
         check_number("memory_limit", limit, strict=True)
     budget = default_memory_limit() if limit is None else limit
-    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     rows = data.x.shape[0] + (0 if x_test is None else x_test.shape[0])
-    widths = sum(leaf.shape[-1] * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim)
-    each = 3 * count(params) + count(jax.eval_shape(rule.optimizer.init, params)) + 4 * rows * widths
+    widths = sum(
+        leaf.shape[-1] * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim
+    )
+    each = (
+        3 * count(params) + count(jax.eval_shape(rule.optimizer.init, params)) + 4 * rows * widths
+    )
     groups = -(-num_networks // max(1, min(num_networks, int(budget // each))))
     return -(-num_networks // groups)
 
@@ -148,8 +164,12 @@ def _start(functions: Reading, keys: Array, data: Data) -> State:
 
 
 @compiled
-def _advance(reading: Reading, states: State, keys: Array, data: Data, before: Any, target: Any) -> State:
-    """All networks of a group from one step to another: one loop, without masks, since all take the same steps."""
+def _advance(
+    reading: Reading, states: State, keys: Array, data: Data, before: Any, target: Any
+) -> State:
+    """All networks of a group from one step to another: one loop, without masks, since all take the
+    same steps.
+    """
     rule = reading.function
 
     def one(state: State, key: Array) -> State:
@@ -160,7 +180,9 @@ def _advance(reading: Reading, states: State, keys: Array, data: Data, before: A
 
 
 @compiled
-def _record(reading: Reading, states: State, data: Data, x_test: Any) -> tuple[Array, Array, Array | None]:
+def _record(
+    reading: Reading, states: State, data: Data, x_test: Any
+) -> tuple[Array, Array, Array | None]:
     """Loss over all examples, train and test outputs."""
     rule = reading.function
 

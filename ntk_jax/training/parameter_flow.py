@@ -1,4 +1,6 @@
-"""Gradient flow in the space of the parameters themselves, by an adaptive ODE solver (extra `ode`)."""
+"""Gradient flow in the space of the parameters themselves, by an adaptive ODE solver (extra
+`ode`).
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,9 +27,10 @@ def parameter_flow(
 ) -> Params:
     """Parameters at time t of steepest descent without steps, dθ/dt = -∇L(θ).
 
-    Along the flow the loss falls at the rate dL/dt = -|∇L|². Gradient descent with a small learning rate is its Euler
-    method, with t = learning rate x steps. Of a network, L(θ) is for example `lambda p: mse(apply_fn(p, x), y)`, and
-    its outputs follow df/dt = -K(θ_t) ∂L/∂f, with the kernel of the parameters at that time.
+    Along the flow the loss falls at the rate dL/dt = -|∇L|². Gradient descent with a small learning
+    rate is its Euler method, with t = learning rate x steps. Of a network, L(θ) is for example
+    `lambda p: mse(apply_fn(p, x), y)`, and its outputs follow df/dt = -K(θ_t) ∂L/∂f, with the
+    kernel of the parameters at that time.
 
     Args:
         loss: parameters -> scalar.
@@ -42,7 +45,8 @@ def parameter_flow(
 
     Raises:
         ImportError: diffrax is missing.
-        ValueError: bad parameters, negative or infinite times; a solve that needs more than `max_steps`.
+        ValueError: bad parameters, negative or infinite times; a solve that needs more than
+            `max_steps`.
 
     Reference: Jacot et al. 2018, section 3.
     """
@@ -60,7 +64,10 @@ def parameter_flow(
     def velocity(_: Any, p: Params, __: Any) -> Params:
         return jax.tree.map(jnp.negative, jax.grad(loss)(p))
 
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as diffrax is written
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):  # as diffrax is written
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),
             diffrax.Tsit5(),
@@ -75,7 +82,9 @@ def parameter_flow(
         )
     if solution.result != diffrax.RESULTS.successful:
         raise ValueError(
-            f"t: expected times that are reached within max_steps = {max_steps} steps of the solver; got up to "
-            f"{unique[-1]:.6g}. The flow is stiff or diverges: use smaller times, more steps, or looser tolerances."
+            f"t: expected times that are reached within max_steps = {max_steps} steps of the "
+            "solver; got up to "
+            f"{unique[-1]:.6g}. The flow is stiff or diverges: use smaller times, more steps, or "
+            "looser tolerances."
         )
     return jax.tree.map(lambda leaf: leaf[inverse].reshape(*shape, *leaf.shape[1:]), solution.ys)

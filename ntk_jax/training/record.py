@@ -39,7 +39,10 @@ def schedule(record_every: int | Sequence[int] | None, num_steps: int) -> list[i
         record_every = range(0, num_steps, record_every)
     steps = [int(step) for step in record_every]
     if any(step < 0 or step > num_steps for step in steps) or steps != sorted(set(steps)):
-        raise ValueError(f"record_every: expected increasing steps between 0 and num_steps = {num_steps}; got {steps}.")
+        raise ValueError(
+            f"record_every: expected increasing steps between 0 and num_steps = {num_steps}; got "
+            f"{steps}."
+        )
     return sorted({0, *steps, num_steps})
 
 
@@ -50,14 +53,21 @@ class Recorder:
         self.rule, self.params_0, self.data, self.record = rule, params_0, data, record
         self.apply_fn = partial(outputs, rule.apply_fn)
         self.x_test, self.y_test, self.record_outputs = x_test, y_test, record_outputs
-        self.kernel_fn = None if x_kernel is None else partial(empirical_ntk, rule.apply_fn, x1=x_kernel)
+        self.kernel_fn = (
+            None if x_kernel is None else partial(empirical_ntk, rule.apply_fn, x1=x_kernel)
+        )
         self.k_0 = None if self.kernel_fn is None else self.kernel_fn(params=params_0)
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, state: State) -> float:
         """Record a state; returns its training loss, over all examples."""
         moved = relative_change(state.params, self.params_0)
-        row = {"steps": state.step, "loss": state.loss, "relative_change": moved.total, "by_layer": moved.by_layer}
+        row = {
+            "steps": state.step,
+            "loss": state.loss,
+            "relative_change": moved.total,
+            "by_layer": moved.by_layer,
+        }
         if self.record_outputs or self.rule.batch_size is not None:
             fx_train = self.apply_fn(state.params, self.data.x)
             if self.rule.batch_size is not None:

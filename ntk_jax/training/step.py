@@ -17,7 +17,9 @@ from ntk_jax.types import ApplyFn, Params
 
 
 class Data(NamedTuple):
-    """Training examples, targets, and the key that batches are drawn from (None: all examples at every step)."""
+    """Training examples, targets, and the key that batches are drawn from (None: all examples at
+    every step).
+    """
 
     x: Array
     y: Array
@@ -25,7 +27,9 @@ class Data(NamedTuple):
 
 
 class State(NamedTuple):
-    """Parameters after `step` steps, with loss and gradient there: those of the batch that the next step takes."""
+    """Parameters after `step` steps, with loss and gradient there: those of the batch that the next
+    step takes.
+    """
 
     params: Params
     opt_state: Any
@@ -61,7 +65,11 @@ class Rule(NamedTuple):
     def next(self, state: State, data: Data) -> State:
         """The state one step later. Optimizers with a line search get the loss function too."""
         update = optax.with_extra_args_support(self.optimizer).update
-        extra = {"value": state.loss, "grad": state.grads, "value_fn": self.objective(data, state.step)}
+        extra = {
+            "value": state.loss,
+            "grad": state.grads,
+            "value_fn": self.objective(data, state.step),
+        }
         with as_optax_is_written():
             updates, opt_state = update(state.grads, state.opt_state, state.params, **extra)
             params = optax.apply_updates(state.params, updates)
@@ -71,7 +79,9 @@ class Rule(NamedTuple):
 
 @contextmanager
 def as_optax_is_written() -> Iterator[None]:
-    """Optax multiplies numbers of different dtypes and shapes, whatever the caller wants of his own code."""
+    """Optax multiplies numbers of different dtypes and shapes, whatever the caller wants of his own
+    code.
+    """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -86,7 +96,9 @@ def check_batches(batch_size: int | None, key: Array | None, num_examples: int) 
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
         if batch_size > num_examples:
-            raise ValueError(f"batch_size: expected at most the {num_examples} examples; got {batch_size}.")
+            raise ValueError(
+                f"batch_size: expected at most the {num_examples} examples; got {batch_size}."
+            )
 
 
 @compiled
@@ -102,8 +114,12 @@ def outputs(apply_fn: Reading, params: Params, x: Array) -> Array:
 
 
 @compiled
-def advance(rule: Reading, state: State, data: Data, target: Any, threshold: Array, bound: Array) -> State:
-    """Step until `target`, a loss below `threshold` or one above `bound`: compiled once for any target."""
+def advance(
+    rule: Reading, state: State, data: Data, target: Any, threshold: Array, bound: Array
+) -> State:
+    """Step until `target`, a loss below `threshold` or one above `bound`: compiled once for any
+    target.
+    """
     next_state = rule.function.next
 
     def going(state: State) -> Array:

@@ -11,7 +11,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_array, as_examples, as_outputs, check_integer, check_number, check_params
+from ntk_jax.checks import (
+    as_array,
+    as_examples,
+    as_outputs,
+    check_integer,
+    check_number,
+    check_params,
+)
 from ntk_jax.closures.programs import compiled
 from ntk_jax.linalg import largest_eigenvalue
 from ntk_jax.losses import LossFn, loss_function
@@ -21,7 +28,8 @@ from ntk_jax.training.record import History, Recorder, schedule
 from ntk_jax.training.step import Data, Rule, State, advance, check_batches, start
 from ntk_jax.types import ApplyFn, Params
 
-# Catapults, from which training recovers, raise the loss by a factor of tens (Lewkowycz et al. 2020).
+# Catapults, from which training recovers, raise the loss by a factor of tens (Lewkowycz et al.
+# 2020).
 _DIVERGED = 1e6
 
 
@@ -45,31 +53,37 @@ def train(
     stop_loss: float | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a network by steps of an Optax optimizer, full-batch or on mini-batches, and record what happens.
+    """Train a network by steps of an Optax optimizer, full-batch or on mini-batches, and record
+    what happens.
 
-    Every recorded number belongs to the parameters after that many steps: losses before and after a step are not mixed.
+    Every recorded number belongs to the parameters after that many steps: losses before and after a
+    step are not mixed.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
         params: initial parameters; they are not modified.
         x: training examples in rows.
         y: targets, of exactly the shape that the network returns.
-        optimizer: for example `optax.sgd(learning_rate)`; time in the closed forms is learning rate x steps.
+        optimizer: for example `optax.sgd(learning_rate)`; time in the closed forms is learning rate
+            x steps.
         num_steps: at most this many steps.
-        loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over examples, softmax),
-            "logistic", "huber", as in `gradient_flow`, or a function of (f, y) that returns a scalar.
-        batch_size: examples per step, drawn without replacement and independently of the other steps; None for all.
-            `gradient_descent_mse` is then the exact mean of the linearized network.
+        loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
+            examples, softmax), "logistic", "huber", as in `gradient_flow`, or a function of (f, y)
+            that returns a scalar.
+        batch_size: examples per step, drawn without replacement and independently of the other
+            steps; None for all. `gradient_descent_mse` is then the exact mean of the linearized
+            network.
         key: with batch_size, the random key of the batches.
-        record_every: record each so many steps, or at the given steps; default about 50 records. Step 0 and the last
-            step are always recorded.
+        record_every: record each so many steps, or at the given steps; default about 50 records.
+            Step 0 and the last step are always recorded.
         x_test: test examples.
         y_test: test targets; with them the test loss is recorded.
         x_kernel: examples on which to follow the relative change of the empirical NTK.
         record_outputs: keep the outputs on x (and x_test) at every record.
-        record: a function of the parameters, called at every record; what it returns (any pytree of arrays) is stacked
-            along a new first axis in `History.recorded`.
-        stop_loss: stop at the first step at which the training loss is below this (with batches: the first record).
+        record: a function of the parameters, called at every record; what it returns (any pytree of
+            arrays) is stacked along a new first axis in `History.recorded`.
+        stop_loss: stop at the first step at which the training loss is below this (with batches:
+            the first record).
         progress: show a progress bar (where tqdm is installed).
 
     Returns:
@@ -85,7 +99,9 @@ def train(
     a, b = check_pair(apply_fn, params, "x", x, "y", y)
     loss_fn = loss_function(loss, b)
     check_batches(batch_size, key, a.shape[0])
-    a_test, b_test = (None, None) if x_test is None else check_test(apply_fn, params, x_test, y_test)
+    a_test, b_test = (
+        (None, None) if x_test is None else check_test(apply_fn, params, x_test, y_test)
+    )
     if y_test is not None and x_test is None:
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:
@@ -117,8 +133,10 @@ def check_start(loss: Array) -> None:
     """Raise if there is no loss to begin with."""
     if not np.isfinite(loss).all():
         raise ValueError(
-            f"apply_fn: expected a finite loss at the initial parameters; got {float(np.sum(loss))}. Look at "
-            "apply_fn(params, x): NaN comes from logarithms, roots and quotients outside their domain, or from overflow."
+            "apply_fn: expected a finite loss at the initial parameters; got "
+            f"{float(np.sum(loss))}. Look at "
+            "apply_fn(params, x): NaN comes from logarithms, roots and quotients outside their "
+            "domain, or from overflow."
         )
 
 
@@ -127,19 +145,24 @@ def divergence_bound(loss: Array) -> Array:
     return jnp.where(loss == 0, 1, _DIVERGED * jnp.abs(loss))
 
 
-def check_pair(apply_fn: ApplyFn, params: Params, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
+def check_pair(
+    apply_fn: ApplyFn, params: Params, x_name: str, x: Any, y_name: str, y: Any
+) -> tuple[Array, Array]:
     """Examples and targets, whose shape must be that of the outputs."""
     a, b = as_examples(x_name, x), as_array(y_name, y)
     out = jax.eval_shape(apply_fn, params, a)
     if b.shape != out.shape:
         raise ValueError(
             f"{y_name}: expected the shape that apply_fn returns, {out.shape}; got {b.shape}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be silently wrong."
+            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
+            "silently wrong."
         )
     return a, as_outputs(y_name, b, out.shape, out.dtype)
 
 
-def check_test(apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any) -> tuple[Array, Array | None]:
+def check_test(
+    apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any
+) -> tuple[Array, Array | None]:
     """Test examples, and their targets if there are any."""
     if y_test is None:
         return as_examples("x_test", x_test), None
@@ -148,7 +171,9 @@ def check_test(apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any) -> t
 
 @compiled
 def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
-    """The largest eigenvalue of the full tangent kernel of the training set, from Jacobian-vector products."""
+    """The largest eigenvalue of the full tangent kernel of the training set, from Jacobian-vector
+    products.
+    """
     out, vjp = jax.vjp(lambda p: apply_fn(p, x), params)
 
     def multiply(v: Array) -> Array:
@@ -167,7 +192,8 @@ def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State
     except ValueError:  # a network that has no forward-mode derivative
         return message + "Take a smaller learning rate."
     return message + (
-        "Gradient descent on half-mean squared loss is stable at this initialization up to the critical learning rate "
+        "Gradient descent on half-mean squared loss is stable at this initialization up to the "
+        "critical learning rate "
         f"2 n O / lambda_max = {critical:.6g}; half of it is a good start. "
         "In the 'ntk' parameterization it does not depend on the width."
     )

@@ -1,8 +1,10 @@
-"""Write limits.json: Monte-Carlo estimates of the kernels of every architecture in cases.architectures, by cases.wide_networks.
+"""Write limits.json: Monte-Carlo estimates of the kernels of every architecture in
+cases.architectures, by cases.wide_networks.
 
     PYTHONPATH=.:tests python tests/references/limits.py [NAME ...]
 
-About five minutes on two cores. Widths are such that terms of order 1/width are small beside the standard errors.
+About five minutes on two cores. Widths are such that terms of order 1/width are small beside the
+standard errors.
 """
 
 import json
@@ -26,9 +28,12 @@ def reference(case):
     x = case.inputs()
     width = {**NARROWER, **WIDER}.get(case.name, WIDTHS[case.tags.split()[0]])
     networks = 128 if case.name in NARROWER else NUM_SAMPLES
-    found = estimate(lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, networks)
+    found = estimate(
+        lambda width, outputs: init_and_apply(case.build(width, outputs), x), x, width, networks
+    )
     arrays = {
-        name: [[float(f"{v:.6g}") for v in row] for row in np.asarray(value)] for name, value in found._asdict().items()
+        name: [[float(f"{v:.6g}") for v in row] for row in np.asarray(value)]
+        for name, value in found._asdict().items()
     }
     return {"width": width, "networks": networks, **arrays}
 

@@ -1,7 +1,9 @@
-"""The nodes of `ntk_jax/duals/mixtures.py`: sigmoid(u) = E[Phi(u / S)], S = 2 K, K of Kolmogorov's distribution.
+"""The nodes of `ntk_jax/duals/mixtures.py`: sigmoid(u) = E[Phi(u / S)], S = 2 K, K of Kolmogorov's
+distribution.
 
-A Gauss rule for the law of log S, from its moments in 60 digits (Stieltjes); prints scales, weights, and the largest errors of
-sigmoid, its slope and softplus. Run: python tests/references/logistic_mixture.py
+A Gauss rule for the law of log S, from its moments in 60 digits (Stieltjes); prints scales,
+weights, and the largest errors of sigmoid, its slope and softplus. Run: python
+tests/references/logistic_mixture.py
 """
 
 import mpmath as mp
@@ -14,9 +16,12 @@ mp.mp.dps = 60
 def density(x):
     """Of Kolmogorov's distribution, by whichever of its two series converges faster."""
     if x > 1:
-        return 8 * x * mp.fsum((-1) ** (k - 1) * k**2 * mp.exp(-2 * k**2 * x**2) for k in range(1, 12))
+        return (
+            8 * x * mp.fsum((-1) ** (k - 1) * k**2 * mp.exp(-2 * k**2 * x**2) for k in range(1, 12))
+        )
     terms = (
-        mp.exp(-((j * mp.pi) ** 2) / (8 * x**2)) * ((j * mp.pi) ** 2 / (4 * x**4) - 1 / x**2) for j in range(1, 24, 2)
+        mp.exp(-((j * mp.pi) ** 2) / (8 * x**2)) * ((j * mp.pi) ** 2 / (4 * x**4) - 1 / x**2)
+        for j in range(1, 24, 2)
     )
     return mp.sqrt(2 * mp.pi) * mp.fsum(terms)
 
@@ -49,7 +54,11 @@ def main():
         s, w = (np.array([float(v) for v in a]) for a in ([mp.exp(t) for t in nodes], w))
         z = u[:, None] / s
         bell = np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-        errors = ndtr(-z) @ w - expit(-u), bell @ (w / s) - expit(u) * expit(-u), (s * bell - u[:, None] * ndtr(-z)) @ w
+        errors = (
+            ndtr(-z) @ w - expit(-u),
+            bell @ (w / s) - expit(u) * expit(-u),
+            (s * bell - u[:, None] * ndtr(-z)) @ w,
+        )
         softplus = errors[2] - np.log1p(np.exp(-u))
         print(count, [f"{np.max(np.abs(e)):.1e}" for e in (*errors[:2], softplus)])
         print(tuple(map(float, s)), tuple(map(float, w)), sep="\n")

@@ -1,4 +1,6 @@
-"""A slow, independent reference for duals: nested panel quadrature in NumPy float64, with breaks at every kink."""
+"""A slow, independent reference for duals: nested panel quadrature in NumPy float64, with breaks at
+every kink.
+"""
 
 import numpy as np
 
@@ -19,9 +21,13 @@ def dual(phi, slope, q11, rho, q22, kinks=(0.0,)):
     ridges = [k / s1 for k in kinks] + [
         k / s2 / rho for k in kinks if abs(rho) > 1e-3
     ]  # sharp at scale c about a ridge
-    near = [r + sign * max(c, 1e-6) * 2.0**j for r in ridges for sign in (-1, 1) for j in range(-2, 5)]
+    near = [
+        r + sign * max(c, 1e-6) * 2.0**j for r in ridges for sign in (-1, 1) for j in range(-2, 5)
+    ]
     x, wx = _rule(np.sort(np.clip(np.concatenate([base, ridges, near]), -12, 12)))
     moved = np.clip(np.stack([(k / s2 - rho * x) / c for k in kinks], axis=1), -12, 12)
-    y, wy = _rule(np.sort(np.concatenate([np.broadcast_to(base, (len(x), len(base))), moved], axis=1), axis=1))
+    y, wy = _rule(
+        np.sort(np.concatenate([np.broadcast_to(base, (len(x), len(base))), moved], axis=1), axis=1)
+    )
     v = s2 * (rho * x[:, None] + c * y)
     return tuple(float(wx @ (f(s1 * x) * np.sum(wy * f(v), axis=1))) for f in (phi, slope))

@@ -1,4 +1,6 @@
-"""What a series needs to know of its function: how many terms, and where it is not smooth. All in NumPy: nothing compiles."""
+"""What a series needs to know of its function: how many terms, and where it is not smooth. All in
+NumPy: nothing compiles.
+"""
 
 import math
 import warnings
@@ -14,11 +16,30 @@ from jax import Array
 
 from ntk_jax.duals.dual_rule import DualRule, derivative
 from ntk_jax.duals.hermite_coefficients import RANGE, WIDE, basis, step_coefficients
-from ntk_jax.duals.hermite_series.resolution import FEW, Seen, check_resolved, look, own_kinks, split_moment
+from ntk_jax.duals.hermite_series.resolution import (
+    FEW,
+    Seen,
+    check_resolved,
+    look,
+    own_kinks,
+    split_moment,
+)
 from ntk_jax.duals.kinks.kinks import Kink, powers
 
 ORDERS = 6  # phi and its derivatives whose jumps are split off
-SIZES = (16, 32, 48, 64, 96, 128, 160, 256, 384, 512, 1024)  # few distinct numbers of terms, hence few compilations
+SIZES = (
+    16,
+    32,
+    48,
+    64,
+    96,
+    128,
+    160,
+    256,
+    384,
+    512,
+    1024,
+)  # few distinct numbers of terms, hence few compilations
 
 
 @dataclass(frozen=True)
@@ -28,7 +49,8 @@ class Expansion(DualRule):
     Attributes:
         phi: a scalar JAX function, applied to arrays element by element.
         kinks: where it is not smooth.
-        terms: how many terms of the series; None leaves it to the variances, or takes 64 where they are not known (inside jit).
+        terms: how many terms of the series; None leaves it to the variances, or takes 64 where they
+            are not known (inside jit).
         levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
         tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
         reach: the quadrature ends at this many standard deviations.
@@ -50,14 +72,20 @@ class Expansion(DualRule):
 E = TypeVar("E", bound=Expansion)
 
 
-def fitted_rule(caller: str, rule: DualRule, q_max: float, dtype: Any, *, stacklevel: int) -> DualRule:
-    """`rule.fitted`, at few distinct variances and hence with few compilations, with a warning where it is not exact."""
+def fitted_rule(
+    caller: str, rule: DualRule, q_max: float, dtype: Any, *, stacklevel: int
+) -> DualRule:
+    """`rule.fitted`, at few distinct variances and hence with few compilations, with a warning
+    where it is not exact.
+    """
     if not rule.adaptive:
         return rule
     rounded = 4.0 ** math.ceil(math.log(max(q_max, 1e-30), 4.0))
     try:
         fitted, q_max = rule.fitted(rounded, dtype), rounded
-    except ValueError:  # of a function that grows, moments may be finite at the one and not at the other
+    except (
+        ValueError
+    ):  # of a function that grows, moments may be finite at the one and not at the other
         fitted = rule.fitted(q_max, dtype)
     shortfall = fitted.shortfall(q_max, dtype)
     if shortfall is not None:
@@ -66,7 +94,9 @@ def fitted_rule(caller: str, rule: DualRule, q_max: float, dtype: Any, *, stackl
 
 
 def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
-    """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to `q_max`."""
+    """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to
+    `q_max`.
+    """
     double = jnp.dtype(dtype) == jnp.float64
     tolerance = series.tolerance or (1e-10 if double and not series.kinks else 1e-7)
     levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
@@ -79,10 +109,14 @@ def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
         series = replace(series, reach=WIDE)
         seen = [look(series, *case, dtype) for case in cases]
     for (order, q), what in zip(cases, seen, strict=True):
-        if order == 0 or q * what.second > 1e-12 * seen[0].second:  # else the slope is nothing to the function
+        if (
+            order == 0 or q * what.second > 1e-12 * seen[0].second
+        ):  # else the slope is nothing to the function
             check_resolved(series, order, q, what)
     for most in (512, SIZES[-1]):
-        rest = np.max([_left_out(series, *c, s, most) for c, s in zip(cases, seen, strict=True)], axis=0)
+        rest = np.max(
+            [_left_out(series, *c, s, most) for c, s in zip(cases, seen, strict=True)], axis=0
+        )
         enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
         if enough:
             return replace(series, terms=enough[0])
@@ -95,37 +129,57 @@ def relative_error(series: Expansion, q: float, dtype: jnp.dtype) -> float:
 
 
 def errors(series: Expansion, q: float, dtype: jnp.dtype) -> list[tuple[float, float]]:
-    """E[phi²] and E[phi'²], each with a bound on the dual's error relative to it: what is left out, not seen, and cancels."""
+    """E[phi²] and E[phi'²], each with a bound on the dual's error relative to it: what is left out,
+    not seen, and cancels.
+    """
     seen = [look(series, order, q, dtype) for order in (0, 1)]
     rounding = _cancellation(series.kinks, seen[0].second, series.levels, q, dtype)
-    return [(s.second, max(_error_share(series, order, q, s), rounding)) for order, s in enumerate(seen)]
+    return [
+        (s.second, max(_error_share(series, order, q, s), rounding)) for order, s in enumerate(seen)
+    ]
 
 
 def _error_share(series: Expansion, order: int, q: float, seen: Seen) -> float:
     """Of terms left out and of what quadrature does not see, relative to E[phi^(order)²]."""
     terms = 2 * series.count
-    left_out, second = _left_out(series, order, q, seen, terms)[series.count], max(seen.second, 1e-300)
-    if series.kinks:  # with r the smooth and S the singular part: |(r + S)² - S²| summed over all further terms
+    left_out, second = (
+        _left_out(series, order, q, seen, terms)[series.count],
+        max(seen.second, 1e-300),
+    )
+    if (
+        series.kinks
+    ):  # with r the smooth and S the singular part: |(r + S)² - S²| summed over all further terms
         smooth, singular = _coefficients(series, order, q, seen, terms)
-        r, S = (max(whole - float(np.sum(c**2)), 0.0) for whole, c in ((seen.rest, smooth), (seen.split, singular)))
+        r, S = (
+            max(whole - float(np.sum(c**2)), 0.0)
+            for whole, c in ((seen.rest, smooth), (seen.split, singular))
+        )
         beyond = (r + 2 * math.sqrt(r * S)) / second if r > 1e-12 * seen.rest else 0.0
         left_out = max(left_out, left_out / 2 + beyond)
     return float(left_out + 2 * seen.unseen + seen.unseen**2)
 
 
-def _coefficients(series: Expansion, order: int, q: float, seen: Seen, terms: int) -> tuple[np.ndarray, np.ndarray]:
+def _coefficients(
+    series: Expansion, order: int, q: float, seen: Seen, terms: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of the smooth and of the singular part."""
     s, singular = math.sqrt(q), np.zeros(terms)
     for kink in own_kinks(series.kinks, order):
         threshold = np.array([abs(kink.at) / max(s, 1e-300)])
         for power in powers((kink,), order):
-            part = kink.factor(power, order) * s**power * step_coefficients(threshold, terms, power)[:, 0]
+            part = (
+                kink.factor(power, order)
+                * s**power
+                * step_coefficients(threshold, terms, power)[:, 0]
+            )
             singular += part * float(kink.sign) ** np.arange(terms)
     return seen.smooth @ basis(series.levels, terms, series.reach), singular
 
 
 def _left_out(series: Expansion, order: int, q: float, seen: Seen, terms: int) -> np.ndarray:
-    """The share of E[phi^(order)²] in the terms from k on, for k up to `terms`, as far as no singular part holds it."""
+    """The share of E[phi^(order)²] in the terms from k on, for k up to `terms`, as far as no
+    singular part holds it.
+    """
     smooth, singular = _coefficients(series, order, q, seen, terms)
     energy = np.abs((smooth + singular) ** 2 - singular**2)
     beyond = 0.0 if series.kinks else max(seen.second - float(np.sum(energy)), 0.0)
@@ -134,9 +188,11 @@ def _left_out(series: Expansion, order: int, q: float, seen: Seen, terms: int) -
 
 
 def _kept(series: Expansion, second: float, q: float, dtype: jnp.dtype) -> tuple[Kink, ...]:
-    """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits than they save.
+    """The jumps worth splitting off: one-sided powers that outgrow phi cancel, and cost more digits
+    than they save.
 
-    At 0 terms left out cost little, and a kernel stays positive definite: there, less may cancel in single precision.
+    At 0 terms left out cost little, and a kernel stays positive definite: there, less may cancel in
+    single precision.
     """
     double, kept = jnp.dtype(dtype) == jnp.float64, series.kinks
     strict = 1e-11 if double else 1e-6
@@ -144,28 +200,37 @@ def _kept(series: Expansion, second: float, q: float, dtype: jnp.dtype) -> tuple
         loss = 1e-9 if double else 1e-4 if everywhere else 1e-5
         for highest in range(ORDERS - 2, -1, -1):
             # from the fourth derivative on, jumps are split off for speed of convergence only
-            if _cancellation(kept, second, series.levels, q, dtype) <= (loss if highest < 3 else strict):
+            if _cancellation(kept, second, series.levels, q, dtype) <= (
+                loss if highest < 3 else strict
+            ):
                 break
             kept = _cut(kept, highest, everywhere)
     return kept
 
 
 def _cut(kinks: tuple[Kink, ...], highest: int, everywhere: bool) -> tuple[Kink, ...]:
-    """Without the jumps beyond those of a derivative; at 0 that of the slope stays, which never outgrows phi."""
+    """Without the jumps beyond those of a derivative; at 0 that of the slope stays, which never
+    outgrows phi.
+    """
     away = highest if everywhere else ORDERS
     cut = [
-        Kink(c, tuple(j * (p <= (away if c else max(highest, 1))) for p, j in enumerate(jumps))) for c, jumps in kinks
+        Kink(c, tuple(j * (p <= (away if c else max(highest, 1))) for p, j in enumerate(jumps)))
+        for c, jumps in kinks
     ]
     return tuple(kink for kink in cut if any(kink.jumps))
 
 
-def _cancellation(kinks: tuple[Kink, ...], second: float, levels: int, q: float, dtype: jnp.dtype) -> float:
+def _cancellation(
+    kinks: tuple[Kink, ...], second: float, levels: int, q: float, dtype: jnp.dtype
+) -> float:
     """Rounding of the singular part's dual, relative to E[phi²], `second`."""
     return float(jnp.finfo(dtype).eps) * split_moment(kinks, 0, levels, q) / max(second, 1e-300)
 
 
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
-    """The jumps of phi and of its first derivatives at a point; None if those up to the third are 0."""
+    """The jumps of phi and of its first derivatives at a point; None if those up to the third are
+    0.
+    """
     if not any(_jumps(phi, at, 4)):  # higher derivatives take long to trace
         return None
     return Kink(at, _jumps(phi, at, ORDERS))
@@ -178,12 +243,17 @@ def _derivatives(phi: Callable[[Array], Array], orders: int, v: Array) -> Array:
 
 
 def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float, ...]:
-    """At two distances from 0, where powers with a fraction have no jump that can be split off, and so differ."""
+    """At two distances from 0, where powers with a fraction have no jump that can be split off, and
+    so differ.
+    """
     gaps = (1e-15, 1e-30) if at == 0.0 else (abs(at) * 2.0**-8,)
     v = np.array([at + side * gap for gap in gaps for side in (-1, 1)])
     with jax.ensure_compile_time_eval():
         sides = np.asarray(_derivatives(phi, orders, jnp.asarray(v)), float).T.tolist()
-    found = [_jumps_between(low, high, gap) for low, high, gap in zip(sides[::2], sides[1::2], gaps, strict=True)]
+    found = [
+        _jumps_between(low, high, gap)
+        for low, high, gap in zip(sides[::2], sides[1::2], gaps, strict=True)
+    ]
     jumps = [round(j, 12) if math.isfinite(j) else math.inf for j in found[-1]]
     same = [abs(a - b) <= 1e-6 * (1 + abs(b)) for a, b in zip(found[0], jumps, strict=True)]
     return tuple(j if ok and abs(j) > 1e-5 else 0.0 for j, ok in zip(jumps, same, strict=True))

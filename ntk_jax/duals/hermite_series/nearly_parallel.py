@@ -1,11 +1,12 @@
-"""How far apart a function with kinks takes two nearly parallel Gaussian inputs, for `Series`: nothing cancels to rounding.
+"""How far apart a function with kinks takes two nearly parallel Gaussian inputs, for `Series`:
+nothing cancels to rounding.
 
 With f_i(z) = phi(s_i z) / n_i of norm 1 in L²(normal), and rho near the pole +-1,
 
     1 -+ rho' = |f_1 -+ f_2(+-z)|² / 2 +- lacking / (n_1 n_2),   lacking = k(pole) - k(rho).
 
-The chord is taken from the Hermite coefficients that the series sums, with the singular part's chord in full; what the series
-leaves out separates examples here as it does in the kernel.
+The chord is taken from the Hermite coefficients that the series sums, with the singular part's
+chord in full; what the series leaves out separates examples here as it does in the kernel.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +25,9 @@ PANEL = RANGE / 4  # wide enough for one-sided powers and the density, between k
 
 
 class Side(NamedTuple):
-    """Of one side: rows of the series, 1 / |phi|, and the share of |phi|² that the series leaves out."""
+    """Of one side: rows of the series, 1 / |phi|, and the share of |phi|² that the series leaves
+    out.
+    """
 
     rows: Any
     r: Array
@@ -35,14 +38,18 @@ def side(rows: Any, own: Array, summed: Array) -> Side:
     """Given E[phi²] and what the series makes of it."""
     share = 1 - ratio(summed, own)
     return Side(
-        rows, ratio(jnp.ones_like(own), jnp.sqrt(own)), jnp.where(share > 32 * jnp.finfo(own.dtype).eps, share, 0)
+        rows,
+        ratio(jnp.ones_like(own), jnp.sqrt(own)),
+        jnp.where(share > 32 * jnp.finfo(own.dtype).eps, share, 0),
     )
 
 
 def in_order(one: Any, other: Any, q1: Array, q2: Array) -> list[Any]:
-    """Two sides, smaller variance first: exchanging them then gives the same bits, however sums are rounded."""
+    """Two sides, smaller variance first: exchanging them then gives the same bits, however sums are
+    rounded.
+    """
     swap = q1 > q2
-    where = lambda a, b: jnp.where(swap if a.ndim == swap.ndim else swap[None], b, a)  # noqa: E731
+    where = lambda a, b: jnp.where(swap if a.ndim == swap.ndim else swap[None], b, a)
     return [jax.tree.map(where, *pair) for pair in ((one, other), (other, one))]
 
 
@@ -51,7 +58,9 @@ def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart
     one, other = in_order(one, other, one.rows.q, other.rows.q)
     lack = inputs.lack
     pole = inputs.by_pole(jnp.ones_like(lack), -jnp.ones_like(lack))
-    rho = pole * jnp.maximum(1 - lack, jnp.finfo(lack.dtype).tiny)  # of the pole's sign even where both are equally far
+    rho = pole * jnp.maximum(
+        1 - lack, jnp.finfo(lack.dtype).tiny
+    )  # of the pole's sign even where both are equally far
     lacking, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, lack)
     a, b = one.rows.phi, other.rows.phi
     mirror = kinks.alternating(len(a.all), lack)
@@ -59,11 +68,14 @@ def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart
     lacking = lacking + _lacking(at_pole * (a.all * b.all - a.singular * b.singular), lack)
     turned = lacking * (one.r * other.r)
     smooth = [
-        _chords(c1 * one.r[None], at_pole * c2 * other.r[None]) for c1, c2 in ((a.all, b.all), (a.singular, b.singular))
+        _chords(c1 * one.r[None], at_pole * c2 * other.r[None])
+        for c1, c2 in ((a.all, b.all), (a.singular, b.singular))
     ]
     whole = _singular_chords(singular, one, other, pole)
     left_out = (one.left_out + other.left_out) / 2
-    minus, plus = (all_ - cut + add + left_out for all_, cut, add in zip(*smooth, whole, strict=True))
+    minus, plus = (
+        all_ - cut + add + left_out for all_, cut, add in zip(*smooth, whole, strict=True)
+    )
     return Apart(jnp.clip(minus + turned, 0, 2), jnp.clip(plus - turned, 0, 2)), k_dot
 
 
@@ -89,7 +101,10 @@ def _singular_chords(singular: Kinks, one: Side, other: Side, pole: Array) -> tu
     away = jnp.asarray([c for c, _ in singular if c != 0], pole.dtype).reshape(-1, *[1] * pole.ndim)
     fixed = jnp.asarray(np.arange(-RANGE, RANGE + PANEL / 2, PANEL), pole.dtype)
     fixed = jnp.broadcast_to(fixed.reshape(-1, *[1] * pole.ndim), (fixed.size, *pole.shape))
-    moved = [jnp.clip(away * (sign * side.rows.r)[None], -RANGE, RANGE) for sign, side in ((1, one), (pole, other))]
+    moved = [
+        jnp.clip(away * (sign * side.rows.r)[None], -RANGE, RANGE)
+        for sign, side in ((1, one), (pole, other))
+    ]
     u, w = panel_rule(jnp.moveaxis(jnp.sort(jnp.concatenate([fixed, *moved]), axis=0), 0, -1))
     first, second = (
         kinks.values(singular, 0, (sign * side.rows.seen.s)[..., None] * u) * side.r[..., None]

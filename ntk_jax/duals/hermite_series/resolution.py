@@ -1,7 +1,9 @@
-"""What the quadrature of a series sees of its function f(z) = phi^(order)(s z), and what it does not.
+"""What the quadrature of a series sees of its function f(z) = phi^(order)(s z), and what it does
+not.
 
-Let e be what f has beyond the polynomials through its nodes, panel by panel, and out of the panels' reach. Coefficients are off
-by those of e, so that a dual is off by at most 2 |f| |e| + |e|², norms of L²(normal), at any correlation.
+Let e be what f has beyond the polynomials through its nodes, panel by panel, and out of the panels'
+reach. Coefficients are off by those of e, so that a dual is off by at most 2 |f| |e| + |e|², norms
+of L²(normal), at any correlation.
 """
 
 import math
@@ -13,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.duals.dual_rule import derivative
-from ntk_jax.duals.hermite_coefficients import NODES, RANGE, WIDE, breakpoints, nodes_and_weights, panel_rule
+from ntk_jax.duals.hermite_coefficients import (
+    NODES,
+    RANGE,
+    WIDE,
+    breakpoints,
+    nodes_and_weights,
+    panel_rule,
+)
 from ntk_jax.duals.kinks.kinks import Kink
 from ntk_jax.duals.kinks.kinks import values as singular
 
@@ -22,7 +31,9 @@ NEXT_TO_ZERO = 2.0 ** np.array([-10.0, -40.0])  # of the innermost panel
 
 
 class Seen(NamedTuple):
-    """r = f - S at the nodes, S being split off; E[f²], E[r²], E[S²]; |e| / |f|; the share of E[f²] out of reach."""
+    """r = f - S at the nodes, S being split off; E[f²], E[r²], E[S²]; |e| / |f|; the share of E[f²]
+    out of reach.
+    """
 
     smooth: np.ndarray
     second: float
@@ -33,7 +44,9 @@ class Seen(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where f is looked at: its nodes, those of E[f²], between the former, out of reach, on both sides of 0; with weights."""
+    """Where f is looked at: its nodes, those of E[f²], between the former, out of reach, on both
+    sides of 0; with weights.
+    """
 
     nodes: np.ndarray
     own: np.ndarray
@@ -59,7 +72,9 @@ def _places(levels: int, reach: float, breaks: tuple[float, ...]) -> Places:
 
 @lru_cache(maxsize=1)
 def _interpolation() -> np.ndarray:
-    """Values between the nodes of a panel from those at its nodes, of polynomials, (NODES + 1, NODES)."""
+    """Values between the nodes of a panel from those at its nodes, of polynomials, (NODES + 1,
+    NODES).
+    """
     x, between = (np.polynomial.legendre.leggauss(n)[0] for n in (NODES, NODES + 1))
     vandermonde = np.polynomial.legendre.legvander(np.concatenate([x, between]), NODES - 1)
     return vandermonde[NODES:] @ np.linalg.inv(vandermonde[:NODES])
@@ -75,7 +90,8 @@ def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
     """What there is to see of phi^(order) at variance `q`.
 
     Raises:
-        ValueError: it is NaN somewhere, its second moment is infinite or out of range, or it varies faster than can be resolved.
+        ValueError: it is NaN somewhere, its second moment is infinite or out of range, or it varies
+            faster than can be resolved.
     """
     s = math.sqrt(q)
     at = _places(series.levels, series.reach, _breaks(series.kinks, s))
@@ -92,22 +108,41 @@ def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
         - (smooth.reshape(-1, NODES) @ _interpolation().T).ravel()
     )
     largest = float(jnp.finfo(jnp.zeros(()).dtype).max)
-    outside = np.clip(np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest), -largest, largest)
+    outside = np.clip(
+        np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest), -largest, largest
+    )
     with np.errstate(over="ignore", invalid="ignore"):
         mass, beyond, gaps = (
             (g * np.sqrt(w)) ** 2
-            for g, w in ((own, at.own_weights), (outside, at.outside_weights), (error, at.between_weights))
+            for g, w in (
+                (own, at.own_weights),
+                (outside, at.outside_weights),
+                (error, at.between_weights),
+            )
         )
-        ends = sum(np.sum(m[abs(u) > WIDE - 0.75]) for m, u in ((mass, at.own), (beyond, at.outside)))
+        ends = sum(
+            np.sum(m[abs(u) > WIDE - 0.75]) for m, u in ((mass, at.own), (beyond, at.outside))
+        )
         if dtype != jnp.float64:  # the density is 0 there
             beyond = np.append(beyond, mass[abs(at.own) > 12.75])
     second, lost = float(np.sum(mass)), float(np.sum(beyond))
-    if not second + lost <= float(jnp.finfo(dtype).max) or ends > FEW * (second + lost) or _is_singular(zero):
+    if (
+        not second + lost <= float(jnp.finfo(dtype).max)
+        or ends > FEW * (second + lost)
+        or _is_singular(zero)
+    ):
         raise _infinite(series.phi, order, q, dtype)
     total = max(second + lost, 1e-300)
     unseen = math.sqrt((float(np.sum(gaps)) + lost) / total)
     rest = float(np.sum((smooth * np.sqrt(nodes_and_weights(series.levels, series.reach)[1])) ** 2))
-    return Seen(smooth, second, rest, split_moment(series.kinks, order, series.levels, q), unseen, lost / total)
+    return Seen(
+        smooth,
+        second,
+        rest,
+        split_moment(series.kinks, order, series.levels, q),
+        unseen,
+        lost / total,
+    )
 
 
 def _breaks(kinks: tuple[Kink, ...], s: float) -> tuple[float, ...]:
@@ -122,13 +157,16 @@ def split_moment(kinks: tuple[Kink, ...], order: int, levels: int, q: float) -> 
 
 
 def own_kinks(kinks: tuple[Kink, ...], order: int) -> tuple[Kink, ...]:
-    """Of the derivative almost everywhere, which is what a network has: without deltas where phi jumps."""
+    """Of the derivative almost everywhere, which is what a network has: without deltas where phi
+    jumps.
+    """
     return tuple(Kink(c, (0.0,) * order + jumps[order:]) for c, jumps in kinks)
 
 
 def _infinite(phi: Any, order: int, q: float, dtype: Any) -> ValueError:
     return ValueError(
-        f"activation: expected a finite E[{_name(order)}²] at variance {q:.3g}; that of {phi!r} is infinite, or out of "
+        f"activation: expected a finite E[{_name(order)}²] at variance {q:.3g}; that of {phi!r} is "
+        "infinite, or out of "
         f"the range of {jnp.dtype(dtype)}. Use smaller weights, or a function that grows less."
     )
 
@@ -142,8 +180,10 @@ def _check_numbers(phi: Any, order: int, v: np.ndarray, f: np.ndarray) -> None:
     if np.any(bad):
         at = v[bad][np.argmin(np.abs(v[bad]))]
         raise ValueError(
-            f"activation: expected a function that is a number on the whole real line, with its derivative; {_name(order)} of "
-            f"{phi!r} is NaN at u = {at:.3g}. Gaussian inputs take every value: use one that is defined there; what "
+            "activation: expected a function that is a number on the whole real line, with its "
+            f"derivative; {_name(order)} of "
+            f"{phi!r} is NaN at u = {at:.3g}. Gaussian inputs take every value: use one that is "
+            "defined there; what "
             "jnp.where does not choose must have a derivative, too."
         )
 
@@ -158,7 +198,10 @@ def check_resolved(series: Any, order: int, q: float, seen: Seen) -> None:
     """Raise where quadrature knows nothing of the function."""
     if seen.unseen > 0.5:
         raise ValueError(
-            f"activation: expected a function that varies little over {0.4 * math.sqrt(q):.2g}, which quadrature resolves at "
-            f"variance {q:.3g}; of {_name(order)} of {series.phi!r} it misses {min(seen.unseen, 1):.0%}. Use smaller weights, an "
-            "activation with a closed form, or name the points where it is not smooth: duals.series(phi, kinks=(...))."
+            f"activation: expected a function that varies little over {0.4 * math.sqrt(q):.2g}, "
+            "which quadrature resolves at "
+            f"variance {q:.3g}; of {_name(order)} of {series.phi!r} it misses "
+            f"{min(seen.unseen, 1):.0%}. Use smaller weights, an "
+            "activation with a closed form, or name the points where it is not smooth: "
+            "duals.series(phi, kinks=(...))."
         )

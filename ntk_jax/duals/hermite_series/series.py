@@ -1,11 +1,14 @@
-"""The dual of any scalar function, by the Hermite (Mehler) series: E[f(u) g(v)] = sum_k a_k(f, q11) a_k(g, q22) rho^k.
+"""The dual of any scalar function, by the Hermite (Mehler) series: E[f(u) g(v)] = sum_k a_k(f, q11)
+a_k(g, q22) rho^k.
 
-The coefficients a_k = E[f(sigma z) h_k(z)] cost one quadrature per example, a pair costs one multiplication and addition
-per term. Kinks are split off as sums of one-sided powers, whose coefficients and duals are exact (`kinks.py`): what remains is
-smooth and converges fast; of a piecewise polynomial, a polynomial remains and nothing is left out.
+The coefficients a_k = E[f(sigma z) h_k(z)] cost one quadrature per example, a pair costs one
+multiplication and addition per term. Kinks are split off as sums of one-sided powers, whose
+coefficients and duals are exact (`kinks.py`): what remains is smooth and converges fast; of a
+piecewise polynomial, a polynomial remains and nothing is left out.
 
-All derivatives of the dual are again moments of the same kind: with M_ij = E[phi^(i)(u) phi^(j)(v)], Price's theorem reads
-d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) / 2 dq22. (Mehler 1866; Daniely, Frostig, Singer 2016, section 4.)
+All derivatives of the dual are again moments of the same kind: with M_ij = E[phi^(i)(u)
+phi^(j)(v)], Price's theorem reads d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) / 2
+dq22. (Mehler 1866; Daniely, Frostig, Singer 2016, section 4.)
 """
 
 import math
@@ -24,7 +27,13 @@ from ntk_jax.duals.dual_rule import Dual, derivative, ratio, root
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.duals.hermite_series import nearly_parallel as chords
-from ntk_jax.duals.hermite_series.fit import Expansion, enough_terms, errors, fitted_rule, relative_error
+from ntk_jax.duals.hermite_series.fit import (
+    Expansion,
+    enough_terms,
+    errors,
+    fitted_rule,
+    relative_error,
+)
 from ntk_jax.duals.hermite_series.resolution import own_kinks
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
@@ -34,7 +43,9 @@ CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make pa
 
 
 class Coefficients(NamedTuple):
-    """Of one function at one side's variances: (terms, ...), of its singular part likewise, and the tail (2, ...)."""
+    """Of one function at one side's variances: (terms, ...), of its singular part likewise, and the
+    tail (2, ...).
+    """
 
     all: Array
     singular: Array | None
@@ -42,7 +53,9 @@ class Coefficients(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """One side of a pair: variance, the deviation's reciprocal, how it sees the kinks, coefficients of phi and of phi'."""
+    """One side of a pair: variance, the deviation's reciprocal, how it sees the kinks, coefficients
+    of phi and of phi'.
+    """
 
     q: Array
     r: Array
@@ -53,7 +66,8 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Series(Expansion):
-    """The dual of a scalar function by its Hermite series. Called on values, it takes as many terms as their variances ask for.
+    """The dual of a scalar function by its Hermite series. Called on values, it takes as many terms
+    as their variances ask for.
 
     Warns:
         UserWarning: (when called on values) the tolerance is not met.
@@ -69,7 +83,11 @@ class Series(Expansion):
     @property
     def slope(self) -> "Series":
         """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
-        return replace(self, kinks=own_kinks(self.kinks, 1)) if any(kink.jumps[0] for kink in self.kinks) else self
+        return (
+            replace(self, kinks=own_kinks(self.kinks, 1))
+            if any(kink.jumps[0] for kink in self.kinks)
+            else self
+        )
 
     def __call__(self, q11, q12, q22):
         moments = as_moments(q11, q12, q22)
@@ -78,19 +96,28 @@ class Series(Expansion):
             return super().__call__(*moments)
         if self.terms is not None:
             return _called(self, *moments)
-        return _called(fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2), *moments)
+        return _called(
+            fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2),
+            *moments,
+        )
 
     def fitted(self, q_max, dtype):
         return self if self.terms else enough_terms(self, q_max, dtype)
 
     def shortfall(self, q_max, dtype):
-        worst, asked = relative_error(self, q_max, dtype), self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5)
+        worst, asked = (
+            relative_error(self, q_max, dtype),
+            self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5),
+        )
         if worst <= max(asked, (1e-6 if dtype == jnp.float64 else 2e-5) if self.kinks else 0):
             return None
         return (
-            f"the series of {self.phi!r} with {self.count} terms is within {worst:.1e} of the dual (relative, at variance "
-            f"{q_max:.3g} and correlations near +-1, much closer elsewhere); asked for {asked:.0e}. "
-            "Use smaller weights, an activation with a closed form, or name the points other than 0 where the function is not "
+            f"the series of {self.phi!r} with {self.count} terms is within {worst:.1e} of the dual "
+            "(relative, at variance "
+            f"{q_max:.3g} and correlations near +-1, much closer elsewhere); asked for "
+            f"{asked:.0e}. "
+            "Use smaller weights, an activation with a closed form, or name the points other than "
+            "0 where the function is not "
             "smooth: duals.series(phi, kinks=(...))."
         )
 
@@ -117,7 +144,8 @@ class Series(Expansion):
         return outputs, singular + _sum(one.rows.slope, other.rows.slope, rho, self.count)
 
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
-        """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on what is left out and what is not seen.
+        """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on what is left
+        out and what is not seen.
 
         Raises:
             ValueError: inside jit, where variances are not known; what calling the series raises.
@@ -125,14 +153,19 @@ class Series(Expansion):
         q11, _, q22 = as_moments(q11, 0, q22)
         if not (is_concrete(q11) and is_concrete(q22)):
             raise ValueError(
-                "bound: expected variances that are known; got some inside jit. Take the bound outside of it."
+                "bound: expected variances that are known; got some inside jit. Take the bound "
+                "outside of it."
             )
         pairs = np.stack(np.broadcast_arrays(np.asarray(q11, float), np.asarray(q22, float)))
         at = {q: errors(self, q, q11.dtype) for q in np.unique(pairs).tolist()}
         second, share = np.moveaxis(
             np.array([at[q] for q in pairs.ravel().tolist()]).reshape(*pairs.shape, 2, 2), -1, 0
         )
-        return Dual(*jnp.asarray(np.moveaxis(np.sqrt(second[0] * second[1]) * share.max(axis=0), -1, 0), q11.dtype))
+        return Dual(
+            *jnp.asarray(
+                np.moveaxis(np.sqrt(second[0] * second[1]) * share.max(axis=0), -1, 0), q11.dtype
+            )
+        )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -149,7 +182,9 @@ def coefficients(series: Series, order: int, q: Array) -> Coefficients:
     projection = jnp.asarray(basis(series.levels, series.count, series.reach), q.dtype)
     total = jnp.moveaxis(matmul(values, projection), -1, 0)
     if series.kinks:
-        singular = kinks.coefficients(series.kinks, order, kinks.view(series.kinks, q), series.count)
+        singular = kinks.coefficients(
+            series.kinks, order, kinks.view(series.kinks, q), series.count
+        )
         return Coefficients(total + singular, singular, None)
     return Coefficients(total, None, _tail(series, order, q, total) if order < 2 else None)
 
@@ -175,25 +210,39 @@ def _kinked_rule(series: Series, q: Array) -> tuple[Array, Array]:
     fixed = jnp.asarray(breakpoints(series.levels, series.reach), q.dtype)
     moved = jnp.clip(_row(np.array(away), q) * ratio(jnp.ones_like(q), root(q))[..., None], -14, 14)
     return panel_rule(
-        jnp.sort(jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1), axis=-1)
+        jnp.sort(
+            jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, fixed.size)), moved], axis=-1),
+            axis=-1,
+        )
     )
 
 
 def _tail(series: Series, order: int, q: Array, total: Array) -> Array:
-    """Square roots of what the even and odd terms left out hold of E[phi^(order)²] (Parseval), (2, ...)."""
+    """Square roots of what the even and odd terms left out hold of E[phi^(order)²] (Parseval), (2,
+    ...).
+    """
     s = root(q)[..., None]
     u, w = _kinked_rule(series, q)
     f = derivative(series.phi, order)
     halves = [(f(s * u) + sign * f(-s * u)) / 2 for sign in (1, -1)]
-    energy = [jnp.sum(w * h * h, axis=-1) - jnp.sum(total[parity::2] ** 2, axis=0) for parity, h in enumerate(halves)]
-    floor = 4 * float(jnp.finfo(q.dtype).eps) * jnp.sum(total**2, axis=0)  # below it a tail is rounding
+    energy = [
+        jnp.sum(w * h * h, axis=-1) - jnp.sum(total[parity::2] ** 2, axis=0)
+        for parity, h in enumerate(halves)
+    ]
+    floor = (
+        4 * float(jnp.finfo(q.dtype).eps) * jnp.sum(total**2, axis=0)
+    )  # below it a tail is rounding
     return jnp.stack([root(jnp.where(e > floor, e, 0)) for e in energy])
 
 
 def _sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Array:
-    """sum_k (a_k b_k - S_k S'_k) rho^k by Horner's rule, plus the tail at the first powers left out; `terms` is even."""
+    """sum_k (a_k b_k - S_k S'_k) rho^k by Horner's rule, plus the tail at the first powers left
+    out; `terms` is even.
+    """
     value = jnp.zeros_like(rho)
-    if a.tail is not None and b.tail is not None:  # exact at rho = +-1 for equal variances, and 0 where terms suffice
+    if (
+        a.tail is not None and b.tail is not None
+    ):  # exact at rho = +-1 for equal variances, and 0 where terms suffice
         value = a.tail[0] * b.tail[0] + rho * (a.tail[1] * b.tail[1])
     pairs = [(a.all, b.all, 1)]
     if a.singular is not None and b.singular is not None:
@@ -203,13 +252,19 @@ def _sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Array:
     def step(m, value):
         at = terms - chunk * (m + 1)
         parts = [
-            (*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign) for left, right, sign in pairs
+            (*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign)
+            for left, right, sign in pairs
         ]
         for k in range(chunk - 1, -1, -1):
             value = value * rho + sum(sign * (left[k] * right[k]) for left, right, sign in parts)
         return value
 
-    return lax.fori_loop(0, terms // chunk, step, jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs))))
+    return lax.fori_loop(
+        0,
+        terms // chunk,
+        step,
+        jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs))),
+    )
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:

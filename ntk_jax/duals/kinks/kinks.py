@@ -1,7 +1,9 @@
-"""The singular part of an activation: a sum of one-sided powers that carry its jumps, with exact coefficients and duals.
+"""The singular part of an activation: a sum of one-sided powers that carry its jumps, with exact
+coefficients and duals.
 
-A jump J of the p-th derivative at c >= 0 is that of J relu(v - c)^p / p!; one at c < 0 is carried by the power of the other
-side, -J (v - c)^p / p! for v < c. So the singular part vanishes around 0, and nothing cancels at small variances.
+A jump J of the p-th derivative at c >= 0 is that of J relu(v - c)^p / p!; one at c < 0 is carried
+by the power of the other side, -J (v - c)^p / p! for v < c. So the singular part vanishes around 0,
+and nothing cancels at small variances.
 """
 
 import itertools
@@ -31,14 +33,18 @@ class Kink(NamedTuple):
         return 1 if self.at >= 0 else -1
 
     def factor(self, power: int, order: int) -> float:
-        """Of relu(sign (v - c))^power / power! in the `order`-th derivative; powers below 0 are distributions."""
+        """Of relu(sign (v - c))^power / power! in the `order`-th derivative; powers below 0 are
+        distributions.
+        """
         p = power + order
         jump = self.jumps[p] if 0 <= p < len(self.jumps) else 0.0
         return jump if self.sign > 0 else (-1.0) ** (power + 1) * jump
 
 
 class View(NamedTuple):
-    """The kinks as one side sees them: its standard deviation, and |c| / s for every kink on a leading axis."""
+    """The kinks as one side sees them: its standard deviation, and |c| / s for every kink on a
+    leading axis.
+    """
 
     s: Array
     thresholds: Threshold | None
@@ -96,7 +102,9 @@ def coefficients(kinks: Kinks, order: int, seen: View, terms: int) -> Array:
 
 
 def _power(kink: Kink, s: Array, p: int) -> Array:
-    """s^p; where the kink is out of sight its terms are 0, and a negative power must not overflow."""
+    """s^p; where the kink is out of sight its terms are 0, and a negative power must not
+    overflow.
+    """
     s = jnp.maximum(s, abs(kink.at) / FAR)
     return s**p if p >= 0 else ratio(jnp.ones_like(s), s) ** -p
 
@@ -109,16 +117,25 @@ def moments(
     rho: Array,
     lack: Array | None = None,
 ) -> list[Array]:
-    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`; with `lack`, 1 - |rho| is known better."""
+    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`; with `lack`, 1 -
+    |rho| is known better.
+    """
     totals = [jnp.zeros_like(rho) for _ in orders]
     for group in _groups(kinks):
         mixed = _mixed(kinks, group, first, second, rho, lack)
-        totals = [t + _sum(group, i, j, first.s, second.s, mixed) for t, (i, j) in zip(totals, orders, strict=True)]
+        totals = [
+            t + _sum(group, i, j, first.s, second.s, mixed)
+            for t, (i, j) in zip(totals, orders, strict=True)
+        ]
     return totals
 
 
-def near_moments(kinks: Kinks, first: View, second: View, rho: Array, lack: Array) -> tuple[Array, Array]:
-    """What E[S(u) S(v)] lacks of its value at the nearer pole, and E[S'(u) S'(v)], given 1 - |rho|."""
+def near_moments(
+    kinks: Kinks, first: View, second: View, rho: Array, lack: Array
+) -> tuple[Array, Array]:
+    """What E[S(u) S(v)] lacks of its value at the nearer pole, and E[S'(u) S'(v)], given 1 -
+    |rho|.
+    """
     lacking = k_dot = jnp.zeros_like(rho)
     for group in _groups(kinks):
         mixed = _mixed(kinks, group, first, second, rho, lack)
@@ -131,9 +148,11 @@ Pairs = list[tuple[Kink, Kink]]
 
 
 def _groups(kinks: Kinks) -> list[list[Pairs]]:
-    """Pairs of kinks that share their moments, those of 0 with itself in a group of their own: these are cheaper.
+    """Pairs of kinks that share their moments, those of 0 with itself in a group of their own:
+    these are cheaper.
 
-    Mirroring both kinks changes nothing: half of the pairs of an even or odd function are the others again.
+    Mirroring both kinks changes nothing: half of the pairs of an even or odd function are the
+    others again.
     """
     alike: dict[Any, Pairs] = {}
     for a, b in itertools.product(kinks, repeat=2):
@@ -153,10 +172,14 @@ def _mixed(
 ) -> MixedOrders:
     """The mixed orders of a group, on a leading axis."""
     pairs = [alike[0] for alike in group]
-    column = lambda a: jnp.asarray(a, rho.dtype).reshape(-1, *[1] * rho.ndim)  # noqa: E731
+    column = lambda a: jnp.asarray(a, rho.dtype).reshape(-1, *[1] * rho.ndim)
     signed = column([a.sign * b.sign for a, b in pairs]) * rho[None]
     lack = None if lack is None else lack[None]
-    if first.thresholds is None or second.thresholds is None or pairs[0][0].at == pairs[0][1].at == 0:
+    if (
+        first.thresholds is None
+        or second.thresholds is None
+        or pairs[0][0].at == pairs[0][1].at == 0
+    ):
         return MixedOrders(signed, lack=lack)
     one, other = (
         Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in pairs]) for t in thresholds))
@@ -165,12 +188,17 @@ def _mixed(
     return MixedOrders(signed, one, other, lack)
 
 
-def _sum(group: list[Pairs], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking) -> Array:
+def _sum(
+    group: list[Pairs], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking
+) -> Array:
     total = jnp.zeros_like(mixed.rho)
     left, right = (tuple(pair[k] for pairs in group for pair in pairs) for k in (0, 1))
 
     def scale(p: int, q: int, pairs: Pairs) -> Any:
-        return sum(a.factor(p, i) * b.factor(q, j) * (_power(a, s1, p) * _power(b, s2, q)) for a, b in pairs)
+        return sum(
+            a.factor(p, i) * b.factor(q, j) * (_power(a, s1, p) * _power(b, s2, q))
+            for a, b in pairs
+        )
 
     for p in powers(left, i):
         for q in powers(right, j):

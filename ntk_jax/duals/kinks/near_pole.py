@@ -1,12 +1,15 @@
-"""What F(p, q) = E[relu(u - a)^p relu(v - b)^q] / (p! q!) lacks of its value at the nearer pole of the correlation.
+"""What F(p, q) = E[relu(u - a)^p relu(v - b)^q] / (p! q!) lacks of its value at the nearer pole of
+the correlation.
 
-The difference is of the size of the angle or below, and its parts are too: nothing larger is subtracted. At rho = 1 - lack and
-a <= b, conditioning on v gives
+The difference is of the size of the angle or below, and its parts are too: nothing larger is
+subtracted. At rho = 1 - lack and a <= b, conditioning on v gives
 
     G(0, q) = J(0, q),  G(1, 0) = lack density(b) - J(1, 0),  G(1, 1) = lack mass(b) - J(1, 1),
-    J(p, q) = sine^(p+q+1) int_0^inf w^q density(b + sine w) I_p((rho b - a) / sine + rho w) dw,  I_p(x) = E[relu(z - x)^p],
+    J(p, q) = sine^(p+q+1) int_0^inf w^q density(b + sine w) I_p((rho b - a) / sine + rho w) dw,
+    I_p(x) = E[relu(z - x)^p],
 
-and higher orders follow by Stein's lemma as in `half_gaussian.py`. At rho = -1 half lines do not meet: F is 0 there.
+and higher orders follow by Stein's lemma as in `half_gaussian.py`. At rho = -1 half lines do not
+meet: F is 0 there.
 """
 
 from typing import Any
@@ -53,7 +56,9 @@ class Lacking:
         at = self.orders.angle
         if order == 1:
             return self.lack * (DENSITY / 2)
-        return at.to_pole / (2 * np.pi) if order == 0 else self.lack / 2 - at.first_gap / (2 * np.pi)
+        return (
+            at.to_pole / (2 * np.pi) if order == 0 else self.lack / 2 - at.first_gap / (2 * np.pi)
+        )
 
     def _first_orders(self, p: int, q: int) -> Array:
         """The larger threshold takes the part of b."""

@@ -1,7 +1,9 @@
-"""P(U > a, V > b) of a standard normal pair for a, b >= 0, to the last digit at every correlation, by Owen's T function.
+"""P(U > a, V > b) of a standard normal pair for a, b >= 0, to the last digit at every correlation,
+by Owen's T function.
 
-T(h, t) = 1/(2 pi) int_0^t exp(-h² (1 + x²) / 2) / (1 + x²) dx is smooth for t in [0, 1], where a short Gauss rule is exact
-to rounding at every h; a larger t is exchanged with 1/t. Reference: Owen 1956, eq. 2.1, 2.3 and 3.1.
+T(h, t) = 1/(2 pi) int_0^t exp(-h² (1 + x²) / 2) / (1 + x²) dx is smooth for t in [0, 1], where a
+short Gauss rule is exact to rounding at every h; a larger t is exchanged with 1/t. Reference: Owen
+1956, eq. 2.1, 2.3 and 3.1.
 """
 
 import math
@@ -40,14 +42,23 @@ def mass(a: Array) -> Array:
     return erfc(a * 0.5**0.5) / 2
 
 
-def orthant(first: Threshold, beta1: Array, mass1: Array, second: Threshold, beta2: Array, mass2: Array) -> Array:
-    """P(U > a, V > b), with beta1 = (b - rho a) / sine, beta2 = (a - rho b) / sine and the masses beyond them.
+def orthant(
+    first: Threshold, beta1: Array, mass1: Array, second: Threshold, beta2: Array, mass2: Array
+) -> Array:
+    """P(U > a, V > b), with beta1 = (b - rho a) / sine, beta2 = (a - rho b) / sine and the masses
+    beyond them.
 
-    The two lines meet at (a, beta1) of the first one's coordinates and at (b, beta2) of the second's. (Owen 1956, eq. 3.1.)
+    The two lines meet at (a, beta1) of the first one's coordinates and at (b, beta2) of the
+    second's. (Owen 1956, eq. 3.1.)
     """
     h, beta, beyond, mass_h = (
         jnp.stack(jnp.broadcast_arrays(*pair))
-        for pair in ((first.at, second.at), (beta1, beta2), (mass1, mass2), (first.mass, second.mass))
+        for pair in (
+            (first.at, second.at),
+            (beta1, beta2),
+            (mass1, mass2),
+            (first.mass, second.mass),
+        )
     )
     b = jnp.abs(beta)
     inside = _owen(jnp.maximum(h, b), ratio(jnp.minimum(h, b), jnp.maximum(h, b)))
@@ -57,7 +68,9 @@ def orthant(first: Threshold, beta1: Array, mass1: Array, second: Threshold, bet
 
 
 def _owen(h: Array, t: Array) -> Array:
-    """T(h, t) for t in [0, 1]: Gauss-Legendre on [-t, t], whose integrand is even; to 1e-16 (float32: 5e-9)."""
+    """T(h, t) for t in [0, 1]: Gauss-Legendre on [-t, t], whose integrand is even; to 1e-16
+    (float32: 5e-9).
+    """
     count = 10 if h.dtype == jnp.float64 else 5
     x, w = (jnp.asarray(a[count:], h.dtype) for a in np.polynomial.legendre.leggauss(2 * count))
 

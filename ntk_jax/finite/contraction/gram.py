@@ -1,4 +1,6 @@
-"""Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit gradients."""
+"""Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit
+gradients.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -31,26 +33,39 @@ def contract_features(
     """The kernel block of all pairs: the sum over the blocks of both features."""
     dtype = working_dtype(f1.dtype, f2.dtype)
     if not f1.blocks:
-        return jnp.zeros((f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]), dtype)
+        return jnp.zeros(
+            (f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]),
+            dtype,
+        )
     parts = [
-        part for b1, b2 in zip(f1.blocks, f2.blocks, strict=True) for part in _parts(b1, b2, outputs, precision, dtype)
+        part
+        for b1, b2 in zip(f1.blocks, f2.blocks, strict=True)
+        for part in _parts(b1, b2, outputs, precision, dtype)
     ]
     return _sum(parts)
 
 
-def paired(f1: TangentFeatures, f2: TangentFeatures, precision: str) -> tuple[TangentFeatures, TangentFeatures]:
-    """Both with the same blocks in the same order: functions may read the same parameters in different ways.
+def paired(
+    f1: TangentFeatures, f2: TangentFeatures, precision: str
+) -> tuple[TangentFeatures, TangentFeatures]:
+    """Both with the same blocks in the same order: functions may read the same parameters in
+    different ways.
 
-    Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads adds nothing.
+    Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads
+    adds nothing.
     """
     if [b.kind for b in f1.blocks] == [b.kind for b in f2.blocks]:
         return f1, f2
     partners = {b.kind: b for b in f2.blocks}
     shared = [b for b in f1.blocks if b.kind in partners]
     kinds = {b.kind for b in shared}
-    alone1, alone2 = (gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2))
+    alone1, alone2 = (
+        gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2)
+    )
     leaves = [leaf for leaf in alone1 if leaf in alone2]
-    as_block = lambda gradients: tuple(GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves)  # noqa: E731
+    as_block = lambda gradients: tuple(
+        GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves
+    )
     return (
         replace(f1, blocks=(*shared, *as_block(alone1))),
         replace(f2, blocks=(*(partners[b.kind] for b in shared), *as_block(alone2))),
@@ -58,15 +73,19 @@ def paired(f1: TangentFeatures, f2: TangentFeatures, precision: str) -> tuple[Ta
 
 
 def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str) -> None:
-    """Raise unless the features are of functions of the same parameters, projected alike, with outputs that can be paired."""
+    """Raise unless the features are of functions of the same parameters, projected alike, with
+    outputs that can be paired.
+    """
     if f1.parameters != f2.parameters:
         raise ValueError(
-            f"features2: expected features of the same network's parameters; got {_difference(f1, f2)}. "
+            "features2: expected features of the same network's parameters; got "
+            f"{_difference(f1, f2)}. "
             "Compute both with params of the same structure; the functions of them may differ."
         )
     if _unlike(f1.projection, f2.projection):
         raise ValueError(
-            f"features2: expected features of the same network projected alike, {_words(f1.projection)}; got "
+            "features2: expected features of the same network projected alike, "
+            f"{_words(f1.projection)}; got "
             f"{_words(f2.projection)}. Compute both with the same projection and key."
         )
     if f1.num_outputs != f2.num_outputs and outputs != "full":
@@ -80,23 +99,33 @@ def _difference(f1: TangentFeatures, f2: TangentFeatures) -> str:
     """Leaves that only one of the two has, or that differ in shape, in words."""
     first, second = dict(f1.parameters), dict(f2.parameters)
     sides = ("features1", first.keys() - second.keys()), ("features2", second.keys() - first.keys())
-    only = [f"{', '.join(map(repr, sorted(names)))} only in {side}" for side, names in sides if names]
+    only = [
+        f"{', '.join(map(repr, sorted(names)))} only in {side}" for side, names in sides if names
+    ]
     shared = [name for name in first if name in second and first[name] != second[name]]
-    return "; ".join([*only, *(f"{name!r} of shape {first[name]} and {second[name]}" for name in shared)])
+    return "; ".join(
+        [*only, *(f"{name!r} of shape {first[name]} and {second[name]}" for name in shared)]
+    )
 
 
 def _unlike(p1: Projection | None, p2: Projection | None) -> bool:
     if p1 is None or p2 is None:
         return p1 is not p2
-    return p1.num_dimensions != p2.num_dimensions or ("" not in (p1.key, p2.key) and p1.key != p2.key)
+    return p1.num_dimensions != p2.num_dimensions or (
+        "" not in (p1.key, p2.key) and p1.key != p2.key
+    )
 
 
 def _words(projection: Projection | None) -> str:
-    return "exact" if projection is None else f"{projection.num_dimensions} dimensions{projection.key}"
+    return (
+        "exact" if projection is None else f"{projection.num_dimensions} dimensions{projection.key}"
+    )
 
 
 def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
-    """The kernel of one batch with itself: its upper triangle; of what is below, a half is left out."""
+    """The kernel of one batch with itself: its upper triangle; of what is below, a half is left
+    out.
+    """
     n = f.num_rows
     if n < 2 * HALF:
         return contract_features(f, f, outputs, precision)
@@ -107,7 +136,9 @@ def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Ar
     return jnp.concatenate([upper, jnp.concatenate([nothing, lower], axis=1)])
 
 
-def contract_by_leaf(f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str) -> dict[str, Array]:
+def contract_by_leaf(
+    f1: TangentFeatures, f2: TangentFeatures, outputs: str, precision: str
+) -> dict[str, Array]:
     """The kernel of each parameter leaf alone; they add up to the kernel."""
     kernels: dict[str, Array] = {}
     for b1, b2 in zip(f1.blocks, f2.blocks, strict=True):
@@ -128,7 +159,9 @@ def _sum(parts: list[Array]) -> Array:
     return total
 
 
-def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False) -> list[Array]:
+def _parts(
+    b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False
+) -> list[Array]:
     """The kernel of a block, or with `split` one per leaf."""
     b1 = b1.weighted(dtype)
     if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
@@ -140,29 +173,39 @@ def _parts(b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, sp
     ]
 
 
-def _explicit(j1: Float[Array, "n1 O1 p"], j2: Float[Array, "n2 O2 p"], outputs: str, precision: str) -> Array:
+def _explicit(
+    j1: Float[Array, "n1 O1 p"], j2: Float[Array, "n2 O2 p"], outputs: str, precision: str
+) -> Array:
     """sum_p J1 J2; outputs are folded into an axis of one flat product wherever the mode allows."""
     (n1, outs, _), (n2, outs2, _) = j1.shape, j2.shape
     if outputs == "mean":
         return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / outs
     if outputs == "diagonal":
-        per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)  # noqa: E731
+        per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)
         return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
     full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs2, -1).T, precision=precision)
     return full.reshape(n1, outs, n2, outs2).transpose(0, 2, 1, 3)
 
 
-def _gram(u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str) -> Float[Array, "B r s"]:
+def _gram(
+    u: Float[Array, "B r k"], v: Float[Array, "B s k"], precision: str
+) -> Float[Array, "B r s"]:
     """Products of rows, per block; a single block is a flat product."""
     if u.shape[0] == 1:
         return jnp.matmul(u[0], v[0].T, precision=precision)[None]
     return jnp.einsum("brk,bsk->brs", u, v, precision=precision)
 
 
-def _factored(b1: Any, b2: Any, outputs: str, precision: str, dtype: Any, split: bool) -> list[Array]:
-    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): two Gram matrices and a Hadamard product."""
-    rows = lambda a: a.astype(dtype).swapaxes(0, 1).reshape(a.shape[1], -1, a.shape[3])  # noqa: E731
-    grams = [_gram(rows(a1), rows(a2), precision) for a1, a2 in zip(b1.inputs, b2.inputs, strict=True)]
+def _factored(
+    b1: Any, b2: Any, outputs: str, precision: str, dtype: Any, split: bool
+) -> list[Array]:
+    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): two Gram matrices and a Hadamard
+    product.
+    """
+    rows = lambda a: a.astype(dtype).swapaxes(0, 1).reshape(a.shape[1], -1, a.shape[3])
+    grams = [
+        _gram(rows(a1), rows(a2), precision) for a1, a2 in zip(b1.inputs, b2.inputs, strict=True)
+    ]
     grams = grams if split else [_sum(grams)]
     d1, d2 = b1.cotangents.astype(dtype), b2.cotangents.astype(dtype)
     combine = {"mean": _mean, "diagonal": _diagonal, "full": _full}[outputs]
@@ -179,13 +222,15 @@ def _positions_summed(product: Array, n1: int, n2: int) -> Float[Array, "n1 n2"]
 
 def _mean(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
     """Outputs folded into the contracted axis: one flat product per block."""
-    fold = lambda d: d.transpose(2, 0, 3, 1, 4).reshape(d.shape[2], d.shape[0] * d.shape[3], -1)  # noqa: E731
+    fold = lambda d: d.transpose(2, 0, 3, 1, 4).reshape(d.shape[2], d.shape[0] * d.shape[3], -1)
     d_gram = _gram(fold(d1), fold(d2), precision) / d1.shape[1]
     return [_positions_summed(a_gram * d_gram, d1.shape[0], d2.shape[0]) for a_gram in grams]
 
 
 def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
-    """One output after the other: a batched product over outputs is several times slower than flat ones."""
+    """One output after the other: a batched product over outputs is several times slower than flat
+    ones.
+    """
 
     def one(pair: tuple[Array, Array]) -> list[Array]:
         e1, e2 = (e[:, None] for e in pair)
@@ -197,7 +242,7 @@ def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[
 def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
     """Outputs folded into the rows and columns."""
     (n1, outs, B, T1, D), (n2, outs2, _, T2, _) = d1.shape, d2.shape
-    rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)  # noqa: E731
+    rows = lambda d: d.transpose(2, 0, 1, 3, 4).reshape(B, -1, D)
     d_gram = _gram(rows(d1), rows(d2), precision).reshape(B, n1, outs, T1, n2, outs2, T2)
     kernels = []
     for a_gram in grams:
@@ -206,7 +251,9 @@ def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Arra
     return kernels
 
 
-def nngp_block(f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str) -> Float[Array, "n1 n2 ..."]:
+def nngp_block(
+    f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str
+) -> Float[Array, "n1 n2 ..."]:
     """Products of network outputs, as if each output were a feature of its own."""
     dtype = working_dtype(f1.dtype, f2.dtype)
     return _explicit(f1.astype(dtype)[..., None], f2.astype(dtype)[..., None], outputs, "highest")

@@ -1,8 +1,10 @@
-"""Cotangents that factorize, delta[n, o] = m[n] c[o]: a mask of the example times weights of the output.
+"""Cotangents that factorize, delta[n, o] = m[n] c[o]: a mask of the example times weights of the
+output.
 
-Behind the last nonlinearity the network is linear, so the cotangent there is a weight that no example changes, and the
-nonlinearity's derivative multiplies it entry by entry. Averaged over outputs, such a layer then costs what one output costs:
-mean_o sum_d m_d m'_d c_od² = sum_d m_d m'_d s_d with s_d = mean_o c_od².
+Behind the last nonlinearity the network is linear, so the cotangent there is a weight that no
+example changes, and the nonlinearity's derivative multiplies it entry by entry. Averaged over
+outputs, such a layer then costs what one output costs: mean_o sum_d m_d m'_d c_od² = sum_d m_d m'_d
+s_d with s_d = mean_o c_od².
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ LINEAR = ("mul", "div", "neg", "select_n", "add", "add_any", "sub", "convert_ele
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """A cotangent (a variable of the traced program) and the variable c that it is m times; axes along which c is constant."""
+    """A cotangent (a variable of the traced program) and the variable c that it is m times; axes
+    along which c is constant.
+    """
 
     cotangent: Any
     weight: Any
@@ -29,7 +33,9 @@ class Separable:
 
 @dataclass(frozen=True, eq=False)
 class Cotangents:
-    """The program (example, output's cotangent) -> cotangents at all taps, and which of them factorize (None: not found)."""
+    """The program (example, output's cotangent) -> cotangents at all taps, and which of them
+    factorize (None: not found).
+    """
 
     closed: Any
     found: tuple[Separable | None, ...]
@@ -38,7 +44,9 @@ class Cotangents:
         """m of one example: the cotangent with ones in place of c."""
         part = self._part(tap)
         return self._evaluate(
-            part.cotangent, {part.weight: jnp.ones(part.weight.aval.shape, part.weight.aval.dtype)}, x
+            part.cotangent,
+            {part.weight: jnp.ones(part.weight.aval.shape, part.weight.aval.dtype)},
+            x,
         )
 
     def weight(self, tap: int, e: Array) -> Array:
@@ -67,16 +75,22 @@ class Cotangents:
 def separate(cotangents: Any, x: Any, e: Any) -> Cotangents:
     """Which results of `cotangents(x, e)`, a list of arrays linear in e, factorize."""
     closed = jax.make_jaxpr(cotangents)(x, e)
-    closed = jax.make_jaxpr(lambda *args: _run(closed.jaxpr, closed.consts, args))(x, e)  # without inner calls
+    closed = jax.make_jaxpr(lambda *args: _run(closed.jaxpr, closed.consts, args))(
+        x, e
+    )  # without inner calls
     return Cotangents(closed, _analyse(closed.jaxpr))
 
 
 def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    read = lambda a: a.val if isinstance(a, Literal) else env[a]  # noqa: E731
+    read = lambda a: a.val if isinstance(a, Literal) else env[a]
     for eqn in jaxpr.eqns:
         values, name = [read(a) for a in eqn.invars], eqn.primitive.name
-        outs = _run(*open_jaxpr(eqn.params[CALLS[name]]), values) if name in CALLS else bind(eqn, values)
+        outs = (
+            _run(*open_jaxpr(eqn.params[CALLS[name]]), values)
+            if name in CALLS
+            else bind(eqn, values)
+        )
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(a) for a in jaxpr.outvars]
 
@@ -101,7 +115,9 @@ def _analyse(jaxpr: Any) -> tuple[Separable | None, ...]:
                 from_x.add(out)
         if eqn.primitive.name == "broadcast_in_dim":
             (out,) = eqn.outvars
-            constant[out] = frozenset(range(len(out.aval.shape))) - set(map(int, eqn.params["broadcast_dimensions"]))
+            constant[out] = frozenset(range(len(out.aval.shape))) - set(
+                map(int, eqn.params["broadcast_dimensions"])
+            )
             if isinstance(eqn.invars[0], Literal) and not eqn.invars[0].val:
                 zeros.add(out)
         if moving and eqn.outvars[0] in from_x and _is_multiple(eqn, moving, from_e, zeros):
@@ -111,7 +127,9 @@ def _analyse(jaxpr: Any) -> tuple[Separable | None, ...]:
     return tuple(_separable(a, weight, constant) for a in jaxpr.outvars)
 
 
-def _separable(cotangent: Any, weight: Any, constant: dict[Any, frozenset[int]]) -> Separable | None:
+def _separable(
+    cotangent: Any, weight: Any, constant: dict[Any, frozenset[int]]
+) -> Separable | None:
     c = None if isinstance(cotangent, Literal) else weight(cotangent)
     return None if c is None else Separable(cotangent, c, constant.get(c, frozenset()))
 
@@ -127,7 +145,9 @@ def _is_multiple(eqn: Any, moving: list[Any], from_e: set[Any], zeros: set[Any])
         return len(moving) == 1 and eqn.invars[0] is moving[0]
     if name == "select_n":
         predicate, *cases = eqn.invars
-        return predicate not in from_e and all(a in from_e or a in zeros for a in cases if not isinstance(a, Literal))
+        return predicate not in from_e and all(
+            a in from_e or a in zeros for a in cases if not isinstance(a, Literal)
+        )
     return len(moving) == len(eqn.invars)
 
 

@@ -1,4 +1,6 @@
-"""What a kernel costs: operations and bytes per layer, in factored and in explicit form, and per method."""
+"""What a kernel costs: operations and bytes per layer, in factored and in explicit form, and per
+method.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +14,9 @@ from ntk_jax.finite.uses.plan import Plan
 
 
 class BlockCost(NamedTuple):
-    """Operations and bytes of one block: to make its features per row, and to contract them per pair of rows."""
+    """Operations and bytes of one block: to make its features per row, and to contract them per
+    pair of rows.
+    """
 
     row_ops: float
     pair_ops: float
@@ -44,11 +48,14 @@ class Problem(NamedTuple):
         return self.n1 * (self.n1 + 1) / 2 if self.symmetric else float(self.n1 * self.n2)
 
 
-# Forming gradients is one short product per example, far below the rate of the large ones it is weighed against.
+# Forming gradients is one short product per example, far below the rate of the large ones it is
+# weighed against.
 SHORT_PRODUCT = 3.0
-# Operations that one element of a temporary costs by being written and read, at the rate of matrix products.
+# Operations that one element of a temporary costs by being written and read, at the rate of matrix
+# products.
 PASS = 24.0
-# Bytes of temporaries that stay in caches, and that the C library does not map and clear anew for every call.
+# Bytes of temporaries that stay in caches, and that the C library does not map and clear anew for
+# every call.
 IN_THE_MAKING = 2**24
 
 
@@ -66,7 +73,10 @@ def factored_cost(block: FactoredBlock, outputs: str) -> BlockCost:
 def gradient_cost(block: Block, outputs: str) -> BlockCost:
     """Explicit gradients, then one flat product."""
     if isinstance(block, FactoredBlock):
-        (_, outs, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
+        (_, outs, B, T, D), size = (
+            block.cotangents.shape,
+            jnp.dtype(block.cotangents.dtype).itemsize,
+        )
         entries = B * D * sum(a.shape[3] for a in block.inputs)
         making = SHORT_PRODUCT * 2 * outs * T * entries
     else:
@@ -74,7 +84,9 @@ def gradient_cost(block: Block, outputs: str) -> BlockCost:
         entries, making = sum(j.shape[2] for j in block.jacobians), 0.0
     per_pair = outs * outs if outputs == "full" else outs
     tile = per_pair if outputs != "mean" else 1
-    return BlockCost(making, 2.0 * per_pair * entries, outs * entries * size, 2 * tile * max(size, 4))
+    return BlockCost(
+        making, 2.0 * per_pair * entries, outs * entries * size, 2 * tile * max(size, 4)
+    )
 
 
 def block_cost(block: Block, outputs: str, form: str) -> BlockCost:
@@ -85,7 +97,9 @@ def block_cost(block: Block, outputs: str, form: str) -> BlockCost:
 
 
 def choose_form(block: Block, problem: Problem) -> str:
-    """The cheaper of "factors" and "gradients", counting features that do not fit in memory as made again."""
+    """The cheaper of "factors" and "gradients", counting features that do not fit in memory as made
+    again.
+    """
     if not isinstance(block, FactoredBlock):
         return "gradients"
     totals = {}
@@ -102,12 +116,16 @@ def choose_forms(blocks: tuple[Block, ...], problem: Problem) -> tuple[str, ...]
 
 
 def forward_ops(plan: Plan, shapes: list[tuple[int, ...]]) -> float:
-    """Operations of the network on one example: its products with weights; other leaves count one use per entry."""
+    """Operations of the network on one example: its products with weights; other leaves count one
+    use per entry.
+    """
     total = 0.0
     for leaf, shape in enumerate(shapes):
         positions = 1
         if leaf in plan.tracked:
-            uses = next(u for b in plan.blocks for i, u in zip(b.leaves, b.uses, strict=True) if i == leaf)
+            uses = next(
+                u for b in plan.blocks for i, u in zip(b.leaves, b.uses, strict=True) if i == leaf
+            )
             positions = sum(_positions(plan, use) for use in uses)
         total += 2.0 * positions * math.prod(shape)
     return total
@@ -125,17 +143,23 @@ def features_and_pairs(
     plan: Plan, forward: float, blocks: tuple[Block, ...], forms: tuple[str, ...], problem: Problem
 ) -> float:
     """Operations of features (forward once, backward once per output) and of all contractions."""
-    costs = [block_cost(block, problem.outputs, form) for block, form in zip(blocks, forms, strict=True)]
+    costs = [
+        block_cost(block, problem.outputs, form) for block, form in zip(blocks, forms, strict=True)
+    ]
     features = problem.rows * forward * (1 + plan.num_outputs)
     return features + sum(c.total(problem.rows, problem.pairs) for c in costs)
 
 
 def vector_product_ops(plan: Plan, forward: float, problem: Problem) -> float:
-    """Operations of the method "vector_products": for each pair and output, one Jacobian-vector product."""
+    """Operations of the method "vector_products": for each pair and output, one Jacobian-vector
+    product.
+    """
     return plan.num_outputs * forward * (3.0 * problem.n2 + 2.0 * problem.n1 * problem.n2)
 
 
-def footprint(blocks: tuple[Block, ...], forms: tuple[str, ...], plan: Plan, outputs: str) -> Footprint:
+def footprint(
+    blocks: tuple[Block, ...], forms: tuple[str, ...], plan: Plan, outputs: str
+) -> Footprint:
     """Bytes per row and pair of the chosen forms."""
     costs = [block_cost(block, outputs, form) for block, form in zip(blocks, forms, strict=True)]
     factors = [block_cost(block, outputs, "factors").row_bytes for block in blocks]
@@ -147,14 +171,22 @@ def footprint(blocks: tuple[Block, ...], forms: tuple[str, ...], plan: Plan, out
 
 
 def rows_at_once(forms: tuple[str, ...], footprint: Footprint, problem: Problem) -> int | None:
-    """Rows whose features are made together: few where what they are made from is larger than what is kept of them."""
+    """Rows whose features are made together: few where what they are made from is larger than what
+    is kept of them.
+    """
     if all(form == "factors" for form in forms) or footprint.work < 4 * footprint.row:
         return None
     return max(1, min(IN_THE_MAKING, problem.memory_limit // 4) // footprint.work)
 
 
 def vector_product_footprint(plan: Plan, params: Any, outputs: str) -> Footprint:
-    """Bytes of the method "vector_products": the gradients of one row, and the activations of every pair."""
+    """Bytes of the method "vector_products": the gradients of one row, and the activations of every
+    pair.
+    """
     taps = sum(math.prod(tap.shape) * jnp.dtype(tap.dtype).itemsize for tap in plan.taps)
     gradients = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
-    return Footprint(8, plan.num_outputs * (gradients + 2 * taps), plan.num_outputs * (2 * taps + 8 * plan.num_outputs))
+    return Footprint(
+        8,
+        plan.num_outputs * (gradients + 2 * taps),
+        plan.num_outputs * (2 * taps + 8 * plan.num_outputs),
+    )

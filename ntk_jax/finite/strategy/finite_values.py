@@ -1,4 +1,6 @@
-"""No kernel with NaN or infinity is returned: the error names the outputs, derivatives or products that made it so."""
+"""No kernel with NaN or infinity is returned: the error names the outputs, derivatives or products
+that made it so.
+"""
 
 from typing import Any
 
@@ -11,11 +13,14 @@ from ntk_jax.finite.strategy.engine import features_jit
 from ntk_jax.types import ApplyFn, Params
 
 
-def check_kernel(result: Any, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None) -> Any:
+def check_kernel(
+    result: Any, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None
+) -> Any:
     """`result`, a kernel or features of examples, if it is finite.
 
     Raises:
-        ValueError: it is not; says whether the outputs, derivatives, or only their products are to blame, and where.
+        ValueError: it is not; says whether the outputs, derivatives, or only their products are to
+            blame, and where.
     """
     if is_finite(result):
         return result
@@ -24,8 +29,10 @@ def check_kernel(result: Any, apply_fn: ApplyFn, params: Params, x1: Array, x2: 
         rows = _bad_rows(np.asarray(apply_fn(params, x)).reshape(x.shape[0], -1))
         if rows.size:
             raise ValueError(
-                f"apply_fn: expected finite outputs; got NaN or infinity for {rows.size} of the {x.shape[0]} examples in "
-                f"{name}, the first in row {rows[0]}. Check the network there: jax.debug_nans finds the operation."
+                f"apply_fn: expected finite outputs; got NaN or infinity for {rows.size} of the "
+                f"{x.shape[0]} examples in "
+                f"{name}, the first in row {rows[0]}. Check the network there: jax.debug_nans "
+                "finds the operation."
             )
     for name, x in examples.items():
         _raise_for_gradients(name, features_jit(apply_fn, params, x))
@@ -61,9 +68,12 @@ def _raise_for_gradients(name: str, features: TangentFeatures) -> None:
         rows = _bad_rows(np.asarray(gradient).reshape(features.num_rows, -1))
         if rows.size:
             raise ValueError(
-                f"apply_fn: expected finite derivatives with respect to params{leaf}; got NaN or infinity for "
-                f"{rows.size} of the {features.num_rows} examples in {name}, the first in row {rows[0]}. A square root or "
-                "a norm at 0, a logarithm at 0 behind jnp.where, and numbers beyond the range of the dtype do this."
+                f"apply_fn: expected finite derivatives with respect to params{leaf}; got NaN or "
+                "infinity for "
+                f"{rows.size} of the {features.num_rows} examples in {name}, the first in row "
+                f"{rows[0]}. A square root or "
+                "a norm at 0, a logarithm at 0 behind jnp.where, and numbers beyond the range of "
+                "the dtype do this."
             )
 
 

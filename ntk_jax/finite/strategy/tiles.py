@@ -1,4 +1,6 @@
-"""A kernel from tiles: features of a row block once, the upper triangle only, a bounded number of blocks in memory."""
+"""A kernel from tiles: features of a row block once, the upper triangle only, a bounded number of
+blocks in memory.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,10 +16,13 @@ from ntk_jax.compat import free_bytes, is_concrete
 from ntk_jax.finite.contraction.gram import swap_sides
 
 MAX_BLOCK = 512
-"""Rows of a tile: large enough for the rate of large matrix products, small enough for the caches."""
+"""Rows of a tile: large enough for the rate of large matrix products, small enough for the caches.
+"""
 
 LARGE_FEATURES = 2**25
-"""Bytes of a block's features above which half the rows already make large products, and waste less of the diagonal."""
+"""Bytes of a block's features above which half the rows already make large products, and waste less
+of the diagonal.
+"""
 
 
 class Tiling(NamedTuple):
@@ -30,7 +35,9 @@ class Tiling(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Bytes: features kept per row, temporaries per row while they are computed, temporaries per pair of rows."""
+    """Bytes: features kept per row, temporaries per row while they are computed, temporaries per
+    pair of rows.
+    """
 
     row: int
     work: int
@@ -38,14 +45,19 @@ class Footprint(NamedTuple):
 
 
 def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> Tiling:
-    """Blocks of at most `MAX_BLOCK` rows whose features, temporaries and tiles stay within `memory_limit`.
+    """Blocks of at most `MAX_BLOCK` rows whose features, temporaries and tiles stay within
+    `memory_limit`.
 
-    A quarter of the budget each for the features of either side, for computing a block of features, and for a tile.
-    Blocks never get smaller than one row: below that the limit cannot be kept.
+    A quarter of the budget each for the features of either side, for computing a block of features,
+    and for a tile. Blocks never get smaller than one row: below that the limit cannot be kept.
     """
     quarter = memory_limit // 4
     rows = MAX_BLOCK if MAX_BLOCK * footprint.row <= LARGE_FEATURES else MAX_BLOCK // 2
-    cap = min(rows, quarter // max(footprint.work, footprint.row, 1), math.isqrt(quarter // max(footprint.pair, 1)))
+    cap = min(
+        rows,
+        quarter // max(footprint.work, footprint.row, 1),
+        math.isqrt(quarter // max(footprint.pair, 1)),
+    )
     rows1, rows2 = (even(n, max(cap, 1)) for n in (n1, n2))
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))
@@ -54,7 +66,11 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
 def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
     """Bytes beside the result: features held, one block in the making, one tile."""
     held = (tiling.held1 * tiling.rows1 + tiling.held2 * tiling.rows2) * footprint.row
-    return held + max(tiling.rows1, tiling.rows2) * footprint.work + tiling.rows1 * tiling.rows2 * footprint.pair
+    return (
+        held
+        + max(tiling.rows1, tiling.rows2) * footprint.work
+        + tiling.rows1 * tiling.rows2 * footprint.pair
+    )
 
 
 def even(n: int, cap: int) -> int:
@@ -63,7 +79,8 @@ def even(n: int, cap: int) -> int:
 
 
 KERNEL_WAY_OUT = (
-    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows of x1 at a time with "
+    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows "
+    "of x1 at a time with "
     "results kept on disk."
 )
 
@@ -90,7 +107,8 @@ def readable_size(num_bytes: float) -> str:
 
 
 class Assembly:
-    """The loop over tiles: `combine(prepare(rows of x1), prepare(rows of x2))` written into one result.
+    """The loop over tiles: `combine(prepare(rows of x1), prepare(rows of x2))` written into one
+    result.
 
     `own(prepare(rows))` is the tile of a block of rows with itself.
     """
@@ -105,7 +123,13 @@ class Assembly:
         tiling: Tiling,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        self.prepare, self.combine, self.own, self.tiling, self.advance = prepare, combine, own, tiling, advance
+        self.prepare, self.combine, self.own, self.tiling, self.advance = (
+            prepare,
+            combine,
+            own,
+            tiling,
+            advance,
+        )
         self.out = jnp.zeros(shape, dtype)
 
     def symmetric(self, x: Array) -> Float[Array, "n n ..."]:
@@ -127,7 +151,10 @@ class Assembly:
     def rectangle(self, x1: Array, x2: Array) -> Float[Array, "n1 n2 ..."]:
         """K(x1, x2), columns in alternating order so that a turn keeps the group it ends with."""
         t = self.tiling
-        groups1, groups2 = _groups(x1.shape[0], t.rows1, t.held1), _groups(x2.shape[0], t.rows2, t.held2)
+        groups1, groups2 = (
+            _groups(x1.shape[0], t.rows1, t.held1),
+            _groups(x2.shape[0], t.rows2, t.held2),
+        )
         at, columns = None, None
         for rows in groups1:
             held = self._features(x1, rows)
@@ -142,7 +169,9 @@ class Assembly:
         size = group[0].stop - group[0].start
         return [self.prepare(take_rows(x, s, max(size, s.stop - s.start))) for s in group]
 
-    def _pairs(self, rows: list[slice], columns: list[slice], f1: Any, f2: Any, mirror: bool = False) -> None:
+    def _pairs(
+        self, rows: list[slice], columns: list[slice], f1: Any, f2: Any, mirror: bool = False
+    ) -> None:
         for r, left in zip(rows, f1, strict=True):
             for c, right in zip(columns, f2, strict=True):
                 self._tile(r, c, left, right, mirror)
@@ -155,7 +184,8 @@ class Assembly:
         if mirror and not own:
             self.out = write_tile(self.out, swap_sides(tile), columns.start, rows.start)
         if is_concrete(self.out):
-            self.out.block_until_ready()  # work that is only queued would hold more features than the budget allows
+            # work that is only queued would hold more features than the budget allows
+            self.out.block_until_ready()
         self.advance()
 
 
@@ -174,10 +204,14 @@ def _groups(n: int, rows: int, held: int) -> list[list[slice]]:
 
 
 def take_rows(x: Array, rows: slice, size: int) -> Array:
-    """A block of x; the last one is filled up with its last row, so that all blocks share one compiled program."""
+    """A block of x; the last one is filled up with its last row, so that all blocks share one
+    compiled program.
+    """
     block = x[rows]
     missing = size - block.shape[0]
-    return block if missing <= 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
+    return (
+        block if missing <= 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
+    )
 
 
 def count_tiles(n1: int, n2: int | None, tiling: Tiling) -> int:

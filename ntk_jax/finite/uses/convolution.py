@@ -1,8 +1,9 @@
 """Convolutions in forms that a CPU is fast at: XLA's own are up to fifty times slower in two cases.
 
-A strided convolution's transpose convolves an input with zeros between its entries, and all those zeros are multiplied: here
-blocks of stride² pixels become channels first (space to depth), and the stride is 1. A kernel larger than the image is swapped
-with it by the compiler, and then nobody's loop is fast: here it is a matrix product per kernel entry. Same sums, plain JAX.
+A strided convolution's transpose convolves an input with zeros between its entries, and all those
+zeros are multiplied: here blocks of stride² pixels become channels first (space to depth), and the
+stride is 1. A kernel larger than the image is swapped with it by the compiler, and then nobody's
+loop is fast: here it is a matrix product per kernel entry. Same sums, plain JAX.
 """
 
 import itertools
@@ -22,11 +23,16 @@ MAX_OFFSETS = 27  # products per convolution: more would take long to compile
 def convolve(eqn: Any, h: Array, w: Array) -> Array:
     """The result of a convolution equation at input h and kernel w."""
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
-    grouped = p["feature_group_count"] != 1 or p["batch_group_count"] != 1 or max(p["lhs_dilation"], default=1) > 1
+    grouped = (
+        p["feature_group_count"] != 1
+        or p["batch_group_count"] != 1
+        or max(p["lhs_dilation"], default=1) > 1
+    )
     if grouped or jax.default_backend() != "cpu":
         return bind(eqn, [h, w])[0]
     kernel, space = (
-        math.prod(a.shape[i] for i in spec[2:]) for a, spec in ((w, numbers.rhs_spec), (h, numbers.lhs_spec))
+        math.prod(a.shape[i] for i in spec[2:])
+        for a, spec in ((w, numbers.rhs_spec), (h, numbers.lhs_spec))
     )
     out_space = math.prod(eqn.outvars[0].aval.shape[i] for i in numbers.out_spec[2:])
     if min(space, out_space) < kernel <= MAX_OFFSETS:
@@ -37,11 +43,22 @@ def convolve(eqn: Any, h: Array, w: Array) -> Array:
 
 
 def by_offsets(eqn: Any, h: Array, w: Array) -> Array:
-    """Sum over kernel entries o of h[stride·q + o - padding] W_o, each a matrix product, for a convolution without groups."""
+    """Sum over kernel entries o of h[stride·q + o - padding] W_o, each a matrix product, for a
+    convolution without groups.
+    """
     p = eqn.params
     h, w, out_shape = _channels_last(eqn, h, w)
     total = jnp.zeros(out_shape, eqn.outvars[0].aval.dtype)
-    axes = list(zip(p["window_strides"], p["rhs_dilation"], _lows(p), h.shape[1:-1], out_shape[1:-1], strict=True))
+    axes = list(
+        zip(
+            p["window_strides"],
+            p["rhs_dilation"],
+            _lows(p),
+            h.shape[1:-1],
+            out_shape[1:-1],
+            strict=True,
+        )
+    )
     for entry in itertools.product(*map(range, w.shape[:-2])):
         cuts = [
             _overlap(o * dilation - low, stride, size, positions)
@@ -53,24 +70,39 @@ def by_offsets(eqn: Any, h: Array, w: Array) -> Array:
 
 
 def _one_entry(p: Any, h: Array, w: Array, cuts: Any, out_shape: tuple[int, ...]) -> Array:
-    """The part of one kernel entry, which reaches the output positions first .. last - 1 of each axis."""
-    limits = [at + (last - first - 1) * s + 1 for (first, last, at), s in zip(cuts, p["window_strides"], strict=True)]
-    read = tuple(slice(at, limit, s) for (_, _, at), limit, s in zip(cuts, limits, p["window_strides"], strict=True))
+    """The part of one kernel entry, which reaches the output positions first .. last - 1 of each
+    axis.
+    """
+    limits = [
+        at + (last - first - 1) * s + 1
+        for (first, last, at), s in zip(cuts, p["window_strides"], strict=True)
+    ]
+    read = tuple(
+        slice(at, limit, s)
+        for (_, _, at), limit, s in zip(cuts, limits, p["window_strides"], strict=True)
+    )
     precision, dtype = p["precision"], p["preferred_element_type"]
     part = jnp.matmul(h[(slice(None), *read)], w, precision=precision, preferred_element_type=dtype)
-    around = [(first, size - last, 0) for (first, last, _), size in zip(cuts, out_shape[1:-1], strict=True)]
+    around = [
+        (first, size - last, 0)
+        for (first, last, _), size in zip(cuts, out_shape[1:-1], strict=True)
+    ]
     return lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
 def _overlap(shift: int, stride: int, size: int, positions: int) -> tuple[int, int, int]:
-    """Output positions q in first .. last - 1 with 0 <= stride·q + shift < size, and where in the input the first one reads."""
+    """Output positions q in first .. last - 1 with 0 <= stride·q + shift < size, and where in the
+    input the first one reads.
+    """
     first = max(0, -(shift // stride))
     last = min(positions, (size - 1 - shift) // stride + 1)
     return first, last, first * stride + shift
 
 
 def _with_fast_transpose(eqn: Any, h: Array, w: Array) -> Array:
-    """The value is that of the equation; only the derivative with respect to h is written with stride 1."""
+    """The value is that of the equation; only the derivative with respect to h is written with
+    stride 1.
+    """
 
     @jax.custom_jvp
     def conv(h: Array, w: Array) -> Array:
@@ -101,7 +133,9 @@ def unstrided(eqn: Any, h: Array, w: Array) -> Array:
         else:
             w = _padded(w, i, 0, size - w.shape[i])
             h, w = _to_channels(h, 1 + i, s, d + 1), _to_channels(w, i, s, d)
-    spec = lax.ConvDimensionNumbers((0, d + 1, *range(1, d + 1)), (d + 1, d, *range(d)), (0, d + 1, *range(1, d + 1)))
+    spec = lax.ConvDimensionNumbers(
+        (0, d + 1, *range(1, d + 1)), (d + 1, d, *range(d)), (0, d + 1, *range(1, d + 1))
+    )
     result = lax.conv_general_dilated(
         h, w, (1,) * d, "VALID", dimension_numbers=spec, precision=p["precision"],
         preferred_element_type=p["preferred_element_type"],
@@ -115,7 +149,9 @@ def _lows(p: Any) -> list[int]:
 
 
 def _channels_last(eqn: Any, h: Array, w: Array) -> tuple[Array, Array, tuple[int, ...]]:
-    """Input (n, *space, in), kernel (*kernel, in, out), and the shape of the result (n, *space, out)."""
+    """Input (n, *space, in), kernel (*kernel, in, out), and the shape of the result (n, *space,
+    out).
+    """
     numbers = eqn.params["dimension_numbers"]
     (batch, channels, *space), (out, into, *kernel) = numbers.lhs_spec, numbers.rhs_spec
     n, features, *positions = (eqn.outvars[0].aval.shape[i] for i in numbers.out_spec)
@@ -135,7 +171,11 @@ def _as_asked(eqn: Any, result: Array) -> Array:
 
 def _padded(a: Array, axis: int, low: int, high: int) -> Array:
     """Zeros before and behind an axis, or entries cut off where the counts are negative."""
-    return lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) if i == axis else (0, 0, 0) for i in range(a.ndim)])
+    return lax.pad(
+        a,
+        jnp.zeros((), a.dtype),
+        [(low, high, 0) if i == axis else (0, 0, 0) for i in range(a.ndim)],
+    )
 
 
 def _to_channels(a: Array, axis: int, s: int, channels: int) -> Array:

@@ -1,4 +1,6 @@
-"""Which entry of its parameter leaf each entry of a gradient belongs to: factors keep the order of the product they came from."""
+"""Which entry of its parameter leaf each entry of a gradient belongs to: factors keep the order of
+the product they came from.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -11,7 +13,9 @@ from ntk_jax.finite.uses.walk import Record
 
 
 class Order(NamedTuple):
-    """How a use reads its leaf: two gradients have their entries in the same order if these agree."""
+    """How a use reads its leaf: two gradients have their entries in the same order if these
+    agree.
+    """
 
     shape: tuple[int, ...]
     path: tuple[Any, ...]
@@ -47,7 +51,9 @@ def _of_product(index: Array, order: Order) -> Array:
 
 
 def _of_convolution(index: Array, order: Order) -> Array:
-    """(layers, groups, kernel and input channels, output channels of the group): the canonical form of `ConvUse`."""
+    """(layers, groups, kernel and input channels, output channels of the group): the canonical form
+    of `ConvUse`.
+    """
     index, lead = _reindexed(index, order.path)
     _, (out, into, *space), groups = order.signature
     index = index.transpose(_behind(lead, (*space, into, out)))
@@ -62,7 +68,9 @@ def _of_bias(index: Array, order: Order) -> Array:
 
 
 def _reindexed(index: Array, path: tuple[Any, ...]) -> tuple[Array, int]:
-    """The operand of the product, after the layers it is sliced from (1 axis, or none); no step repeats an entry."""
+    """The operand of the product, after the layers it is sliced from (1 axis, or none); no step
+    repeats an entry.
+    """
     lead = 0
     for name, *details in path:
         if name == "slice":

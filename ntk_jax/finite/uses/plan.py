@@ -1,4 +1,6 @@
-"""Which parameter leaves have factored gradients, and where: found once per network and shape, without values."""
+"""Which parameter leaves have factored gradients, and where: found once per network and shape,
+without values.
+"""
 
 import functools
 from collections import defaultdict
@@ -70,9 +72,13 @@ def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 
 
 def trace_one(apply_fn: ApplyFn, params: Params, x: Any) -> Any:
-    """The closed jaxpr of the outputs of one example of the shape of `x`; its inputs are the leaves, then x."""
+    """The closed jaxpr of the outputs of one example of the shape of `x`; its inputs are the
+    leaves, then x.
+    """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    return jax.make_jaxpr(functools.partial(outputs_of_one, apply_fn))(shapes, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return jax.make_jaxpr(functools.partial(outputs_of_one, apply_fn))(
+        shapes, jax.ShapeDtypeStruct(x.shape, x.dtype)
+    )
 
 
 def walk_one(walk: Walk, closed: Any, leaves: list[Array], tracked: set[int], x: Array) -> Array:
@@ -85,13 +91,19 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
     """The plan for examples like `x` (one example, or its shape and dtype)."""
     closed = trace_one(apply_fn, params, x)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
-    names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    names = tuple(
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    )
     tracked = set(range(len(leaves)))
-    while True:  # dropping a leaf can make the biases that ride on its products unfit, hence the loop
+    while (
+        True
+    ):  # dropping a leaf can make the biases that ride on its products unfit, hence the loop
         walk = Walk()
         out = jax.eval_shape(functools.partial(_abstract_walk, walk, closed, tracked), leaves, x)
         uses = _uses_by_leaf(walk.taps)
-        unfit = (walk.unfit | {leaf for leaf, found in uses.items() if not _joinable(walk.taps, found)}) & tracked
+        unfit = (
+            walk.unfit | {leaf for leaf, found in uses.items() if not _joinable(walk.taps, found)}
+        ) & tracked
         if not unfit:
             break
         tracked -= unfit
@@ -102,7 +114,9 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
     return Plan(tuple(walk.taps), blocks, explicit, unused, names, shapes, out.shape[0], out.dtype)
 
 
-def _abstract_walk(walk: Walk, closed: Any, tracked: set[int], leaves: list[Array], x: Array) -> Array:
+def _abstract_walk(
+    walk: Walk, closed: Any, tracked: set[int], leaves: list[Array], x: Array
+) -> Array:
     out = walk_one(walk, closed, leaves, tracked, x)
     walk.inputs.clear()  # values of a trace that ends here
     return out
@@ -133,4 +147,6 @@ def _group(taps: list[Tap], uses: dict[int, tuple[LeafUse, ...]]) -> tuple[Block
     groups: dict[Any, list[int]] = defaultdict(list)
     for leaf, found in uses.items():
         groups[key(found)].append(leaf)
-    return tuple(BlockPlan(tuple(group), tuple(uses[leaf] for leaf in group)) for group in groups.values())
+    return tuple(
+        BlockPlan(tuple(group), tuple(uses[leaf] for leaf in group)) for group in groups.values()
+    )

@@ -1,6 +1,8 @@
-"""What the walk does at each kind of equation that a view of a parameter, or a product with one, reaches.
+"""What the walk does at each kind of equation that a view of a parameter, or a product with one,
+reaches.
 
-A rule gets the walk, the equation and its values, and returns the results, or None where it does not apply.
+A rule gets the walk, the equation and its values, and returns the results, or None where it does
+not apply.
 """
 
 from dataclasses import replace
@@ -41,7 +43,9 @@ def _conv(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:
 
 
 def _add(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:
-    """A product plus another product, a bias, or anything: one tap after the sum serves them all."""
+    """A product plus another product, a bias, or anything: one tap after the sum serves them
+    all.
+    """
     shape = eqn.outvars[0].aval.shape
     products = [v for v in values if isinstance(v, Product) and v.array.shape == shape]
     if not products:
@@ -59,13 +63,17 @@ def _add(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:
 
 
 def _bias(product: Product, view: View, shape: tuple[int, ...]) -> Entry | None:
-    """The bias as one more use at the product's tap: it must differ along blocks and features, and only there."""
+    """The bias as one more use at the product's tap: it must differ along blocks and features, and
+    only there.
+    """
     first = product.entries[0]
     layout = first.use.layout
     if view.axes is None or len(view.axes) != len(shape) or view.stacked != first.stacked:
         return None
     owned = [i for i in layout.blocks + layout.features if shape[i] != 1]
-    varying = [i for i, axis in enumerate(view.axes) if axis is not None and view.array.shape[i] != 1]
+    varying = [
+        i for i, axis in enumerate(view.axes) if axis is not None and view.array.shape[i] != 1
+    ]
     if sorted(varying) != sorted(owned) or any(view.array.shape[i] != shape[i] for i in owned):
         return None
     signature = ("bias", tuple(view.axes[i] for i in owned), len(layout.blocks), layout.groups)
@@ -78,7 +86,11 @@ def _scale(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:
     name = eqn.primitive.name
     tracked = values[0] if isinstance(values[0], View | Product) else values[1]
     other = values[1] if tracked is values[0] else values[0]
-    if isinstance(other, View | Product) or jnp.ndim(other) != 0 or (name == "div" and tracked is values[1]):
+    if (
+        isinstance(other, View | Product)
+        or jnp.ndim(other) != 0
+        or (name == "div" and tracked is values[1])
+    ):
         return None
     (out,) = bind(eqn, [raw(v) for v in values])
     if out.shape != tracked.array.shape:
@@ -104,7 +116,9 @@ def _rescaled(tracked: Any, out: Array, scale: Any) -> Any:
 
 
 def _remat(walk: Any, eqn: Any, values: list[Any]) -> list[Any]:
-    """The segment again under `jax.checkpoint`, with its policy: taps go in, layer inputs come out."""
+    """The segment again under `jax.checkpoint`, with its policy: taps go in, layer inputs come
+    out.
+    """
     p, (jaxpr, consts) = eqn.params, open_jaxpr(eqn.params["jaxpr"])
     arrays = walk.settle([v for v in values if not isinstance(v, View)])
 
@@ -121,13 +135,17 @@ def _remat(walk: Any, eqn: Any, values: list[Any]) -> list[Any]:
         inner = walk.child(taps)
         return segment(inner, plain), inner.inputs
 
-    outs, inputs = jax.checkpoint(again, prevent_cse=p["prevent_cse"], policy=p["policy"])(arrays, taps)
+    outs, inputs = jax.checkpoint(again, prevent_cse=p["prevent_cse"], policy=p["policy"])(
+        arrays, taps
+    )
     walk.leave(found.taps, inputs)
     return outs
 
 
 def _scan(walk: Any, eqn: Any, values: list[Any]) -> list[Any]:
-    """The loop again, with one tap per step: weights among the constants are reused, among the xs stacked."""
+    """The loop again, with one tap per step: weights among the constants are reused, among the xs
+    stacked.
+    """
     p, (jaxpr, jaxpr_consts) = eqn.params, open_jaxpr(eqn.params["jaxpr"])
     nc, nk = p["num_consts"], p["num_carry"]
     depth = walk.depth + 1
@@ -136,7 +154,10 @@ def _scan(walk: Any, eqn: Any, values: list[Any]) -> list[Any]:
     xs = [v if isinstance(v, View) and _sliceable(v) else walk.settle([v])[0] for v in xs]
 
     def step(inner: Any, carry: list[Any], slices: list[Any]) -> list[Any]:
-        views = [_sliced(x, s, depth) if isinstance(x, View) else s for x, s in zip(xs, slices, strict=True)]
+        views = [
+            _sliced(x, s, depth) if isinstance(x, View) else s
+            for x, s in zip(xs, slices, strict=True)
+        ]
         return inner.settle(inner.run(jaxpr, jaxpr_consts, [*consts, *carry, *views]))
 
     found = walk.child(deeper=1)
@@ -156,7 +177,9 @@ def _scan(walk: Any, eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _sliceable(view: View) -> bool:
-    """Whether a scan slices whole weights from the view: its first axis must be the leaf's own first axis."""
+    """Whether a scan slices whole weights from the view: its first axis must be the leaf's own
+    first axis.
+    """
     return not view.stacked and not view.repeats and view.axes is not None and view.axes[:1] == (0,)
 
 

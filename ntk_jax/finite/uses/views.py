@@ -1,4 +1,6 @@
-"""Values that the walk tracks: views of a parameter leaf, and products with one that wait for their tap."""
+"""Values that the walk tracks: views of a parameter leaf, and products with one that wait for their
+tap.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,15 +19,23 @@ class View:
 
     array: Any
     leaf: int
-    path: tuple[Any, ...] = ()  # the steps of the re-indexing: two uses can be joined if these agree
-    axes: tuple[int | None, ...] | None = None  # the leaf axis behind each axis (None: repeated); None: mixed up
+    path: tuple[
+        Any, ...
+    ] = ()  # the steps of the re-indexing: two uses can be joined if these agree
+    axes: tuple[int | None, ...] | None = (
+        None  # the leaf axis behind each axis (None: repeated); None: mixed up
+    )
     scale: Scale = None
     repeats: bool = False  # some entry appears more than once
     stacked: int = 0  # depth of the scan that slices it, 0 if none
 
-    def moved(self, array: Array, step: tuple[Any, ...], axes: Any, repeats: bool = False) -> "View":
+    def moved(
+        self, array: Array, step: tuple[Any, ...], axes: Any, repeats: bool = False
+    ) -> "View":
         """The view after one more step of re-indexing."""
-        return replace(self, array=array, path=(*self.path, step), axes=axes, repeats=self.repeats or repeats)
+        return replace(
+            self, array=array, path=(*self.path, step), axes=axes, repeats=self.repeats or repeats
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,9 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A sum of products with weights, and of terms that the tap does not change; its tap is not yet added."""
+    """A sum of products with weights, and of terms that the tap does not change; its tap is not yet
+    added.
+    """
 
     array: Any
     entries: tuple[Entry, ...]
@@ -57,7 +69,7 @@ class Product:
 
     def transposed(self, array: Array, permutation: tuple[int, ...]) -> "Product":
         """The product after a transpose."""
-        move = lambda use: replace(use, layout=use.layout.transposed(permutation))  # noqa: E731
+        move = lambda use: replace(use, layout=use.layout.transposed(permutation))
         return Product(array, tuple(replace(e, use=move(e.use)) for e in self.entries))
 
 
@@ -74,7 +86,9 @@ def times(a: Scale, b: Scale) -> Scale:
 
 
 def as_scalar(scale: Scale, like: Any) -> Any:
-    """`scale` in the dtype of `like`: half-precision factors must not promote what they multiply, nor be refused."""
+    """`scale` in the dtype of `like`: half-precision factors must not promote what they multiply,
+    nor be refused.
+    """
     dtype = jnp.result_type(like)
     return jnp.asarray(scale).reshape(()).astype(dtype)
 
@@ -94,7 +108,9 @@ def _reshape(view: View, out: Array, params: dict[str, Any]) -> View:
     """Axes survive if only axes of size 1 come or go."""
     old = [(size, i) for i, size in enumerate(view.array.shape) if size != 1]
     axes = None
-    if view.axes is not None and [size for size, _ in old] == [size for size in out.shape if size != 1]:
+    if view.axes is not None and [size for size, _ in old] == [
+        size for size in out.shape if size != 1
+    ]:
         kept = iter(view.axes[i] for _, i in old)
         axes = tuple(None if size == 1 else next(kept) for size in out.shape)
     return view.moved(out, ("reshape", view.array.shape, out.shape), axes)

@@ -1,8 +1,10 @@
-"""Re-evaluate a traced network with a zero "tap" added to the output of every product with a weight.
+"""Re-evaluate a traced network with a zero "tap" added to the output of every product with a
+weight.
 
-The derivative with respect to a tap is the cotangent of that output; the other operand is recorded on the way. Together
-they are the gradient of the weight (DESIGN.md section 5). The user's function is not changed: its jaxpr is walked.
-Parameter leaves enter as `View`s; a leaf that is used in any way the walk does not follow is reported in `unfit`.
+The derivative with respect to a tap is the cotangent of that output; the other operand is recorded
+on the way. Together they are the gradient of the weight (DESIGN.md section 5). The user's function
+is not changed: its jaxpr is walked. Parameter leaves enter as `View`s; a leaf that is used in any
+way the walk does not follow is reported in `unfit`.
 """
 
 from collections import defaultdict
@@ -17,7 +19,9 @@ from ntk_jax.finite.uses.views import Product, View, raw, reindex
 
 @dataclass(frozen=True)
 class Record:
-    """One use of a leaf at a tap; `scans` are the enclosing scans, outermost first: "blocks" or "positions"."""
+    """One use of a leaf at a tap; `scans` are the enclosing scans, outermost first: "blocks" or
+    "positions".
+    """
 
     leaf: int
     use: Use
@@ -28,7 +32,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Tap:
-    """A place where a zero is added: the shape of one tap (scan axes first), and the uses that end there."""
+    """A place where a zero is added: the shape of one tap (scan axes first), and the uses that end
+    there.
+    """
 
     shape: tuple[int, ...]
     dtype: Any
@@ -45,7 +51,8 @@ class Tap:
 
 @dataclass
 class Walk:
-    """One pass over a jaxpr. Without `values` nothing is added: the pass only finds where taps belong.
+    """One pass over a jaxpr. Without `values` nothing is added: the pass only finds where taps
+    belong.
 
     Attributes:
         values: the taps to add, in order of visit; None in the pass that finds them.
@@ -62,7 +69,9 @@ class Walk:
     unfit: set[int] = field(default_factory=set)
 
     def run(self, jaxpr: Any, consts: list[Any], args: list[Any]) -> list[Any]:
-        """Evaluate `jaxpr`; the results may be views, or products whose only use is to be a result."""
+        """Evaluate `jaxpr`; the results may be views, or products whose only use is to be a
+        result.
+        """
         users = _users(jaxpr)
         env = dict(zip(jaxpr.constvars, consts, strict=True))
         for var, value in zip(jaxpr.invars, args, strict=True):
@@ -102,7 +111,11 @@ class Walk:
         records = tuple(Record(e.leaf, e.use, e.path, e.stacked) for e in product.entries)
         self.taps.append(Tap(product.array.shape, product.array.dtype, records))
         self.inputs.append(tuple(e.record() for e in product.entries))
-        return product.array if self.values is None else product.array + self.values[len(self.taps) - 1]
+        return (
+            product.array
+            if self.values is None
+            else product.array + self.values[len(self.taps) - 1]
+        )
 
     def _keep(self, value: Any, users: list[Any]) -> Any:
         return self.tap(value) if isinstance(value, Product) and not _can_wait(users) else value
@@ -141,7 +154,9 @@ def _users(jaxpr: Any) -> dict[Any, list[Any]]:
 
 
 def _can_wait(users: list[Any]) -> bool:
-    """Whether a tap can come later: the only reader adds, scales, transposes, or hands the product out of a call."""
+    """Whether a tap can come later: the only reader adds, scales, transposes, or hands the product
+    out of a call.
+    """
     if len(users) != 1:
         return False
     if users[0] == "result":

@@ -1,4 +1,6 @@
-"""Sums and functions of wide values, in a form that keeps what is Gaussian Gaussian and what is scalar scalar."""
+"""Sums and functions of wide values, in a form that keeps what is Gaussian Gaussian and what is
+scalar scalar.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ def broadcasting(shape: Shape, target: Shape) -> Linear | None:
     """Repetition along axes of size 1."""
     if shape == target:
         return None
-    return Linear(lambda side, z: jnp.broadcast_to(z, target), target, (("broadcast", shape, target),))
+    return Linear(
+        lambda side, z: jnp.broadcast_to(z, target), target, (("broadcast", shape, target),)
+    )
 
 
 def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
@@ -46,7 +50,10 @@ def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:
     terms = [map_term(t, by) for t in value.random]
     offset = None
     if value.offset is not None:
-        sides = [by.apply(i, jnp.broadcast_to(jnp.asarray(value.offset.sides[i]), value.shape)) for i in (0, 1)]
+        sides = [
+            by.apply(i, jnp.broadcast_to(jnp.asarray(value.offset.sides[i]), value.shape))
+            for i in (0, 1)
+        ]
         offset = Det((sides[0], sides[1]), tuple(wide))
         if by.factor is not None:
             offset = value.offset.times(by.factor)
@@ -71,19 +78,25 @@ def shifted(value: Wide, d: Det, wide: Sequence[int]) -> Wide:
     value = mapped(value, broadcasting(value.shape, target), wide)
     if d.is_zero:
         return value
-    return Wide(target, tuple(wide), value.random, d if value.offset is None else value.offset.plus(d))
+    return Wide(
+        target, tuple(wide), value.random, d if value.offset is None else value.offset.plus(d)
+    )
 
 
 def added(x: Wide, y: Wide, wide: Sequence[int]) -> Wide:
     """The sum of two values."""
     target = jnp.broadcast_shapes(x.shape, y.shape)
     x, y = (mapped(v, broadcasting(v.shape, target), wide) for v in (x, y))
-    offset = x.offset if y.offset is None else y.offset if x.offset is None else x.offset.plus(y.offset)
+    offset = (
+        x.offset if y.offset is None else y.offset if x.offset is None else x.offset.plus(y.offset)
+    )
     return Wide(target, tuple(wide), tidy([*x.random, *y.random], target), offset)
 
 
 def tidy(terms: list[Term], shape: Shape) -> list[Term]:
-    """One term for each product of functions; one Gaussian if all are; one function of a Gaussian where that is all."""
+    """One term for each product of functions; one Gaussian if all are; one function of a Gaussian
+    where that is all.
+    """
     terms = _merged(terms)
     if len(terms) == 1:
         return terms
@@ -137,41 +150,64 @@ def _literal(by: Linear) -> Any:
 def fields_of(values: Sequence[Any]) -> list[Field]:
     """All Gaussians of the wide values."""
     wides = [v for v in values if isinstance(v, Wide)]
-    return list(dict.fromkeys(g for v in wides for t in v.random for f in t.factors for g in f.gaussians))
+    return list(
+        dict.fromkeys(g for v in wides for t in v.random for f in t.factors for g in f.gaussians)
+    )
 
 
 def gathered(values: Sequence[Any], moments: Moments) -> list[Any]:
-    """The values, with independent Gaussians that always occur together as a sum made one Gaussian."""
+    """The values, with independent Gaussians that always occur together as a sum made one
+    Gaussian.
+    """
     out = []
     for v in values:
         if isinstance(v, Wide) and v.terms is not None and len(v.terms) > 1:
             functions = [t for t in v.terms if not t.is_gaussian]
-            plain = [t for t in v.terms if t.is_gaussian and not t.factors[0].gaussians[0].degenerate]
+            plain = [
+                t for t in v.terms if t.is_gaussian and not t.factors[0].gaussians[0].degenerate
+            ]
             taken = {chain(g)[-1][0] for t in functions for f in t.factors for g in f.gaussians}
             free = [t for t in plain if chain(t.factors[0].gaussians[0])[-1][0] not in taken]
             if len(free) > 1:
                 rest = [t for t in v.terms if t not in free]
-                parts = _flat([(broadcasting(t.shape, v.shape), t.factors[0].gaussians[0]) for t in free])
-                v = Wide(v.shape, v.wide, [*rest, Term((Factor((Combination(v.shape, parts),)),))], v.offset, v.product)
+                parts = _flat(
+                    [(broadcasting(t.shape, v.shape), t.factors[0].gaussians[0]) for t in free]
+                )
+                v = Wide(
+                    v.shape,
+                    v.wide,
+                    [*rest, Term((Factor((Combination(v.shape, parts),)),))],
+                    v.offset,
+                    v.product,
+                )
         out.append(v)
     return out
 
 
-def function(primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[int], moments: Moments) -> Wide:
-    """An elementwise function of values, at least one of them wide, as one function of independent Gaussians."""
+def function(
+    primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[int], moments: Moments
+) -> Wide:
+    """An elementwise function of values, at least one of them wide, as one function of independent
+    Gaussians.
+    """
     values = gathered(values, moments)
     slots = Slots()
     slots.resolve(fields_of(values))
-    nodes = [slots.deterministic(v) if isinstance(v, Det) else slots.sum(v.random, v.offset) for v in values]
+    nodes = [
+        slots.deterministic(v) if isinstance(v, Det) else slots.sum(v.random, v.offset)
+        for v in values
+    ]
     mains = [g for g in slots.gaussians if not g.degenerate]
     for g, h in itertools.combinations(mains, 2):
         if moments.related(g, h, (0, 0)):
             raise NoLimitError(
-                f"the nonlinearity `{primitive.name}` acts on correlated wide vectors that are not multiples of each other,"
+                f"the nonlinearity `{primitive.name}` acts on correlated wide vectors that are not "
+                "multiples of each other,"
             )
     if len(mains) > MOST_GAUSSIANS:
         raise NoLimitError(
-            f"the nonlinearity `{primitive.name}` acts on a function of {len(mains)} independent Gaussians at each unit: "
+            f"the nonlinearity `{primitive.name}` acts on a function of {len(mains)} independent "
+            "Gaussians at each unit: "
             f"more than {MOST_GAUSSIANS} are too many to integrate over,"
         )
     shape = jnp.broadcast_shapes(*(v.shape for v in values))
@@ -179,6 +215,10 @@ def function(primitive: Any, params: Any, values: Sequence[Any], wide: Sequence[
     term = Term((factor,))
     if term.base != shape:
         term = term.mapped(
-            Linear(lambda side, z: jnp.broadcast_to(z, shape), shape, (("broadcast", term.base, shape),))
+            Linear(
+                lambda side, z: jnp.broadcast_to(z, shape),
+                shape,
+                (("broadcast", term.base, shape),),
+            )
         )
     return Wide(shape, tuple(wide), [term])

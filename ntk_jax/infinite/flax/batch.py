@@ -23,15 +23,21 @@ Table = tuple[tuple[Any, Any], ...]
 
 
 class Pairs:
-    """The kernels of all pairs of examples by one program. What is compiled for it is its own, and goes when it goes."""
+    """The kernels of all pairs of examples by one program. What is compiled for it is its own, and
+    goes when it goes.
+    """
 
     def __init__(self, program: Program):
         self.program = program
         self.compiled = jax.jit(partial(_all_pairs, program), static_argnums=(3, 4))
         self.sizes: dict[Any, int] = {}
 
-    def __call__(self, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None) -> Kernels:
-        """Kernels (n1, n2); with x2 = None the upper tiles only, mirrored, with an exact diagonal."""
+    def __call__(
+        self, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None
+    ) -> Kernels:
+        """Kernels (n1, n2); with x2 = None the upper tiles only, mirrored, with an exact
+        diagonal.
+        """
         limit = min(MOST_BYTES, default_memory_limit()) if memory_limit is None else memory_limit
         per_pair = self.pair_bytes(x1.shape[1:], x1.dtype, table, key is not None)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
@@ -40,10 +46,16 @@ class Pairs:
         out, exact = self.compiled(x1, x2, key, table, most)
         if exact is None:
             return cast(Kernels, out)
-        return _with_diagonal(out, exact) if len(x1) > max(1, min(UNTILED, most)) else _mirrored(out, exact)
+        return (
+            _with_diagonal(out, exact)
+            if len(x1) > max(1, min(UNTILED, most))
+            else _mirrored(out, exact)
+        )
 
     def pair_bytes(self, shape: tuple[int, ...], dtype: Any, table: Table, sampled: bool) -> int:
-        """The largest array of one pair, in bytes: those that grow with both sides of a small trace."""
+        """The largest array of one pair, in bytes: those that grow with both sides of a small
+        trace.
+        """
         if (shape, dtype, table, sampled) not in self.sizes:
             rows, columns = 5, 7
             shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
@@ -59,7 +71,9 @@ def _largest(jaxpr: Any, rows: int, columns: int) -> int:
         for v in eqn.outvars:
             shape = getattr(v.aval, "shape", ())
             if rows in shape and columns in shape:
-                largest = max(largest, int(np.prod(shape)) * v.aval.dtype.itemsize // (rows * columns))
+                largest = max(
+                    largest, int(np.prod(shape)) * v.aval.dtype.itemsize // (rows * columns)
+                )
         for p in eqn.params.values():
             for inner in p if isinstance(p, tuple | list) else (p,):
                 if hasattr(inner, "eqns"):
@@ -69,20 +83,26 @@ def _largest(jaxpr: Any, rows: int, columns: int) -> int:
 
 def block(program: Program, table: Table, x1: Array, x2: Array, key: Any = None) -> Kernels:
     """All pairs at once."""
-    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1), key=key)[1]  # noqa: E731
+    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1), key=key)[1]
     return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
 
 
 def own(program: Program, table: Table, x: Array, at_once: int, key: Any = None) -> Kernels:
     """Of every example with itself, exactly."""
-    one = lambda a: program.kernels((a, a), dict(table), (0, 0), key=key)[1]  # noqa: E731
+    one = lambda a: program.kernels((a, a), dict(table), (0, 0), key=key)[1]
     return lax.map(one, x, batch_size=min(len(x), at_once))
 
 
-def _all_pairs(program: Program, x1: Array, x2: Array | None, key: Any, table: Table, most: int) -> tuple[Kernels, Any]:
-    """All pairs, symmetric or for one tile right above the diagonal; with x2 = None each example with itself."""
+def _all_pairs(
+    program: Program, x1: Array, x2: Array | None, key: Any, table: Table, most: int
+) -> tuple[Kernels, Any]:
+    """All pairs, symmetric or for one tile right above the diagonal; with x2 = None each example
+    with itself.
+    """
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    t1, t2 = (min(tile_size(n), -(-n // -(-n // most))) if n > UNTILED else min(n, most) for n in (n1, n2))
+    t1, t2 = (
+        min(tile_size(n), -(-n // -(-n // most))) if n > UNTILED else min(n, most) for n in (n1, n2)
+    )
 
     def tile(a, b):
         # XLA's fusion on CPU has one output: as two arrays, the kernels would be computed twice.
@@ -101,14 +121,20 @@ def _all_pairs(program: Program, x1: Array, x2: Array | None, key: Any, table: T
 def _with_diagonal(out: Kernels, exact: Kernels) -> Kernels:
     """Another diagonal."""
     i = jnp.arange(len(out.ntk))
-    return Kernels(*(k.at[i, i].set(d, unique_indices=True) for k, d in zip(out, exact, strict=True)))
+    return Kernels(
+        *(k.at[i, i].set(d, unique_indices=True) for k, d in zip(out, exact, strict=True))
+    )
 
 
 @jax.jit
 def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
-    """Symmetric, with an exact diagonal; on its own, because in one loop with the kernels all would be computed twice."""
+    """Symmetric, with an exact diagonal; on its own, because in one loop with the kernels all would
+    be computed twice.
+    """
     diagonal = jnp.eye(len(out.ntk), dtype=bool)
-    return Kernels(*(jnp.where(diagonal, d, mirror_upper(k)) for k, d in zip(out, exact, strict=True)))
+    return Kernels(
+        *(jnp.where(diagonal, d, mirror_upper(k)) for k, d in zip(out, exact, strict=True))
+    )
 
 
 def _padded(x: Array, t: int) -> Array:
@@ -122,14 +148,17 @@ def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     shape = (len(x1), len(x2))
-    starts = [(i, j) for i in range(0, shape[0], t1) for j in range(i if symmetric else 0, shape[1], t2)]
-    cut = lambda x, i, t: lax.dynamic_slice_in_dim(x, i, t)  # noqa: E731
+    starts = [
+        (i, j) for i in range(0, shape[0], t1) for j in range(i if symmetric else 0, shape[1], t2)
+    ]
+    cut = lambda x, i, t: lax.dynamic_slice_in_dim(x, i, t)
     compute = jax.checkpoint(lambda i, j: tile(cut(x1, i, t1), cut(x2, j, t2)))
 
     write = partial(write_tile, symmetric)
 
     def step(carry, here):
-        # A tile is written one step after it was computed: fused into its writes, it would be computed for each of them.
+        # A tile is written one step after it was computed: fused into its writes, it would be
+        # computed for each of them.
         state, done, before = carry
         return (write(state, done, before), compute(*here), here), None
 

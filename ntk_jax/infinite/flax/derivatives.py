@@ -12,16 +12,19 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 
 
 def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:
-    """Raise unless the custom rule of an equation is the derivative of its function, at random arguments.
+    """Raise unless the custom rule of an equation is the derivative of its function, at random
+    arguments.
 
-    `checked` is the program's memory of the equations that passed, kept alive so that their ids stay taken.
+    `checked` is the program's memory of the equations that passed, kept alive so that their ids
+    stay taken.
     """
     if id(eqn) in checked:
         return
     if not outside_traces(_agrees, eqn):
         name = eqn.params.get("name", eqn.primitive.name)
         raise NoLimitError(
-            f"`{name}` has a custom derivative that is not the derivative of its values (such as a straight-through "
+            f"`{name}` has a custom derivative that is not the derivative of its values (such as a "
+            "straight-through "
             "gradient), which has no rule,"
         )
     checked[id(eqn)] = eqn
@@ -42,9 +45,14 @@ def _agrees(eqn: Any) -> bool:
     pulled = []
     for f in (lambda a: bind(eqn, a), lambda a: jex_core.jaxpr_as_fun(closed)(*a)):
         out, pull = jax.vjp(lambda *chosen, f=f: along(f, *chosen), *(args[i] for i in floats))
-        cotangents = [jnp.asarray(np.random.default_rng(1).standard_normal(o.shape), o.dtype) for o in out]
+        cotangents = [
+            jnp.asarray(np.random.default_rng(1).standard_normal(o.shape), o.dtype) for o in out
+        ]
         pulled.append(pull(cotangents))
-    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(*pulled, strict=True))
+    return all(
+        np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+        for a, b in zip(*pulled, strict=True)
+    )
 
 
 def _sample(rng: Any, aval: Any) -> Any:

@@ -1,4 +1,6 @@
-"""What the limit of a model is made of: one line for each operation that makes or shapes a random value."""
+"""What the limit of a model is made of: one line for each operation that makes or shapes a random
+value.
+"""
 
 from typing import Any
 
@@ -18,11 +20,13 @@ HEADER = ("operation", "becomes", "dual", "shape", "variance", "line of the mode
 
 
 def explain_limit(model: Any, x: Any, **options: Any) -> str:
-    """A table of what each operation of a model became in the limit of infinite width, for the first row of `x`.
+    """A table of what each operation of a model became in the limit of infinite width, for the
+    first row of `x`.
 
-    Columns: the operation; what its result is (a Gaussian, a function of Gaussians, a number); the dual that its moments take:
-    a closed form, or a series with its terms and the bound on its relative error at unit variance; its shape, with infinite
-    axes as ∞; E[z²] over units and positions; and the line of the model.
+    Columns: the operation; what its result is (a Gaussian, a function of Gaussians, a number); the
+    dual that its moments take: a closed form, or a series with its terms and the bound on its
+    relative error at unit variance; its shape, with infinite axes as ∞; E[z²] over units and
+    positions; and the line of the model.
 
     Args:
         model: what `infinite_width` takes.
@@ -49,7 +53,9 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
             if name in CALLS or name in CUSTOM_CALLS:  # what is inside came before
                 found[:] = [(n, v, at or line) for n, v, at in found]
                 continue
-            if not _interesting(values, outs) or not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+            if not _interesting(values, outs) or not jnp.issubdtype(
+                eqn.outvars[0].aval.dtype, jnp.floating
+            ):
                 continue
             found.append((name, outs[0], line))
             seconds.append(_second(moments, outs[0]))
@@ -61,7 +67,10 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
         dual = _dual(value, table, kernel.num_samples)
         rows.append((name, _kind(value), dual, _shape(value), f"{float(second):.4g}", line))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -69,7 +78,9 @@ def _interesting(values: list[Any], outs: list[Any]) -> bool:
     """A result is random, or the first number made of random values."""
     random = any(isinstance(v, Wide | Param) for v in values)
     return (
-        random and not isinstance(outs[0], Param) and (isinstance(outs[0], Wide | Det) or isinstance(outs[0], Joined))
+        random
+        and not isinstance(outs[0], Param)
+        and (isinstance(outs[0], Wide | Det) or isinstance(outs[0], Joined))
     )
 
 
@@ -103,13 +114,19 @@ def _names(g: Field) -> str:
         inner = list(dict.fromkeys(_names(part) for _, part in g.parts))
         return " + ".join(inner) if len(inner) <= 3 else f"{inner[0]} + .. + {inner[-1]}"
     if isinstance(g, InnerProduct):
-        return f"scores of {' and '.join(_names(v.gaussian) if v.gaussian else 'functions' for v in (g.left, g.right))}"
+        sides = (_names(v.gaussian) if v.gaussian else "functions" for v in (g.left, g.right))
+        return f"scores of {' and '.join(sides)}"
     return getattr(g, "leaf", None) or _names(g.source)  # type: ignore[attr-defined]
 
 
 def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> str:
     """The duals of the functions in a value."""
-    if not isinstance(value, Wide) or value.product is not None or value.terms is None or value.gaussian is not None:
+    if (
+        not isinstance(value, Wide)
+        or value.product is not None
+        or value.terms is None
+        or value.gaussian is not None
+    ):
         return ""
     names = []
     for t in value.terms:
@@ -118,7 +135,10 @@ def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> st
                 names.append(f"sampled: {num_samples} draws")
             if f.node is None:
                 continue
-            rule = next((r for function, r in table.items() if getattr(function, "node", None) is f.node), None)
+            rule = next(
+                (r for function, r in table.items() if getattr(function, "node", None) is f.node),
+                None,
+            )
             names.append("(part of what follows)" if rule is None else describe(rule))
     return ", ".join(dict.fromkeys(names))
 
@@ -133,7 +153,9 @@ def describe(rule: DualRule) -> str:
         error = max(float(bound.k / own.k), float(jnp.finfo(at.dtype).eps))
         return f"series of {rule.count} terms, error below {error:.0e}"
     if isinstance(rule, Mixture):
-        return f"mixture of closed forms: {rule.base.function.__name__} at {len(DOUBLE.scales)} scales"
+        return (
+            f"mixture of closed forms: {rule.base.function.__name__} at {len(DOUBLE.scales)} scales"
+        )
     function = getattr(rule, "function", None)
     return f"closed form: {type(rule).__name__.lower() if function is None else function.__name__}"
 
@@ -143,5 +165,11 @@ def _shape(value: Any) -> str:
         return f"joined along axis {value.axis}"
     sizes = []
     for size, wide in zip(value.shape, value.wide, strict=True):
-        sizes.append(str(size) if wide == 1 else "∞" if size == 1 and isinstance(value, Wide) else f"{size}·{wide}")
+        sizes.append(
+            str(size)
+            if wide == 1
+            else "∞"
+            if size == 1 and isinstance(value, Wide)
+            else f"{size}·{wide}"
+        )
     return f"({', '.join(sizes)})"

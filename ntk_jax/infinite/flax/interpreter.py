@@ -1,4 +1,6 @@
-"""The walk over a traced network, for a pair of examples: each operation's rule turns values into values."""
+"""The walk over a traced network, for a pair of examples: each operation's rule turns values into
+values.
+"""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -15,7 +17,15 @@ from ntk_jax.infinite.flax.layouts import LAYOUTS, lazy_broadcast
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.parameter_uses import Uses
 from ntk_jax.infinite.flax.values.expression import bind_elementwise
-from ntk_jax.infinite.flax.values.values import Det, Joined, Noise, Param, Wide, joint_wide, static_det
+from ntk_jax.infinite.flax.values.values import (
+    Det,
+    Joined,
+    Noise,
+    Param,
+    Wide,
+    joint_wide,
+    static_det,
+)
 
 Rule = Callable[["Interpreter", Any, list[Any]], list[Any]]
 
@@ -23,9 +33,12 @@ RULES: dict[str, Rule] = {}
 USER_RULES: dict[str, Rule] = {}
 
 ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos cosh div "
-    "eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne "
-    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient "
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
+    "convert_element_type copy cos cosh div "
+    "eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt "
+    "max min mul ne "
+    "neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square "
+    "stop_gradient "
     "sub tan tanh xor".split()
 )
 REDUCTIONS = ("reduce_max", "reduce_min", "reduce_and", "reduce_or")
@@ -47,7 +60,8 @@ class Interpreter:
     Attributes:
         moments: the answers about its values.
         uses: how each parameter has been used so far.
-        inner_products: "error", or "mean" for the law of large numbers in inner products of wide vectors.
+        inner_products: "error", or "mean" for the law of large numbers in inner products of wide
+            vectors.
         dropout: "error", or "expectation" for the mean over masks.
         checked: equations whose custom derivatives are known to be right.
         log: if not None, gets (equation, values) of every step.
@@ -69,9 +83,13 @@ class Interpreter:
         """The values of the results."""
         env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = const if isinstance(const, Det | Param | Wide | Noise) else self.constant(const)
+            env[var] = (
+                const if isinstance(const, Det | Param | Wide | Noise) else self.constant(const)
+            )
         for eqn in jaxpr.eqns:
-            values = [self.constant(a.val) if isinstance(a, Literal) else env[a] for a in eqn.invars]
+            values = [
+                self.constant(a.val) if isinstance(a, Literal) else env[a] for a in eqn.invars
+            ]
             try:
                 outs = self.step(eqn, values)
             except NoLimitError as error:
@@ -83,7 +101,9 @@ class Interpreter:
         return [self.constant(a.val) if isinstance(a, Literal) else env[a] for a in jaxpr.outvars]
 
     def _locate(self, error: NoLimitError, eqn: Any) -> None:
-        """Say where: the innermost operation, and the line of the outermost call that JAX may have traced before."""
+        """Say where: the innermost operation, and the line of the outermost call that JAX may have
+        traced before.
+        """
         if not error.operation:
             error.operation = eqn.primitive.name
         line = source_line(eqn)
@@ -95,7 +115,9 @@ class Interpreter:
         """A constant of the trace: known now unless someone else's tracer."""
         if isinstance(value, jax.core.Tracer):
             return Det((value, value), (1,) * value.ndim)
-        if jnp.issubdtype(value.dtype if hasattr(value, "dtype") else type(value), jax.dtypes.prng_key):
+        if jnp.issubdtype(
+            value.dtype if hasattr(value, "dtype") else type(value), jax.dtypes.prng_key
+        ):
             return Noise()
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
             value = (
@@ -110,12 +132,23 @@ class Interpreter:
         name = eqn.primitive.name
         if name in USER_RULES:
             return USER_RULES[name](self, eqn, values)
-        if any(isinstance(v, Noise) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS, "scan"):
+        if any(isinstance(v, Noise) for v in values) and name not in (
+            *CALLS,
+            *CUSTOM_CALLS,
+            *REMATS,
+            "scan",
+        ):
             return RULES["noise"](self, eqn, values)
         random = any(not isinstance(v, Det) for v in values)
         if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
-            raise NoLimitError("patches of a wide value are used other than in a product with a weight,")
-        if any(isinstance(v, Joined) for v in values) and name not in (*CALLS, *CUSTOM_CALLS, *REMATS):
+            raise NoLimitError(
+                "patches of a wide value are used other than in a product with a weight,"
+            )
+        if any(isinstance(v, Joined) for v in values) and name not in (
+            *CALLS,
+            *CUSTOM_CALLS,
+            *REMATS,
+        ):
             return RULES["joined"](self, eqn, values)
         if name in RULES and (random or name in ALWAYS):
             return RULES[name](self, eqn, values)
@@ -131,18 +164,23 @@ class Interpreter:
             return RULES["elementwise"](self, eqn, values)
         if name in LAYOUTS:
             return RULES["layout"](self, eqn, values)
-        raise NoLimitError(f"there is no rule for the operation `{name}` on random values,", REGISTER)
+        raise NoLimitError(
+            f"there is no rule for the operation `{name}` on random values,", REGISTER
+        )
 
 
 REGISTER = (
-    "Teach it one with ntk_jax.register_rule, write the model with operations that have one, or estimate with "
+    "Teach it one with ntk_jax.register_rule, write the model with operations that have one, or "
+    "estimate with "
     "ntk_jax.monte_carlo_kernels."
 )
 ALWAYS: set[str] = {"scan"}
 
 
 def deterministic(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    """An operation on deterministic values: done on both sides; once, and now, if they are constants."""
+    """An operation on deterministic values: done on both sides; once, and now, if they are
+    constants.
+    """
     name, dtype = eqn.primitive.name, program.moments.dtype
     static = all(v.static for v in values)
     if name in RANDOMNESS:
@@ -154,14 +192,22 @@ def deterministic(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any
         with jax.ensure_compile_time_eval() if static else contextlib.nullcontext():
             outs = evaluate([v.sides[side] for v in values])
             outs = [
-                jnp.asarray(o).astype(dtype) if jnp.issubdtype(jnp.result_type(o), jnp.floating) else o for o in outs
+                jnp.asarray(o).astype(dtype)
+                if jnp.issubdtype(jnp.result_type(o), jnp.floating)
+                else o
+                for o in outs
             ]
             sides.append([np.asarray(o) for o in outs] if static else outs)
     if static:
         found = [static_det(o) for o in sides[0]]
-        return [Det(d.sides, w, d.literal, True) for d, w in zip(found, shape_wide(found), strict=True)]
+        return [
+            Det(d.sides, w, d.literal, True) for d, w in zip(found, shape_wide(found), strict=True)
+        ]
     dets = [Det(pair, (1,) * np.ndim(pair[0])) for pair in zip(*sides, strict=True)]
-    return [Det(d.sides, w, pending=_still_pending(eqn, values)) for d, w in zip(dets, shape_wide(dets), strict=True)]
+    return [
+        Det(d.sides, w, pending=_still_pending(eqn, values))
+        for d, w in zip(dets, shape_wide(dets), strict=True)
+    ]
 
 
 RANDOMNESS = (
@@ -176,7 +222,9 @@ RANDOMNESS = (
 
 
 def _evaluation(eqn, values, dtype):
-    """(arrays -> results, results -> their multiplicities): on stored shapes where possible, else in full."""
+    """(arrays -> results, results -> their multiplicities): on stored shapes where possible, else
+    in full.
+    """
     name = eqn.primitive.name
     shapes = [v.shape for v in values]
     full = [a.aval.shape for a in eqn.invars]
@@ -184,7 +232,9 @@ def _evaluation(eqn, values, dtype):
         joint = joint_wide(values)
         rank = eqn.outvars[0].aval.ndim
         return (lambda arrays: [bind_elementwise(eqn.primitive, eqn.params, arrays, dtype)]), (
-            lambda outs: [joint if len(joint) == rank else (1,) * (rank - len(joint)) + joint for _ in outs]
+            lambda outs: [
+                joint if len(joint) == rank else (1,) * (rank - len(joint)) + joint for _ in outs
+            ]
         )
     if name in LAYOUTS and (shapes[0] != full[0] or name == "broadcast_in_dim"):
         rule = lazy_broadcast if name == "broadcast_in_dim" else LAYOUTS[name]
@@ -205,7 +255,9 @@ def _evaluation(eqn, values, dtype):
             )
     if name in REDUCTIONS:
         wide = tuple(w for i, w in enumerate(values[0].wide) if i not in eqn.params["axes"])
-        return (lambda arrays: bind(eqn, [jnp.asarray(a) for a in arrays])), (lambda outs: [wide for _ in outs])
+        return (lambda arrays: bind(eqn, [jnp.asarray(a) for a in arrays])), (
+            lambda outs: [wide for _ in outs]
+        )
 
     def evaluate(arrays):
         arrays = [jnp.broadcast_to(jnp.asarray(a), s) for a, s in zip(arrays, full, strict=True)]
@@ -244,9 +296,11 @@ def check_pending(eqn: Any, values: Sequence[Any]) -> None:
             )
         ):
             raise NoLimitError(
-                f"an inner product of two wide vectors of width {v.pending} is used without division by the width: with "
+                f"an inner product of two wide vectors of width {v.pending} is used without "
+                "division by the width: with "
                 "the standard 1/sqrt(width) it stays random, and has no closed form,",
-                "Scale attention by 1/width, or pass inner_products='mean' to accept the law of large numbers. "
+                "Scale attention by 1/width, or pass inner_products='mean' to accept the law of "
+                "large numbers. "
                 f"For attention of several heads with independent queries and keys, {SAMPLES}",
             )
 

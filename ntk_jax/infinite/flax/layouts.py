@@ -1,4 +1,6 @@
-"""Operations that move, repeat, pick or add entries along finite axes: on values stored with wide axes of size 1."""
+"""Operations that move, repeat, pick or add entries along finite axes: on values stored with wide
+axes of size 1.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from ntk_jax.infinite.flax.values.linear import Shape
 
 
 class Layout(NamedTuple):
-    """What an operation does to a stored array: the map, the stored shape and multiplicities of the result, and its key.
+    """What an operation does to a stored array: the map, the stored shape and multiplicities of the
+    result, and its key.
 
     The key describes which entry each result takes; None if entries are added.
     """
@@ -30,12 +33,14 @@ def transpose(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     infinite = [a for a in p if wide[a] > 1]
     if infinite != sorted(infinite):
         raise NoLimitError("two infinite axes change places: which unit meets which is lost,")
-    pick = lambda s: tuple(s[i] for i in p)  # noqa: E731
+    pick = lambda s: tuple(s[i] for i in p)
     return Layout(lambda z: z.transpose(p), pick(shape), pick(wide), (("transpose", p),))
 
 
 def reshape(eqn: Any, shape: Shape, wide: Shape) -> Layout:
-    """Axes split and merged: a wide axis stays wide, and a merged one is wide by its wide factor."""
+    """Axes split and merged: a wide axis stays wide, and a merged one is wide by its wide
+    factor.
+    """
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     out = [1] * len(new)
     for before, after, size in axis_groups(old, new):
@@ -52,8 +57,14 @@ def reshape(eqn: Any, shape: Shape, wide: Shape) -> Layout:
             factor //= out[j]
         finite_last = [i for i in before if old[i] > 1 and wide[i] == 1]
         wide_first = [i for i in before if wide[i] > 1]
-        if factor > 1 or (finite_last and max(finite_last) > min(wide_first)) or _mixed(new, out, after):
-            raise NoLimitError(f"a reshape from {old} to {new} mixes finite axes with an infinite one,")
+        if (
+            factor > 1
+            or (finite_last and max(finite_last) > min(wide_first))
+            or _mixed(new, out, after)
+        ):
+            raise NoLimitError(
+                f"a reshape from {old} to {new} mixes finite axes with an infinite one,"
+            )
     target = tuple(n // w for n, w in zip(new, out, strict=True))
     key = () if target == shape else (("reshape", shape, target),)
     return Layout(lambda z: z.reshape(target), target, tuple(out), key)
@@ -70,7 +81,9 @@ def _mixed(new: Shape, out: list[int], after: list[int]) -> bool:
 
 
 def axis_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int], int]]:
-    """The smallest groups of axes that a reshape maps onto each other: axes before, axes after, entries."""
+    """The smallest groups of axes that a reshape maps onto each other: axes before, axes after,
+    entries.
+    """
     i = j = 0
     groups = []
     while i < len(old) or j < len(new):
@@ -121,7 +134,7 @@ def slice_(eqn: Any, shape: Shape, wide: Shape) -> Layout:
                 raise NoLimitError("a part of a partly infinite axis is taken,")
             limits[a] = shape[a]
     key = ("slice", shape, p["start_indices"], tuple(limits), strides)
-    take = lambda z: lax.slice(z, p["start_indices"], limits, strides)  # noqa: E731
+    take = lambda z: lax.slice(z, p["start_indices"], limits, strides)
     return Layout(take, _shape_of(take, shape), wide, (key,))
 
 
@@ -130,8 +143,10 @@ def pad(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     config = eqn.params["padding_config"]
     if any(w > 1 and tuple(c) != (0, 0, 0) for w, c in zip(wide, config, strict=True)):
         raise NoLimitError("an infinite axis is padded,")
-    extend = lambda z: lax.pad(z, np.zeros((), z.dtype), config)  # noqa: E731
-    return Layout(extend, _shape_of(extend, shape), wide, (("pad", shape, tuple(map(tuple, config))),))
+    extend = lambda z: lax.pad(z, np.zeros((), z.dtype), config)
+    return Layout(
+        extend, _shape_of(extend, shape), wide, (("pad", shape, tuple(map(tuple, config))),)
+    )
 
 
 def rev(eqn: Any, shape: Shape, wide: Shape) -> Layout:
@@ -145,7 +160,7 @@ def rev(eqn: Any, shape: Shape, wide: Shape) -> Layout:
 def reduce_sum(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     """Sums over finite axes."""
     axes = eqn.params["axes"]
-    keep = lambda s: tuple(v for i, v in enumerate(s) if i not in axes)  # noqa: E731
+    keep = lambda s: tuple(v for i, v in enumerate(s) if i not in axes)
     return Layout(lambda z: z.sum(axes), keep(shape), keep(wide), None)
 
 
@@ -161,7 +176,7 @@ def window_sum(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     p = eqn.params
     if any(w > 1 and d > 1 for w, d in zip(wide, p["window_dimensions"], strict=True)):
         raise NoLimitError("a pooling window spans an infinite axis,")
-    pool = lambda z: eqn.primitive.bind(z, **p)  # noqa: E731
+    pool = lambda z: eqn.primitive.bind(z, **p)
     return Layout(pool, _shape_of(pool, shape), wide, None)
 
 

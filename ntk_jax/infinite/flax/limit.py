@@ -10,7 +10,14 @@ import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
-from ntk_jax.checks import as_example_pair, check_finite, check_integer, check_number, check_option, working_dtype
+from ntk_jax.checks import (
+    as_example_pair,
+    check_finite,
+    check_integer,
+    check_number,
+    check_option,
+    working_dtype,
+)
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.batch import Pairs
@@ -42,51 +49,63 @@ def infinite_width(
 ) -> "LimitKernel":
     """The NNGP and NTK of a model as it is written, in the limit of infinite width.
 
-    The model is traced and read as a tensor program: an axis is infinitely wide exactly if it is the output axis of a product
-    with a random weight. Means over such axes are numbers (so normalization layers need no rule of their own), and everything
-    else is a covariance of Gaussians, followed backwards from the outputs. The limit is that of Gaussian weights: Flax's
+    The model is traced and read as a tensor program: an axis is infinitely wide exactly if it is
+    the output axis of a product with a random weight. Means over such axes are numbers (so
+    normalization layers need no rule of their own), and everything else is a covariance of
+    Gaussians, followed backwards from the outputs. The limit is that of Gaussian weights: Flax's
     default initializer is a truncated normal, and differs from it in a first layer with few inputs.
 
     Args:
-        model: a Flax Linen module; an NNX module (with `init_stats`), or a function `rngs -> module`, such as its class;
-            or a pair `(init_fn(key, x) -> params, apply_fn(params, x))`.
-        init_stats: (mean, variance) of one entry by parameter path, such as {"Dense_0/kernel": (0.0, 0.5)}, in place of
-            what the initializers say.
-        learning_rates: the learning-rate multiplier of each parameter in the NTK: None for 1 (gradient descent on the model as
-            written, at its own widths), "variance" for the variance of its entries (the "ntk" parameterization of the
-            same model), or a function of its path and statistics; 0 freezes a parameter.
+        model: a Flax Linen module; an NNX module (with `init_stats`), or a function `rngs ->
+            module`, such as its class; or a pair `(init_fn(key, x) -> params, apply_fn(params,
+            x))`.
+        init_stats: (mean, variance) of one entry by parameter path, such as {"Dense_0/kernel":
+            (0.0, 0.5)}, in place of what the initializers say.
+        learning_rates: the learning-rate multiplier of each parameter in the NTK: None for 1
+            (gradient descent on the model as written, at its own widths), "variance" for the
+            variance of its entries (the "ntk" parameterization of the same model), or a function of
+            its path and statistics; 0 freezes a parameter.
         call: keyword arguments of the model's call, such as {"train": False}.
-        inner_products: "error" refuses inner products of wide vectors that are not divided by their width, "mean" takes
-            their law of large numbers.
-        dropout: "error" refuses random numbers of the model's own; "expectation" takes the mean over the masks of dropout that
-            the model applies, each with its own mask for every example: turn it on by `call`, such as {"train": True} (an NNX
-            module's dropout is turned on here). An example with itself, on the diagonal for x2=None and in the variances of
-            all later layers, meets its own mask, and counts 1 / (1 - rate) times; different rows, equal or not, do not.
-        memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter of the free memory.
-        num_samples: estimate what has no closed form (max pooling, other maxima over positions, attention with scores
-            over the root of the width and infinitely many heads, nonlinearities after pooling) from this
-            many samples of the Gaussians below it, at all positions of both examples of a pair. None refuses such models.
+        inner_products: "error" refuses inner products of wide vectors that are not divided by their
+            width, "mean" takes their law of large numbers.
+        dropout: "error" refuses random numbers of the model's own; "expectation" takes the mean
+            over the masks of dropout that the model applies, each with its own mask for every
+            example: turn it on by `call`, such as {"train": True} (an NNX module's dropout is
+            turned on here). An example with itself, on the diagonal for x2=None and in the
+            variances of all later layers, meets its own mask, and counts 1 / (1 - rate) times;
+            different rows, equal or not, do not.
+        memory_limit: bytes for temporary arrays; larger problems are done in tiles. None: a quarter
+            of the free memory.
+        num_samples: estimate what has no closed form (max pooling, other maxima over positions,
+            attention with scores over the root of the width and infinitely many heads,
+            nonlinearities after pooling) from this many samples of the Gaussians below it, at all
+            positions of both examples of a pair. None refuses such models.
         key: a random key, for those samples.
 
     Returns:
-        `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate, averaged over positions if the
-        outputs have any. With x2=None both are symmetric to the bit.
+        `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate,
+        averaged over positions if the outputs have any. With x2=None both are symmetric to the bit.
 
-        With samples: all pairs share their normals, so that one key gives one kernel, continuous in the examples. But pairs
-        are sampled one by one: of n examples the smallest eigenvalue can fall below 0 by about sqrt(n) times
-        `kernel_fn.standard_error(x1, x2)`; regularize by more than that. Nonlinear layers above a sampled one add a bias
-        of the order of the error's square. Derivatives are those of the estimate: right in the mean for the NNGP, but in
-        the NTK of a maximum they miss that its own derivative jumps.
+        With samples: all pairs share their normals, so that one key gives one kernel, continuous in
+            the examples. But pairs
+        are sampled one by one: of n examples the smallest eigenvalue can fall below 0 by about
+            sqrt(n) times
+        `kernel_fn.standard_error(x1, x2)`; regularize by more than that. Nonlinear layers above a
+        sampled one add a bias of the order of the error's square. Derivatives are those of the
+        estimate: right in the mean for the NNGP, but in the NTK of a maximum they miss that its own
+        derivative jumps.
 
     Raises:
-        NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the message names the
-            operation and the line of the model, says why, and what to do.
-        ValueError: bad examples or options; rows that depend on each other; a kernel that overflows its dtype.
+        NoLimitError: (when the kernel is asked for) an operation without a limit or a rule: the
+            message names the operation and the line of the model, says why, and what to do.
+        ValueError: bad examples or options; rows that depend on each other; a kernel that overflows
+            its dtype.
 
     Warns:
         UserWarning: an activation whose series misses its tolerance.
 
-    Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020 (attention).
+    Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020
+    (attention).
     """
     check_option("inner_products", inner_products, ("error", "mean"))
     check_option("dropout", dropout, ("error", "expectation"))
@@ -100,7 +119,15 @@ def infinite_width(
     if memory_limit is not None:
         check_integer("memory_limit", memory_limit, minimum=1)
     options = {"inner_products": inner_products, "dropout": dropout}
-    return LimitKernel(model, dict(call or {}), init_stats, learning_rates, options, memory_limit, (num_samples, key))
+    return LimitKernel(
+        model,
+        dict(call or {}),
+        init_stats,
+        learning_rates,
+        options,
+        memory_limit,
+        (num_samples, key),
+    )
 
 
 class LimitKernel:
@@ -129,7 +156,9 @@ class LimitKernel:
         self.exact: set[Any] = set()  # programs of closed forms only, which no variance changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled as what it was made from: what was traced and compiled is made again."""
+        """Copied and pickled as what it was made from: what was traced and compiled is made
+        again.
+        """
         return LimitKernel, self.arguments
 
     def __call__(self, x1: Any, x2: Any = None) -> Kernels:
@@ -140,21 +169,28 @@ class LimitKernel:
         return _within_range(pairs(a1, a2, table, self.memory_limit, self.key))
 
     def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> Kernels:
-        """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0 where none were needed.
+        """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0
+        where none were needed.
 
-        It is the spread of `num_groups` independent estimates from num_samples / num_groups samples each, over the root of
-        their number: about the cost of the kernels. Errors of different entries are correlated.
+        It is the spread of `num_groups` independent estimates from num_samples / num_groups samples
+        each, over the root of their number: about the cost of the kernels. Errors of different
+        entries are correlated.
 
         Raises:
-            ValueError: a kernel without samples, or fewer than two groups, or than two samples in each.
+            ValueError: a kernel without samples, or fewer than two groups, or than two samples in
+                each.
         """
         if self.num_samples is None or self.key is None:
-            raise ValueError("standard_error: expected a kernel with num_samples= and key=; got one without samples.")
+            raise ValueError(
+                "standard_error: expected a kernel with num_samples= and key=; got one without "
+                "samples."
+            )
         check_integer("num_groups", num_groups, minimum=2)
         each = self.num_samples // num_groups
         if each < 2:
             raise ValueError(
-                f"num_groups: expected at most half of num_samples = {self.num_samples}; got {num_groups}."
+                f"num_groups: expected at most half of num_samples = {self.num_samples}; got "
+                f"{num_groups}."
             )
         a1, a2 = _example_pair(x1, x2)
         pairs = self._pairs(a1, each)
@@ -162,7 +198,9 @@ class LimitKernel:
         keys = [jax.random.fold_in(self.key, g) for g in range(num_groups)]
         found = [_within_range(pairs(a1, a2, table, self.memory_limit, key)) for key in keys]
         scale = num_groups**0.5
-        return Kernels(*(jnp.std(jnp.stack(k), axis=0, ddof=1) / scale for k in zip(*found, strict=True)))
+        return Kernels(
+            *(jnp.std(jnp.stack(k), axis=0, ddof=1) / scale for k in zip(*found, strict=True))
+        )
 
     def program(self, x: Array) -> Program:
         """The network traced for examples like the rows of x."""
@@ -172,7 +210,11 @@ class LimitKernel:
         key = (*kind(x), num_samples)
         if key not in self.programs:
             own = self.num_samples
-            program = self._traced(x) if num_samples == own else replace(self.program(x), num_samples=num_samples)
+            program = (
+                self._traced(x)
+                if num_samples == own
+                else replace(self.program(x), num_samples=num_samples)
+            )
             self.programs[key] = Pairs(program)
         return self.programs[key]
 
@@ -192,12 +234,15 @@ class LimitKernel:
             if getattr(error, "draws", isinstance(error, InvalidRngError)):
                 raise NoLimitError(
                     "the model asks for random numbers of its own (dropout in training mode),",
-                    "Turn dropout off: deterministic=True or train=False, through the argument `call`; or take its mean over "
+                    "Turn dropout off: deterministic=True or train=False, through the argument "
+                    "`call`; or take its mean over "
                     'masks: infinite_width(..., dropout="expectation").',
                 ) from error
             raise NoLimitError(
-                "the model updates statistics of its batch, so that its outputs depend on the other examples,",
-                "Use running averages (use_running_average=True, train=False, module.eval()), through the argument `call`.",
+                "the model updates statistics of its batch, so that its outputs depend on the "
+                "other examples,",
+                "Use running averages (use_running_average=True, train=False, module.eval()), "
+                "through the argument `call`.",
             ) from error
 
     def _stats(self, params: Any, blank: Any) -> Any:
@@ -213,7 +258,9 @@ class LimitKernel:
         check_number(f"learning_rates, of {path}", rate)
         return float(rate)
 
-    def table(self, program: Program, x1: Array, x2: Array | None) -> tuple[tuple[Any, DualRule], ...]:
+    def table(
+        self, program: Program, x1: Array, x2: Array | None
+    ) -> tuple[tuple[Any, DualRule], ...]:
         """Series with as many terms as the variances ask for, known only outside jit."""
         now = jnp.zeros(())  # traced under someone's jit, where even constants cannot be looked at
         scales = program.jaxpr.consts  # of the model, such as a W_std that it is differentiated by
@@ -238,7 +285,9 @@ class LimitKernel:
 
 
 def _example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
-    """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they may be indices."""
+    """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they
+    may be indices.
+    """
     a1, a2 = as_example_pair(x1, x2)
     if a2 is None or a1.dtype == a2.dtype:
         return a1, a2
@@ -258,7 +307,8 @@ def _within_range(kernels: Kernels) -> Kernels:
 
 def _out_of_range(dtype: Any) -> ValueError:
     return ValueError(
-        f"infinite_width: expected kernels within the range of {dtype}; they overflow, or the model holds NaN. "
+        f"infinite_width: expected kernels within the range of {dtype}; they overflow, or the "
+        "model holds NaN. "
         "Use float64, smaller inputs, or smaller variances (init_stats) and learning rates."
     )
 
@@ -269,7 +319,9 @@ def _given_for_all(params: Any, given: dict[str, tuple[float, float]]) -> Any:
     paths = [leaf_path(path) for path, _ in leaves]
     if set(given) != set(paths):
         raise ValueError(
-            f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX module does not remember its "
-            f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> module, such as its class."
+            f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX "
+            "module does not remember its "
+            f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> "
+            "module, such as its class."
         )
     return jax.tree.unflatten(tree, [given_stats(path, given[path]) for path in paths])

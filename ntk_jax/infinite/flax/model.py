@@ -15,16 +15,20 @@ from ntk_jax.networks.adapters import from_linen, from_nnx
 
 
 class Network(NamedTuple):
-    """`init_fn(key, x)` -> params, or None if only their shapes are known; `build(x)` -> (apply_fn, params or their shapes)."""
+    """`init_fn(key, x)` -> params, or None if only their shapes are known; `build(x)` -> (apply_fn,
+    params or their shapes).
+    """
 
     init_fn: Callable[[Any, Any], Any] | None
     build: Callable[[Any], tuple[Callable[..., Any], Any]]
 
 
 def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:
-    """The network of a Linen module, an NNX module, a function that makes one from `rngs`, or an (init_fn, apply_fn) pair.
+    """The network of a Linen module, an NNX module, a function that makes one from `rngs`, or an
+    (init_fn, apply_fn) pair.
 
-    With dropout its random numbers are drawn, from keys whose bits are all 0: masks that keep everything when evaluated.
+    With dropout its random numbers are drawn, from keys whose bits are all 0: masks that keep
+    everything when evaluated.
 
     Raises:
         ValueError: something else.
@@ -37,18 +41,22 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init_fn, apply_fn = model
         return Network(
-            lambda key, x: init_fn(key, x), lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x))
+            lambda key, x: init_fn(key, x),
+            lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x)),
         )
     if callable(model):
         return _nnx_constructor(model, call, with_dropout)
     raise ValueError(
-        "model: expected a Flax Linen module, an NNX module, a function rngs -> NNX module, or a pair (init_fn(key, x), "
+        "model: expected a Flax Linen module, an NNX module, a function rngs -> NNX module, or a "
+        "pair (init_fn(key, x), "
         f"apply_fn(params, x)); got {type(model).__name__}."
     )
 
 
 def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
-    """Parameters of the right shapes and sizes: only the check that rows do not depend on each other looks at them."""
+    """Parameters of the right shapes and sizes: only the check that rows do not depend on each
+    other looks at them.
+    """
     shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
     rng = np.random.default_rng(0)
 
@@ -59,13 +67,19 @@ def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
     return jax.tree.map(draw, shapes)
 
 
-def _linen(model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Any]]) -> Network:
+def _linen(
+    model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Any]]
+) -> Network:
     def init(key, x):
         return model.init(key, x, **call)
 
     def build(x):
         shapes = jax.eval_shape(init, jax.random.key(0), x)
-        variables = {"params": _drawn(lambda key, x: init(key, x)["params"], x)} if "params" in shapes else {}
+        variables = (
+            {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
+            if "params" in shapes
+            else {}
+        )
         if others := [name for name in shapes if name != "params"]:
             fixed = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
             variables |= outside_traces(fixed)
@@ -83,7 +97,9 @@ def _linen(model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callabl
     return Network(lambda key, x: init(key, x)["params"], build)
 
 
-def _nnx_constructor(make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool) -> Network:
+def _nnx_constructor(
+    make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool
+) -> Network:
     def init(key, x):
         return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
 
@@ -121,7 +137,7 @@ def zero_key() -> Any:
 def _dropping(module: nnx.Module) -> Any:
     """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
     graph, state = nnx.split(module)
-    is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)  # noqa: E731
+    is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)
     copy = nnx.merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
     copy.eval()
     copy.set_attributes(deterministic=False, raise_if_not_found=False)

@@ -1,4 +1,6 @@
-"""Which scalar functions a program meets, and at which variances: series have as many terms as these ask for."""
+"""Which scalar functions a program meets, and at which variances: series have as many terms as
+these ask for.
+"""
 
 import warnings
 from typing import Any
@@ -14,12 +16,18 @@ from ntk_jax.infinite.flax.traced_model import Program, largest_variances
 
 
 def kind(x: Array) -> tuple[Any, ...]:
-    """What a program is traced for: an example's shape and dtype, and the default precision of what the model makes itself."""
+    """What a program is traced for: an example's shape and dtype, and the default precision of what
+    the model makes itself.
+    """
     return x.shape[1:], x.dtype, jnp.result_type(float)
 
 
-def observed(known: dict[Any, Any], samples_key: Any, program: Program, x: Array) -> tuple[list[Any], Any, list[Any]]:
-    """Scalar functions met, largest variances of their arguments for every example, tails of the other functions."""
+def observed(
+    known: dict[Any, Any], samples_key: Any, program: Program, x: Array
+) -> tuple[list[Any], Any, list[Any]]:
+    """Scalar functions met, largest variances of their arguments for every example, tails of the
+    other functions.
+    """
     key = kind(x)
     if key not in known:
         names: dict[str, Any] = {}
@@ -38,14 +46,18 @@ def observed(known: dict[Any, Any], samples_key: Any, program: Program, x: Array
 
 def fitted(found: tuple[tuple[Any, float], ...], dtype: Any) -> tuple[tuple[Any, DualRule], ...]:
     """The dual of each function with enough terms for its largest variance."""
-    return tuple((f, fitted_rule("infinite_width", rule_of(f), q, dtype, stacklevel=5)) for f, q in found)
+    return tuple(
+        (f, fitted_rule("infinite_width", rule_of(f), q, dtype, stacklevel=5)) for f, q in found
+    )
 
 
 def warn_tail(names: str, tail: float) -> None:
     """Warn where a series leaves out a good part of its function."""
     if tail > 1e-4:
         warnings.warn(
-            f"infinite_width: the series of a function of several Gaussians, or that differs between examples ({names}), leaves "
-            f"out {tail:.1e} of its second moment: kernels at correlations near +-1 are that accurate, others much closer.",
+            "infinite_width: the series of a function of several Gaussians, or that differs "
+            f"between examples ({names}), leaves "
+            f"out {tail:.1e} of its second moment: kernels at correlations near +-1 are that "
+            "accurate, others much closer.",
             stacklevel=4,
         )

@@ -16,14 +16,17 @@ class Uses:
         """Record a use; its key.
 
         Raises:
-            NoLimitError: another use of the same entries is different, as of W and of its transpose.
+            NoLimitError: another use of the same entries is different, as of W and of its
+                transpose.
         """
         key = (kind, param.layout, contracted, param.box)
         for other, box in self.of_leaf.setdefault(param.leaf, []):
             if other != key and not _disjoint(box, param.box):
                 raise NoLimitError(
-                    f"parameter {param.leaf} is used in two different ways (as W and as its transpose, or as a weight and "
-                    "by entries): the gradients are not independent of the weights, and the usual limit is wrong,"
+                    f"parameter {param.leaf} is used in two different ways (as W and as its "
+                    "transpose, or as a weight and "
+                    "by entries): the gradients are not independent of the weights, and the usual "
+                    "limit is wrong,"
                 )
         if not any(other == key for other, _ in self.of_leaf[param.leaf]):
             self.of_leaf[param.leaf].append((key, param.box))

@@ -1,4 +1,6 @@
-"""Products of wide values, in a form that keeps independent factors apart and functions of one Gaussian scalar."""
+"""Products of wide values, in a form that keeps independent factors apart and functions of one
+Gaussian scalar.
+"""
 
 import itertools
 import math
@@ -33,7 +35,11 @@ def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
         return out
     if any(t.masked for t in [*x.terms, *y.terms]):
         found = _inside_masks(x, y, wide, moments) or _inside_masks(y, x, wide, moments)
-        return out if found is None else Wide(shape, tuple(wide), tidy(found.random, shape), found.offset, (x, y))
+        return (
+            out
+            if found is None
+            else Wide(shape, tuple(wide), tidy(found.random, shape), found.offset, (x, y))
+        )
     fields = fields_of([x, y])
     roots = {chain(g)[-1][0] for g in fields}
     if len(roots) == 1 and not any(g.degenerate for g in fields):
@@ -58,12 +64,20 @@ def product(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide:
 
 
 def _inside_masks(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wide | None:
-    """The product if x alone has masked terms: each mask is left outside; None if it has no form."""
+    """The product if x alone has masked terms: each mask is left outside; None if it has no
+    form.
+    """
     shape = jnp.broadcast_shapes(x.shape, y.shape)
-    if any(t.masked for t in y.random) or any(t.map is not None and t.map.factor is None for t in x.random if t.masked):
+    if any(t.masked for t in y.random) or any(
+        t.map is not None and t.map.factor is None for t in x.random if t.masked
+    ):
         return None
     rest = Wide(x.shape, x.wide, [t for t in x.random if not t.masked], x.offset)
-    total = product(rest, y, wide, moments) if rest.terms or rest.offset is not None else Wide(shape, tuple(wide), [])
+    total = (
+        product(rest, y, wide, moments)
+        if rest.terms or rest.offset is not None
+        else Wide(shape, tuple(wide), [])
+    )
     terms = total.terms
     for t in x.random:
         if terms is None or not t.masked:
@@ -72,7 +86,10 @@ def _inside_masks(x: Wide, y: Wide, wide: Sequence[int], moments: Moments) -> Wi
         inner = product(value, y, wide, moments)
         if inner.terms is None or inner.shape != shape:
             return None
-        terms = [*terms, Term((Masked(inner, t.masked.source, t.masked.mask_shape, t.masked.keep),))]
+        terms = [
+            *terms,
+            Term((Masked(inner, t.masked.source, t.masked.mask_shape, t.masked.keep),)),
+        ]
     return None if terms is None else Wide(shape, tuple(wide), terms, total.offset)
 
 
@@ -93,7 +110,11 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
     maps = [m for m in (t.map, u.map) if m is not None]
     for m, other in ((t.map, u), (u.map, t)):
         # A map moves past a factor that is the same everywhere, or scales where it stands.
-        if m is not None and m.factor is None and (any(s != 1 for s in other.base) or other.map is not None):
+        if (
+            m is not None
+            and m.factor is None
+            and (any(s != 1 for s in other.base) or other.map is not None)
+        ):
             return None
     factors = _joined(t.factors, u.factors, moments)
     if factors is None:
@@ -106,20 +127,26 @@ def _times(t: Any, u: Any, shape: Shape, moments: Moments) -> Any:
 
 
 def _scale_only(t: Term) -> Term:
-    """A map of a single entry (a mean over positions, broadcast to all of them) is its multiplication by what 1 becomes."""
+    """A map of a single entry (a mean over positions, broadcast to all of them) is its
+    multiplication by what 1 becomes.
+    """
     if t.map is None or t.map.factor is not None or math.prod(t.base) != 1:
         return t
     one = [t.map.apply(side, jnp.ones(t.base)) for side in (0, 1)]
     return Term(t.factors, scaling(Det((one[0], one[1]), (1,) * one[0].ndim), t.base))
 
 
-def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moments) -> tuple[Factor, ...] | None:
+def _joined(
+    left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moments
+) -> tuple[Factor, ...] | None:
     """The factors of a product: functions of the same Gaussian become one."""
     factors = list(left)
     for g in right:
         met = []
         for f in factors:
-            roots1, roots2 = ({chain(a)[-1][0] for a in x.gaussians if not a.degenerate} for x in (f, g))
+            roots1, roots2 = (
+                {chain(a)[-1][0] for a in x.gaussians if not a.degenerate} for x in (f, g)
+            )
             if roots1 & roots2:
                 met.append(f)
             elif any(moments.related(a, b, (0, 0)) for a in f.gaussians for b in g.gaussians):
@@ -138,5 +165,7 @@ def _joined(left: tuple[Factor, ...], right: tuple[Factor, ...], moments: Moment
             or len(mains) > MOST_GAUSSIANS
         ):
             return None
-        factors = [f for f in factors if f not in met] + [Factor(slots.gaussians, node, tuple(slots.operands))]
+        factors = [f for f in factors if f not in met] + [
+            Factor(slots.gaussians, node, tuple(slots.operands))
+        ]
     return tuple(factors)

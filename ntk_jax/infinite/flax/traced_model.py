@@ -41,13 +41,22 @@ class Program:
     checked: dict[int, Any] = field(default_factory=dict)
 
     def interpret(
-        self, sides: tuple[Any, Any], table: Mapping[Any, Any], observe: bool = False, log: Any = None, key: Any = None
+        self,
+        sides: tuple[Any, Any],
+        table: Mapping[Any, Any],
+        observe: bool = False,
+        log: Any = None,
+        key: Any = None,
     ):
-        """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if there are any."""
+        """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if
+        there are any.
+        """
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
         moments = Moments(self.dtype, table, observe, sampling)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
-        sides = tuple(x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides)
+        sides = tuple(
+            x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides
+        )
         example = Det(sides, (1,) * sides[0].ndim)
         (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
         return moments, out
@@ -95,20 +104,30 @@ def trace(
 def _one(apply_fn, params, x):
     out = apply_fn(params, x[None])
     if not isinstance(out, jax.Array) or out.ndim == 0 or out.shape[0] != 1:
-        raise ValueError(f"model: expected one array with a row per example; got {jax.tree.map(jnp.shape, out)}.")
+        raise ValueError(
+            f"model: expected one array with a row per example; got {jax.tree.map(jnp.shape, out)}."
+        )
     return out[0]
 
 
-def _param(path: str, shape: tuple[int, ...], stats: InitStats, eta: Callable[[str, InitStats], float]) -> Param:
-    mean, variance = (_one_number(path, name, v) for name, v in (("mean", stats.mean), ("variance", stats.variance)))
+def _param(
+    path: str, shape: tuple[int, ...], stats: InitStats, eta: Callable[[str, InitStats], float]
+) -> Param:
+    mean, variance = (
+        _one_number(path, name, v)
+        for name, v in (("mean", stats.mean), ("variance", stats.variance))
+    )
     rate = float(eta(path, InitStats(mean, variance, stats.distribution)))
-    return Param(path, tuple(shape), mean, variance, rate, tuple(range(len(shape))), (tuple(shape),))
+    return Param(
+        path, tuple(shape), mean, variance, rate, tuple(range(len(shape))), (tuple(shape),)
+    )
 
 
 def _one_number(path: str, name: str, value: Any) -> float:
     if np.ndim(value) and np.ptp(value):
         raise NoLimitError(
-            f"the entries of parameter {path} differ in their {name} at initialization: its units are not alike,",
+            f"the entries of parameter {path} differ in their {name} at initialization: its units "
+            "are not alike,",
             "Give one mean and variance through init_stats if that is what you mean.",
         )
     return float(np.mean(value))
@@ -118,11 +137,13 @@ def output_gaussian(out: Any) -> Field:
     """The Gaussian that the outputs are.
 
     Raises:
-        NoLimitError: they are deterministic or not Gaussian, or a readout weight is used below the readout.
+        NoLimitError: they are deterministic or not Gaussian, or a readout weight is used below the
+            readout.
     """
     if not isinstance(out, Wide):
         raise NoLimitError(
-            "the outputs are deterministic in the limit: an average over infinitely many units was the last step,",
+            "the outputs are deterministic in the limit: an average over infinitely many units was "
+            "the last step,",
             "Return what a linear layer makes of it.",
         )
     g = out.gaussian
@@ -157,7 +178,8 @@ def _check_readout(g: Field) -> None:
             stack += [(a, False) for v in below if isinstance(v, Wide) for a in _inside(v)]
     if shared := sorted(readout & inside):
         raise NoLimitError(
-            f"the readout weight {', '.join(shared)} is used inside the network as well: the gradients depend on it,"
+            f"the readout weight {', '.join(shared)} is used inside the network as well: the "
+            "gradients depend on it,"
         )
 
 
@@ -170,4 +192,6 @@ def _inside(value: Wide) -> list[Field]:
 def largest_variances(moments: Moments) -> tuple[list[Any], list[Array]]:
     """The scalar functions met, and for each the largest variance of its argument."""
     functions = list(dict.fromkeys(f for f, _ in moments.seen))
-    return functions, [jnp.max(jnp.stack([jnp.max(q) for f, q in moments.seen if f == g])) for g in functions]
+    return functions, [
+        jnp.max(jnp.stack([jnp.max(q) for f, q in moments.seen if f == g])) for g in functions
+    ]

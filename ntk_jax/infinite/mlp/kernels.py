@@ -37,53 +37,70 @@ def mlp_kernels(
 ) -> Kernels:
     """The NNGP and NTK of the infinitely wide `MLP` with `depth` hidden layers.
 
-    With k, k_dot the dual activation of (q11, K, q22), K⁰ = b_std² + W_std² x·x'/d and Θ⁰ = K⁰, each hidden layer and
-    the Dense layer after it give
+    With k, k_dot the dual activation of (q11, K, q22), K⁰ = b_std² + W_std² x·x'/d and Θ⁰ = K⁰,
+    each hidden layer and the Dense layer after it give
 
         K ← b_std² + W_std² k,    Θ ← b_std² + W_std² k + W_std² k_dot Θ              ("ntk")
-        K ← b_std² + W_std² k,    Θ ← 1 + width k + W_std² k_dot Θ                    ("standard"; Θ⁰ = 1 + x·x')
+        K ← b_std² + W_std² k,    Θ ← 1 + width k + W_std² k_dot Θ                    ("standard";
+        Θ⁰ = 1 + x·x')
 
     Args:
         x1: examples in rows; more than one feature axis is flattened.
-        x2: more examples, or None for x1 again: then the result is symmetric to the bit and its diagonal exact.
+        x2: more examples, or None for x1 again: then the result is symmetric to the bit and its
+            diagonal exact.
         depth: number of hidden layers; 0 is a linear model.
-        activation: a name of `duals`, an elementwise function, or `duals.rule(...)` for one with options.
-        W_std: weight scale, a number or one per Dense layer (depth + 1: hidden layers, then readout).
-        b_std: bias scale, likewise; None means no bias parameters. With 0.0 a "standard" network still trains them.
+        activation: a name of `duals`, an elementwise function, or `duals.rule(...)` for one with
+            options.
+        W_std: weight scale, a number or one per Dense layer (depth + 1: hidden layers, then
+            readout).
+        b_std: bias scale, likewise; None means no bias parameters. With 0.0 a "standard" network
+            still trains them.
         parameterization: "ntk" or "standard", as in `MLP`.
-        width: "standard" only: units of the hidden layers, a number or one each. It enters the tangent kernel because
-            gradient descent on unscaled weights moves wide layers further.
-        residual: every hidden layer after the first is z + Dense(phi(z)); the old K and Θ are added to the new.
-        layer_norm: every activation sees (z - mean) / std over its layer's units: K and Θ are divided by sqrt(K_xx K_x'x')
-            first (no learned scale and no epsilon).
+        width: "standard" only: units of the hidden layers, a number or one each. It enters the
+            tangent kernel because gradient descent on unscaled weights moves wide layers further.
+        residual: every hidden layer after the first is z + Dense(phi(z)); the old K and Θ are added
+            to the new.
+        layer_norm: every activation sees (z - mean) / std over its layer's units: K and Θ are
+            divided by sqrt(K_xx K_x'x') first (no learned scale and no epsilon).
 
     Returns:
         Kernels(nngp, ntk), each (n1, n2), per output coordinate: outputs are independent and alike.
 
     Raises:
-        ValueError: bad examples or options; a depth and scale for which the kernel overflows its dtype.
+        ValueError: bad examples or options; a depth and scale for which the kernel overflows its
+            dtype.
 
     Warns:
         UserWarning: an activation without closed form whose series misses its tolerance.
 
-    Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard": Sohl-Dickstein et al. 2020, eq. 19.
+    Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard":
+    Sohl-Dickstein et al. 2020, eq. 19.
     """
-    network = _prepare(x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm)
+    network = _prepare(
+        x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
+    )
     return Kernels(*_kernels(*network))
 
 
 def mlp_kernels_by_layer(
-    x1: Float[ArrayLike, "n1 *d"], x2: Float[ArrayLike, "n2 *d"] | None = None, *, depth: int, **options: Any
+    x1: Float[ArrayLike, "n1 *d"],
+    x2: Float[ArrayLike, "n2 *d"] | None = None,
+    *,
+    depth: int,
+    **options: Any,
 ) -> Kernels:
-    """`mlp_kernels` after every Dense layer: Kernels of shape (depth + 1, n1, n2), the last being `mlp_kernels` itself.
+    """`mlp_kernels` after every Dense layer: Kernels of shape (depth + 1, n1, n2), the last being
+    `mlp_kernels` itself.
 
-    Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut after its l-th Dense layer.
+    Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut
+    after its l-th Dense layer.
     """
     return Kernels(*_compiled_by_layer(*_prepare(x1, x2, depth, **{**_DEFAULTS, **options})))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
-    """The kernels of every example with itself, each (n,): the diagonal of `mlp_kernels`, without forming it.
+    """The kernels of every example with itself, each (n,): the diagonal of `mlp_kernels`, without
+    forming it.
 
     Arguments and errors are those of `mlp_kernels`.
     """
@@ -107,9 +124,15 @@ _follow = jax.jit(follow, static_argnums=5, donate_argnums=0)
 _compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argnums=3)
 
 
-def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Array, Array]:
-    """`kernels`; what follows nearly parallel pairs, which takes long to compile, is compiled when there are some."""
-    if not (has_cusp(layers, arch) and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))):
+def _kernels(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture
+) -> tuple[Array, Array]:
+    """`kernels`; what follows nearly parallel pairs, which takes long to compile, is compiled when
+    there are some.
+    """
+    if not (
+        has_cusp(layers, arch) and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))
+    ):
         return _compiled(x1, x2, layers, arch)
     out, near = _begin(x1, x2, layers, arch)
     if not is_concrete(near) or bool(jnp.any(near)):
@@ -141,8 +164,10 @@ def _checked(
     both = sides(a1, a2, layers, arch)
     if not all(bool(jnp.isfinite(s.largest)) for s in both):
         raise ValueError(
-            f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth {depth} with W_std = {W_std}. "
-            "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for ReLU)."
+            f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth "
+            f"{depth} with W_std = {W_std}. "
+            "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for "
+            "ReLU)."
         )
     fitted = _fitted(arch, both, dtype) if depth else arch
     if fitted != arch:  # another quadrature: the diagonal must be that of the kernel to the bit
@@ -151,28 +176,43 @@ def _checked(
 
 
 def _fitted(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> Architecture:
-    """With the cheapest exact dual at the variances that it will meet: a series has as many terms as they ask for."""
+    """With the cheapest exact dual at the variances that it will meet: a series has as many terms
+    as they ask for.
+    """
     q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
     return arch._replace(rule=fitted_rule("mlp_kernels", arch.rule, q, dtype, stacklevel=5))
 
 
 def _layers(
-    depth: int, W_std: Any, b_std: Any, parameterization: str, width: Any, num_features: int, dtype: Any
+    depth: int,
+    W_std: Any,
+    b_std: Any,
+    parameterization: str,
+    width: Any,
+    num_features: int,
+    dtype: Any,
 ) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
     b = per_layer("b_std", b_std, depth + 1)
     for W_l, b_l in zip(W, b, strict=True):
         check_scales(W_l, b_l, parameterization)
     stack = partial(_stack, dtype=dtype)
-    W2, b2 = (stack([_square(v) for v in values]) for values in (W, [0.0 if b_l is None else b_l for b_l in b]))
+    W2, b2 = (
+        stack([_square(v) for v in values])
+        for values in (W, [0.0 if b_l is None else b_l for b_l in b])
+    )
     if parameterization == "ntk":
         if width is not None:
             raise ValueError(
-                "width: expected None with parameterization='ntk', whose limit has none; drop it or use 'standard'."
+                "width: expected None with parameterization='ntk', whose limit has none; drop it "
+                "or use 'standard'."
             )
         return Layers(W2, b2, W2, b2)
     if width is None and depth:
-        raise ValueError("width: expected the units of the hidden layers with parameterization='standard'; got None.")
+        raise ValueError(
+            "width: expected the units of the hidden layers with parameterization='standard'; got "
+            "None."
+        )
     fan_in = (num_features, *per_layer("width", width, depth))
     for units in fan_in:
         check_number("width", units, strict=True, max_ndim=0)
@@ -180,7 +220,9 @@ def _layers(
 
 
 def _square(value: Any) -> Any:
-    """Numbers are squared in double precision: 2 for sqrt(2), where float32 would give 1.9999999."""
+    """Numbers are squared in double precision: 2 for sqrt(2), where float32 would give
+    1.9999999.
+    """
     return float(value) ** 2 if is_concrete(value) else value * value
 
 

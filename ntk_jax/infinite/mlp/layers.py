@@ -1,4 +1,6 @@
-"""One layer of the recursion: on one example (variances), on pairs of examples, and on all layers of whole arrays."""
+"""One layer of the recursion: on one example (variances), on pairs of examples, and on all layers
+of whole arrays.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,11 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import DualRule, correlation, covariance_at_poles, ratio, root, with_derivative
+from ntk_jax.duals.dual_rule import (
+    DualRule,
+    correlation,
+    covariance_at_poles,
+    ratio,
+    root,
+    with_derivative,
+)
 
 
 class Layers(NamedTuple):
-    """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent kernel W_eta k + b_eta."""
+    """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent
+    kernel W_eta k + b_eta.
+    """
 
     W: Array
     b: Array
@@ -19,7 +30,9 @@ class Layers(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What is static: the activation's dual, skip connections around hidden layers, normalization before activations."""
+    """What is static: the activation's dual, skip connections around hidden layers, normalization
+    before activations.
+    """
 
     rule: DualRule
     residual: bool = False
@@ -34,8 +47,8 @@ def has_cusp(layers: Layers, arch: Architecture) -> bool:
 class Side(NamedTuple):
     """What each example has with itself, layer by layer.
 
-    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer (depth, n); the kernels
-    after the last layer (n,); the largest number met.
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer
+    (depth, n); the kernels after the last layer (n,); the largest number met.
     """
 
     q0: Array
@@ -66,7 +79,8 @@ def first_pairs(
 ) -> tuple[Array, Array]:
     """The same on pairs, given both sides' second moments before and after it.
 
-    An example in both sets is the same example, to the bit: compiled code may round one multiplication and addition in two ways.
+    An example in both sets is the same example, to the bit: compiled code may round one
+    multiplication and addition in two ways.
     """
     c = covariance_at_poles(products, own1[0], own2[0])
     k, theta = first_dense(layer, c)
@@ -74,8 +88,12 @@ def first_pairs(
     return k + lax.stop_gradient(jnp.where(same, own1[1] - k, 0)), theta
 
 
-def add_skip(arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The kernels after a layer, with those before it if a skip connection leads around it: not around the readout."""
+def add_skip(
+    arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The kernels after a layer, with those before it if a skip connection leads around it: not
+    around the readout.
+    """
     if not arch.residual:
         return new
     return jax.tree.map(lambda a, b: a + jnp.where(last, jnp.zeros_like(b), b), new, old)
@@ -103,7 +121,9 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
     start = first_dense(first, q0)
-    ((nngp, ntk), largest), (variances, tangents) = _through(arch, step, (start, _largest(start)), rest)
+    ((nngp, ntk), largest), (variances, tangents) = _through(
+        arch, step, (start, _largest(start)), rest
+    )
     return Side(q0, variances, tangents, nngp, ntk, largest)
 
 
@@ -113,25 +133,39 @@ def _largest(kernels: tuple[Array, Array]) -> Array:
 
 
 def normalized(q: Array) -> tuple[Array, Array]:
-    """Variances `q` after LayerNorm, and the factor of one side's covariances; both are 0 for a zero input."""
+    """Variances `q` after LayerNorm, and the factor of one side's covariances; both are 0 for a
+    zero input.
+    """
     return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
 
 
 def before_activation(arch: Architecture, q: Array) -> tuple[Array, Any]:
-    """Variances as the activation sees them, and the factor of one side's covariances: None without LayerNorm."""
+    """Variances as the activation sees them, and the factor of one side's covariances: None without
+    LayerNorm.
+    """
     return normalized(q) if arch.layer_norm else (q, None)
 
 
 def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
-    """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm divides by."""
+    """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm
+    divides by.
+    """
     variance, scale = before_activation(arch, q)
     return arch.rule.rows(variance), scale
 
 
 def pair_step(
-    arch: Architecture, layer: Layers, last: Any, rows1: Any, moments: tuple[Array, Array], rows2: Any, *lack: Array
+    arch: Architecture,
+    layer: Layers,
+    last: Any,
+    rows1: Any,
+    moments: tuple[Array, Array],
+    rows2: Any,
+    *lack: Array,
 ):
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is that of `DualRule.pair`."""
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is
+    that of `DualRule.pair`.
+    """
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
     if arch.layer_norm:
@@ -144,9 +178,9 @@ def pair_step(
 def _through(arch: Architecture, step: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
     """`lax.scan` over layers; a few of a smooth dual are written out.
 
-    Reverse mode through `scan` drops custom derivatives, so that nested ones differentiate values as they are computed, and
-    saves every number for later: four nested derivatives would compile for minutes. The barrier keeps XLA from computing a
-    layer anew for each of its two results.
+    Reverse mode through `scan` drops custom derivatives, so that nested ones differentiate values
+    as they are computed, and saves every number for later: four nested derivatives would compile
+    for minutes. The barrier keeps XLA from computing a layer anew for each of its two results.
     """
     depth = len(jax.tree.leaves(layers)[0])
     if arch.rule.cusp or not 0 < depth <= arch.rule.unroll:
@@ -172,7 +206,8 @@ def all_layers(
 
     With `every`, a leading axis of depth + 1 layers.
 
-    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the covariances.
+    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the
+    covariances.
     """
     _, rest = split_layers(layers)
 

@@ -1,8 +1,10 @@
-"""Pairs of nearly parallel examples: their kernels again, from the distance between the directions of the two inputs.
+"""Pairs of nearly parallel examples: their kernels again, from the distance between the directions
+of the two inputs.
 
-The angle of a pair is the root of what its covariance lacks of sqrt(q1 q2), which is all rounding where the lack is a few ulps:
-k_dot of ReLU would be off by sqrt(eps) from one pair to the next, and the tangent kernel of a cluster not be positive
-semi-definite. Here pairs are followed by 1 -+ rho, which starts as |u1 -+ u2|² / 2 of unit vectors and never cancels.
+The angle of a pair is the root of what its covariance lacks of sqrt(q1 q2), which is all rounding
+where the lack is a few ulps: k_dot of ReLU would be off by sqrt(eps) from one pair to the next, and
+the tangent kernel of a cluster not be positive semi-definite. Here pairs are followed by 1 -+ rho,
+which starts as |u1 -+ u2|² / 2 of unit vectors and never cancels.
 """
 
 import math
@@ -14,10 +16,19 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.duals.dual_rule import Apart, ratio, root
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, add_skip, before_activation, dense, split_layers
+from ntk_jax.infinite.mlp.layers import (
+    Architecture,
+    Layers,
+    add_skip,
+    before_activation,
+    dense,
+    split_layers,
+)
 
 NEAR = 2.0**-14
-"""1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance moves by 90 ulps and more."""
+"""1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance
+moves by 90 ulps and more.
+"""
 
 
 PAIRS = 1024
@@ -31,14 +42,17 @@ def is_near(q1: Array, q12: Array, q2: Array) -> Array:
 
 
 def directions(x: Array, variances: Array, first: Layers) -> Array:
-    """The unit vectors (n, d + 1) whose products are the correlations after the first Dense layer."""
+    """The unit vectors (n, d + 1) whose products are the correlations after the first Dense
+    layer.
+    """
     r = ratio(jnp.ones_like(variances), root(variances))
     weights = jnp.sqrt(first.W / x.shape[1])
     return jnp.concatenate([x * (weights * r)[:, None], (jnp.sqrt(first.b) * r)[:, None]], axis=1)
 
 
 class _Seen(NamedTuple):
-    """One side at one layer: deviation after the activation, roots of shares, what LayerNorm divides by, rows of the dual.
+    """One side at one layer: deviation after the activation, roots of shares, what LayerNorm
+    divides by, rows of the dual.
 
     The shares are those of activation, bias and skip connection in the variance to come.
     """
@@ -57,10 +71,11 @@ def near_kernels(
     layers: Layers,
     arch: Architecture,
 ) -> tuple[Array, Array]:
-    """The kernels of the pairs that are `wanted`, as `all_layers` returns them; 0 for others, which cost nothing.
+    """The kernels of the pairs that are `wanted`, as `all_layers` returns them; 0 for others, which
+    cost nothing.
 
-    `left` and `right` are `directions` (n, d + 1) and variances (depth, n) of either side, `start` the covariance and the
-    tangent kernel after the first Dense layer.
+    `left` and `right` are `directions` (n, d + 1) and variances (depth, n) of either side, `start`
+    the covariance and the tangent kernel after the first Dense layer.
     """
     groups = _Groups(wanted)
     (_, out), _ = _followed(groups, left, start, right, layers, arch)
@@ -75,9 +90,13 @@ def near_lacks(
     layers: Layers,
     arch: Architecture,
 ) -> Array:
-    """1 - |rho| of the pairs that are `wanted` as it enters every hidden layer, (depth, n1, n2); 0 for others."""
+    """1 - |rho| of the pairs that are `wanted` as it enters every hidden layer, (depth, n1, n2); 0
+    for others.
+    """
     groups = _Groups(wanted)
-    return groups.scatter(_followed(groups, left, start, right, layers, arch, lambda apart: apart.lack)[1])
+    return groups.scatter(
+        _followed(groups, left, start, right, layers, arch, lambda apart: apart.lack)[1]
+    )
 
 
 def all_lacks(
@@ -88,7 +107,9 @@ def all_lacks(
     layers: Layers,
     arch: Architecture,
 ) -> Array:
-    """The same of all pairs, where the dual can afford it: only those `wanted` ask for the distance of their directions."""
+    """The same of all pairs, where the dual can afford it: only those `wanted` ask for the distance
+    of their directions.
+    """
     (u1, variances1), (u2, variances2) = left, right
     groups = _Groups(wanted)
     sign = _poles(start[0])
@@ -102,7 +123,9 @@ def all_lacks(
         one, other = _seen(arch, layer, last, q1[:, None]), _seen(arch, layer, last, q2[None, :])
         active, _ = arch.rule.apart(apart, one.rows, other.rows)
         alive = (q1 > 0)[:, None] & (q2 > 0)[None, :]
-        return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), jnp.where(alive, apart.lack, 1)
+        return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), jnp.where(
+            alive, apart.lack, 1
+        )
 
     return lax.scan(step, first, (split_layers(layers)[1], variances1, variances2))[1]
 
@@ -112,23 +135,34 @@ class _Groups:
 
     def __init__(self, wanted: Array):
         self.shape = wanted.shape
-        self.listed = jnp.flatnonzero(wanted, size=-(-wanted.size // PAIRS) * PAIRS, fill_value=wanted.size)
-        self.at = jnp.divmod(jnp.minimum(self.listed, wanted.size - 1).reshape(-1, PAIRS), wanted.shape[1])
+        self.listed = jnp.flatnonzero(
+            wanted, size=-(-wanted.size // PAIRS) * PAIRS, fill_value=wanted.size
+        )
+        self.at = jnp.divmod(
+            jnp.minimum(self.listed, wanted.size - 1).reshape(-1, PAIRS), wanted.shape[1]
+        )
         self.some = jnp.arange(len(self.at[0])) * PAIRS < jnp.count_nonzero(wanted)
 
     def map(self, f: Callable[..., Any], *state: Any) -> Any:
         """`f` of the pairs that are listed, a group at a time; others cost nothing."""
         groups = (self.at, *state)
         empty = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *jax.tree.map(lambda a: a[0], groups))
+            lambda s: jnp.zeros(s.shape, s.dtype),
+            jax.eval_shape(f, *jax.tree.map(lambda a: a[0], groups)),
         )
-        return lax.map(lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (self.some, *groups))
+        return lax.map(
+            lambda group: lax.cond(group[0], f, lambda *_: empty, *group[1:]), (self.some, *groups)
+        )
 
     def scatter(self, values: Array) -> Array:
         """Values (..., groups, PAIRS) in their places of an array (..., *shape) of zeros."""
         lead = values.shape[:-2]
         flat = jnp.zeros((*lead, math.prod(self.shape)), values.dtype)
-        return flat.at[..., self.listed].set(values.reshape(*lead, -1), mode="drop").reshape(*lead, *self.shape)
+        return (
+            flat.at[..., self.listed]
+            .set(values.reshape(*lead, -1), mode="drop")
+            .reshape(*lead, *self.shape)
+        )
 
 
 def _poles(q12: Array) -> Array:
@@ -155,23 +189,29 @@ def _followed(
     arch: Architecture,
     keep: Callable[[Apart], Any] = lambda _: None,
 ) -> Any:
-    """How far apart the pairs of some groups are and their moments, after all layers; what to `keep` as it enters each."""
+    """How far apart the pairs of some groups are and their moments, after all layers; what to
+    `keep` as it enters each.
+    """
     (u1, variances1), (u2, variances2) = left, right
     poles = _poles(start[0])
 
     def begin(at):
         moments, q1, q2 = tuple(k[at] for k in start), variances1[0][at[0]], variances2[0][at[1]]
         far, near, sign = from_afar(q1, moments[0], q2), is_near(q1, moments[0], q2), poles[at]
-        exact = lambda: jnp.where(near, _distance(u1, u2, poles, at), far)  # noqa: E731
+        exact = lambda: jnp.where(near, _distance(u1, u2, poles, at), far)
         lack = lax.cond(jnp.any(near), exact, lambda: far)
-        return Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)), moments
+        return Apart(
+            jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)
+        ), moments
 
     def step(state, inputs):
         (layer, last), q1, q2 = inputs
-        seen = jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, layer, last, jnp.concatenate([q1, q2])))
+        seen = jax.tree.map(
+            lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, layer, last, jnp.concatenate([q1, q2]))
+        )
 
         def through(at, state):
-            of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)  # noqa: E731
+            of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)
             return _layer(arch, layer, last, of(at[0]), *state, of(at[1] + len(q1)))
 
         return groups.map(through, state), keep(state[0])
@@ -190,9 +230,17 @@ def _seen(arch: Architecture, layer: Layers, last: Any, q: Array) -> _Seen:
 
 
 def _layer(
-    arch: Architecture, layer: Layers, last: Any, one: _Seen, apart: Apart, moments: tuple[Array, Array], other: _Seen
+    arch: Architecture,
+    layer: Layers,
+    last: Any,
+    one: _Seen,
+    apart: Apart,
+    moments: tuple[Array, Array],
+    other: _Seen,
 ) -> tuple[Apart, tuple[Array, Array]]:
-    """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far apart they are."""
+    """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far
+    apart they are.
+    """
     active, k_dot = arch.rule.apart(apart, one.rows, other.rows)
     k = one.deviation * other.deviation * ((active.plus - active.minus) / 2)
     theta = moments[1] * (one.scale * other.scale) if arch.layer_norm else moments[1]
@@ -203,11 +251,14 @@ def _layer(
 def _in_sum(a: list[Array], b: list[Array], parts: list[Apart]) -> Apart:
     """How far apart pairs are under a sum of kernels, given `Apart` under each of them.
 
-    With shares a_m² and b_m² of the two variances, 1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + (1 - sum_m a_m b_m), and the last
-    term is the sum over m < n of (a_m b_n - a_n b_m)², over 1 + sum_m a_m b_m.
+    With shares a_m² and b_m² of the two variances, 1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + (1 -
+    sum_m a_m b_m), and the last term is the sum over m < n of (a_m b_n - a_n b_m)², over 1 + sum_m
+    a_m b_m.
     """
     aligned = [a_m * b_m for a_m, b_m in zip(a, b, strict=True)]
     crossed = [(a[m] * b[n] - a[n] * b[m]) ** 2 for n in range(len(a)) for m in range(n)]
     unequal = sum(crossed) / (1 + sum(aligned))
-    minus, plus = ([share * p[sign] for share, p in zip(aligned, parts, strict=False)] for sign in (0, 1))
+    minus, plus = (
+        [share * p[sign] for share, p in zip(aligned, parts, strict=False)] for sign in (0, 1)
+    )
     return Apart(sum(minus, unequal), sum(plus, unequal))

@@ -1,4 +1,6 @@
-"""Signal propagation in deep networks: fixed points, order and chaos, critical initialization (Schoenholz et al. 2017)."""
+"""Signal propagation in deep networks: fixed points, order and chaos, critical initialization
+(Schoenholz et al. 2017).
+"""
 
 from typing import Any, NamedTuple
 
@@ -12,14 +14,19 @@ from ntk_jax.duals.dual_rule import DualRule
 
 
 class Phase(NamedTuple):
-    """Where the variance q ← b_std² + W_std² k(q, q) settles, and what happens to nearby inputs there.
+    """Where the variance q ← b_std² + W_std² k(q, q) settles, and what happens to nearby inputs
+    there.
 
     Attributes:
-        q_star: the fixed point of the variance from q = 1; 0 or infinity if it vanishes or diverges.
-        chi_1: W_std² k_dot(q*, q*, q*): the factor by which the squared distance of nearby inputs grows per layer.
-        correlation_length: layers for correlations to relax by 1/e, 1 / |log chi_c|; infinite at criticality.
+        q_star: the fixed point of the variance from q = 1; 0 or infinity if it vanishes or
+            diverges.
+        chi_1: W_std² k_dot(q*, q*, q*): the factor by which the squared distance of nearby inputs
+            grows per layer.
+        correlation_length: layers for correlations to relax by 1/e, 1 / |log chi_c|; infinite at
+            criticality.
         correlation: the stable correlation c*, 1 in the ordered phase.
-        name: "ordered" (chi_1 < 1), "critical" (|chi_1 - 1| within `tolerance`) or "chaotic" (chi_1 > 1).
+        name: "ordered" (chi_1 < 1), "critical" (|chi_1 - 1| within `tolerance`) or "chaotic" (chi_1
+            > 1).
     """
 
     q_star: float
@@ -32,8 +39,9 @@ class Phase(NamedTuple):
 def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
     """The phase of an infinitely wide, deep network: ordered, critical or chaotic.
 
-    q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² + W_std² k(q*, c q*, q*)) / q*
-    relax to their fixed point c* like chi_c^layers, chi_c = W_std² k_dot(q*, c* q*, q*).
+    q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² +
+    W_std² k(q*, c q*, q*)) / q* relax to their fixed point c* like chi_c^layers, chi_c = W_std²
+    k_dot(q*, c* q*, q*).
 
     Args:
         activation: as in `mlp_kernels`.
@@ -61,8 +69,11 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
     return Phase(q, chi_1, float(length), c, name)
 
 
-def critical_W_std(activation: Any, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
-    """The W_std at which chi_1 = 1 for this b_std, by bisection to 1e-7 (float32: the rounding of the duals).
+def critical_W_std(
+    activation: Any, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)
+) -> float:
+    """The W_std at which chi_1 = 1 for this b_std, by bisection to 1e-7 (float32: the rounding of
+    the duals).
 
     sqrt(2) for ReLU with any bias, 1 for tanh without.
 
@@ -80,8 +91,10 @@ def critical_W_std(activation: Any, b_std: float, *, bounds: tuple[float, float]
     low, high = map(float, bounds)
     if not excess(low) < 0 < excess(high):
         raise ValueError(
-            f"critical_W_std: expected chi_1 - 1 to change sign between W_std = {low:g} and {high:g}; got {excess(low):.3g} and "
-            f"{excess(high):.3g} for {activation!r}, b_std = {b_std:g}. Widen `bounds`; some activations have no critical point."
+            f"critical_W_std: expected chi_1 - 1 to change sign between W_std = {low:g} and "
+            f"{high:g}; got {excess(low):.3g} and "
+            f"{excess(high):.3g} for {activation!r}, b_std = {b_std:g}. Widen `bounds`; some "
+            "activations have no critical point."
         )
     while high - low > 1e-7 * high:
         middle = (low + high) / 2
@@ -100,7 +113,7 @@ def _own(rule: DualRule, q: float) -> tuple[float, float]:
 
 def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> float:
     """Newton-accelerated iteration (Aitken) from q = 1; 0 and infinity are answers."""
-    step = lambda q: b2 + W2 * _own(rule, q)[0]  # noqa: E731
+    step = lambda q: b2 + W2 * _own(rule, q)[0]
     q, rounding = 1.0, 4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
     for _ in range(num_steps):
         q1 = step(q)
@@ -113,14 +126,18 @@ def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> 
             return q2
         bend = (q2 - q1) - (q1 - q)
         jump = q - (q1 - q) ** 2 / bend if bend else q2
-        ahead = (jump - q2) * (q2 - q) > 0  # leaps only in the direction of the iteration, and not out of sight
+        ahead = (jump - q2) * (
+            q2 - q
+        ) > 0  # leaps only in the direction of the iteration, and not out of sight
         q = jump if ahead and 0 <= jump < 1e3 * max(q2, 1.0) else q2
         if q < 1e-14 and b2 == 0:
             return 0.0
     return q
 
 
-def _correlation(rule: DualRule, W2: float, b2: float, q: float, num_steps: int = 500) -> tuple[float, float]:
+def _correlation(
+    rule: DualRule, W2: float, b2: float, q: float, num_steps: int = 500
+) -> tuple[float, float]:
     """The stable correlation c*, from c = 0.5, and the slope of the map there."""
     c, at = 0.5, jnp.asarray(q, float)
     for _ in range(num_steps):

@@ -1,4 +1,6 @@
-"""The layer recursion on two sets of examples: in fused tiles, with the derivatives of the plain path."""
+"""The layer recursion on two sets of examples: in fused tiles, with the derivatives of the plain
+path.
+"""
 
 from functools import partial
 
@@ -17,7 +19,13 @@ from ntk_jax.infinite.mlp.layers import (
     side,
     split_layers,
 )
-from ntk_jax.infinite.mlp.nearly_parallel import all_lacks, directions, from_afar, is_near, near_lacks
+from ntk_jax.infinite.mlp.nearly_parallel import (
+    all_lacks,
+    directions,
+    from_afar,
+    is_near,
+    near_lacks,
+)
 from ntk_jax.infinite.mlp.tiles import TiledLayers
 from ntk_jax.linalg import matmul, mirror_upper
 
@@ -39,15 +47,24 @@ def kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> 
     return cropped(follow(*begin(x1, x2, layers, arch), x1, x2, layers, arch), x1, x2)
 
 
-def begin(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[tuple[Array, Array], Array]:
-    """Both kernels, padded to whole tiles, and which tiles have nearly parallel pairs, whose kernels are not yet exact."""
+def begin(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture
+) -> tuple[tuple[Array, Array], Array]:
+    """Both kernels, padded to whole tiles, and which tiles have nearly parallel pairs, whose
+    kernels are not yet exact.
+    """
     tiled = _tiled(x1, x2, layers, arch)
     out, near = tiled.begin()
     return (_exact_diagonal(out, tiled.side1) if x2 is None else out), near
 
 
 def follow(
-    out: tuple[Array, Array], near: Array, x1: Array, x2: Array | None, layers: Layers, arch: Architecture
+    out: tuple[Array, Array],
+    near: Array,
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
 ) -> tuple[Array, Array]:
     """The kernels of `begin` with those pairs exact."""
     return _tiled(x1, x2, layers, arch).follow(out, near)
@@ -68,18 +85,23 @@ def cropped(out: tuple[Array, Array], x1: Array, x2: Array | None) -> tuple[Arra
 def _kernels_jvp(arch, primals, tangents):
     x1, x2, layers = primals
     if x2 is None:
-        reference = lambda x1, layers: reference_kernels(x1, None, layers, arch)  # noqa: E731
+        reference = lambda x1, layers: reference_kernels(x1, None, layers, arch)
         return jax.jvp(reference, (x1, layers), (tangents[0], tangents[2]))
     return jax.jvp(lambda *args: reference_kernels(*args, arch), primals, tangents)
 
 
-def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture, every: bool = False):
+def reference_kernels(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, every: bool = False
+):
     """The same without tiles; with `every` layer on a leading axis."""
     side1, side2 = sides(x1, x2, layers, arch)
     products = matmul(x1, (x1 if x2 is None else x2).T) / x1.shape[1]
     if x2 is None:
         products = _with_diagonal(products, side1.q0)
-    own1, own2 = (side1.q0[:, None], side1.own[0][:, None]), (side2.q0[None, :], side2.own[0][None, :])
+    own1, own2 = (
+        (side1.q0[:, None], side1.own[0][:, None]),
+        (side2.q0[None, :], side2.own[0][None, :]),
+    )
     start = first_pairs(jax.tree.map(lambda c: c[0], layers), products, own1, own2)
     lacks = _lacks(x1, x2, start, side1, side2, layers, arch) if has_cusp(layers, arch) else None
     out = all_layers(start, side1, side2, layers, arch, every, lacks)
@@ -89,7 +111,9 @@ def reference_kernels(x1: Array, x2: Array | None, layers: Layers, arch: Archite
         return _exact_diagonal(jax.tree.map(mirror_upper, out), side1)
     out = jax.tree.map(jax.vmap(mirror_upper), out)
     own = side1.own, jnp.concatenate([side1.tangents, side1.ntk[None]])
-    return tuple(jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True))
+    return tuple(
+        jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True)
+    )
 
 
 def _lacks(
@@ -101,10 +125,11 @@ def _lacks(
     layers: Layers,
     arch: Architecture,
 ) -> Array:
-    """1 - |rho| of all pairs as it enters each hidden layer: the value, which those of nearly parallel pairs owe to the rows.
+    """1 - |rho| of all pairs as it enters each hidden layer: the value, which those of nearly
+    parallel pairs owe to the rows.
 
-    Of the covariance of an example with itself nothing but rounding would be left: divided by it, derivatives of that size
-    would be as large as any. An angle of a few ulps has none: it is 0.
+    Of the covariance of an example with itself nothing but rounding would be left: divided by it,
+    derivatives of that size would be as large as any. An angle of a few ulps has none: it is 0.
     """
     # what has no derivatives is not differentiated: its loops could not be reversed
     x1, x2, start, side1, side2, layers = lax.stop_gradient((x1, x2, start, side1, side2, layers))
@@ -112,7 +137,9 @@ def _lacks(
     sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
     left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
     wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
-    apart = ~jnp.eye(len(x1), dtype=bool) if x2 is None else True  # an example and itself are not a pair
+    apart = (
+        ~jnp.eye(len(x1), dtype=bool) if x2 is None else True
+    )  # an example and itself are not a pair
     if arch.rule.apart_is_cheap:
         lacks = all_lacks(left, start, right, wanted & apart, layers, arch)
     else:

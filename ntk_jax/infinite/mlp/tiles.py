@@ -1,8 +1,9 @@
-"""All layers on pairs, tile by tile: each tile in one loop per group of layers, kernel and tangent kernel in registers.
+"""All layers on pairs, tile by tile: each tile in one loop per group of layers, kernel and tangent
+kernel in registers.
 
-With x2 = None only the upper triangle is visited, and mirrored. XLA's CPU fusion has one output, so the two kernels travel
-as the real and the imaginary part of one complex number: as two arrays, the recursion was computed twice per layer, and
-the time grew exponentially with depth.
+With x2 = None only the upper triangle is visited, and mirrored. XLA's CPU fusion has one output, so
+the two kernels travel as the real and the imaginary part of one complex number: as two arrays, the
+recursion was computed twice per layer, and the time grew exponentially with depth.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Side, first_pairs, has_cusp, pair_step, rows, split_layers
+from ntk_jax.infinite.mlp.layers import (
+    Architecture,
+    Layers,
+    Side,
+    first_pairs,
+    has_cusp,
+    pair_step,
+    rows,
+    split_layers,
+)
 from ntk_jax.infinite.mlp.nearly_parallel import directions, is_near, near_kernels
 from ntk_jax.linalg import matmul, strictly_lower
 
@@ -22,7 +32,8 @@ TILE = 256
 def tile_size(n: int) -> int:
     """A multiple of 16 near `TILE` that divides n, or else the one that pads n least.
 
-    Rows that a matrix product treats in full blocks get the same sums wherever they stand: permuting rows permutes the kernel.
+    Rows that a matrix product treats in full blocks get the same sums wherever they stand:
+    permuting rows permutes the kernel.
     """
     exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
     tiles = -(-n // TILE)
@@ -32,15 +43,27 @@ def tile_size(n: int) -> int:
 class TiledLayers:
     """The fast path: K and Theta in place, a few layers at a time, padded to whole tiles.
 
-    `begin` is the recursion in covariances; `follow` corrects the pairs that are nearly parallel at its start or its end.
+    `begin` is the recursion in covariances; `follow` corrects the pairs that are nearly parallel at
+    its start or its end.
     """
 
-    def __init__(self, x1: Array, x2: Array | None, side1: Side, side2: Side, layers: Layers, arch: Architecture):
+    def __init__(
+        self,
+        x1: Array,
+        x2: Array | None,
+        side1: Side,
+        side2: Side,
+        layers: Layers,
+        arch: Architecture,
+    ):
         t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
         self.layers, self.arch, self.depth = layers, arch, layers.W.shape[0] - 1
         self.cusp = has_cusp(layers, arch)
         self.first, self.rest = split_layers(layers)
-        padded = (_pad(a, t) for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2)))
+        padded = (
+            _pad(a, t)
+            for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2))
+        )
         self.x1, self.x2, self.side1, self.side2 = padded
         self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
         # variances at the start and after every layer
@@ -51,16 +74,25 @@ class TiledLayers:
         visit, arch, unroll = self.visit, self.arch, self.arch.rule.unroll
         lead = self.depth if self.depth <= unroll else self.depth % unroll
         head, tail = (
-            jax.tree.map(lambda c, s=s: c[s], (self.rest, self.side1.variances, self.side2.variances))
+            jax.tree.map(
+                lambda c, s=s: c[s], (self.rest, self.side1.variances, self.side2.variances)
+            )
             for s in (slice(lead), slice(lead, None))
         )
-        zero, ends = jnp.zeros((len(self.x1), len(self.x2)), self.x1.dtype), [q[lead::unroll] for q in self.own]
+        zero, ends = (
+            jnp.zeros((len(self.x1), len(self.x2)), self.x1.dtype),
+            [q[lead::unroll] for q in self.own],
+        )
         before, after = ([q[0] for q in pair] if self.cusp else None for pair in (self.own, ends))
-        state, near = visit.update((zero, zero), self._start, _group(arch, head, lead), before, after)
+        state, near = visit.update(
+            (zero, zero), self._start, _group(arch, head, lead), before, after
+        )
 
         def chunk(state, inputs):
             chunk, ends = inputs
-            return visit.update(state, visit.load, _group(arch, chunk, unroll), None, ends if self.cusp else None)
+            return visit.update(
+                state, visit.load, _group(arch, chunk, unroll), None, ends if self.cusp else None
+            )
 
         if self.depth > lead:
             chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
@@ -69,14 +101,19 @@ class TiledLayers:
         return state, near
 
     def follow(self, state: tuple[Array, Array], near: Array) -> tuple[Array, Array]:
-        """The kernels of `begin` with the nearly parallel pairs of its tiles known by how far apart they are."""
+        """The kernels of `begin` with the nearly parallel pairs of its tiles known by how far apart
+        they are.
+        """
         if not self.cusp:
             return state
         visit = self.visit
 
         def exact(i, j, state):
             moments = self._start(i, j, state)
-            q1, q2 = visit.left(self.side1.variances, i, -1), visit.right(self.side2.variances, j, -1)
+            q1, q2 = (
+                visit.left(self.side1.variances, i, -1),
+                visit.right(self.side2.variances, j, -1),
+            )
             left = directions(visit.left(self.x1, i), q1[0], self.first), q1
             right = directions(visit.right(self.x2, j), q2[0], self.first), q2
             at_start = visit.near([q[0] for q in self.own], i, j, moments)
@@ -87,14 +124,18 @@ class TiledLayers:
         return visit.correct(state, near, exact)
 
     def _start(self, i, j, _):
-        products = matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
+        products = (
+            matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
+        )
         own1 = tuple(self.visit.left(q, i)[:, None] for q in (self.side1.q0, self.own[0][0]))
         own2 = tuple(self.visit.right(q, j)[None, :] for q in (self.side2.q0, self.own[1][0]))
         return first_pairs(self.first, products, own1, own2)
 
 
 def _pad(tree: Any, tile: int) -> Any:
-    """Zero rows up to a multiple of the tile; the examples of a `Side` are its last axis, those of x its first."""
+    """Zero rows up to a multiple of the tile; the examples of a `Side` are its last axis, those of
+    x its first.
+    """
 
     def pad(a):
         axis = 0 if not isinstance(tree, Side) else a.ndim - 1
@@ -105,8 +146,12 @@ def _pad(tree: Any, tile: int) -> Any:
     return jax.tree.map(pad, tree)
 
 
-def _group(arch: Architecture, inputs: Any, count: int) -> tuple[list[Any], list[Any], Callable[..., Any]]:
-    """Rows of `count` layers for either side, and the function that takes a tile through them in one loop."""
+def _group(
+    arch: Architecture, inputs: Any, count: int
+) -> tuple[list[Any], list[Any], Callable[..., Any]]:
+    """Rows of `count` layers for either side, and the function that takes a tile through them in
+    one loop.
+    """
     (layer, last), q1, q2 = inputs
     each = [jax.tree.map(lambda c, i=i: c[i], (layer, last)) for i in range(count)]
     rows1, rows2 = ([rows(arch, q[i]) for i in range(count)] for q in (q1, q2))
@@ -137,16 +182,20 @@ class _Tiles:
         return tuple(lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
 
     def near(self, own, i, j, moments):
-        """The pairs of a tile that are nearly parallel, given the variances of either side; an example and itself are none."""
+        """The pairs of a tile that are nearly parallel, given the variances of either side; an
+        example and itself are none.
+        """
         near = is_near(self.left(own[0], i)[:, None], moments[0], self.right(own[1], j)[None, :])
         if not self.symmetric:
             return near
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
     def update(self, state, start, group, before=None, after=None):
-        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and which tiles have nearly parallel pairs.
+        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and which tiles
+        have nearly parallel pairs.
 
-        These are looked for by the variances `before` and `after` the layers, unless these are None.
+        These are looked for by the variances `before` and `after` the layers, unless these are
+        None.
         """
         rows1, rows2, through = group
 
@@ -161,19 +210,26 @@ class _Tiles:
             return lax.complex(*through(moments, left, right)), sees(before, m, moments)
 
         def finish(state, done, seen, m):
-            return self._write(state, done, m), seen.at[m].set(seen[m] | sees(after, m, (done.real, done.imag)))
+            return self._write(state, done, m), seen.at[m].set(
+                seen[m] | sees(after, m, (done.real, done.imag))
+            )
 
         def body(m, carry):
-            # A tile is written one step after it was computed: fused into its four writes, it would be computed four times.
+            # A tile is written one step after it was computed: fused into its four writes, it would
+            # be computed four times.
             state, seen = finish(*carry, jnp.maximum(m - 1, 0))
             new, near = tile(m, state)
             return state, new, seen.at[m].set(near)
 
         nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), bool)
-        return finish(*lax.fori_loop(0, len(self.starts), body, (state, *nothing)), len(self.starts) - 1)
+        return finish(
+            *lax.fori_loop(0, len(self.starts), body, (state, *nothing)), len(self.starts) - 1
+        )
 
     def correct(self, state, tiles, exact):
-        """`state` with some pairs of the `tiles` replaced: which, and by what, says `exact(i, j, state)`."""
+        """`state` with some pairs of the `tiles` replaced: which, and by what, says `exact(i, j,
+        state)`.
+        """
         count = jnp.count_nonzero(tiles)
         listed = jnp.flatnonzero(tiles, size=len(self.starts), fill_value=0)
 
@@ -181,7 +237,10 @@ class _Tiles:
             state = self._write(*carry, listed[jnp.maximum(m - 1, 0)])
             i, j = self.starts[listed[m]]
             wanted, new = exact(i, j, state)
-            both = (jnp.where(wanted, k, old) for k, old in zip(new, self.load(i, j, state), strict=True))
+            both = (
+                jnp.where(wanted, k, old)
+                for k, old in zip(new, self.load(i, j, state), strict=True)
+            )
             return state, lax.complex(*both)
 
         unchanged = lax.complex(*self.load(*self.starts[listed[0]], state))
@@ -192,13 +251,21 @@ class _Tiles:
         return write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
 
 
-def write_tile(symmetric: bool, state: tuple[Array, ...], both: Array, at: tuple[Array, Array]) -> tuple[Array, ...]:
-    """A tile of both kernels in its place, and mirrored; one on the diagonal takes its lower half from the upper one."""
+def write_tile(
+    symmetric: bool, state: tuple[Array, ...], both: Array, at: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    """A tile of both kernels in its place, and mirrored; one on the diagonal takes its lower half
+    from the upper one.
+    """
     i, j = at
     if symmetric:
         both = jnp.where((i == j) & strictly_lower(both.shape[0]), both.T, both)
     parts = (both.real, both.imag)
-    state = tuple(lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, parts, strict=True))
+    state = tuple(
+        lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, parts, strict=True)
+    )
     if not symmetric:
         return state
-    return tuple(lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, parts, strict=True))
+    return tuple(
+        lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, parts, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""What a product with a weight does to second moments: sums over its inputs, position by position."""
+"""What a product with a weight does to second moments: sums over its inputs, position by
+position.
+"""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +37,9 @@ class DotContraction:
     free: tuple[int, ...]
     units: int
 
-    def __call__(self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any) -> Answer:
+    def __call__(
+        self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any
+    ) -> Answer:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         other: DotContraction = h.contract
         rank = len(self.shape)
@@ -45,7 +49,9 @@ class DotContraction:
             right[b] = left[a]
         for a, b in zip(self.batch, other.batch, strict=True):
             right[b] = left[a]
-        alone = all(self.shape[a] == 1 for a in self.free) and all(other.shape[a] == 1 for a in other.free)
+        alone = all(self.shape[a] == 1 for a in self.free) and all(
+            other.shape[a] == 1 for a in other.free
+        )
         small = diag or alone
         if small:
             for a, b in zip(self.free, other.free, strict=True):
@@ -57,7 +63,9 @@ class DotContraction:
         if isinstance(g.value, Det) and isinstance(h.value, Det):
             first, second = (
                 _full(v, s, moments.dtype, side)
-                for v, s, side in zip((g.value, h.value), (self.shape, other.shape), sides, strict=True)
+                for v, s, side in zip(
+                    (g.value, h.value), (self.shape, other.shape), sides, strict=True
+                )
             )
             k = jnp.einsum(first, left, second, right, out, precision="highest")
         elif small and self.shape == other.shape and right == left:
@@ -81,7 +89,9 @@ class DotContraction:
             return k.reshape(g.shape)
         if nb == 1:
             return k.reshape(g.shape + h.shape)
-        k = k.reshape(nb, math.prod(self.shape[a] for a in self.free), -1)  # independent weights at different positions
+        k = k.reshape(
+            nb, math.prod(self.shape[a] for a in self.free), -1
+        )  # independent weights at different positions
         full = jnp.einsum("bc,bfg->bfcg", jnp.eye(nb, dtype=k.dtype), k)
         return full.reshape(g.shape + h.shape)
 
@@ -98,7 +108,8 @@ class ConvContraction:
         shape: stored shape of h.
         order: its axes as (batch, channels, spatial...).
         out_order: where (batch, channels, spatial...) go in the result.
-        windows: per spatial axis (taps, stride, (low, high) padding, spacing of the input and of the taps, result length).
+        windows: per spatial axis (taps, stride, (low, high) padding, spacing of the input and of
+            the taps, result length).
         units: how many channels each stored one stands for.
     """
 
@@ -108,15 +119,22 @@ class ConvContraction:
     windows: tuple[tuple[int, int, tuple[int, int], int, int, int], ...]
     units: int
 
-    def __call__(self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any) -> Answer:
+    def __call__(
+        self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any
+    ) -> Answer:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         rank = len(self.shape)
         if isinstance(g.value, Det):
             a, b = (
-                _full(v, self.shape, moments.dtype, side) for v, side in zip((g.value, h.value), sides, strict=True)
+                _full(v, self.shape, moments.dtype, side)
+                for v, side in zip((g.value, h.value), sides, strict=True)
             )
             left = list(range(rank))
-            right = left if diag else [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
+            right = (
+                left
+                if diag
+                else [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
+            )
             kept = [left[a] for i, a in enumerate(self.order) if i != 1]
             if not diag:
                 kept += [right[a] for i, a in enumerate(self.order) if i != 1]
@@ -128,7 +146,11 @@ class ConvContraction:
             left = list(range(rank))
             right = [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
             kept = [a for i, a in enumerate(self.order) if i != 1]
-            k = jnp.einsum(k, left, kept) if diag else jnp.einsum(k, left + right, kept + [right[a] for a in kept])
+            k = (
+                jnp.einsum(k, left, kept)
+                if diag
+                else jnp.einsum(k, left + right, kept + [right[a] for a in kept])
+            )
         spatial = len(self.windows)
         for i, window in enumerate(self.windows):
             axes = (1 + i,) if diag else (1 + i, 2 + spatial + i)
@@ -147,14 +169,20 @@ class ConvContraction:
         return jnp.transpose(k, axes).reshape(g.shape if diag else g.shape + h.shape)
 
 
-BANDED = (
-    64  # entries up to which a sum over taps is a product with a matrix: slices would compute their input for every tap
-)
+# entries up to which a sum over taps is a product with a matrix: slices would compute their input
+# for every tap
+BANDED = 64
 
 
 @lru_cache(maxsize=64)
 def _band(
-    size: int, taps: int, stride: int, padding: tuple[int, int], spacing: int, tap_spacing: int, length: int
+    size: int,
+    taps: int,
+    stride: int,
+    padding: tuple[int, int],
+    spacing: int,
+    tap_spacing: int,
+    length: int,
 ) -> Any:
     """(size, length) matrix of 1s where an input is under a tap of an output."""
     band = np.zeros((size, length))
@@ -166,11 +194,17 @@ def _band(
     return band
 
 
-def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length) -> Array:
-    """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs of taps are not."""
+def _window_sum(
+    k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length
+) -> Array:
+    """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs
+    of taps are not.
+    """
     if len(axes) == 1 and taps > 1 and max(k.shape[axes[0]], length) <= BANDED:
         band = _band(k.shape[axes[0]], taps, stride, tuple(padding), spacing, tap_spacing, length)
-        moved = jnp.tensordot(k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest")
+        moved = jnp.tensordot(
+            k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest"
+        )
         return jnp.moveaxis(moved, -1, axes[0])
     config = [(0, 0, 0)] * k.ndim
     for a in axes:
@@ -188,8 +222,17 @@ def _window_sum(k: Array, axes: Sequence[int], taps, stride, padding, spacing, t
     return total
 
 
-def inner_products(moments: Any, g: InnerProduct, h: InnerProduct, sides: tuple[int, int], diag: bool, tangent: bool):
-    """Covariance of two inner products, E[x x'] E[y y'] at each unit, or their tangent kernel by the product rule."""
+def inner_products(
+    moments: Any,
+    g: InnerProduct,
+    h: InnerProduct,
+    sides: tuple[int, int],
+    diag: bool,
+    tangent: bool,
+):
+    """Covariance of two inner products, E[x x'] E[y y'] at each unit, or their tangent kernel by
+    the product rule.
+    """
     total: Answer = None
     other = [tuple(1000 + a for a in part) for part in h.labels]
     straight = ((g.left, h.left, g.labels[0], other[0]), (g.right, h.right, g.labels[1], other[1]))
@@ -204,7 +247,12 @@ def inner_products(moments: Any, g: InnerProduct, h: InnerProduct, sides: tuple[
             k2 = None if k1 is None else ask2(two[0], two[1], sides, False)
             if k1 is not None and k2 is not None:
                 k = jnp.einsum(
-                    k1, [*one[2], *one[3]], k2, [*two[2], *two[3]], [*g.labels[2], *other[2]], precision="highest"
+                    k1,
+                    [*one[2], *one[3]],
+                    k2,
+                    [*two[2], *two[3]],
+                    [*g.labels[2], *other[2]],
+                    precision="highest",
                 )
                 total = k if total is None else total + k
     if total is None:

@@ -37,7 +37,9 @@ class Expectations:
         seen: scalar functions met, with their variances; `tails` of the others, relative to E[f²].
     """
 
-    def __init__(self, dtype: Any, rules: Mapping[Any, DualRule] | None = None, observe: bool = False):
+    def __init__(
+        self, dtype: Any, rules: Mapping[Any, DualRule] | None = None, observe: bool = False
+    ):
         self.dtype, self.rules, self.observe = dtype, rules or {}, observe
         self.memory: dict[Any, Any] = {}
         self.seen: list[tuple[Any, Array]] = []
@@ -87,7 +89,9 @@ class Expectations:
         return coefficients(rule, 0, q).all[0]
 
     def scalar(self, f: Factor, d: int | None) -> Any:
-        """The scalar function of its one random Gaussian that f is (for `d` the derivative by a trained constant), or None."""
+        """The scalar function of its one random Gaussian that f is (for `d` the derivative by a
+        trained constant), or None.
+        """
         key = ("scalar", f, d)
         if key not in self.memory:
             self.memory[key] = self._scalar(f, d)
@@ -101,14 +105,18 @@ class Expectations:
         (main,) = mains
         if d is None or d == main:
             zero = constant(0.0)
-            return ScalarFunction(substitute(node, [IDENTITY if i == main else zero for i in range(len(f.gaussians))]))
+            return ScalarFunction(
+                substitute(node, [IDENTITY if i == main else zero for i in range(len(f.gaussians))])
+            )
         return PartialDerivative(node, len(f.gaussians), main, d)
 
     def _function(self, f: Factor, side: int, d: int | None) -> Callable[[list[Array]], Array]:
         """f of its random Gaussians on one side, the others at 0."""
         mains = f.mains
         operands = [jnp.asarray(o.sides[side]) for o in f.operands]
-        operands = [o.astype(self.dtype) if jnp.issubdtype(o.dtype, jnp.floating) else o for o in operands]
+        operands = [
+            o.astype(self.dtype) if jnp.issubdtype(o.dtype, jnp.floating) else o for o in operands
+        ]
 
         def full(*zs):
             value = zs[0] if f.node is None else evaluate(f.node, zs, operands, self.dtype)

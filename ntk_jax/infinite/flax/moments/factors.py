@@ -22,39 +22,59 @@ from ntk_jax.infinite.flax.values.values import Factor, Term
 class FactorMoments(Draws):
     """Moments of terms on both sides."""
 
-    def spread(self, ask: Any, g: Field, h: Field, sides: Sides, diag: bool, shape1: Shape, shape2: Shape) -> Answer:
-        """A covariance or tangent kernel of Gaussians, at the positions of values that they are broadcast into."""
+    def spread(
+        self, ask: Any, g: Field, h: Field, sides: Sides, diag: bool, shape1: Shape, shape2: Shape
+    ) -> Answer:
+        """A covariance or tangent kernel of Gaussians, at the positions of values that they are
+        broadcast into.
+        """
         if diag and g.shape == h.shape:
             k = ask(g, h, sides, True)
             return None if k is None else jnp.broadcast_to(k, shape1)
         k = ask(g, h, sides, False)
         if k is None:
             return None
-        lead = lambda s, full: (1,) * (len(full) - len(s)) + tuple(s)  # noqa: E731
-        k = jnp.broadcast_to(k.reshape(lead(g.shape, shape1) + lead(h.shape, shape2)), shape1 + shape2)
+        lead = lambda s, full: (1,) * (len(full) - len(s)) + tuple(s)
+        k = jnp.broadcast_to(
+            k.reshape(lead(g.shape, shape1) + lead(h.shape, shape2)), shape1 + shape2
+        )
         return diagonal(k, shape1) if diag else k
 
     # Terms
 
     def moment(
-        self, t: Term, u: Term, sides: Sides, diag: bool, dt: Any = None, du: Any = None, skip: Any = (None, None)
+        self,
+        t: Term,
+        u: Term,
+        sides: Sides,
+        diag: bool,
+        dt: Any = None,
+        du: Any = None,
+        skip: Any = (None, None),
     ) -> Answer:
-        """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of its Gaussians.
+        """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of
+        its Gaussians.
 
         Factor number skip[0] of t and skip[1] of u, correlated with no other, are left out.
         """
         pairs = self._matched(t, u, sides)
         if skip != (None, None):
             if skip not in pairs and ((skip[0], None) not in pairs or (None, skip[1]) not in pairs):
-                raise NoLimitError("products of correlated wide vectors meet each other: their moment has no rule,")
+                raise NoLimitError(
+                    "products of correlated wide vectors meet each other: their moment has no rule,"
+                )
             pairs = [(i, j) for i, j in pairs if i != skip[0] and j != skip[1]]
         total: Answer = jnp.ones((), self.dtype) if not pairs else None
         for i, j in pairs:
-            d1, d2 = (d[1] if d is not None and d[0] == at else None for d, at in ((dt, i), (du, j)))
+            d1, d2 = (
+                d[1] if d is not None and d[0] == at else None for d, at in ((dt, i), (du, j))
+            )
             if i is not None and j is not None:
                 k = self._both(t.factors[i], u.factors[j], d1, d2, sides, diag, t.base, u.base)
             else:
-                factor, side, d = (t.factors[i or 0], sides[0], d1) if j is None else (u.factors[j], sides[1], d2)
+                factor, side, d = (
+                    (t.factors[i or 0], sides[0], d1) if j is None else (u.factors[j], sides[1], d2)
+                )
                 k = self.mean(factor, side, d)
                 if k is not None:
                     own, other = (t.base, u.base) if j is None else (u.base, t.base)
@@ -65,7 +85,9 @@ class FactorMoments(Draws):
             if k is None:
                 return None
             total = k if total is None else total * k
-        return None if total is None else jnp.broadcast_to(total, t.base if diag else t.base + u.base)
+        return (
+            None if total is None else jnp.broadcast_to(total, t.base if diag else t.base + u.base)
+        )
 
     def _matched(self, t: Term, u: Term, sides: Sides) -> list[tuple[int | None, int | None]]:
         """Which factor of t is correlated with which of u."""
@@ -79,7 +101,9 @@ class FactorMoments(Draws):
                 if any(self.related(a, b, sides) for a in f.gaussians for b in g.gaussians)
             ]
             if len(met) > 1 or any(j == m for _, j in pairs for m in met):
-                raise NoLimitError("products of correlated wide vectors meet each other: their moment has no rule,")
+                raise NoLimitError(
+                    "products of correlated wide vectors meet each other: their moment has no rule,"
+                )
             pairs.append((i, met[0] if met else None))
         used = {j for _, j in pairs}
         return pairs + [(None, j) for j in range(len(u.factors)) if j not in used]
@@ -109,12 +133,19 @@ class FactorMoments(Draws):
         raise NotImplementedError
 
     def _both(self, f, g, d1, d2, sides, diag, shape1, shape2):
-        """E[f g'] of two factors that may be correlated, at the positions of the terms that they stand in."""
+        """E[f g'] of two factors that may be correlated, at the positions of the terms that they
+        stand in.
+        """
         if f.sampled is not None or g.sampled is not None:
             return self._sampled_pair(f, g, sides, diag, shape1, shape2)
         m1, m2 = f.mains, g.mains
         links = [
-            [self.spread(self.covariance, f.gaussians[i], g.gaussians[j], sides, diag, shape1, shape2) for j in m2]
+            [
+                self.spread(
+                    self.covariance, f.gaussians[i], g.gaussians[j], sides, diag, shape1, shape2
+                )
+                for j in m2
+            ]
             for i in m1
         ]
         if not any(c is not None for row in links for c in row):
@@ -169,26 +200,37 @@ class FactorMoments(Draws):
         factor = jnp.broadcast_to(factor, own)
         if not diag:
             factor = (
-                factor.reshape(shape1 + (1,) * len(shape2)) if swapped else factor.reshape((1,) * len(shape1) + shape2)
+                factor.reshape(shape1 + (1,) * len(shape2))
+                if swapped
+                else factor.reshape((1,) * len(shape1) + shape2)
             )
         return jnp.broadcast_to(factor, jnp.shape(c)) if d is not None else c * factor
 
     def _dual(self, f, g, function, c, sides, diag, shape1, shape2):
         rule = self.rule(function)
-        same = f.gaussians[f.mains[0]] is g.gaussians[g.mains[0]] and sides[0] == sides[1] and shape1 == shape2
+        same = (
+            f.gaussians[f.mains[0]] is g.gaussians[g.mains[0]]
+            and sides[0] == sides[1]
+            and shape1 == shape2
+        )
         q1 = _lift(self._variance_in(f, f.mains[0], sides[0]), len(shape1))
         if self.observe and sides[0] == sides[1]:
             self.seen.append((function, q1))
         if diag and same:
             own = rule.own(q1)
             return tuple(jnp.broadcast_to(k, shape1) for k in own)
-        rows1, rows2 = self._rows(f, function, sides[0], len(shape1)), self._rows(g, function, sides[1], len(shape2))
+        rows1, rows2 = (
+            self._rows(f, function, sides[0], len(shape1)),
+            self._rows(g, function, sides[1], len(shape2)),
+        )
         first, second = q1, _lift(self._variance_in(g, g.mains[0], sides[1]), len(shape2))
         if not diag:
             rank1, rank2 = len(shape1), len(shape2)
             rows1, first = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * rank2), (rows1, q1))
             rows2, second = jax.tree.map(
-                lambda a: a.reshape(a.shape[: a.ndim - rank2] + (1,) * rank1 + a.shape[a.ndim - rank2 :]),
+                lambda a: a.reshape(
+                    a.shape[: a.ndim - rank2] + (1,) * rank1 + a.shape[a.ndim - rank2 :]
+                ),
                 (rows2, second),
             )
         dual = rule.pair(rows1, covariance_at_poles(c, first, second), rows2)
@@ -196,13 +238,18 @@ class FactorMoments(Draws):
         both = tuple(jnp.broadcast_to(k, full) for k in dual)
         if same:
             own = rule.own(q1)
-            both = tuple(_with_diagonal(k, jnp.broadcast_to(o, shape1)) for k, o in zip(both, own, strict=True))
+            both = tuple(
+                _with_diagonal(k, jnp.broadcast_to(o, shape1))
+                for k, o in zip(both, own, strict=True)
+            )
         return both
 
     def _rows(self, f, function, side, rank):
         key = ("rows", f, function, side, rank)
         if key not in self.memory:
-            self.memory[key] = self.rule(function).rows(_lift(self._variance_in(f, f.mains[0], side), rank))
+            self.memory[key] = self.rule(function).rows(
+                _lift(self._variance_in(f, f.mains[0], side), rank)
+            )
         return self.memory[key]
 
     def _series_pair(self, f, g, d1, d2, links, sides, diag, shape1, shape2):
@@ -217,13 +264,19 @@ class FactorMoments(Draws):
         free = [j for j in range(n) if j not in columns]
         columns = [free.pop(0) if j is None else j for j in columns] + [None] * (n - len(columns))
         columns = [free.pop(0) if j is None else j for j in columns]
-        a, b = self._expanded(f, sides[0], d1, n, shape1), self._expanded(g, sides[1], d2, n, shape2)
+        a, b = (
+            self._expanded(f, sides[0], d1, n, shape1),
+            self._expanded(g, sides[1], d2, n, shape2),
+        )
         b = jnp.transpose(b, (*columns, *range(n, b.ndim)))
         rank1, rank2 = len(shape1), len(shape2)
         if not diag:
             a = a.reshape(a.shape + (1,) * rank2)
             b = b.reshape(b.shape[:n] + (1,) * rank1 + b.shape[n:])
-        rhos = [self._correlation(f, g, i, j, links, sides, diag, rank1, rank2) for i, j in enumerate(columns)]
+        rhos = [
+            self._correlation(f, g, i, j, links, sides, diag, rank1, rank2)
+            for i, j in enumerate(columns)
+        ]
         out = mehler.total(a, b, rhos, n)
         return jnp.broadcast_to(out, shape1 if diag else shape1 + shape2)
 
@@ -240,16 +293,23 @@ class FactorMoments(Draws):
         """Coefficients in n variables, the missing ones constant, at the positions of a term."""
         key = ("coefficients", f, side, d, n, shape)
         if key not in self.memory:
-            function, variances = self._function(f, side, d), [self._variance_in(f, i, side) for i in f.mains]
+            function, variances = (
+                self._function(f, side, d),
+                [self._variance_in(f, i, side) for i in f.mains],
+            )
             variances = [jnp.broadcast_to(q, f.shape) for q in variances]
             a = mehler.coefficients(function, variances)
             if self.observe:
-                self.tails.append((", ".join(sorted(_names(f))), mehler.relative_tail(function, variances)))
+                self.tails.append(
+                    (", ".join(sorted(_names(f))), mehler.relative_tail(function, variances))
+                )
             have = len(variances)
             terms = mehler.TERMS[n]
             a = a[(slice(terms),) * have]
             a = a.reshape(a.shape[:have] + (1,) * (n - have) + a.shape[have:])
-            a = jnp.pad(a, [(0, 0)] * have + [(0, terms - 1)] * (n - have) + [(0, 0)] * (a.ndim - n))
+            a = jnp.pad(
+                a, [(0, 0)] * have + [(0, terms - 1)] * (n - have) + [(0, 0)] * (a.ndim - n)
+            )
             lead = (1,) * (len(shape) - (a.ndim - n))
             self.memory[key] = a.reshape(a.shape[:n] + lead + a.shape[n:])
         return self.memory[key]

@@ -16,14 +16,17 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values.expression import Expression, PartialDerivative, evaluate, nodes
 from ntk_jax.networks.mlp import ACTIVATIONS
 
-SAMPLES = np.concatenate([np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]])
+SAMPLES = np.concatenate(
+    [np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]]
+)
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne", "max", "min")
 STEPPED = ("floor", "ceil", "round", "rem", "nextafter")
 
 
 @lru_cache(maxsize=256)
 def rule_of(function: Any) -> DualRule:
-    """The dual of a scalar function: a closed form if one fits its values and its derivative, else a series.
+    """The dual of a scalar function: a closed form if one fits its values and its derivative, else
+    a series.
 
     Raises:
         NoLimitError: the function is not smooth between countably many points that can be found.
@@ -36,13 +39,18 @@ def _rule_of(function: Any) -> DualRule:
     for name, (known, known_slopes) in _named().items():
         scale = _ratio(values, known)
         if scale and all(
-            np.allclose(a, scale * b, rtol=1e-6, atol=1e-6) for a, b in ((values, known), (slopes, known_slopes))
+            np.allclose(a, scale * b, rtol=1e-6, atol=1e-6)
+            for a, b in ((values, known), (slopes, known_slopes))
         ):
             return dual_rule(name) if scale == 1 else Scaled(dual_rule(name), scale)
     rule = dual_rule(function)
     if isinstance(rule, Step) and np.any(slopes):
-        raise NoLimitError("a step with a derivative of its own (a straight-through gradient) has no rule,")
-    if isinstance(rule, Series) or any(_kinks(function.node, function)):  # closed forms have a kink at 0 at most
+        raise NoLimitError(
+            "a step with a derivative of its own (a straight-through gradient) has no rule,"
+        )
+    if isinstance(rule, Series) or any(
+        _kinks(function.node, function)
+    ):  # closed forms have a kink at 0 at most
         return series_of(function)
     return rule
 
@@ -59,7 +67,9 @@ def _named() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Values and slopes of the activations that have a name."""
     z = jnp.asarray(SAMPLES)
     with jax.numpy_dtype_promotion("standard"):
-        both = jax.jit(lambda z: {n: jax.jvp(f, (z,), (jnp.ones_like(z),)) for n, f in ACTIVATIONS.items()})(z)
+        both = jax.jit(
+            lambda z: {n: jax.jvp(f, (z,), (jnp.ones_like(z),)) for n, f in ACTIVATIONS.items()}
+        )(z)
     return {name: (np.asarray(v, float), np.asarray(s, float)) for name, (v, s) in both.items()}
 
 
@@ -87,7 +97,9 @@ def _kinks(node: Expression, function: Any) -> list[float]:
     for n in nodes(node):
         name = n.label[0].name if n.kind == "apply" else ""
         if name in STEPPED:
-            raise NoLimitError(f"the nonlinearity `{name}` jumps at infinitely many points and has no dual here,")
+            raise NoLimitError(
+                f"the nonlinearity `{name}` jumps at infinitely many points and has no dual here,"
+            )
         gaps: list[tuple[Expression, Expression | None]] = []
         if name in COMPARISONS:
             gaps = [(n.args[0], n.args[1])]
@@ -103,9 +115,26 @@ def _kinks(node: Expression, function: Any) -> list[float]:
 
 def _roots(a: Expression, b: Expression | None, main: int) -> list[float]:
     def gap(z):
-        count = 1 + max([main, *(n.label for e in (a, b) if e is not None for n in nodes(e) if n.kind == "variable")])
-        point = [jnp.asarray(z) if i == main else jnp.zeros_like(jnp.asarray(z)) for i in range(count)]
-        values = [np.asarray(jnp.broadcast_to(evaluate(e, point), np.shape(z)), float) for e in (a, b) if e is not None]
+        count = 1 + max(
+            [
+                main,
+                *(
+                    n.label
+                    for e in (a, b)
+                    if e is not None
+                    for n in nodes(e)
+                    if n.kind == "variable"
+                ),
+            ]
+        )
+        point = [
+            jnp.asarray(z) if i == main else jnp.zeros_like(jnp.asarray(z)) for i in range(count)
+        ]
+        values = [
+            np.asarray(jnp.broadcast_to(evaluate(e, point), np.shape(z)), float)
+            for e in (a, b)
+            if e is not None
+        ]
         return values[0] - values[1] if len(values) == 2 else values[0]
 
     grid = np.linspace(-40.0137, 40.0191, 4001)
@@ -117,6 +146,8 @@ def _roots(a: Expression, b: Expression | None, main: int) -> list[float]:
         low, high, sign = grid[i], grid[i + 1], np.sign(values[i])
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if np.sign(gap(np.asarray([middle]))[0]) == sign else (low, middle)
+            low, high = (
+                (middle, high) if np.sign(gap(np.asarray([middle]))[0]) == sign else (low, middle)
+            )
         roots.append(0.0 if abs(low) < 1e-9 else float((low + high) / 2))
     return roots

@@ -1,8 +1,9 @@
-"""E[f(u) g(v)] for functions of up to three Gaussians that need not be equal nor scalar: the Mehler series in each variable.
+"""E[f(u) g(v)] for functions of up to three Gaussians that need not be equal nor scalar: the Mehler
+series in each variable.
 
-f is seen through its coefficients a_k1..kn = E[f(s1 z1, .., sn zn) h_k1(z1) .. h_kn(zn)]; with correlations rho_i between
-the i-th variables, E[f g] = sum a_k b_k rho^k. One variable takes 64 terms on panels with a break at 0, more of them take a
-product of Gauss-Hermite rules.
+f is seen through its coefficients a_k1..kn = E[f(s1 z1, .., sn zn) h_k1(z1) .. h_kn(zn)]; with
+correlations rho_i between the i-th variables, E[f g] = sum a_k b_k rho^k. One variable takes 64
+terms on panels with a break at 0, more of them take a product of Gauss-Hermite rules.
 """
 
 import math
@@ -26,13 +27,16 @@ LEVELS = 8
 
 @lru_cache(maxsize=8)
 def _rule(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, weights, and weights times the normalized Hermite polynomials (nodes, terms), of each of n variables."""
+    """Nodes, weights, and weights times the normalized Hermite polynomials (nodes, terms), of each
+    of n variables.
+    """
     if n == 1:
         u, w = nodes_and_weights(LEVELS)
         return u, w, basis(LEVELS, TERMS[1])
     if n not in TERMS:
         raise NoLimitError(
-            f"a nonlinearity of {n} independent Gaussians at each unit needs an integral in {n} dimensions,"
+            f"a nonlinearity of {n} independent Gaussians at each unit needs an integral in {n} "
+            "dimensions,"
         )
     u, w = np.polynomial.hermite_e.hermegauss(NODES[n])
     w = w / w.sum()
@@ -43,7 +47,9 @@ def _rule(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def coefficients(f: Callable[[list[Array]], Array], variances: Sequence[Array]) -> Array:
-    """(terms, .., terms, *shape) of f, a function of lists of arrays (..., *shape), at variances of that shape."""
+    """(terms, .., terms, *shape) of f, a function of lists of arrays (..., *shape), at variances of
+    that shape.
+    """
     values, projections = _on_grid(f, variances)
     for i, projection in enumerate(projections):
         p = jnp.asarray(projection, values.dtype)
@@ -55,7 +61,9 @@ def mean(f: Callable[[list[Array]], Array], variances: Sequence[Array]) -> Array
     """E[f]."""
     values, projections = _on_grid(f, variances)
     for projection in projections:
-        values = jnp.tensordot(jnp.asarray(projection[:, 0], values.dtype), values, ((0,), (0,)), precision="highest")
+        values = jnp.tensordot(
+            jnp.asarray(projection[:, 0], values.dtype), values, ((0,), (0,)), precision="highest"
+        )
     return values
 
 
@@ -64,7 +72,9 @@ def relative_tail(f: Callable[[list[Array]], Array], variances: Sequence[Array])
     values, projections = _on_grid(f, variances)
     energy = values * values
     for projection in projections:
-        energy = jnp.tensordot(jnp.asarray(projection[:, 0], values.dtype), energy, ((0,), (0,)), precision="highest")
+        energy = jnp.tensordot(
+            jnp.asarray(projection[:, 0], values.dtype), energy, ((0,), (0,)), precision="highest"
+        )
     a = coefficients(f, variances)
     kept = jnp.sum(a * a, axis=tuple(range(len(variances))))
     return ratio(jnp.abs(energy - kept), energy)
@@ -75,7 +85,9 @@ def _on_grid(f, variances):
     rules = [_rule(n)] * n
     zs = []
     for i, (rule, q) in enumerate(zip(rules, variances, strict=True)):
-        u = jnp.asarray(rule[0], dtype).reshape([-1 if j == i else 1 for j in range(n)] + [1] * len(shape))
+        u = jnp.asarray(rule[0], dtype).reshape(
+            [-1 if j == i else 1 for j in range(n)] + [1] * len(shape)
+        )
         zs.append(u * root(q))
     values = f(zs)
     return jnp.broadcast_to(values, (*(len(r[0]) for r in rules), *shape)), [r[2] for r in rules]
@@ -86,7 +98,9 @@ def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
     if n == 0:
         return a * b
     rho = correlations[0]
-    shape = jnp.broadcast_shapes(a.shape[n:], b.shape[n:], *(r.shape for r in correlations if r is not None))
+    shape = jnp.broadcast_shapes(
+        a.shape[n:], b.shape[n:], *(r.shape for r in correlations if r is not None)
+    )
     if rho is None:  # independent: only the means meet
         return total(a[0], b[0], correlations[1:], n - 1)
 

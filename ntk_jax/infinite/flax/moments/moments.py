@@ -1,7 +1,9 @@
-"""The questions asked of a tensor program: covariance, second moment and tangent kernel of its values, answered backwards.
+"""The questions asked of a tensor program: covariance, second moment and tangent kernel of its
+values, answered backwards.
 
-Every answer is for one block of the pair, `sides` = (0, 1) between the examples, (0, 0) and (1, 1) of one with itself, and
-either in full, (*shape1, *shape2), or `diagonal`, (*shape): equal positions only. None is a structural zero.
+Every answer is for one block of the pair, `sides` = (0, 1) between the examples, (0, 0) and (1, 1)
+of one with itself, and either in full, (*shape1, *shape2), or `diagonal`, (*shape): equal positions
+only. None is a structural zero.
 """
 
 import math
@@ -14,8 +16,21 @@ from jax import Array
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.moments.contractions import inner_products
 from ntk_jax.infinite.flax.moments.factors import FactorMoments
-from ntk_jax.infinite.flax.values.fields import Combination, Entries, Field, InnerProduct, Segment, Weight
-from ntk_jax.infinite.flax.values.linear import diagonal, keeps_diagonal, on_both, on_diagonal, outer
+from ntk_jax.infinite.flax.values.fields import (
+    Combination,
+    Entries,
+    Field,
+    InnerProduct,
+    Segment,
+    Weight,
+)
+from ntk_jax.infinite.flax.values.linear import (
+    diagonal,
+    keeps_diagonal,
+    on_both,
+    on_diagonal,
+    outer,
+)
 from ntk_jax.infinite.flax.values.values import Det, Masked, Term, Wide, offsets
 
 Sides = tuple[int, int]
@@ -63,7 +78,9 @@ class Moments(FactorMoments):
             both = isinstance(g, InnerProduct) and isinstance(h, InnerProduct)
             return inner_products(self, g, h, sides, diag, tangent) if both else None
         assert isinstance(g, Weight | Entries) and isinstance(h, Weight | Entries)
-        if g.leaf != h.leaf or g.key != h.key:  # parts of one leaf with different keys do not overlap: see Uses
+        if (
+            g.leaf != h.leaf or g.key != h.key
+        ):  # parts of one leaf with different keys do not overlap: see Uses
             return None
         if isinstance(g, Entries) or isinstance(h, Entries):
             return self._entries(g, h, diag, tangent)
@@ -81,7 +98,11 @@ class Moments(FactorMoments):
         if not scale:
             return None
         n = math.prod(g.shape)
-        eye = jnp.ones(g.shape, self.dtype) if diag else jnp.eye(n, dtype=self.dtype).reshape(g.shape + h.shape)
+        eye = (
+            jnp.ones(g.shape, self.dtype)
+            if diag
+            else jnp.eye(n, dtype=self.dtype).reshape(g.shape + h.shape)
+        )
         return scale * eye
 
     def _combinations(self, g, h, sides, diag, ask):
@@ -89,7 +110,9 @@ class Moments(FactorMoments):
         total = None
         for m1, g1 in parts[0]:
             for m2, h2 in parts[1]:
-                k = self._mapped(m1, m2, g1.shape, h2.shape, sides, diag, partial(ask, g1, h2, sides))
+                k = self._mapped(
+                    m1, m2, g1.shape, h2.shape, sides, diag, partial(ask, g1, h2, sides)
+                )
                 total = plus(total, k)
         return total
 
@@ -103,7 +126,9 @@ class Moments(FactorMoments):
         inside = [x.source if isinstance(x, Segment) else x for x in (g, h)]
         if ask(*inside, sides, diag) is None:
             return None
-        raise NoLimitError("overlapping parts of one infinite axis meet: their covariance has no rule,")
+        raise NoLimitError(
+            "overlapping parts of one infinite axis meet: their covariance has no rule,"
+        )
 
     def _mapped(self, m1, m2, shape1, shape2, sides, diag, ask):
         """m1 k m2ᵀ, where ask(diag) gives k; in diagonal mode only that."""
@@ -132,11 +157,14 @@ class Moments(FactorMoments):
             )
             combine = (lambda a, b: a * b) if diag else outer
             a, b = cx[sides[0]], cy[sides[1]]
-            mx, my = (jnp.zeros(v.shape, self.dtype) if m is None else m for v, m in zip((x, y), means, strict=True))
+            mx, my = (
+                jnp.zeros(v.shape, self.dtype) if m is None else m
+                for v, m in zip((x, y), means, strict=True)
+            )
             total = combine(a, my) + combine(mx, b) - combine(a, b)
         for t in x.random:
             for u in y.random:
-                ask = lambda d, t=t, u=u: self._of_terms(self.second, self.moment, t, u, sides, d)  # noqa: E731
+                ask = lambda d, t=t, u=u: self._of_terms(self.second, self.moment, t, u, sides, d)
                 total = plus(total, self._mapped(t.map, u.map, t.base, u.base, sides, diag, ask))
         return total
 
@@ -146,16 +174,26 @@ class Moments(FactorMoments):
         total = None
         for t in x.random:
             for u in y.random:
-                ask = lambda d, t=t, u=u: self._of_terms(self.theta, self._term_tangent, t, u, sides, d)  # noqa: E731
+                ask = lambda d, t=t, u=u: self._of_terms(
+                    self.theta, self._term_tangent, t, u, sides, d
+                )
                 total = plus(total, self._mapped(t.map, u.map, t.base, u.base, sides, diag, ask))
         return total
 
     def _of_terms(self, of_values, of_terms, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
-        """Before their maps; of masked values, those of the values, times the second moment of a mask that they share."""
+        """Before their maps; of masked values, those of the values, times the second moment of a
+        mask that they share.
+        """
         if not t.masked and not u.masked:
             return of_terms(t, u, sides, diag)
         k = of_values(self._inside(t), self._inside(u), sides, diag)
-        if k is None or not t.masked or not u.masked or t.masked.source != u.masked.source or sides[0] != sides[1]:
+        if (
+            k is None
+            or not t.masked
+            or not u.masked
+            or t.masked.source != u.masked.source
+            or sides[0] != sides[1]
+        ):
             return k
         return _with_mask(k, t.masked, diag)
 
@@ -163,7 +201,9 @@ class Moments(FactorMoments):
         """A term as a value before its map, without its mask."""
         if t.masked:
             return t.masked.value
-        return self.memory.setdefault(("inside", t), Wide(t.base, (1,) * len(t.base), [Term(t.factors)]))
+        return self.memory.setdefault(
+            ("inside", t), Wide(t.base, (1,) * len(t.base), [Term(t.factors)])
+        )
 
     def _term_tangent(self, t: Term, u: Term, sides: Sides, diag: bool) -> Answer:
         total = None
@@ -181,8 +221,12 @@ class Moments(FactorMoments):
         return total
 
     def _sampled_part(self, t: Term, u: Term, i: int, j: int, sides: Sides, diag: bool) -> Answer:
-        """What passes through factors i and j, of which one is sampled, times the moment of the others."""
-        k = self.sampled_tangent(self.tangent, t.factors[i], u.factors[j], sides, diag, t.base, u.base)
+        """What passes through factors i and j, of which one is sampled, times the moment of the
+        others.
+        """
+        k = self.sampled_tangent(
+            self.tangent, t.factors[i], u.factors[j], sides, diag, t.base, u.base
+        )
         if k is None:
             return None
         others = self.moment(t, u, sides, diag, skip=(i, j))
@@ -196,7 +240,9 @@ class Moments(FactorMoments):
         for t in x.random:
             m = self.term_mean(t, side)
             if m is not None:
-                total = plus(total, jnp.broadcast_to(m if t.map is None else t.map.apply(side, m), x.shape))
+                total = plus(
+                    total, jnp.broadcast_to(m if t.map is None else t.map.apply(side, m), x.shape)
+                )
         return total
 
 

@@ -1,4 +1,6 @@
-"""What each operation does to random values, one file per family; importing this package registers them all."""
+"""What each operation does to random values, one file per family; importing this package registers
+them all.
+"""
 
 from ntk_jax.infinite.flax.rules import averages as averages
 from ntk_jax.infinite.flax.rules import control as control

@@ -1,7 +1,9 @@
-"""Attention whose scores stay random: inner products of independent queries and keys over the root of their width.
+"""Attention whose scores stay random: inner products of independent queries and keys over the root
+of their width.
 
-Infinitely many heads have scores that are independent Gaussian fields (Hron et al. 2020, "Infinite attention", section 3): a
-head's units share its scores, so that only means over all heads are numbers.
+Infinitely many heads have scores that are independent Gaussian fields (Hron et al. 2020, "Infinite
+attention", section 3): a head's units share its scores, so that only means over all heads are
+numbers.
 """
 
 import math
@@ -23,23 +25,32 @@ from ntk_jax.infinite.flax.values.slots import chain
 from ntk_jax.infinite.flax.values.values import Det, Wide, gaussian, static_det
 
 
-def scores(program: Interpreter, x: Wide, y: Wide, labels: Any, units: int, wide: Sequence[int]) -> Wide | None:
-    """Their inner products as a Gaussian; None if samples are not asked for, or the two are related."""
+def scores(
+    program: Interpreter, x: Wide, y: Wide, labels: Any, units: int, wide: Sequence[int]
+) -> Wide | None:
+    """Their inner products as a Gaussian; None if samples are not asked for, or the two are
+    related.
+    """
     related = program.moments.related
     fields = [algebra.fields_of([v]) for v in (x, y)]
-    if program.moments.sampling is None or any(related(a, b, (0, 0)) for a in fields[0] for b in fields[1]):
+    if program.moments.sampling is None or any(
+        related(a, b, (0, 0)) for a in fields[0] for b in fields[1]
+    ):
         return None
     check_apart(x)
     check_apart(y)
     heads = math.prod(wide)
     if heads == 1:
         raise NoLimitError(
-            "the scores of a single head of attention stay random: only an infinite number of heads has a limit,",
+            "the scores of a single head of attention stay random: only an infinite number of "
+            "heads has a limit,",
             "Use several heads, or divide the scores by the width.",
         )
     left, right, out = labels
     sizes = dict(zip([*left, *right], [*x.shape, *y.shape], strict=True))
-    g = InnerProduct(tuple(sizes[a] for a in out), x, y, (tuple(left), tuple(right), tuple(out)), units, heads)
+    g = InnerProduct(
+        tuple(sizes[a] for a in out), x, y, (tuple(left), tuple(right), tuple(out)), units, heads
+    )
     return gaussian(g, wide)
 
 
@@ -58,10 +69,15 @@ def settled(program: Interpreter, value: Any) -> Any:
 
 
 def weighted_sum(program: Interpreter, eqn: Any, values: Sequence[Any]) -> Wide:
-    """The product of two independent wide values, contracted over finite axes, as of attention weights and values."""
+    """The product of two independent wide values, contracted over finite axes, as of attention
+    weights and values.
+    """
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
     x, y = values
-    free1, free2 = ([a for a in range(len(v.shape)) if a not in (*c, *b)] for v, c, b in ((x, lc, lb), (y, rc, rb)))
+    free1, free2 = (
+        [a for a in range(len(v.shape)) if a not in (*c, *b)]
+        for v, c, b in ((x, lc, lb), (y, rc, rb))
+    )
     ones1, ones2 = (1,) * len(free1), (1,) * len(free2)
     x = _aligned(program, x, (lb, free1, lc), ((), ones2))
     y = _aligned(program, y, (rb, free2, rc), (ones1, ()))
@@ -70,14 +86,18 @@ def weighted_sum(program: Interpreter, eqn: Any, values: Sequence[Any]) -> Wide:
     wide = tuple(map(max, x.wide, y.wide))
     both = product(x, y, wide, program.moments)
     if both.terms is None:
-        raise NoLimitError("two correlated values are multiplied and summed over a finite axis: that has no rule,")
+        raise NoLimitError(
+            "two correlated values are multiplied and summed over a finite axis: that has no rule,"
+        )
     axes = tuple(range(len(wide) - len(lc), len(wide)))
     shape = tuple(np.broadcast_shapes(x.shape, y.shape)[: axes[0]])
     return algebra.mapped(both, Linear(lambda _, z: z.sum(axes), shape, None), wide[: axes[0]])
 
 
 def _aligned(program: Interpreter, value: Wide, axes: Any, ones: Any) -> Wide:
-    """With axes (batch, ones, free, ones, contracted), as one term without a map if it is not Gaussian."""
+    """With axes (batch, ones, free, ones, contracted), as one term without a map if it is not
+    Gaussian.
+    """
     batch, free, contracted = map(list, axes)
     order = [*batch, *free, *contracted]
 
@@ -108,7 +128,8 @@ def check_apart(value: Wide) -> None:
     for g in algebra.fields_of([value]) if value.terms is not None else []:
         if any(heads < units for heads in _heads(g)):
             raise NoLimitError(
-                "units of one head of attention share its random scores: a mean over them is not a number,",
+                "units of one head of attention share its random scores: a mean over them is not a "
+                "number,",
                 "Take means over all heads, or divide the scores by the width.",
             )
 

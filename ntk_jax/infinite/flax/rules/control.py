@@ -1,4 +1,6 @@
-"""Loops of static length are unrolled; what depends on random values, or has no limit, is refused by name."""
+"""Loops of static length are unrolled; what depends on random values, or has no limit, is refused
+by name.
+"""
 
 from typing import Any
 
@@ -27,8 +29,14 @@ REFUSED = {
 
 
 def _refuse(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    advice = "Use average pooling" if "pooling" in REFUSED[eqn.primitive.name] else "Rewrite that part of the model"
-    raise NoLimitError(REFUSED[eqn.primitive.name], f"{advice}, or estimate with ntk_jax.monte_carlo_kernels.")
+    advice = (
+        "Use average pooling"
+        if "pooling" in REFUSED[eqn.primitive.name]
+        else "Rewrite that part of the model"
+    )
+    raise NoLimitError(
+        REFUSED[eqn.primitive.name], f"{advice}, or estimate with ntk_jax.monte_carlo_kernels."
+    )
 
 
 rule(*REFUSED)(_refuse)
@@ -60,7 +68,9 @@ def scan(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _small(eqn: Any) -> bool:
-    return not any(e.primitive.name == "random_bits" for e in open_jaxpr(eqn.params["jaxpr"])[0].eqns)
+    return not any(
+        e.primitive.name == "random_bits" for e in open_jaxpr(eqn.params["jaxpr"])[0].eqns
+    )
 
 
 def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
@@ -71,7 +81,9 @@ def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
         return with_view(part, shape=part.shape[1:], axes=part.axes[1:])
     if isinstance(value, Det):
         sides = [
-            jnp.broadcast_to(jnp.asarray(s), full)[t] if not value.static else np.broadcast_to(s, full)[t]
+            jnp.broadcast_to(jnp.asarray(s), full)[t]
+            if not value.static
+            else np.broadcast_to(s, full)[t]
             for s in value.sides
         ]
         return Det((sides[0], sides[1]), (1,) * (len(full) - 1), value.literal, value.static)
@@ -87,9 +99,18 @@ def _stacked(program: Interpreter, column: list[Any], var: Any) -> Any:
         return column[0]
     if all(isinstance(v, Det) for v in column):
         full = var.aval.shape[1:]
-        sides = [jnp.stack([jnp.broadcast_to(jnp.asarray(v.sides[i]), full) for v in column]) for i in (0, 1)]
+        sides = [
+            jnp.stack([jnp.broadcast_to(jnp.asarray(v.sides[i]), full) for v in column])
+            for i in (0, 1)
+        ]
         return Det((sides[0], sides[1]), (1,) * (len(full) + 1))
-    return joined(program, [_collected(v) for v in column], 0, [(1, *var.aval.shape[1:])] * len(column), var.aval.shape)
+    return joined(
+        program,
+        [_collected(v) for v in column],
+        0,
+        [(1, *var.aval.shape[1:])] * len(column),
+        var.aval.shape,
+    )
 
 
 def _collected(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Values joined along an infinite axis, as in densely connected networks: every operation acts on the parts."""
+"""Values joined along an infinite axis, as in densely connected networks: every operation acts on
+the parts.
+"""
 
 import math
 from types import SimpleNamespace
@@ -46,10 +48,16 @@ def _rejoined(whole: Joined, axis: int, parts: list[Any], repeats: int | None = 
 
 
 def _contracted(eqn: Any, values: list[Any], whole: Joined) -> bool:
-    """Whether the joined axis is summed over: with a weight, or with another value that is joined in the same places."""
+    """Whether the joined axis is summed over: with a weight, or with another value that is joined
+    in the same places.
+    """
     if eqn.primitive.name == "conv_general_dilated":
         channel = eqn.params["dimension_numbers"].lhs_spec[1]
-        return isinstance(values[1], Param) and whole.axis == channel and eqn.params["feature_group_count"] == 1
+        return (
+            isinstance(values[1], Param)
+            and whole.axis == channel
+            and eqn.params["feature_group_count"] == 1
+        )
     contract, _ = eqn.params["dimension_numbers"]
     if all(isinstance(v, Joined) for v in values):
         return (whole.axis, whole.axis) in zip(*contract, strict=True)
@@ -58,7 +66,9 @@ def _contracted(eqn: Any, values: list[Any], whole: Joined) -> bool:
 
 
 def _moved(eqn: Any, values: list[Any], whole: Joined) -> tuple[int, int]:
-    """Where the joined axis is after an operation that leaves it whole, and how often the parts take turns along it."""
+    """Where the joined axis is after an operation that leaves it whole, and how often the parts
+    take turns along it.
+    """
     name, p, axis = eqn.primitive.name, eqn.params, whole.axis
     if name == "transpose":
         return p["permutation"].index(axis), whole.repeats
@@ -71,9 +81,13 @@ def _moved(eqn: Any, values: list[Any], whole: Joined) -> tuple[int, int]:
     if name == "dot_general" and any(isinstance(v, Det) for v in values):
         return _left_over(eqn, 0 if isinstance(values[0], Joined) else 1, axis), whole.repeats
     untouched = {
-        "slice": lambda: (p["start_indices"][axis], p["limit_indices"][axis]) == (0, sum(whole.sizes)),
+        "slice": lambda: (
+            (p["start_indices"][axis], p["limit_indices"][axis]) == (0, sum(whole.sizes))
+        ),
         "pad": lambda: tuple(p["padding_config"][axis]) == (0, 0, 0),
-        "reduce_window_sum": lambda: p["window_dimensions"][axis] == 1 and p["window_strides"][axis] == 1,
+        "reduce_window_sum": lambda: (
+            p["window_dimensions"][axis] == 1 and p["window_strides"][axis] == 1
+        ),
         "cumsum": lambda: p["axis"] != axis,
         "rev": lambda: axis not in p["dimensions"],
     }
@@ -83,7 +97,9 @@ def _moved(eqn: Any, values: list[Any], whole: Joined) -> tuple[int, int]:
 
 
 def _regrouped(eqn: Any, whole: Joined) -> tuple[int, int]:
-    """A reshape that keeps the joined axis, or lists it for every position: then the parts take turns."""
+    """A reshape that keeps the joined axis, or lists it for every position: then the parts take
+    turns.
+    """
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     before, after = next((b, a) for b, a, _ in axis_groups(old, new) if whole.axis in b)
     before = [a for a in before if old[a] > 1]
@@ -120,12 +136,23 @@ def _whole_parts(eqn: Any, whole: Joined) -> list[Any] | None:
         if bounds == [(0, full[axis])] and (p["strides"] is None or p["strides"][axis] == 1):
             return None
         if any((p["start_indices"][a], p["limit_indices"][a]) != (0, full[a]) for a in others):
-            raise NoLimitError("a finite and an infinite axis are cut at once,", "Cut one after the other.")
+            raise NoLimitError(
+                "a finite and an infinite axis are cut at once,", "Cut one after the other."
+            )
     edges = [sum(whole.sizes[:i]) for i in range(len(whole.sizes) + 1)]
-    if whole.repeats > 1 or set(p.get("strides") or (1,)) != {1} or any(b not in edges for ab in bounds for b in ab):
-        raise NoLimitError("values joined along an infinite axis are cut elsewhere than between each other,")
+    if (
+        whole.repeats > 1
+        or set(p.get("strides") or (1,)) != {1}
+        or any(b not in edges for ab in bounds for b in ab)
+    ):
+        raise NoLimitError(
+            "values joined along an infinite axis are cut elsewhere than between each other,"
+        )
     chosen = [(edges.index(start), edges.index(stop)) for start, stop in bounds]
-    return [whole.parts[i] if j == i + 1 else Joined(axis, whole.sizes[i:j], whole.parts[i:j]) for i, j in chosen]
+    return [
+        whole.parts[i] if j == i + 1 else Joined(axis, whole.sizes[i:j], whole.parts[i:j])
+        for i, j in chosen
+    ]
 
 
 def _param_axis(eqn: Any, values: list[Any], at: int, whole: Joined) -> int | None:
@@ -142,7 +169,12 @@ def _param_axis(eqn: Any, values: list[Any], at: int, whole: Joined) -> int | No
 
 
 def _each(
-    program: Interpreter, eqn: Any, values: list[Any], whole: Joined, out_axis: int | None, repeats: int | None = None
+    program: Interpreter,
+    eqn: Any,
+    values: list[Any],
+    whole: Joined,
+    out_axis: int | None,
+    repeats: int | None = None,
 ) -> list[Any]:
     """The results for all parts: the equation with the joined axis as long as each part is."""
     results, start = [], 0
@@ -187,7 +219,7 @@ def _along(eqn: Any, value: Any, shape: list[int], whole: Joined) -> bool:
 def _params(eqn: Any, whole: Joined, size: int, out_axis: int | None) -> Any:
     """The parameters of an equation with the joined axis of another length."""
     p, name = eqn.params, eqn.primitive.name
-    swapped = lambda s, axis: tuple(size if a == axis else v for a, v in enumerate(s))  # noqa: E731
+    swapped = lambda s, axis: tuple(size if a == axis else v for a, v in enumerate(s))
     if name == "slice":
         return {**p, "limit_indices": swapped(p["limit_indices"], whole.axis)}
     if name == "broadcast_in_dim":

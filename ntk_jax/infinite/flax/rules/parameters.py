@@ -1,4 +1,6 @@
-"""Views of parameters: what can be done to one before it meets data, and its entries as wide values."""
+"""Views of parameters: what can be done to one before it meets data, and its entries as wide
+values.
+"""
 
 from typing import Any
 
@@ -33,7 +35,11 @@ def param_arithmetic(name: str, values: list[Any]) -> Param | None:
     elif name in ("add", "add_any"):
         shift = float(others[0].literal)
     elif name == "sub":
-        scale, shift = (1.0, -float(others[0].literal)) if values[0] is param else (-1.0, float(others[0].literal))
+        scale, shift = (
+            (1.0, -float(others[0].literal))
+            if values[0] is param
+            else (-1.0, float(others[0].literal))
+        )
     else:
         return None
     return with_view(
@@ -64,7 +70,9 @@ def inverse(d: Det) -> Det:
 
 
 def promoted(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    """Parameters as values: along an axis where another operand is wide, their entries are units."""
+    """Parameters as values: along an axis where another operand is wide, their entries are
+    units.
+    """
     wides = [v.wide for v in values if isinstance(v, Wide)]
     rank = eqn.outvars[0].aval.ndim
     target = tuple(int(w) for w in np.max(wides, axis=0)) if wides else (1,) * rank
@@ -78,21 +86,35 @@ def entries(program: Interpreter, param: Param, target: tuple[int, ...]) -> Any:
     if param.factor is not None:
         plain = entries(program, with_view(param, factor=None), target)
         factor = param.factor
-        if any(w > 1 and size > 1 for w, size in zip(target[::-1], factor.shape[::-1], strict=False)):
+        if any(
+            w > 1 and size > 1 for w, size in zip(target[::-1], factor.shape[::-1], strict=False)
+        ):
             raise NoLimitError(
-                f"parameter {param.leaf} is multiplied by an array that differs along an infinite axis: its units are not alike,"
+                f"parameter {param.leaf} is multiplied by an array that differs along an infinite "
+                "axis: its units are not alike,"
             )
-        return plain.times(factor) if isinstance(plain, Det) else algebra.scaled(plain, factor, plain.wide)
+        return (
+            plain.times(factor)
+            if isinstance(plain, Det)
+            else algebra.scaled(plain, factor, plain.wide)
+        )
     if param.frozen:
         return number(param.mean, rank)
     shared = [a for a, w in enumerate(target) if w > 1 and shape[a] != w]
     if shared or not shape:
         raise NoLimitError(
-            f"the entries of parameter {param.leaf} are shared by all units of a wide axis: its gradient does not average out,",
+            f"the entries of parameter {param.leaf} are shared by all units of a wide axis: its "
+            "gradient does not average out,",
             "Freeze it: learning_rates with 0 for this parameter, and a constant initializer.",
         )
     stored = tuple(1 if w > 1 else s for s, w in zip(shape, target, strict=True))
-    g = Entries(param.leaf, stored, param.variance, param.eta, program.uses.add(param, "entries", param.axes))
+    g = Entries(
+        param.leaf,
+        stored,
+        param.variance,
+        param.eta,
+        program.uses.add(param, "entries", param.axes),
+    )
     wide = tuple(w if w > 1 else 1 for w in target)
     offset = None if param.mean == 0 else number(param.mean, rank)
     return Wide(stored, wide, [Term((Factor((g,)),))], offset)
@@ -106,10 +128,15 @@ def view(param: Param, eqn: Any) -> Param:
     """
     name, p = eqn.primitive.name, eqn.params
     if param.factor is not None:
-        raise NoLimitError(f"parameter {param.leaf} times an array goes through `{name}` before it meets a wide value,")
+        raise NoLimitError(
+            f"parameter {param.leaf} times an array goes through `{name}` before it meets a wide "
+            "value,"
+        )
     if name == "transpose":
         at = p["permutation"]
-        return with_view(param, shape=tuple(param.shape[i] for i in at), axes=tuple(param.axes[i] for i in at))
+        return with_view(
+            param, shape=tuple(param.shape[i] for i in at), axes=tuple(param.axes[i] for i in at)
+        )
     if name in ("reshape", "squeeze", "expand_dims"):
         return _reshaped(param, eqn.outvars[0].aval.shape)
     if name == "broadcast_in_dim":
@@ -120,9 +147,13 @@ def view(param: Param, eqn: Any) -> Param:
         if any(f != s and s > 1 for f, s in zip(p["shape"], shape, strict=True)):
             raise NoLimitError(f"parameter {param.leaf} is repeated along an axis of its own,")
         return with_view(param, shape=tuple(shape), axes=tuple(axes))
-    if name == "rev" and not param.box:  # read backwards, the entries are as independent, but another layout
+    if (
+        name == "rev" and not param.box
+    ):  # read backwards, the entries are as independent, but another layout
         return with_view(
-            param, axes=tuple(range(len(param.shape))), layout=(*param.layout, param.axes, ("rev", p["dimensions"]))
+            param,
+            axes=tuple(range(len(param.shape))),
+            layout=(*param.layout, param.axes, ("rev", p["dimensions"])),
         )
     if name == "slice" and set(p["strides"] or (1,)) == {1}:
         return cut(param, p["start_indices"], p["limit_indices"])
@@ -130,7 +161,9 @@ def view(param: Param, eqn: Any) -> Param:
 
 
 def _reshaped(param: Param, new: tuple[int, ...]) -> Param:
-    """A reshape that only adds or drops axes of size 1 keeps the axes; any other reads the leaf as a new shape."""
+    """A reshape that only adds or drops axes of size 1 keeps the axes; any other reads the leaf as
+    a new shape.
+    """
     kept = [a for a, s in zip(param.axes, param.shape, strict=True) if s > 1]
     if [s for s in new if s > 1] == [s for s in param.shape if s > 1]:
         rest = iter(kept)
@@ -138,7 +171,9 @@ def _reshaped(param: Param, new: tuple[int, ...]) -> Param:
     axis_groups(param.shape, new)
     if param.box:
         raise NoLimitError(f"a part of parameter {param.leaf} is reshaped,")
-    return with_view(param, shape=new, axes=tuple(range(len(new))), layout=(*param.layout, param.axes, new))
+    return with_view(
+        param, shape=new, axes=tuple(range(len(new))), layout=(*param.layout, param.axes, new)
+    )
 
 
 def cut(param: Param, starts: Any, stops: Any) -> Param:
@@ -154,7 +189,9 @@ def cut(param: Param, starts: Any, stops: Any) -> Param:
 
 
 def cut_of_each(param: Param, axis: int, start: int, size: int, repeats: int) -> Param:
-    """The entries start to start + size of an axis; for `repeats` above 1 its part in each of that many equal blocks."""
+    """The entries start to start + size of an axis; for `repeats` above 1 its part in each of that
+    many equal blocks.
+    """
     if repeats > 1:
         shape = list(param.shape)
         blocks = [*shape[:axis], repeats, shape[axis] // repeats, *shape[axis + 1 :]]
@@ -162,7 +199,12 @@ def cut_of_each(param: Param, axis: int, start: int, size: int, repeats: int) ->
         bounds = [(start, stop) if a == axis + 1 else (0, s) for a, s in enumerate(blocks)]
         part = cut(_reshaped(param, tuple(blocks)), *zip(*bounds, strict=True))
         shape[axis] = size
-        return with_view(part, shape=tuple(shape), axes=tuple(range(len(shape))), layout=(*part.layout, tuple(shape)))
+        return with_view(
+            part,
+            shape=tuple(shape),
+            axes=tuple(range(len(shape))),
+            layout=(*part.layout, tuple(shape)),
+        )
     bounds = [(start, start + size) if a == axis else (0, s) for a, s in enumerate(param.shape)]
     return cut(param, *zip(*bounds, strict=True))
 
@@ -172,4 +214,6 @@ def stop_gradient(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any
     """On random values it removes a part of the tangent kernel: only samples know which."""
     if program.moments.sampling is None or not isinstance(values[0], Wide):
         raise NoLimitError("stop_gradient acts on a random value,")
-    return [sampled(program, lambda _, arrays: jax.lax.stop_gradient(arrays[0]), values, values[0].wide)]
+    return [
+        sampled(program, lambda _, arrays: jax.lax.stop_gradient(arrays[0]), values, values[0].wide)
+    ]

@@ -12,7 +12,15 @@ from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.rules import sampled
 from ntk_jax.infinite.flax.rules.attention import settled
 from ntk_jax.infinite.flax.rules.parameters import inverse, param_arithmetic, promoted
-from ntk_jax.infinite.flax.values.values import Det, Param, Wide, joint_wide, number, static_det, with_view
+from ntk_jax.infinite.flax.values.values import (
+    Det,
+    Param,
+    Wide,
+    joint_wide,
+    number,
+    static_det,
+    with_view,
+)
 
 SAME = ("copy", "reduce_precision")
 
@@ -50,7 +58,11 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         try:
             result = algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)
         except NoLimitError:
-            result = sampled.elementwise(program, eqn, values, wide) if sampling else Wide(wides[0].shape, wide, None)
+            result = (
+                sampled.elementwise(program, eqn, values, wide)
+                if sampling
+                else Wide(wides[0].shape, wide, None)
+            )
         result.product = (wides[0], wides[0])
         return [result]
     try:
@@ -62,7 +74,9 @@ def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _regrouped(name: str, values: list[Any]) -> list[Any]:
-    """x (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a function of it alone."""
+    """x (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a
+    function of it alone.
+    """
     if name != "mul" or len(values) != 2:
         return values
     value, param = values if isinstance(values[1], Param) else values[::-1]
@@ -73,12 +87,17 @@ def _regrouped(name: str, values: list[Any]) -> list[Any]:
 
 
 def _float_to_float(eqn: Any) -> bool:
-    return all(jnp.issubdtype(t, jnp.floating) for t in (eqn.invars[0].aval.dtype, eqn.params["new_dtype"]))
+    return all(
+        jnp.issubdtype(t, jnp.floating) for t in (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
+    )
 
 
 def _ranked(values: list[Any], rank: int) -> list[Any]:
     """Numbers get axes of size 1."""
-    return [number(v.literal, rank) if isinstance(v, Det) and v.literal is not None else v for v in values]
+    return [
+        number(v.literal, rank) if isinstance(v, Det) and v.literal is not None else v
+        for v in values
+    ]
 
 
 def _fit(value: Any, values: list[Any]) -> Any:
@@ -94,7 +113,8 @@ def _fit(value: Any, values: list[Any]) -> Any:
     array = np.asarray(value.sides[0]) if value.static else None
     if array is None or np.any(np.ptp(array, axis=axes)):
         raise NoLimitError(
-            "a fixed array that differs along an infinite axis meets a wide value (trained batch statistics, a sinusoidal "
+            "a fixed array that differs along an infinite axis meets a wide value (trained batch "
+            "statistics, a sinusoidal "
             "embedding, the raw input added to a hidden layer): its units are not alike,",
             "Use the statistics of initialization, or embed the input by a linear layer first.",
         )
@@ -102,21 +122,27 @@ def _fit(value: Any, values: list[Any]) -> Any:
     fitted = static_det(array[at])
     return Det(
         fitted.sides,
-        tuple(int(w) if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))),
+        tuple(
+            int(w) if a in axes else v
+            for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))
+        ),
         fitted.literal,
         True,
     )
 
 
 def _wide(values: list[Any], full: tuple[int, ...]) -> tuple[int, ...]:
-    """The multiplicities of the result; a random value shared by the units of a wide axis has no limit."""
+    """The multiplicities of the result; a random value shared by the units of a wide axis has no
+    limit.
+    """
     wides = [v for v in values if isinstance(v, Wide)]
     out = tuple(int(w) for w in np.max([v.wide for v in wides], axis=0))
     for v in wides:
         for a, w in enumerate(out):
             if w > 1 and v.wide[a] != w:
                 raise NoLimitError(
-                    f"a random value of length {v.wide[a] * v.shape[a]} along an axis meets a wide one of length {w}: all "
+                    f"a random value of length {v.wide[a] * v.shape[a]} along an axis meets a wide "
+                    f"one of length {w}: all "
                     "units would share it, and no average over them is deterministic,"
                 )
     stored = np.broadcast_shapes(*(v.shape for v in values))
@@ -157,7 +183,9 @@ def _selected(which: Det, no: Any, yes: Any, wide: tuple[int, ...]) -> Wide:
     for value, chosen in ((yes, True), (no, False)):
         masks = [jnp.asarray(a, bool) if chosen else ~jnp.asarray(a, bool) for a in which.sides]
         if isinstance(value, Det):
-            sides = [jnp.where(m, jnp.asarray(a), 0) for m, a in zip(masks, value.sides, strict=True)]
+            sides = [
+                jnp.where(m, jnp.asarray(a), 0) for m, a in zip(masks, value.sides, strict=True)
+            ]
             part: Any = Det((sides[0], sides[1]), joint_wide([which, value]))
         else:
             mask = Det((masks[0].astype(float), masks[1].astype(float)), which.wide)

@@ -1,4 +1,6 @@
-"""What has no closed form, from samples where the user asked for them: maxima and the like, and functions of such."""
+"""What has no closed form, from samples where the user asked for them: maxima and the like, and
+functions of such.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,12 +32,20 @@ MIXING = {
 def mixing(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """A function of several positions of every unit."""
     name, value = eqn.primitive.name, values[0]
-    if len(values) > 1 or not isinstance(value, Wide) or any(value.wide[a] > 1 for a in _mixed(eqn, value)):
+    if (
+        len(values) > 1
+        or not isinstance(value, Wide)
+        or any(value.wide[a] > 1 for a in _mixed(eqn, value))
+    ):
         raise NoLimitError(
-            MIXING[name], "Rewrite that part of the model, or estimate with ntk_jax.monte_carlo_kernels."
+            MIXING[name],
+            "Rewrite that part of the model, or estimate with ntk_jax.monte_carlo_kernels.",
         )
     if program.moments.sampling is None:
-        raise NoLimitError(MIXING[name], f"Use average pooling, or {SAMPLES}" if "pooling" in MIXING[name] else None)
+        raise NoLimitError(
+            MIXING[name],
+            f"Use average pooling, or {SAMPLES}" if "pooling" in MIXING[name] else None,
+        )
     axes = eqn.params.get("axes", ()) if name.startswith("reduce_") else ()
     wide = tuple(w for a, w in enumerate(value.wide) if a not in axes)
     return [sampled(program, lambda _, arrays: bind(eqn, arrays)[0], [value], wide)]
@@ -50,14 +60,18 @@ def _mixed(eqn: Any, value: Wide) -> Sequence[int]:
 
 
 def sampled(
-    program: Interpreter, apply: Callable[[int, list[Array]], Array], values: Sequence[Any], wide: Sequence[int]
+    program: Interpreter,
+    apply: Callable[[int, list[Array]], Array],
+    values: Sequence[Any],
+    wide: Sequence[int],
 ) -> Wide:
     """A function of values, on stored shapes, as one known by samples."""
     dtype = program.moments.dtype
     if any(t.masked for v in values if isinstance(v, Wide) for t in v.random):
         raise NoLimitError(
             "a dropout mask enters a function that has no closed form,",
-            "Apply dropout behind it, turn dropout off, or estimate with ntk_jax.monte_carlo_kernels.",
+            "Apply dropout behind it, turn dropout off, or estimate with "
+            "ntk_jax.monte_carlo_kernels.",
         )
     fields = algebra.fields_of(values)
     slots = Slots()
@@ -65,7 +79,10 @@ def sampled(
     variables = tuple(dict.fromkeys(slots.resolved[g][0] for g in fields))
     for g in variables:
         program.moments.number(g)
-    examples = [jax.ShapeDtypeStruct(v.shape, dtype if isinstance(v, Wide) else v.sides[0].dtype) for v in values]
+    examples = [
+        jax.ShapeDtypeStruct(v.shape, dtype if isinstance(v, Wide) else v.sides[0].dtype)
+        for v in values
+    ]
     shape = tuple(jax.eval_shape(partial(apply, 0), examples).shape)
     function = Sampled(apply, list(values), variables, slots.resolved, shape)
     return Wide(shape, tuple(wide), [Term((Factor(variables, sampled=function),))])

@@ -1,4 +1,6 @@
-"""Values along a new axis, one entry of an axis each, repeated blocks, and sums into fixed places."""
+"""Values along a new axis, one entry of an axis each, repeated blocks, and sums into fixed
+places.
+"""
 
 import math
 from typing import Any
@@ -24,13 +26,20 @@ def stack(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 def with_axis(value: Any, axis: int) -> Any:
     """A value with a new axis of size 1."""
-    insert = lambda s, new: (*s[:axis], new, *s[axis:])  # noqa: E731
+    insert = lambda s, new: (*s[:axis], new, *s[axis:])
     if isinstance(value, Det):
-        sides = [np.expand_dims(a, axis) if value.static else jnp.expand_dims(a, axis) for a in value.sides]
+        sides = [
+            np.expand_dims(a, axis) if value.static else jnp.expand_dims(a, axis)
+            for a in value.sides
+        ]
         return Det((sides[0], sides[1]), insert(value.wide, 1), value.literal, value.static)
     if isinstance(value, Param):
         return with_view(value, shape=insert(value.shape, 1), axes=insert(value.axes, None))
-    by = Linear(lambda _, z: jnp.expand_dims(z, axis), insert(value.shape, 1), (("axis", axis, value.shape),))
+    by = Linear(
+        lambda _, z: jnp.expand_dims(z, axis),
+        insert(value.shape, 1),
+        (("axis", axis, value.shape),),
+    )
     return algebra.mapped(value, by, insert(value.wide, 1))
 
 
@@ -40,7 +49,7 @@ def unstack(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     (value,), axis = values, eqn.params["axis"]
     if not isinstance(value, Wide) or value.wide[axis] > 1:
         raise NoLimitError("single entries of a parameter or of an infinite axis are taken,")
-    drop = lambda s: (*s[:axis], *s[axis + 1 :])  # noqa: E731
+    drop = lambda s: (*s[:axis], *s[axis + 1 :])
 
     def entry(i):
         key = (("entry", axis, i, value.shape),)
@@ -66,14 +75,24 @@ def tile(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 @rule("scatter-add", "scatter_add")
 def scatter_add(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    """Random values added into fixed places of finite axes, as messages along the edges of a fixed graph."""
+    """Random values added into fixed places of finite axes, as messages along the edges of a fixed
+    graph.
+    """
     operand, indices, updates = values
-    if not isinstance(operand, Det) or not isinstance(indices, Det) or not isinstance(updates, Wide):
-        raise NoLimitError("random values are added at random places, or to other random values in place,")
+    if (
+        not isinstance(operand, Det)
+        or not isinstance(indices, Det)
+        or not isinstance(updates, Wide)
+    ):
+        raise NoLimitError(
+            "random values are added at random places, or to other random values in place,"
+        )
     full, numbers = eqn.outvars[0].aval.shape, eqn.params["dimension_numbers"]
     fixed = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     wide = [1] * len(full)
-    for a, u in zip([a for a in range(len(full)) if a not in fixed], numbers.update_window_dims, strict=True):
+    for a, u in zip(
+        [a for a in range(len(full)) if a not in fixed], numbers.update_window_dims, strict=True
+    ):
         wide[a] = updates.wide[u]
         if wide[a] > 1 and eqn.invars[2].aval.shape[u] != full[a]:
             raise NoLimitError("random values are added into a part of an infinite axis,")
@@ -91,5 +110,7 @@ def scatter_add(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 def _fitted(operand: Det, wide: list[int]) -> Det:
     if any(w > 1 and np.shape(operand.sides[0])[a] > 1 for a, w in enumerate(wide)):
-        raise NoLimitError("random values are added to a fixed array that differs along an infinite axis,")
+        raise NoLimitError(
+            "random values are added to a fixed array that differs along an infinite axis,"
+        )
     return operand

@@ -1,4 +1,6 @@
-"""Entries moved, repeated, picked and joined: linear maps over finite axes, and parts of an infinite one."""
+"""Entries moved, repeated, picked and joined: linear maps over finite axes, and parts of an
+infinite one.
+"""
 
 from typing import Any
 
@@ -40,8 +42,12 @@ def layout(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 def _moved(value: Wide, found: Any) -> Wide:
     if found.key == ():
-        return Wide(found.shape, found.wide, value.random, value.offset and _reshaped(value.offset, found))
-    return algebra.mapped(value, Linear(lambda _, z: found.apply(z), found.shape, found.key), found.wide)
+        return Wide(
+            found.shape, found.wide, value.random, value.offset and _reshaped(value.offset, found)
+        )
+    return algebra.mapped(
+        value, Linear(lambda _, z: found.apply(z), found.shape, found.key), found.wide
+    )
 
 
 def _reshaped(offset: Det, found: Any) -> Det:
@@ -60,7 +66,9 @@ def _part_of_wide(value: Wide, eqn: Any, axis: int, start: int, stop: int) -> Wi
     full = eqn.invars[0].aval.shape
     others = [a for a in range(len(full)) if a != axis]
     if any((p["start_indices"][a], p["limit_indices"][a]) != (0, full[a]) for a in others):
-        raise NoLimitError("a finite and an infinite axis are cut at once,", "Cut one after the other.")
+        raise NoLimitError(
+            "a finite and an infinite axis are cut at once,", "Cut one after the other."
+        )
     wide = tuple(stop - start if a == axis else w for a, w in enumerate(value.wide))
     return parts(value, (value.wide, axis), start, stop, wide)
 
@@ -75,7 +83,9 @@ def parts(value: Wide, of: Any, start: int, stop: int, wide: tuple[int, ...]) ->
 
 def _part(f: Factor, tag: tuple[Any, int, int], wide: tuple[int, ...]) -> Factor:
     if isinstance(f, Masked):
-        inner = parts(f.value, tag[0], tag[1], tag[2], wide)  # other units, hence other entries of the mask
+        inner = parts(
+            f.value, tag[0], tag[1], tag[2], wide
+        )  # other units, hence other entries of the mask
         return Masked(inner, (f.source, tag), f.mask_shape, f.keep)
     return Factor(tuple(Segment(g, tag) for g in f.gaussians), f.node, f.operands, f.sampled)
 
@@ -105,7 +115,9 @@ def split(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 def _taken(value: Wide, axis: int, at: np.ndarray) -> Wide:
     shape = tuple(len(at) if a == axis else s for a, s in enumerate(value.shape))
     key = (("take", axis, value.shape, tuple(at.tolist())),)
-    return algebra.mapped(value, Linear(lambda _, z: jnp.take(z, at, axis=axis), shape, key), value.wide)
+    return algebra.mapped(
+        value, Linear(lambda _, z: jnp.take(z, at, axis=axis), shape, key), value.wide
+    )
 
 
 @rule("concatenate")
@@ -139,7 +151,9 @@ def side_by_side(values: list[Any], d: int, shapes: Any) -> Joined:
     return Joined(d, tuple(sizes), parts_)
 
 
-def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tuple[int, ...]) -> Wide:
+def joined(
+    program: Interpreter, values: list[Any], d: int, shapes: Any, out: tuple[int, ...]
+) -> Wide:
     """Values of full `shapes` one after the other along axis d."""
     wides = [v.wide for v in values if isinstance(v, Wide)]
     if not wides:
@@ -152,16 +166,22 @@ def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tu
         raise NoLimitError("a finite and an infinite axis are joined with each other,")
     stored = [tuple(s // w for s, w in zip(shape, target, strict=True)) for shape in shapes]
     if any(
-        isinstance(v, Det) and any(w > 1 and np.shape(v.sides[0])[i] > 1 for i, w in enumerate(target)) for v in values
+        isinstance(v, Det)
+        and any(w > 1 and np.shape(v.sides[0])[i] > 1 for i, w in enumerate(target))
+        for v in values
     ):
-        raise NoLimitError("a fixed array that differs along an infinite axis is joined with wide values,")
+        raise NoLimitError(
+            "a fixed array that differs along an infinite axis is joined with wide values,"
+        )
     shape = tuple(s // w for s, w in zip(out, target, strict=True))
     sizes = [s[d] for s in stored]
     starts = np.cumsum([0, *sizes[:-1]])
     found: dict[Any, list[tuple[int, Term]]] = {}
     for i, v in enumerate(values):
         for t in v.random if isinstance(v, Wide) else []:
-            found.setdefault(t.factors if not t.is_gaussian else t.factors[0].gaussians, []).append((i, t))
+            found.setdefault(t.factors if not t.is_gaussian else t.factors[0].gaussians, []).append(
+                (i, t)
+            )
     terms = [_places(group, d, stored, starts.tolist(), shape) for group in found.values()]
     offset = None
     if any(isinstance(v, Det) or v.offset is not None for v in values):
@@ -177,14 +197,17 @@ def joined(program: Interpreter, values: list[Any], d: int, shapes: Any, out: tu
             sides.append(jnp.concatenate(arrays, axis=d))
         offset = Det((sides[0], sides[1]), target)
         if all(
-            (v if isinstance(v, Det) else v.offset) is None or (v if isinstance(v, Det) else v.offset).is_zero
+            (v if isinstance(v, Det) else v.offset) is None
+            or (v if isinstance(v, Det) else v.offset).is_zero
             for v in values
         ):
             offset = None
     return Wide(shape, target, algebra.tidy(terms, shape), offset)
 
 
-def _places(group: list[tuple[int, Term]], d: int, stored: Any, starts: list[int], shape: Any) -> Term:
+def _places(
+    group: list[tuple[int, Term]], d: int, stored: Any, starts: list[int], shape: Any
+) -> Term:
     """The places that one Gaussian (or product of functions) takes in the result."""
     pieces = [(i, algebra.broadcasting(t.shape, stored[i]), t.map) for i, t in group]
     maps: list[tuple[int, Linear | None]] = []
@@ -193,7 +216,9 @@ def _places(group: list[tuple[int, Term]], d: int, stored: Any, starts: list[int
     keys = [() if m is None else m.key for _, m in maps]
     key = None
     if len({i for i, _ in maps}) == len(maps) and None not in keys:
-        key = (("join", d, shape, tuple((starts[i], k) for (i, _), k in zip(maps, keys, strict=True))),)
+        key = (
+            ("join", d, shape, tuple((starts[i], k) for (i, _), k in zip(maps, keys, strict=True))),
+        )
 
     def apply(side, z):
         total: Any = None
@@ -228,7 +253,9 @@ def dynamic_slice(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any
     sizes = eqn.params["slice_sizes"]
     if isinstance(value, Param):
         if any(not isinstance(i, Det) or not i.static for i in indices):
-            raise NoLimitError(f"parameter {value.leaf} is cut at positions that depend on the input,")
+            raise NoLimitError(
+                f"parameter {value.leaf} is cut at positions that depend on the input,"
+            )
         starts = [
             min(int(np.asarray(i.sides[0]).reshape(-1)[0]), s - n)
             for i, s, n in zip(indices, value.shape, sizes, strict=True)
@@ -244,7 +271,8 @@ def _picked(value: Wide, eqn: Any, indices: list[Any], sizes: Any) -> Wide:
     full = eqn.invars[0].aval.shape
     if any(w > 1 and n != s for w, n, s in zip(value.wide, sizes, full, strict=True)):
         raise NoLimitError(
-            "single units of an infinite axis are picked,", "Cut it by jnp.split or a slice of fixed bounds."
+            "single units of an infinite axis are picked,",
+            "Cut it by jnp.split or a slice of fixed bounds.",
         )
     stored = tuple(n // w for n, w in zip(sizes, value.wide, strict=True))
     params = {**eqn.params, "slice_sizes": stored}
@@ -256,11 +284,19 @@ def _picked(value: Wide, eqn: Any, indices: list[Any], sizes: Any) -> Wide:
         ]
         return eqn.primitive.bind(z, *at, **params)
 
-    shape = tuple(jax.eval_shape(lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, program_dtype())).shape)
+    shape = tuple(
+        jax.eval_shape(
+            lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, program_dtype())
+        ).shape
+    )
     out = eqn.outvars[0].aval.shape
     wide = tuple(f // s for f, s in zip(out, shape, strict=True))
     static = all(i.static for i in indices)
-    key = (("pick", tuple(np.asarray(i.sides[0]).tobytes() for i in indices), stored, value.shape),) if static else None
+    key = (
+        (("pick", tuple(np.asarray(i.sides[0]).tobytes() for i in indices), stored, value.shape),)
+        if static
+        else None
+    )
     return algebra.mapped(value, Linear(apply, shape, key), wide)
 
 

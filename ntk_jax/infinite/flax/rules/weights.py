@@ -1,4 +1,6 @@
-"""A wide value is born where a random weight is contracted with a value: matrix products, convolutions, embeddings."""
+"""A wide value is born where a random weight is contracted with a value: matrix products,
+convolutions, embeddings.
+"""
 
 import math
 from typing import Any
@@ -22,7 +24,9 @@ def dot_general(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     """A product of matrices: with a weight, with a constant, or of two wide values."""
     params = [isinstance(v, Param) for v in values]
     if all(params):
-        raise NoLimitError("two parameters are multiplied with each other: a product of weights is not Gaussian,")
+        raise NoLimitError(
+            "two parameters are multiplied with each other: a product of weights is not Gaussian,"
+        )
     if any(params):
         return [with_weight(program, eqn, values, params.index(True))]
     if all(isinstance(v, Wide) for v in values):
@@ -42,7 +46,8 @@ def with_weight(program: Interpreter, eqn: Any, values: list[Any], at: int) -> A
     free = tuple(a for a in range(len(full)) if a not in hc and a not in hb)
     if any(wide[a] > 1 for a in (*free, *hb)):
         raise NoLimitError(
-            "a weight is contracted with a value of which another axis is infinite (weights that mix positions for every "
+            "a weight is contracted with a value of which another axis is infinite (weights that "
+            "mix positions for every "
             "channel, or differ by channel): its units are not independent,"
         )
     units = math.prod(wide[a] for a in hc)
@@ -78,7 +83,8 @@ def _checked_input(
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
     if param.mean != 0:
         raise NoLimitError(
-            f"the entries of weight {param.leaf} have mean {param.mean:.3g} at initialization: its products grow with the width,",
+            f"the entries of weight {param.leaf} have mean {param.mean:.3g} at initialization: its "
+            "products grow with the width,",
             "Initialize weights with mean 0, or give init_stats.",
         )
     if isinstance(value, Wide):
@@ -94,7 +100,8 @@ def _checked_input(
 def _check_width(value: Any, units: int) -> None:
     if isinstance(value, Wide) and units == 1 and not value.degenerate:
         raise NoLimitError(
-            "a weight is contracted with finitely many random entries (a layer of one unit, or positions): the sum is "
+            "a weight is contracted with finitely many random entries (a layer of one unit, or "
+            "positions): the sum is "
             "not Gaussian,"
         )
 
@@ -124,7 +131,9 @@ def with_constant(eqn: Any, values: list[Any]) -> Wide:
         m = sides[side].astype(z.dtype)
         return jax.lax.dot_general(*((m, z) if left else (z, m)), numbers, precision="highest")
 
-    out = jax.eval_shape(lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)).shape
+    out = jax.eval_shape(
+        lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)
+    ).shape
     full = eqn.outvars[0].aval.shape
     order = [*vb, *(a for a in range(len(value.wide)) if a not in vb and a not in vc)]
     kept = len(full) - len(order)
@@ -151,16 +160,33 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
     if groups > 1 and wide[channel] == 1:
-        raise NoLimitError("a grouped convolution of finitely many channels: its outputs see different inputs,")
+        raise NoLimitError(
+            "a grouped convolution of finitely many channels: its outputs see different inputs,"
+        )
     if groups > 1 and wide[channel] // groups < 2:
-        raise NoLimitError("a depthwise convolution: each output sees one channel, and is not Gaussian,")
+        raise NoLimitError(
+            "a depthwise convolution: each output sees one channel, and is not Gaussian,"
+        )
     _check_width(value, wide[channel])
-    if param.mean == 0 and len(value.wide) and wide[channel] == 1 and isinstance(value, Wide) and not value.degenerate:
+    if (
+        param.mean == 0
+        and len(value.wide)
+        and wide[channel] == 1
+        and isinstance(value, Wide)
+        and not value.degenerate
+    ):
         raise NoLimitError("a convolution over a single random channel is not Gaussian,")
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     out = eqn.outvars[0].aval.shape
     windows = tuple(
-        (kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, taps, out[o])  # NumPy integers in old versions
+        (
+            kernel[k],
+            stride,
+            (int(pads[0]), int(pads[1])),
+            dilation,
+            taps,
+            out[o],
+        )  # NumPy integers in old versions
         for k, o, stride, pads, dilation, taps in zip(
             dims.rhs_spec[2:],
             dims.out_spec[2:],
@@ -172,7 +198,9 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
         )
     )
     units = wide[channel] // groups
-    contraction = ConvContraction(stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units)
+    contraction = ConvContraction(
+        stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
+    )
     shape, counts = list(out), [1] * len(out)
     shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
     axes = tuple(_axis(param, a) for a in dims.rhs_spec)
@@ -186,15 +214,23 @@ def _patches(eqn: Any, value: Wide, kernel: Det) -> Wide:
     p, dims, full = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
     channel, channels = dims.lhs_spec[1], full[dims.lhs_spec[1]]
     if value.wide[channel] != channels or p["feature_group_count"] != channels or not kernel.static:
-        raise NoLimitError("a convolution with a fixed kernel that mixes channels: its units are not alike,")
+        raise NoLimitError(
+            "a convolution with a fixed kernel that mixes channels: its units are not alike,"
+        )
     k = np.moveaxis(np.broadcast_to(kernel.sides[0], eqn.invars[1].aval.shape), dims.rhs_spec[0], 0)
     k = k.reshape(channels, -1, *k.shape[1:])
     if np.any(np.ptp(k, axis=0)):
-        raise NoLimitError("a convolution with a fixed kernel that differs by channel: its units are not alike,")
+        raise NoLimitError(
+            "a convolution with a fixed kernel that differs by channel: its units are not alike,"
+        )
     one = np.moveaxis(k[0], 0, dims.rhs_spec[0])
     params = {**p, "feature_group_count": 1}
-    apply = lambda _, z: eqn.primitive.bind(z, jnp.asarray(one, z.dtype), **params)  # noqa: E731
-    shape = tuple(jax.eval_shape(lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)).shape)
+    apply = lambda _, z: eqn.primitive.bind(z, jnp.asarray(one, z.dtype), **params)
+    shape = tuple(
+        jax.eval_shape(
+            lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)
+        ).shape
+    )
     wide = tuple(channels if a == dims.out_spec[1] else 1 for a in range(len(shape)))
     out = algebra.mapped(value, Linear(apply, shape, None), wide)
     out.interleaved = shape[dims.out_spec[1]] > 1
@@ -205,12 +241,23 @@ def embedding(program: Interpreter, eqn: Any, param: Param, indices: Det) -> Wid
     """Rows of a table: the product of one-hot vectors with it."""
     p, table = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
     sizes, out = eqn.params["slice_sizes"], eqn.outvars[0].aval.shape
-    if len(table) != 2 or p.start_index_map != (0,) or p.collapsed_slice_dims != (0,) or sizes != (1, table[1]):
-        raise NoLimitError(f"parameter {param.leaf} is indexed in a way that has no rule (only rows of a table do),")
+    if (
+        len(table) != 2
+        or p.start_index_map != (0,)
+        or p.collapsed_slice_dims != (0,)
+        or sizes != (1, table[1])
+    ):
+        raise NoLimitError(
+            f"parameter {param.leaf} is indexed in a way that has no rule (only rows of a table "
+            "do),"
+        )
     if p.offset_dims != (len(out) - 1,):
         raise NoLimitError(f"the rows of table {param.leaf} are not the last axis of the result,")
     full = eqn.invars[1].aval.shape
-    clipped = [jnp.clip(jnp.broadcast_to(jnp.asarray(s), full)[..., 0], 0, table[0] - 1) for s in indices.sides]
+    clipped = [
+        jnp.clip(jnp.broadcast_to(jnp.asarray(s), full)[..., 0], 0, table[0] - 1)
+        for s in indices.sides
+    ]
     hot = [jax.nn.one_hot(s, table[0], dtype=program.moments.dtype) for s in clipped]
     value = Det((hot[0], hot[1]), (1,) * hot[0].ndim)
     _checked_input(program, param, value, hot[0].shape)

@@ -1,1 +1,3 @@
-"""The values of a tensor program: deterministic arrays, views of parameters, wide random vectors."""
+"""The values of a tensor program: deterministic arrays, views of parameters, wide random
+vectors.
+"""

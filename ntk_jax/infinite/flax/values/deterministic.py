@@ -18,7 +18,8 @@ class Det:
         wide: multiplicity of each axis that is stored with size 1 because its entries are equal.
         literal: the Python number that it is, if it is one everywhere.
         static: whether it is a constant, equal on both sides and known now.
-        pending: the width over which it is a sum of products of wide vectors, until that is divided by.
+        pending: the width over which it is a sum of products of wide vectors, until that is divided
+            by.
     """
 
     sides: tuple[Any, Any]
@@ -34,13 +35,21 @@ class Det:
 
     def times(self, other: "Det") -> "Det":
         """The product, broadcast."""
-        literal = None if self.literal is None or other.literal is None else self.literal * other.literal
-        return _combined(self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal)
+        literal = (
+            None if self.literal is None or other.literal is None else self.literal * other.literal
+        )
+        return _combined(
+            self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal
+        )
 
     def plus(self, other: "Det") -> "Det":
         """The sum, broadcast."""
-        literal = None if self.literal is None or other.literal is None else self.literal + other.literal
-        return _combined(self, other, [a + b for a, b in zip(self.sides, other.sides, strict=True)], literal)
+        literal = (
+            None if self.literal is None or other.literal is None else self.literal + other.literal
+        )
+        return _combined(
+            self, other, [a + b for a, b in zip(self.sides, other.sides, strict=True)], literal
+        )
 
     @property
     def is_zero(self) -> bool:
@@ -54,7 +63,9 @@ def _combined(a: Det, b: Det, sides: list[Any], literal: Any) -> Det:
 
 
 def joint_wide(values: Sequence[Any]) -> Shape:
-    """The multiplicities of a broadcast result: an axis that any value stores in full is stored in full."""
+    """The multiplicities of a broadcast result: an axis that any value stores in full is stored in
+    full.
+    """
     rank = max(len(v.wide) for v in values)
     wides = [(1,) * (rank - len(v.wide)) + tuple(v.wide) for v in values]
     shape = np.broadcast_shapes(*(v.shape for v in values))

@@ -1,6 +1,8 @@
-"""Elementwise functions read from a trace: a graph of primitives over variables, operands and constants.
+"""Elementwise functions read from a trace: a graph of primitives over variables, operands and
+constants.
 
-Equal graphs are one object, so that two layers with the same activation share its dual, and compilation.
+Equal graphs are one object, so that two layers with the same activation share its dual, and
+compilation.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,9 @@ from jax import Array
 
 
 class Expression:
-    """A node: `kind` is "variable" or "operand" (`label` its number), "constant" (its value), or "apply" (primitive, params)."""
+    """A node: `kind` is "variable" or "operand" (`label` its number), "constant" (its value), or
+    "apply" (primitive, params).
+    """
 
     __slots__ = ("__weakref__", "args", "kind", "label")
 
@@ -60,7 +64,9 @@ def apply(primitive: Any, params: dict[str, Any], args: Sequence[Expression]) ->
     return _node("apply", (primitive, params), key, tuple(args))
 
 
-def substitute(node: Expression, variables: Sequence[Expression], operands: Sequence[Expression] = ()) -> Expression:
+def substitute(
+    node: Expression, variables: Sequence[Expression], operands: Sequence[Expression] = ()
+) -> Expression:
     """The same function of other variables and operands."""
     memo: dict[Expression, Expression] = {}
 
@@ -93,7 +99,9 @@ def nodes(node: Expression) -> list[Expression]:
     return list(found)
 
 
-def evaluate(node: Expression, variables: Sequence[Any], operands: Sequence[Any] = (), dtype: Any = None) -> Array:
+def evaluate(
+    node: Expression, variables: Sequence[Any], operands: Sequence[Any] = (), dtype: Any = None
+) -> Array:
     """The value at broadcastable arrays; floats are of one dtype."""
     dtype = dtype or jnp.result_type(*variables)
     values: dict[Expression, Any] = {}
@@ -103,21 +111,31 @@ def evaluate(node: Expression, variables: Sequence[Any], operands: Sequence[Any]
             values[n] = bind_elementwise(primitive, params, [values[a] for a in n.args], dtype)
         else:
             values[n] = (
-                {"variable": variables, "operand": operands}[n.kind][n.label] if n.kind != "constant" else n.label
+                {"variable": variables, "operand": operands}[n.kind][n.label]
+                if n.kind != "constant"
+                else n.label
             )
     return jnp.asarray(values[node], dtype if node.kind == "constant" else None)
 
 
-def bind_elementwise(primitive: Any, params: dict[str, Any], args: Sequence[Any], dtype: Any) -> Array:
-    """One elementwise primitive at broadcastable arrays and Python numbers, with floats in `dtype`."""
+def bind_elementwise(
+    primitive: Any, params: dict[str, Any], args: Sequence[Any], dtype: Any
+) -> Array:
+    """One elementwise primitive at broadcastable arrays and Python numbers, with floats in
+    `dtype`.
+    """
     name = primitive.name
-    integral = name == "convert_element_type" and not jnp.issubdtype(params["new_dtype"], jnp.floating)
+    integral = name == "convert_element_type" and not jnp.issubdtype(
+        params["new_dtype"], jnp.floating
+    )
     if name in ("convert_element_type", "reduce_precision", "copy", "copy_p"):
         return jnp.asarray(args[0]).astype(params["new_dtype"] if integral else dtype)
     arrays = [_typed(a, dtype) for a in args]
     kinds = [a.dtype for i, a in enumerate(arrays) if not (name == "select_n" and i == 0)]
     if any(jnp.issubdtype(k, jnp.floating) for k in kinds):
-        arrays = [a if name == "select_n" and i == 0 else a.astype(dtype) for i, a in enumerate(arrays)]
+        arrays = [
+            a if name == "select_n" and i == 0 else a.astype(dtype) for i, a in enumerate(arrays)
+        ]
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
     out: Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
     return out.astype(dtype) if jnp.issubdtype(out.dtype, jnp.floating) else out
@@ -131,7 +149,9 @@ def _typed(a: Any, dtype: Any) -> Array:
 
 @dataclass(frozen=True)
 class ScalarFunction:
-    """An expression of one variable without operands, as a function of arrays; hashable, equal by its graph."""
+    """An expression of one variable without operands, as a function of arrays; hashable, equal by
+    its graph.
+    """
 
     node: Expression
 

@@ -1,4 +1,6 @@
-"""Gaussian fields: what random weights make of their inputs, and the linear combinations and parts of such."""
+"""Gaussian fields: what random weights make of their inputs, and the linear combinations and parts
+of such.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +34,11 @@ class Entries(Field):
 
 @dataclass(eq=False)
 class Weight(Field):
-    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite one.
+    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite
+    one.
 
-    `contract` takes the second moments of two such h (a request object) to those of z: see rules/weights.py.
+    `contract` takes the second moments of two such h (a request object) to those of z: see
+    rules/weights.py.
     """
 
     leaf: str
@@ -54,7 +58,8 @@ class Weight(Field):
 
 @dataclass(eq=False)
 class InnerProduct(Field):
-    """Sums over `units` alike entries of products of two independent values, as scores of attention before their scaling.
+    """Sums over `units` alike entries of products of two independent values, as scores of attention
+    before their scaling.
 
     Attributes:
         left, right: the values.

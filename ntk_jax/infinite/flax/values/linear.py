@@ -1,4 +1,6 @@
-"""Linear maps over finite axes, applied to either half of a covariance or, where that is enough, to its diagonal."""
+"""Linear maps over finite axes, applied to either half of a covariance or, where that is enough, to
+its diagonal.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,13 +17,14 @@ Shape = tuple[int, ...]
 
 @dataclass(eq=False)
 class Linear:
-    """A linear map between arrays of internal shape, which may differ between the two examples of a pair.
+    """A linear map between arrays of internal shape, which may differ between the two examples of a
+    pair.
 
     Attributes:
         apply: (side, array) -> array.
         shape: of the result.
-        key: which entry each result takes, as a comparable description; None if entries are added up. Two maps of
-            equal key keep the diagonal of a covariance a diagonal.
+        key: which entry each result takes, as a comparable description; None if entries are added
+            up. Two maps of equal key keep the diagonal of a covariance a diagonal.
         factor: the deterministic value that it multiplies by, if it does nothing else.
     """
 
@@ -39,7 +42,9 @@ def then(first: "Linear | None", second: Linear) -> Linear:
     factor = None
     if first.factor is not None and second.factor is not None:
         factor = first.factor.times(second.factor)
-    return Linear(lambda side, z: second.apply(side, first.apply(side, z)), second.shape, key, factor)
+    return Linear(
+        lambda side, z: second.apply(side, first.apply(side, z)), second.shape, key, factor
+    )
 
 
 def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
@@ -57,7 +62,12 @@ def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
 
 
 def on_both(
-    left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape1: Shape, shape2: Shape
+    left: "Linear | None",
+    right: "Linear | None",
+    sides: tuple[int, int],
+    k: Array,
+    shape1: Shape,
+    shape2: Shape,
 ) -> Array:
     """left k rightᵀ for k of shape (*shape1, *shape2)."""
     if left is not None:
@@ -70,8 +80,12 @@ def on_both(
     return k.reshape(*shape1, *shape2)
 
 
-def on_diagonal(left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape: Shape) -> Array:
-    """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry, times a factor per side."""
+def on_diagonal(
+    left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape: Shape
+) -> Array:
+    """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry,
+    times a factor per side.
+    """
     if left is not None:
         k = left.apply(sides[0], k)
     if right is not None:

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
-from ntk_jax.infinite.flax.values.expression import Expression, apply, constant, operand, substitute, variable
+from ntk_jax.infinite.flax.values.expression import (
+    Expression,
+    apply,
+    constant,
+    operand,
+    substitute,
+    variable,
+)
 from ntk_jax.infinite.flax.values.fields import Combination, Field
 from ntk_jax.infinite.flax.values.primitives import ADD, MUL
 from ntk_jax.infinite.flax.values.values import Det, Term
@@ -25,7 +32,9 @@ def chain(g: Field) -> list[tuple[Field, Det | None]]:
 
 
 class Slots:
-    """The variables and operands of an expression under construction: multiples of one Gaussian become one variable."""
+    """The variables and operands of an expression under construction: multiples of one Gaussian
+    become one variable.
+    """
 
     def __init__(self):
         self.bases: dict[Field, int] = {}
@@ -73,12 +82,14 @@ class Slots:
         """One term."""
         if t.masked:
             raise NoLimitError(
-                "a nonlinearity acts on a value right after dropout, which is not Gaussian: that has no closed form,",
+                "a nonlinearity acts on a value right after dropout, which is not Gaussian: that "
+                "has no closed form,",
                 "Apply dropout after the nonlinearity, or put a linear layer between.",
             )
         if t.map is not None and t.map.factor is None:
             raise NoLimitError(
-                "a nonlinearity acts on a sum of finitely many random entries that is not Gaussian, as after pooling a "
+                "a nonlinearity acts on a sum of finitely many random entries that is not "
+                "Gaussian, as after pooling a "
                 "nonlinearity: that has no closed form,",
                 f"Put a linear layer between, or {SAMPLES}",
             )
@@ -98,7 +109,13 @@ class Slots:
 
     def sum(self, terms: Sequence[Term], offset: Det | None) -> Expression:
         """All terms and the offset."""
-        self.resolve(list(dict.fromkeys([*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)])))
+        self.resolve(
+            list(
+                dict.fromkeys(
+                    [*self.resolved, *(g for t in terms for f in t.factors for g in f.gaussians)]
+                )
+            )
+        )
         nodes = [self.term(t) for t in terms]
         if offset is not None:
             nodes.append(self.deterministic(offset))

@@ -1,7 +1,9 @@
-"""The values of a tensor program: deterministic arrays, views of a parameter, and wide random vectors.
+"""The values of a tensor program: deterministic arrays, views of a parameter, and wide random
+vectors.
 
-A pair of examples is interpreted at once: what is deterministic has one array per side. A wide axis is one along which
-entries are independent and alike; it is stored with size 1, its true length in `wide` (1 marks a finite axis).
+A pair of examples is interpreted at once: what is deterministic has one array per side. A wide axis
+is one along which entries are independent and alike; it is stored with size 1, its true length in
+`wide` (1 marks a finite axis).
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +33,10 @@ class Param:
         shape: of the view.
         mean, variance: of each entry.
         eta: learning-rate multiplier, times the square of the scale.
-        axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1 that was added.
-        layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a new one.
+        axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1
+            that was added.
+        layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a
+            new one.
         box: the part of the leaf that the view covers: (layout, axis, start, stop) of each cut.
         factor: a deterministic value that multiplies it, entry by entry.
     """
@@ -55,13 +59,15 @@ class Param:
 
 @dataclass(eq=False)
 class Sampled:
-    """A function of Gaussians without a closed form, which may mix positions: known by running it on samples.
+    """A function of Gaussians without a closed form, which may mix positions: known by running it
+    on samples.
 
     Attributes:
         apply: (side, arrays) -> array, on stored shapes.
         inputs: the values (Wide or Det) that it takes.
         variables: the Gaussians below them.
-        multiples: for each Gaussian of the inputs, the variable and the factor that it is a multiple by.
+        multiples: for each Gaussian of the inputs, the variable and the factor that it is a
+            multiple by.
         shape: of the result.
     """
 
@@ -74,7 +80,9 @@ class Sampled:
 
 @dataclass(eq=False)
 class Factor:
-    """A function of Gaussians: `node` over variables (the Gaussians) and operands, entry by entry; `sampled`; or one itself."""
+    """A function of Gaussians: `node` over variables (the Gaussians) and operands, entry by entry;
+    `sampled`; or one itself.
+    """
 
     gaussians: tuple[Field, ...]
     node: Expression | None = None
@@ -96,16 +104,20 @@ class Factor:
         """The broadcast shape of its Gaussians and operands, or that of the samples."""
         if self.sampled is not None:
             return self.sampled.shape
-        return np.broadcast_shapes(*(g.shape for g in self.gaussians), *(d.shape for d in self.operands))
+        return np.broadcast_shapes(
+            *(g.shape for g in self.gaussians), *(d.shape for d in self.operands)
+        )
 
 
 class Masked(Factor):
-    """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep, else 0.
+    """A value times a dropout mask of mean 1: independent entries 1 / keep with probability keep,
+    else 0.
 
     Attributes:
         value: what is masked.
         source: which random numbers the mask is made of; equal for equal masks.
-        mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries share it.
+        mask_shape: its stored shape: 1 along infinite axes, and along finite ones whose entries
+            share it.
         keep: the probability.
     """
 
@@ -147,7 +159,9 @@ class Term:
 
     @property
     def masked(self) -> Masked | None:
-        """The masked value that it is a linear map of, if it is one; that is then its only factor."""
+        """The masked value that it is a linear map of, if it is one; that is then its only
+        factor.
+        """
         return self.factors[0] if isinstance(self.factors[0], Masked) else None
 
     def mapped(self, linear: Linear) -> "Term":
@@ -164,8 +178,10 @@ class Wide:
         wide: multiplicity of each axis.
         terms: random parts; None if only `product` is known.
         offset: deterministic part.
-        interleaved: whether an axis lists finite entries within each unit, not units within each entry: good for a product only.
-        product: the two values whose product this is, good for a mean over a wide axis even where terms are not.
+        interleaved: whether an axis lists finite entries within each unit, not units within each
+            entry: good for a product only.
+        product: the two values whose product this is, good for a mean over a wide axis even where
+            terms are not.
     """
 
     shape: Shape
@@ -178,7 +194,12 @@ class Wide:
     @property
     def gaussian(self) -> Field | None:
         """The Gaussian that it is, apart from an offset."""
-        if self.terms is not None and len(self.terms) == 1 and self.terms[0].is_gaussian and self.terms[0].map is None:
+        if (
+            self.terms is not None
+            and len(self.terms) == 1
+            and self.terms[0].is_gaussian
+            and self.terms[0].map is None
+        ):
             return self.terms[0].factors[0].gaussians[0]
         return None
 
@@ -187,7 +208,8 @@ class Wide:
         """The terms; an error if there are none to be had."""
         if self.terms is None:
             raise NoLimitError(
-                "a product of correlated wide vectors is used other than inside a mean over their features,"
+                "a product of correlated wide vectors is used other than inside a mean over their "
+                "features,"
             )
         return self.terms
 
@@ -195,16 +217,20 @@ class Wide:
     def degenerate(self) -> bool:
         """Whether it is constant at initialization."""
         return self.terms is not None and all(
-            t.masked.value.degenerate if t.masked else any(g.degenerate for f in t.factors for g in f.gaussians)
+            t.masked.value.degenerate
+            if t.masked
+            else any(g.degenerate for f in t.factors for g in f.gaussians)
             for t in self.terms
         )
 
 
 @dataclass(eq=False)
 class Joined:
-    """Values one after the other along an infinite axis, which is the given one; parts may be deterministic.
+    """Values one after the other along an infinite axis, which is the given one; parts may be
+    deterministic.
 
-    With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units of all parts in turn.
+    With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units
+    of all parts in turn.
     """
 
     axis: int
