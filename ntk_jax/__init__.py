@@ -1,6 +1,4 @@
-"""Neural tangent kernels in JAX: finite width, infinite width, and what training under them
-does.
-"""
+"""Neural tangent kernels in JAX: finite width, infinite width, and training under them."""
 
 from ntk_jax import duals as duals
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange

@@ -3,13 +3,10 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
 from typing import Any, cast
 
-import flax
 import jax
 import jax.experimental
-import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
 
@@ -57,34 +54,6 @@ def abstract_value(x: Any) -> Any:
     """Shape, dtype and all else of `x` that programs depend on, hashable."""
     get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
     return get(x)
-
-
-def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
-    """`(jaxpr, consts)` of a jaxpr, closed or not."""
-    return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
-
-
-def closed_jaxpr(jaxpr: Any) -> Any:
-    """`jaxpr` as a closed one."""
-    return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
-
-
-# Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
-_NOT_THE_MODEL = (
-    *(Path(__file__).parent / room for room in ("infinite", "initializers", "duals")),
-    *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
-)
-
-
-def source_line(eqn: Any) -> str | None:
-    """The line of the model that an equation was traced from, as `file:line (function)`; None if
-    all are JAX's, Flax's, ours.
-    """
-    trace = eqn.source_info.traceback
-    for frame in () if trace is None else trace.frames:
-        if not any(Path(frame.file_name).is_relative_to(root) for root in _NOT_THE_MODEL):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return None
 
 
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:

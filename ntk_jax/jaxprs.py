@@ -1,11 +1,102 @@
-"""Whether two traced programs compute the same of their inputs and constants."""
+"""Reading traced programs: what every interpreter of a jaxpr stands on.
 
-from typing import Any
+A jaxpr is a list of equations `outvars = primitive[params](invars)`; a literal operand carries its
+value.
+"""
 
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import flax
 import jax
 import numpy as np
+from jax.extend import core as jex_core
 
-from ntk_jax.compat import Literal, open_jaxpr
+from ntk_jax.compat import CALLS, CUSTOM_CALLS, REMATS, Literal
+
+Eqn: TypeAlias = jex_core.JaxprEqn
+Jaxpr: TypeAlias = jex_core.Jaxpr
+Var: TypeAlias = jex_core.Var
+Atom: TypeAlias = Var | Literal
+
+# Every equation that stands for a program of its own -> the parameter that holds it.
+INNER = {**CALLS, **CUSTOM_CALLS, **dict.fromkeys(REMATS, "jaxpr")}
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """`(jaxpr, consts)` of a jaxpr, closed or not."""
+    return (jaxpr.jaxpr, list(jaxpr.consts)) if hasattr(jaxpr, "consts") else (jaxpr, [])
+
+
+def closed_jaxpr(jaxpr: Any) -> Any:
+    """`jaxpr` as a closed one."""
+    return jaxpr if hasattr(jaxpr, "consts") else jex_core.ClosedJaxpr(jaxpr, [])
+
+
+def inner_jaxpr(eqn: Eqn) -> tuple[Jaxpr, list[Any]]:
+    """`(jaxpr, consts)` of an equation whose name is in `INNER`."""
+    return open_jaxpr(eqn.params[INNER[eqn.primitive.name]])
+
+
+def evaluate(
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    step: Callable[[Eqn, list[Any]], Sequence[Any]],
+    *,
+    constant: Callable[[Any], Any] = lambda value: value,
+    equations: Iterable[Eqn] | None = None,
+) -> list[Any]:
+    """The results of `jaxpr`; `step(eqn, values)` says what each equation makes of its operands.
+
+    `constant` is applied to the values of literals; `equations` are those to visit (default: all).
+    """
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    read = lambda a: constant(a.val) if isinstance(a, Literal) else env[a]
+    for eqn in jaxpr.eqns if equations is None else equations:
+        env.update(zip(eqn.outvars, step(eqn, [read(a) for a in eqn.invars]), strict=True))
+    return [read(a) for a in jaxpr.outvars]
+
+
+def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Container[Var] = ()) -> list[Eqn]:
+    """The equations that `wanted` depends on, in order, given the values of `known`."""
+    variables = lambda atoms: {a for a in atoms if not isinstance(a, Literal) and a not in known}
+    missing, found = variables(wanted), []
+    for eqn in reversed(jaxpr.eqns):
+        if missing.intersection(eqn.outvars):
+            found.append(eqn)
+            missing |= variables(eqn.invars)
+    return found[::-1]
+
+
+def readers(jaxpr: Jaxpr) -> dict[Var, list[Eqn | None]]:
+    """The equations that read each variable; None stands for the jaxpr's own result."""
+    found: dict[Var, list[Eqn | None]] = defaultdict(list)
+    for eqn, atoms in [*((eqn, eqn.invars) for eqn in jaxpr.eqns), (None, jaxpr.outvars)]:
+        for a in atoms:
+            if not isinstance(a, Literal):
+                found[a].append(eqn)
+    return found
+
+
+# Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
+_NOT_THE_MODEL = (
+    *(Path(__file__).parent / room for room in ("infinite", "initializers", "duals")),
+    *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
+)
+
+
+def source_line(eqn: Any) -> str | None:
+    """The line of the model that an equation was traced from, as `file:line (function)`; None if
+    all are JAX's, Flax's, ours.
+    """
+    trace = eqn.source_info.traceback
+    for frame in () if trace is None else trace.frames:
+        if not any(Path(frame.file_name).is_relative_to(root) for root in _NOT_THE_MODEL):
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return None
 
 
 def same_jaxpr(a: Any, b: Any) -> bool:

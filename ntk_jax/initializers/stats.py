@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.compat import CALLS, REMATS, Literal, bind, open_jaxpr
+from ntk_jax.compat import CALLS, REMATS, Literal, bind
 from ntk_jax.draws import draw_flat
 from ntk_jax.initializers.rules import (
     ELEMENTWISE,
@@ -27,6 +27,7 @@ from ntk_jax.initializers.rules import (
     words,
 )
 from ntk_jax.initializers.values import Constant, Key, Random, Unknown, Value, Words
+from ntk_jax.jaxprs import open_jaxpr
 
 INLINED = {
     **CALLS,

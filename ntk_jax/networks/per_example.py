@@ -10,7 +10,8 @@ from jax import Array
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import program_of, remember
-from ntk_jax.compat import UNFOLDED, is_concrete, open_jaxpr
+from ntk_jax.compat import UNFOLDED, is_concrete
+from ntk_jax.jaxprs import open_jaxpr
 from ntk_jax.types import ApplyFn, Params
 
 # Rows of a pool, in batches of one size: in other places, after other rows, among rows that are not

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.compat import CALLS, Literal, bind, open_jaxpr
+from ntk_jax.compat import CALLS, Literal, bind
+from ntk_jax.jaxprs import open_jaxpr
 
 # Linear in each operand that the output's cotangent enters, entry by entry.
 LINEAR = ("mul", "div", "neg", "select_n", "add", "add_any", "sub", "convert_element_type", "copy")

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.compat import REMATS, bind, open_jaxpr
+from ntk_jax.compat import REMATS, bind
 from ntk_jax.finite.uses.convolution import convolve
 from ntk_jax.finite.uses.sites import BiasUse, conv_use, dot_use
 from ntk_jax.finite.uses.views import Entry, Product, View, raw, times
+from ntk_jax.jaxprs import open_jaxpr
 
 
 def _dot(walk: Any, eqn: Any, values: list[Any]) -> list[Any] | None:

@@ -11,10 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ntk_jax.compat import CALLS, Literal, bind, open_jaxpr
+from ntk_jax.compat import CALLS, Literal, bind
 from ntk_jax.finite.uses.rules import RULES
 from ntk_jax.finite.uses.sites import Use
 from ntk_jax.finite.uses.views import Product, View, raw, reindex
+from ntk_jax.jaxprs import open_jaxpr
 
 
 @dataclass(frozen=True)

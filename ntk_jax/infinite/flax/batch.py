@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.compat import open_jaxpr
 from ntk_jax.infinite.flax.traced_model import Program
 from ntk_jax.infinite.mlp.tiles import tile_size, write_tile
+from ntk_jax.jaxprs import open_jaxpr
 from ntk_jax.linalg import mirror_upper
 from ntk_jax.memory import default_memory_limit
 from ntk_jax.types import Kernels

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
-from ntk_jax.compat import CUSTOM_CALLS, bind, closed_jaxpr, outside_traces
+from ntk_jax.compat import CUSTOM_CALLS, bind, outside_traces
 from ntk_jax.infinite.flax.errors import NoLimitError
+from ntk_jax.jaxprs import closed_jaxpr
 
 
 def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:

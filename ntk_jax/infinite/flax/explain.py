@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from ntk_jax.checks import as_examples
-from ntk_jax.compat import CALLS, CUSTOM_CALLS, source_line
+from ntk_jax.compat import CALLS, CUSTOM_CALLS
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import Series
 from ntk_jax.duals.mixtures import DOUBLE, Mixture
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct
 from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Wide
+from ntk_jax.jaxprs import source_line
 
 HEADER = ("operation", "becomes", "dual", "shape", "variance", "line of the model")
 

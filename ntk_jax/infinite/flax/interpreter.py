@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_jax.compat import CALLS, CUSTOM_CALLS, REMATS, Literal, bind, open_jaxpr, source_line
+from ntk_jax.compat import CALLS, CUSTOM_CALLS, REMATS, Literal, bind
 from ntk_jax.infinite.flax.derivatives import check_custom_derivative
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.layouts import LAYOUTS, lazy_broadcast
@@ -26,6 +26,7 @@ from ntk_jax.infinite.flax.values.values import (
     joint_wide,
     static_det,
 )
+from ntk_jax.jaxprs import open_jaxpr, source_line
 
 Rule = Callable[["Interpreter", Any, list[Any]], list[Any]]
 

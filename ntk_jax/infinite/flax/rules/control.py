@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_jax.compat import open_jaxpr
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, deterministic, rule
@@ -16,6 +15,7 @@ from ntk_jax.infinite.flax.rules.stacking import with_axis
 from ntk_jax.infinite.flax.rules.structure import joined
 from ntk_jax.infinite.flax.values.linear import Linear
 from ntk_jax.infinite.flax.values.values import Det, Noise, Param, with_view
+from ntk_jax.jaxprs import open_jaxpr
 
 REFUSED = {
     "argmax": "argmax of random values is not differentiable and not a function of single units,",
