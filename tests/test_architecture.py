@@ -1,10 +1,15 @@
-"""The house rules: who may import whom, how long a file may be, public JAX only, every public name
-explained.
+"""The house rules: who imports whom, how long things may be, public JAX only, names explained.
+
+`python tests/test_architecture.py` prints the measures that `docs/architecture.md` quotes.
 """
 
 import ast
+import functools
 import importlib
 import inspect
+import io
+import statistics
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -29,75 +34,154 @@ LEVELS = {
     9: ["cli"],
     10: ["__main__"],
 }
-LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
+# The same between the rooms and files inside a room.
+INSIDE = {
+    "": LEVELS,
+}
+# What the house may not grow beyond.
+LIMITS = {"longest import chain": 31, "bare Any": 842, "longest function": 62}
 
 
 def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-def room_of(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def module_of(path):
+    parts = ("ntk_jax", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
 
 
 def imports(path):
-    """(module, inside a function) of every import; `from ntk_jax import demo` counts as
-    ntk_jax.demo.
-    """
+    """(module, inside a function) of every import; `from ntk_jax import x` counts as ntk_jax.x."""
     tree = ast.parse(path.read_text())
-    inside = {
-        child for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for child in ast.walk(f)
-    }
+    functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)]
+    inside = {child for f in functions for child in ast.walk(f)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: import one way, by full name"
-            package = ROOT.parent / node.module.replace(".", "/")
-            if node.module.startswith("ntk_jax") and package.is_dir():
-                yield from ((f"{node.module}.{alias.name}", node in inside) for alias in node.names)
-            else:
-                yield node.module, node in inside
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module, node in inside
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path != ROOT / "__init__.py"], ids=name_of
-)
+@functools.cache
+def graph():
+    """The modules of the package that each module imports when it is imported."""
+    found = {}
+    for module, path in MODULES.items():
+        targets = {m for m, inside in imports(path) if m in MODULES and not inside}
+        found[module] = targets - {m for m in MODULES if f"{module}.".startswith(f"{m}.")}
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p != ROOT / "__init__.py"], ids=name_of)
 def test_imports_go_one_way(path):
-    room = room_of(path)
-    assert room in LEVEL, f"give {room} a level in LEVELS"
+    mine = module_of(path).split(".")[1:]
     for module, _ in imports(path):
-        parts = module.split(".")
-        if parts[0] == "ntk_jax" and parts[1] != room:
-            assert LEVEL[parts[1]] < LEVEL[room], f"{name_of(path)} may not import {module}"
+        if not module.startswith("ntk_jax."):
+            continue
+        theirs = module.split(".")[1:]
+        common = next(
+            (i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None
+        )
+        if common is None or "/".join(mine[:common]) not in INSIDE:
+            continue
+        table = INSIDE["/".join(mine[:common])]
+        level = {room: number for number, rooms in table.items() for room in rooms}
+        assert mine[common] in level, f"give {'.'.join(mine[: common + 1])} a level"
+        assert level[theirs[common]] < level[mine[common]], f"{name_of(path)} imports {module}"
+
+
+def test_every_room_has_a_level():
+    for room, table in INSIDE.items():
+        children = {p.stem if p.suffix else p.name for p in (ROOT / room).iterdir()}
+        children -= {"__init__", "__pycache__", "py", "py.typed"}
+        named = {name for names in table.values() for name in names}
+        assert children <= named, f"{room or 'ntk_jax'}: {children - named}"
 
 
 def test_no_import_cycles():
-    graph = {}
-    for path in FILES:
-        module = ".".join(["ntk_jax", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(
-            ".__init__"
-        )
-        graph[module] = [m for m, inside in imports(path) if m.startswith("ntk_jax") and not inside]
-    modules = set(graph)
-    prefixes = lambda target: {".".join(target.split(".")[:k]) for k in range(2, 9)}
-    own = lambda m: {target for target in modules if f"{m}.".startswith(f"{target}.")}
-    graph = {
-        m: set().union(*map(prefixes, targets)) & modules - own(m) for m, targets in graph.items()
-    }
     done, active = set(), []
 
     def visit(module):
         assert module not in active, f"cycle: {' -> '.join([*active, module])}"
-        if module in done or module == "ntk_jax":
-            return
-        active.append(module)
-        for other in graph[module]:
-            visit(other)
-        done.add(active.pop())
+        if module not in done:
+            active.append(module)
+            for other in graph()[module]:
+                visit(other)
+            done.add(active.pop())
 
-    for module in graph:
+    for module in graph():
         visit(module)
+
+
+def longest_chain():
+    """The longest way down the imports, the package's own front left out."""
+
+    @functools.cache
+    def below(module):
+        return (*max(map(below, graph()[module]), key=len, default=()), module)
+
+    return max((below(m) for m in MODULES if m != "ntk_jax"), key=len)
+
+
+def functions_of(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def body_length(function):
+    """Lines of a function's body without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def annotations_of(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            a = node.args
+            every = (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg)
+            yield from (arg.annotation for arg in every if arg is not None)
+            yield node.returns
+        elif isinstance(node, ast.AnnAssign):
+            yield node.annotation
+
+
+def measures():
+    """What can be counted of the house."""
+    texts = [path.read_text() for path in FILES]
+    trees = [ast.parse(text) for text in texts]
+    functions = [f for tree in trees for f in functions_of(tree)]
+    bodies = sorted(map(body_length, functions))
+    annotations = [a for tree in trees for a in annotations_of(tree)]
+    is_text = lambda n: isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+    statements = [n for t in trees for n in ast.walk(t) if isinstance(n, ast.stmt)]
+    tokens = [t for s in texts for t in tokenize.generate_tokens(io.StringIO(s).readline)]
+    comments = [t for t in tokens if t.type == tokenize.COMMENT and "noqa" not in t.string]
+    untyped = [f for f in functions if f.returns is None]
+    return {
+        "files": len(FILES),
+        "median file, lines": statistics.median(text.count("\n") for text in texts),
+        "90th percentile of function bodies, lines": bodies[int(0.9 * len(bodies))],
+        "longest function": bodies[-1],
+        "longest import chain": len(longest_chain()),
+        "bare Any": sum(isinstance(a, ast.Name) and a.id == "Any" for a in annotations),
+        "functions without annotations": len(untyped),
+        "statements": len(statements) - sum(map(is_text, statements)),
+        "lines with a comment, %": round(
+            100 * len(comments) / sum(bool(line.strip()) for t in texts for line in t.split("\n")),
+            1,
+        ),
+    }
+
+
+def test_the_house_does_not_grow_beyond_its_limits():
+    found = measures()
+    assert {name: found[name] for name in LIMITS if found[name] > LIMITS[name]} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -137,3 +221,9 @@ def test_heavy_packages_are_not_imported_by_the_library():
     code = f"import sys, ntk_jax; print(*[m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
+
+
+if __name__ == "__main__":
+    for measure, value in measures().items():
+        print(f"{value:>8}  {measure}")
+    print(" -> ".join(longest_chain()))
