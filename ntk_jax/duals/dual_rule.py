@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.duals.gaussian_pair import as_moments
-from ntk_jax.networks.mlp import ACTIVATIONS
 
 
 class Dual(NamedTuple):
@@ -185,32 +184,14 @@ class _Name(NamedTuple):
 
 
 def _named(value: Any) -> Any:
-    known = next((name for name, phi in ACTIVATIONS.items() if phi is value), None)
-    if known is not None:
-        return _Name("", known)
     name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
-    return next(
-        (
-            _Name(home.__name__, name)
-            for home in homes
-            if name and getattr(home, name, None) is value
-        ),
-        value,
-    )
-
-
-def _found(value: Any) -> Any:
-    if not isinstance(value, _Name):
-        return value
-    return (
-        getattr(import_module(value.module), value.name)
-        if value.module
-        else ACTIVATIONS[value.name]
-    )
+    found = (_Name(h.__name__, name) for h in homes if name and getattr(h, name, None) is value)
+    return next(found, value)
 
 
 def _restored(kind: type, *values: Any) -> Any:
-    return kind(*map(_found, values))
+    found = lambda v: getattr(import_module(v.module), v.name) if isinstance(v, _Name) else v
+    return kind(*map(found, values))
 
 
 def _tangent(f: Callable[[Array], Array], v: Array) -> Array:

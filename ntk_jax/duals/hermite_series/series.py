@@ -12,8 +12,9 @@ dq22. (Mehler 1866; Daniely, Frostig, Singer 2016, section 4.)
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from ntk_jax.duals.hermite_series.fit import (
     Expansion,
     enough_terms,
     errors,
+    find_kink,
     fitted_rule,
     relative_error,
 )
@@ -166,6 +168,15 @@ class Series(Expansion):
                 np.moveaxis(np.sqrt(second[0] * second[1]) * share.max(axis=0), -1, 0), q11.dtype
             )
         )
+
+
+@lru_cache(maxsize=256)
+def series_rule(
+    phi: Callable[[Array], Array], kinks: tuple[float, ...] = (), tolerance: float | None = None
+) -> Series:
+    """The series of a scalar function; a kink at 0 is found, others are named."""
+    found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
+    return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
 
 
 @partial(jax.jit, static_argnums=0)
