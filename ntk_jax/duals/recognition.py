@@ -54,7 +54,8 @@ def recognize(phi: Callable[..., Any], closed: Known, kinked: Known) -> DualRule
         )
         if found is not None and _agrees(found, phi):
             return found.rule
-        return next((c.rule for c in _catalogued(u, kinked) if _close(u, values, c.values)), None)
+        series = (rule for rule, v in _catalogued(u, kinked) if _close(u, values, v))
+        return next((rule() for rule in series), None)
 
 
 def check_elementwise(phi: Callable[..., Any]) -> None:
@@ -69,9 +70,9 @@ def _candidates(u: Array, values: np.ndarray, closed: Known) -> Iterator[Candida
     x, at = np.asarray(u, float), _Values(u, values)
     positive, negative = at(4.0) / 4, at(-4.0) / 4
     yield Candidate(Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x))
-    known = list(_catalogued(u, closed))
-    yield from known
-    for rule, expected, _ in known:
+    known = [(rule(), expected) for rule, expected in _catalogued(u, closed)]
+    yield from (Candidate(*pair) for pair in known)
+    for rule, expected in known:
         scale = at(1.0) / float(expected[np.argmin(abs(x - 1.0))])
         if scale and math.isfinite(scale):
             yield Candidate(scaled(rule, scale), scale * expected)
@@ -79,11 +80,11 @@ def _candidates(u: Array, values: np.ndarray, closed: Known) -> Iterator[Candida
         yield from _families(x, values, at)
 
 
-def _catalogued(u: Array, known: Known) -> Iterator[Candidate]:
-    """Lazily: a rule that is a series looks for the jumps at its kinks."""
+def _catalogued(u: Array, known: Known) -> Iterator[tuple[Callable[[], DualRule], np.ndarray]]:
+    """What makes each dual, which for a series takes long, and the values of its function."""
     found = _evaluated(tuple(function for _, function in known), u)
     for (rule, _), expected in zip(known, found, strict=True):
-        yield Candidate(rule(), np.asarray(expected, float))
+        yield rule, np.asarray(expected, float)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.dual_rule import Dual, derivative, ratio, root
+from ntk_jax.duals.dual_rule import Dual, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.duals.hermite_series import nearly_parallel as chords
@@ -39,6 +39,7 @@ from ntk_jax.duals.hermite_series.fit import (
 from ntk_jax.duals.hermite_series.resolution import own_kinks
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
+from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
@@ -240,9 +241,7 @@ def _tail(series: Series, order: int, q: Array, total: Array) -> Array:
         jnp.sum(w * h * h, axis=-1) - jnp.sum(total[parity::2] ** 2, axis=0)
         for parity, h in enumerate(halves)
     ]
-    floor = (
-        4 * float(jnp.finfo(q.dtype).eps) * jnp.sum(total**2, axis=0)
-    )  # below it a tail is rounding
+    floor = ulps(TAIL, q.dtype) * jnp.sum(total**2, axis=0)  # below it a tail is rounding
     return jnp.stack([root(jnp.where(e > floor, e, 0)) for e in energy])
 
 
