@@ -7,7 +7,6 @@ draws of the weights. Nothing here is a timing.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,26 +16,9 @@ import numpy as np
 
 from benchmarks.harness import environment_line, save_json, table
 from ntk_jax import MLP, duals, empirical_nngp, empirical_ntk, from_linen, mlp_kernels
-from ntk_jax.networks.mlp import ACTIVATIONS
+from ntk_jax.duals.catalogue import CATALOGUE
 
 W_STD, B_STD, NUM_HIDDEN, NUM_OUTPUTS = 1.2, 0.3, 2, 256
-ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
-    **{name: (function, {}) for name, function in ACTIVATIONS.items()},
-    "abs": (jnp.abs, {}),
-    "cos": (jnp.cos, {}),
-    "exp": (lambda u: jnp.exp(0.5 * u), {"rate": 0.5}),
-    "gaussian": (lambda u: jnp.exp(-u * u), {}),
-    "hermite": (lambda u: (u * u - 1) / 2**0.5, {"degree": 2}),
-    "monomial": (lambda u: u * u, {"degree": 2}),
-    "normalized_exp": (lambda u: jnp.exp(0.5 * u - 0.25), {"rate": 0.25}),
-    "polynomial": (lambda u: 0.3 + u - 0.2 * u * u, {"coefficients": (0.3, 1.0, -0.2)}),
-    "rbf": (lambda u: 2**0.5 * jnp.sin(2**0.5 * u + np.pi / 4), {}),
-    "rectified_monomial": (lambda u: jnp.maximum(u, 0) ** 2, {"order": 2}),
-    "rectifier": (lambda u: jnp.where(u > 0, u, -0.5 * u), {"positive": 1.0, "negative": 0.5}),
-    "sign": (jnp.sign, {}),
-    "sinusoid": (lambda u: jnp.sin(1.5 * u + 0.4), {"frequency": 1.5, "phase": 0.4}),
-    "step": (lambda u: jnp.where(u > 0, 1.0, 0.0).astype(u.dtype), {}),
-}
 COLUMNS = {
     "activation": "",
     "nngp_worst|NNGP off by [SE]": ".2f",
@@ -49,7 +31,7 @@ COLUMNS = {
 def run(args: argparse.Namespace) -> None:
     """Sample, compare, print the table, save `monte_carlo.json` in `args.out`."""
     width, num_draws = (256, 8) if args.quick else (4096, 100)
-    rows = compare(width, num_draws, list(ACTIVATION_FUNCTIONS))
+    rows = compare(width, num_draws, list(CATALOGUE))
     print(table(rows, COLUMNS))
     print(environment_line())
     options = {
@@ -90,7 +72,7 @@ def compare(width: int, num_draws: int, names: list[str]) -> list[dict[str, Any]
 
 def network(name: str, width: int) -> MLP:
     """The finite network."""
-    phi, _ = ACTIVATION_FUNCTIONS[name]
+    phi = partial(CATALOGUE[name].function, **CATALOGUE[name].example)
     return MLP((width,) * NUM_HIDDEN, NUM_OUTPUTS, activation=phi, W_std=W_STD, b_std=B_STD)
 
 
@@ -107,7 +89,7 @@ def kernels_of_draw(
 
 def result_row(name: str, samples: list[Any], x: jax.Array) -> dict[str, Any]:
     """Deviations of both kernels from the analytic ones."""
-    rule = duals.rule(name, **ACTIVATION_FUNCTIONS[name][1])
+    rule = duals.rule(name, **CATALOGUE[name].example)
     exact = mlp_kernels(x, depth=NUM_HIDDEN, activation=rule, W_std=W_STD, b_std=B_STD)
     row: dict[str, Any] = {"activation": name}
     for i, kernel in enumerate(("nngp", "ntk")):

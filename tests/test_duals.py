@@ -14,9 +14,9 @@ from references.quadrature import dual as quadrature
 
 from ntk_jax import duals
 from ntk_jax.duals.angle import angle
+from ntk_jax.duals.catalogue import ACTIVATIONS
 from ntk_jax.duals.dual_rule import derivative
 from ntk_jax.duals.rectifiers import Rectifier
-from ntk_jax.networks.mlp import ACTIVATIONS
 
 pytestmark = pytest.mark.slow
 

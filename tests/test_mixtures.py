@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 
 from ntk_jax import duals, mlp_kernels
+from ntk_jax.duals.catalogue import CATALOGUE
 from ntk_jax.duals.mixtures import Mixture
 
 pytestmark = pytest.mark.slow
 
 NAMES = ["tanh", "sigmoid", "softplus", "silu"]
-FUNCTIONS = {
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-    "silu": jax.nn.silu,
-}
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -45,7 +40,7 @@ def quadrature(phi, s1, distance, s2):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mixtures_against_nested_quadrature(name):
-    rule, phi = duals.rule(name), FUNCTIONS[name]
+    rule, phi = duals.rule(name), CATALOGUE[name].function
     moments, exact, scale = [], [], []
     for s1, s2 in ((0.1, 0.1), (1.0, 1.5), (10.0, 10.0)):
         for distance in (1.0, 1e-3, 1e-7, 0.0) if s1 < 10 else (1e-3, 0.0):

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from ntk_jax import duals
+from ntk_jax.duals.catalogue import CATALOGUE
 
-OPTIONS = {
-    "hermite": {"degree": 3},
-    "monomial": {"degree": 2},
-    "polynomial": {"coefficients": (1.0, 2.0)},
-    "rectified_monomial": {"order": 2},
-    "rectifier": {"positive": 1.0, "negative": 2.0},
-}
 NAMES = sorted({*duals.CLOSED_FORM_NAMES, *duals.SERIES_NAMES})
 
 IMPOSSIBLE = {
@@ -47,7 +41,7 @@ IMPOSSIBLE = {
 
 
 def rule(name):
-    return duals.rule(name, **OPTIONS.get(name, {}))
+    return duals.rule(name, **CATALOGUE[name].example)
 
 
 @pytest.mark.parametrize("case", IMPOSSIBLE)

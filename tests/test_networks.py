@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ntk_jax
-from ntk_jax.networks.mlp import ACTIVATIONS
+from ntk_jax.duals.catalogue import ACTIVATIONS
 
 
 def test_dense_is_its_formula(getkey):

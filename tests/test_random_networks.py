@@ -2,13 +2,15 @@
 both parameterizations.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.monte_carlo import ACTIVATION_FUNCTIONS
 from ntk_jax import MLP, duals, empirical_nngp, empirical_ntk, from_linen, mlp_kernels
+from ntk_jax.duals.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.slow
 
@@ -35,15 +37,16 @@ def two_layer_draws(phi, z, a, b, k_first):
 
 def test_every_activation_agrees_within_four_standard_errors():
     """One hidden layer: 200 networks of width 512 with 64 outputs (the NTK is the first one's)."""
-    assert set(ACTIVATION_FUNCTIONS) == {*duals.CLOSED_FORM_NAMES, *duals.SERIES_NAMES}
+    assert set(CATALOGUE) == {*duals.CLOSED_FORM_NAMES, *duals.SERIES_NAMES}
     rng, x = np.random.default_rng(1), data(3, 6, np.float64)
     first, first_bias = (rng.standard_normal((NUM_DRAWS, k, WIDTH)) for k in (6, 1))
     a, b = (rng.standard_normal((NUM_DRAWS, k, NUM_OUTPUTS)) for k in (WIDTH, 1))
     z = W_STD / 6**0.5 * x @ first + B_STD * first_bias
     k_first = W_STD**2 * x @ x.T / 6 + B_STD**2
     i, j = np.triu_indices(3)
-    for name, (phi, options) in ACTIVATION_FUNCTIONS.items():
-        dual = jax.jit(duals.rule(name, **options).__call__)(
+    for name, entry in CATALOGUE.items():
+        phi = partial(entry.function, **entry.example)
+        dual = jax.jit(duals.rule(name, **entry.example).__call__)(
             k_first[i, i], k_first[i, j], k_first[j, j]
         )
         nngp = W_STD**2 * np.asarray(dual.k) + B_STD**2

@@ -2,10 +2,10 @@
 inputs.
 """
 
+from ntk_jax.duals.catalogue import CLOSED_FORM_NAMES as CLOSED_FORM_NAMES
+from ntk_jax.duals.catalogue import SERIES_NAMES as SERIES_NAMES
 from ntk_jax.duals.dual_rule import Dual as Dual
 from ntk_jax.duals.dual_rule import DualRule as DualRule
-from ntk_jax.duals.functions import CLOSED_FORM_NAMES as CLOSED_FORM_NAMES
-from ntk_jax.duals.functions import SERIES_NAMES as SERIES_NAMES
 from ntk_jax.duals.functions import abs as abs
 from ntk_jax.duals.functions import cos as cos
 from ntk_jax.duals.functions import erf as erf

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.duals.numerics import ANGLE, ulps
+
 R2_SINGLE = (
     0.1333333479775923, 0.057140491861866184, 0.02545894362253235, 0.01092457830432989,
     0.00836847732576608, -0.005691800390384384, 0.013587833775570986, -0.009633282682205669,
@@ -74,31 +76,16 @@ class Angle(NamedTuple):
         It is bounded: compiled code may evaluate s twice with different rounding, positive in the
         test and 0 in the quotient.
         """
-        eps = float(jnp.finfo(self.sine.dtype).eps)
-        floor = max((noise * eps / 2) ** 0.5, ANGLE * eps)
+        dtype = self.sine.dtype
+        floor = max(ulps(noise / 2, dtype) ** 0.5, ulps(ANGLE, dtype))
         return jnp.where(self.sine > 0, 1 / jnp.maximum(self.sine, floor), 0)
-
-
-ROUNDING = 2
-"""Ulps within which a correlation computed from three moments counts as +-1.
-
-Below, the angle of parallel rows would be the square root of rounding, and their kernel not
-positive semi-definite.
-"""
-
-ANGLE = 16
-"""Ulps within which an angle counts as 0 where it is differentiated: of the direction in which it
-grows, nothing is left.
-"""
 
 
 def angle(u: Array, noise: float = 0) -> Angle:
     """The angle of |rho| = 1 - u; u below `noise` ulps counts as 0: a correlation rounded past +-1
     is +-1.
     """
-    apart = (
-        u > noise * jnp.finfo(u.dtype).eps
-    )  # one comparison: `maximum` would take two to propagate NaN
+    apart = u > ulps(noise, u.dtype)  # one comparison: `maximum` would take two to propagate NaN
     # A finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines.
     safe = jnp.where(apart, u, 1)
     u = jnp.where(apart, u, 0)

@@ -1,121 +1,190 @@
-"""From what users pass as an activation to its dual: names, function objects, and any scalar JAX
-function.
+"""The catalogue of activations: everything that is known of each, in one table; and from what users
+pass as an activation to its dual.
+
+A new activation is one entry here (and, to be called by its name, one function in `functions.py`):
+networks, recursions, recognition of functions, tests and benchmarks take it from the table.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+from jax.scipy import special
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.duals import closed_forms
 from ntk_jax.duals.closed_forms import ClosedForm
 from ntk_jax.duals.dual_rule import DualRule
-from ntk_jax.duals.families import FINE, Candidate, families, rectifier, scaled
-from ntk_jax.duals.hermite_series.fit import find_kink
-from ntk_jax.duals.hermite_series.series import Series
+from ntk_jax.duals.hermite_series.series import series_rule
 from ntk_jax.duals.mixtures import Mixture
+from ntk_jax.duals.recognition import recognize
 from ntk_jax.duals.rectifiers import RectifiedSquare, Rectifier, Step
-from ntk_jax.networks.mlp import ACTIVATIONS
+
+ScalarFunction = Callable[..., Any]  # of an array, element by element, and of options
 
 
-def rectified_monomial(order: int) -> DualRule:
-    """relu(u)^order for order 0, 1, 2."""
+class Entry(NamedTuple):
+    """What is known of one activation.
+
+    Attributes:
+        function: phi(u, **options), a JAX function applied element by element.
+        rule: options -> its dual.
+        kinks: of a dual that is summed as a series: the points other than 0 where phi is not
+            smooth; None for a closed form.
+        example: options with which tests and benchmarks take it.
+        in_networks: whether `MLP` knows the name.
+        in_family: whether `recognition` finds it by the constants of a family of functions, and
+            need not compare with it.
+    """
+
+    function: ScalarFunction
+    rule: Callable[..., DualRule]
+    kinks: tuple[float, ...] | None = None
+    example: Mapping[str, Any] = {}
+    in_networks: bool = False
+    in_family: bool = False
+
+
+def gelu_tanh(u: Array) -> Array:
+    """The GELU of most code; a function of this module, as a partial one could not be pickled."""
+    return jax.nn.gelu(u, approximate=True)
+
+
+def _rectified_monomial(order: int) -> DualRule:
     check_option("order", order, (0, 1, 2))
     return (Step(0.0, 1.0), Rectifier(1.0, 0.0), RectifiedSquare())[order]
 
 
-def polynomial(coefficients: Any) -> DualRule:
-    """sum_i c_i u^i."""
+def _polynomial(coefficients: Sequence[float]) -> DualRule:
     coefficients = tuple(map(float, coefficients))
     if not coefficients:
         raise ValueError("coefficients: expected at least one, lowest power first; got none.")
     return ClosedForm(closed_forms.polynomial, (coefficients,))
 
 
-def monomial(degree: int) -> DualRule:
-    """u^degree."""
+def _monomial(degree: int) -> DualRule:
     check_integer("degree", degree, minimum=0)
-    return polynomial([0.0] * degree + [1.0])
+    return _polynomial([0.0] * degree + [1.0])
 
 
-def hermite(degree: int) -> DualRule:
-    """He_degree / sqrt(degree!)."""
+def _hermite(degree: int) -> DualRule:
     check_integer("degree", degree, minimum=0)
     return ClosedForm(closed_forms.hermite, (int(degree),))
 
 
+def _hermite_function(u: Array, degree: int) -> Array:
+    """By the recurrence of He_k / sqrt(k!)."""
+    before, value = jnp.zeros_like(u), jnp.ones_like(u)
+    for k in range(degree):
+        before, value = value, (u * value - k**0.5 * before) / (k + 1) ** 0.5
+    return value
+
+
+def _series(function: ScalarFunction, *kinks: float) -> Entry:
+    return Entry(function, partial(series_rule, function, kinks), kinks, in_networks=True)
+
+
+def _sinusoid(frequency: float, phase: float) -> DualRule:
+    return ClosedForm(closed_forms.sinusoid, (float(frequency), float(phase)))
+
+
+_network, _family = partial(Entry, in_networks=True), partial(Entry, in_family=True)
 ERF = ClosedForm(closed_forms.erf, partials=closed_forms.erf_partials)
 GELU = ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope)
 SMOOTH_RELU = ClosedForm(closed_forms.smooth_relu, slope=closed_forms.smooth_relu_slope)
-CLOSED_FORMS: dict[str, Callable[..., DualRule]] = {
-    "abs": lambda: Rectifier(1.0, 1.0),
-    "cos": lambda frequency=1.0: ClosedForm(closed_forms.sinusoid, (float(frequency), math.pi / 2)),
-    "erf": lambda: ERF,
-    "exp": lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
-    "gaussian": lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
-    "gelu": lambda: GELU,
-    "hermite": hermite,
-    "identity": lambda: Rectifier(1.0, -1.0),
-    "leaky_relu": lambda slope=0.01: Rectifier(1.0, -float(slope)),
-    "monomial": monomial,
-    "normalized_exp": lambda rate=1.0: ClosedForm(
-        closed_forms.exponential, (math.sqrt(rate), -float(rate))
+CATALOGUE: dict[str, Entry] = {
+    "abs": _family(jnp.abs, lambda: Rectifier(1.0, 1.0)),
+    "celu": _series(jax.nn.celu),
+    "cos": Entry(
+        lambda u, frequency=1.0: jnp.cos(frequency * u),
+        lambda frequency=1.0: _sinusoid(frequency, math.pi / 2),
     ),
-    "polynomial": polynomial,
-    "rbf": lambda gamma=1.0: ClosedForm(closed_forms.rbf, (float(gamma),)),
-    "rectified_monomial": rectified_monomial,
-    "rectifier": lambda positive, negative: Rectifier(float(positive), float(negative)),
-    "relu": lambda: Rectifier(1.0, 0.0),
-    "sigmoid": lambda: Mixture(ERF, jax.nn.sigmoid, gain=0.5, rate=0.5**0.5, shift=0.5),
-    "sign": lambda: Step(-1.0, 1.0),
-    "silu": lambda: Mixture(GELU, jax.nn.silu, power=1),
-    "sin": lambda: ClosedForm(closed_forms.sinusoid, (1.0, 0.0)),
-    "sinusoid": lambda frequency=1.0, phase=0.0: ClosedForm(
-        closed_forms.sinusoid, (float(frequency), float(phase))
+    "elu": _series(jax.nn.elu),
+    "erf": _network(special.erf, lambda: ERF),
+    "exp": Entry(
+        lambda u, rate=1.0: jnp.exp(rate * u),
+        lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
+        example={"rate": 0.5},
     ),
-    "softplus": lambda: Mixture(SMOOTH_RELU, jax.nn.softplus, power=1),
-    "step": lambda: Step(0.0, 1.0),
-    "swish": lambda: Mixture(GELU, jax.nn.silu, power=1),
-    "tanh": lambda: Mixture(ERF, jnp.tanh, rate=2**0.5),
+    "gaussian": Entry(
+        lambda u, rate=1.0: jnp.exp(-rate * u * u),
+        lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
+    ),
+    "gelu": _network(lambda u: jax.nn.gelu(u, approximate=False), lambda: GELU),
+    "gelu_tanh": _series(gelu_tanh),
+    "hard_sigmoid": _series(jax.nn.hard_sigmoid, -3.0, 3.0),
+    "hard_swish": _series(jax.nn.hard_swish, -3.0, 3.0),
+    "hard_tanh": _series(jax.nn.hard_tanh, -1.0, 1.0),
+    "hermite": _family(_hermite_function, _hermite, example={"degree": 2}),
+    "identity": _family(lambda u: u, lambda: Rectifier(1.0, -1.0), in_networks=True),
+    "leaky_relu": _family(
+        lambda u, slope=0.01: jax.nn.leaky_relu(u, slope),
+        lambda slope=0.01: Rectifier(1.0, -float(slope)),
+        in_networks=True,
+    ),
+    "mish": _series(jax.nn.mish),
+    "monomial": _family(lambda u, degree: u**degree, _monomial, example={"degree": 2}),
+    "normalized_exp": _family(
+        lambda u, rate=1.0: jnp.exp(rate**0.5 * u - rate),
+        lambda rate=1.0: ClosedForm(closed_forms.exponential, (math.sqrt(rate), -float(rate))),
+        example={"rate": 0.25},
+    ),
+    "polynomial": _family(
+        lambda u, coefficients: sum(c * u**i for i, c in enumerate(coefficients)),
+        _polynomial,
+        example={"coefficients": (0.3, 1.0, -0.2)},
+    ),
+    "rbf": _family(
+        lambda u, gamma=1.0: 2**0.5 * jnp.sin((2 * gamma) ** 0.5 * u + math.pi / 4),
+        lambda gamma=1.0: ClosedForm(closed_forms.rbf, (float(gamma),)),
+    ),
+    "rectified_monomial": _family(
+        lambda u, order: jnp.where(u > 0, u**order, 0), _rectified_monomial, example={"order": 2}
+    ),
+    "rectifier": _family(
+        lambda u, positive, negative: jnp.where(u > 0, positive * u, -negative * u),
+        lambda positive, negative: Rectifier(float(positive), float(negative)),
+        example={"positive": 1.0, "negative": 0.5},
+    ),
+    "relu": _family(jax.nn.relu, lambda: Rectifier(1.0, 0.0), in_networks=True),
+    "relu6": _series(jax.nn.relu6, 6.0),
+    "selu": _series(jax.nn.selu),
+    "sigmoid": _network(
+        jax.nn.sigmoid,
+        lambda: Mixture(ERF, jax.nn.sigmoid, gain=0.5, rate=0.5**0.5, shift=0.5),
+    ),
+    "sign": _family(jnp.sign, lambda: Step(-1.0, 1.0)),
+    "silu": _network(jax.nn.silu, lambda: Mixture(GELU, jax.nn.silu, power=1)),
+    "sin": _network(jnp.sin, lambda: _sinusoid(1.0, 0.0)),
+    "sinusoid": _family(
+        lambda u, frequency=1.0, phase=0.0: jnp.sin(frequency * u + phase),
+        lambda frequency=1.0, phase=0.0: _sinusoid(frequency, phase),
+        example={"frequency": 1.5, "phase": 0.4},
+    ),
+    "softplus": _network(jax.nn.softplus, lambda: Mixture(SMOOTH_RELU, jax.nn.softplus, power=1)),
+    "step": _family(lambda u: jnp.where(u > 0, 1.0, 0.0).astype(u.dtype), lambda: Step(0.0, 1.0)),
+    "tanh": _network(jnp.tanh, lambda: Mixture(ERF, jnp.tanh, rate=2**0.5)),
 }
+CATALOGUE["swish"] = CATALOGUE["silu"]
 
-MIXTURES = ("tanh", "sigmoid", "silu", "softplus")
-
-NUMERICAL: dict[str, tuple[float, ...]] = {
-    "celu": (),
-    "elu": (),
-    "gelu_tanh": (),
-    "hard_sigmoid": (-3.0, 3.0),
-    "hard_swish": (-3.0, 3.0),
-    "hard_tanh": (-1.0, 1.0),
-    "mish": (),
-    "relu6": (6.0,),
-    "selu": (),
+ACTIVATIONS = {
+    name: entry.function for name, entry in sorted(CATALOGUE.items()) if entry.in_networks
 }
-"""Names of `networks.ACTIVATIONS` that are summed as a series, and their kinks away from 0."""
+"""The functions that `MLP` knows by name."""
 
-
-@lru_cache(maxsize=256)
-def series_rule(
-    phi: Callable[..., Any], kinks: tuple[float, ...] = (), tolerance: float | None = None
-) -> Series:
-    """The series of a scalar function; a kink at 0 is found, others are named."""
-    found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
-    return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
+CLOSED_FORM_NAMES = tuple(sorted(name for name, e in CATALOGUE.items() if e.kinks is None))
+SERIES_NAMES = tuple(sorted(name for name, e in CATALOGUE.items() if e.kinks is not None))
 
 
 def dual_rule(activation: Any, **options: Any) -> DualRule:
     """The dual of an activation: a name with options, a rule, or a scalar function.
 
-    A function is compared with the closed forms at sample points, and a match must agree with its
-    own series.
+    A function is compared with those of the catalogue and their families at sample points, and a
+    closed form must agree with its own series.
 
     Raises:
         ValueError: an unknown name, or something that is neither a name nor an elementwise
@@ -125,135 +194,13 @@ def dual_rule(activation: Any, **options: Any) -> DualRule:
         return activation
     if callable(activation):
         return _of_function(activation)
-    check_option("activation", activation, sorted([*CLOSED_FORMS, *NUMERICAL]))
-    if activation in CLOSED_FORMS:
-        return CLOSED_FORMS[activation](**options)
-    return series_rule(ACTIVATIONS[activation], NUMERICAL[activation])
-
-
-def check_elementwise(phi: Callable[..., Any]) -> None:
-    """Raise unless `phi` is a real function applied element by element, and a number wherever it is
-    looked at.
-    """
-    with jax.ensure_compile_time_eval():
-        _elementwise(phi, jnp.asarray(SAMPLES))
-
-
-FAR = np.array(
-    [5.0, 6.5, 8.5, 12.0, 30.0, 100.0, 1000.0]
-)  # a ReLU that is cut off at 8 is not a ReLU
-SAMPLES = np.concatenate([np.linspace(-4, 4, 41), [-0.013, 0.007, 1e-3], FAR, -FAR, FINE])
+    check_option("activation", activation, sorted(CATALOGUE))
+    return CATALOGUE[activation].rule(**options)
 
 
 @lru_cache(maxsize=256)
-def _of_function(phi: Callable[..., Any]) -> DualRule:
-    with jax.ensure_compile_time_eval():
-        u = jnp.asarray(SAMPLES)
-        values = _elementwise(phi, u)
-        found = _match(u, values)
-        if found is not None and _agrees(found, phi):
-            return found.rule
-        for name, kinks in NUMERICAL.items():  # the same function, whose kinks are known
-            if _close(u, values, np.asarray(ACTIVATIONS[name](u), float)):
-                return series_rule(ACTIVATIONS[name], kinks)
-    return series_rule(phi)
-
-
-def _elementwise(phi: Callable[..., Any], u: Array) -> np.ndarray:
-    try:
-        values = jnp.asarray(
-            jax.jvp(phi, (u,), (jnp.ones_like(u),))[0]
-        )  # what NumPy's functions cannot
-        order = np.random.default_rng(0).permutation(u.size)
-        kept = (abs(SAMPLES[order]) <= 2) & (np.arange(u.size) % 2 == 0)
-        moved = jnp.asarray(np.where(kept, SAMPLES[order], 0.3 - SAMPLES[order] / 2000), u.dtype)
-        elsewhere = np.asarray(jax.jvp(phi, (moved,), (jnp.ones_like(u),))[0])
-    except Exception as error:
-        raise ValueError(
-            f"activation: expected a name or an elementwise JAX function of an array; {phi!r} "
-            f"raised {error!r}."
-        ) from error
-    if values.shape != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"activation: expected a real scalar function applied element by element; {phi!r} maps "
-            f"shape {u.shape} "
-            f"to {values.shape}, {values.dtype}. Duals of functions that mix units do not exist."
-        )
-    found = np.asarray(values, float)
-    if not np.allclose(
-        elsewhere[kept].astype(float), found[order][kept], rtol=1e-4, atol=1e-12, equal_nan=True
-    ):
-        raise ValueError(
-            f"activation: expected a function applied element by element; the value of {phi!r} at "
-            "one entry changes with the "
-            "others, or with its place. Duals of functions that mix units do not exist."
-        )
-    undefined = SAMPLES[np.isnan(found) & (abs(SAMPLES) <= 4) & (SAMPLES != 0)]
-    if undefined.size:
-        raise ValueError(
-            f"activation: expected a function that is a number on the whole real line; {phi!r} is "
-            f"NaN at u = {undefined[0]:.3g}. "
-            "Gaussian inputs take every value: use one that is defined there, such as log(1 + |u|) "
-            "for log(u)."
-        )
-    return found
-
-
-def _match(u: Array, values: np.ndarray) -> Candidate | None:
-    x, eps = np.asarray(u, float), float(jnp.finfo(u.dtype).eps)
-    at = lambda point: float(values[np.argmin(abs(x - point))])
-    exp = np.asarray(jnp.exp(u), float)  # infinite where phi's is
-    known: list[tuple[DualRule, np.ndarray]] = [
-        (ERF, np.asarray(jax.scipy.special.erf(u), float)),
-        (GELU, x * (1 + np.asarray(jax.scipy.special.erf(u / 2**0.5), float)) / 2),
-        (ClosedForm(closed_forms.sinusoid, (1.0, 0.0)), np.sin(x)),
-        (ClosedForm(closed_forms.sinusoid, (1.0, math.pi / 2)), np.cos(x)),
-        (ClosedForm(closed_forms.exponential, (1.0, 0.0)), exp),
-        (ClosedForm(closed_forms.gaussian, (1.0,)), np.exp(-x * x)),
-        *((CLOSED_FORMS[name](), np.asarray(ACTIVATIONS[name](u), float)) for name in MIXTURES),
-    ]
-    candidates = [rectifier(at(4.0) / 4, at(-4.0) / 4, x), *(Candidate(*pair) for pair in known)]
-    found = next((c for c in candidates if _close(u, values, c.values)), None)
-    if found is not None:
-        return found
-    ratios = (
-        (rule, expected, at(1.0) / float(expected[np.argmin(abs(x - 1.0))]))
-        for rule, expected in known
-    )
-    times = (
-        Candidate(scaled(rule, a), a * expected)
-        for rule, expected, a in ratios
-        if a and math.isfinite(a)
-    )
-    return next(
-        (c for c in (*times, *families(x, values, eps)) if _close(u, values, c.values)), None
-    )
-
-
-def _close(u: Array, values: np.ndarray, expected: np.ndarray) -> bool:
-    """Equal up to rounding at every sample point but 0: the value of a step there is nobody's
-    business.
-
-    The rounding of an exponent is that of the exponential's logarithm.
-    """
-    x, tolerance = np.asarray(u, float), 64 * float(jnp.finfo(u.dtype).eps)
-    with np.errstate(invalid="ignore", over="ignore"):
-        expected = expected.astype(u.dtype).astype(float)  # infinite where the function is
-        size = np.abs(expected)
-        rounding = size * np.maximum(1, np.abs(np.log(np.maximum(size, 1e-300))) / 8)
-        close = np.abs(values - expected) <= tolerance * (rounding + 1e-3 + np.abs(x))
-    return bool(np.all((close & np.isfinite(expected) | (values == expected))[x != 0]))
-
-
-def _agrees(found: Candidate, phi: Callable[..., Any]) -> bool:
-    """The closed form against the series at moderate correlations, where the latter is sharp for
-    any function.
-    """
-    scale = max(1.0, found.rate) ** 2
-    q = [jnp.asarray(q) / scale for q in ([0.7, 1.0], [-0.3, 0.5], [1.1, 1.0])]
-    summed = replace(series_rule(phi), terms=64)
-    pairs = list(zip(*jax.jit(lambda q: (found.rule(*q), summed(*q)))(q), strict=True))
-    compared = pairs[:1] if isinstance(found.rule, Step) else pairs
-    return all(
-        np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.max(np.abs(a)))) for a, b in compared
-    )
+def _of_function(phi: ScalarFunction) -> DualRule:
+    compared = [CATALOGUE[name] for name in CLOSED_FORM_NAMES if not CATALOGUE[name].in_family]
+    summed = [CATALOGUE[name] for name in SERIES_NAMES]
+    known = [tuple((entry.rule, entry.function) for entry in part) for part in (compared, summed)]
+    return recognize(phi, *known) or series_rule(phi)

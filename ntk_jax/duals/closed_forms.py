@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.angle import ROUNDING, angle, arcsine, orthant
-from ntk_jax.duals.dual_rule import Dual, DualRule, clip_rounding, correlation
+from ntk_jax.duals.angle import angle, arcsine, orthant
+from ntk_jax.duals.dual_rule import Dual, DualRule
+from ntk_jax.duals.numerics import SQUARED_SINE, clip_rounding, correlation, ulps
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ def _apart(q11: Array, q12: Array, q22: Array) -> Array:
     apart = (1 - rho) * (1 + rho)
     # rounding past or next to the pole is taken off the value alone: the derivative at parallel
     # inputs stays
-    return apart - lax.stop_gradient(
-        jnp.where(apart > 2 * ROUNDING * jnp.finfo(rho.dtype).eps, 0, apart)
-    )
+    return apart - lax.stop_gradient(jnp.where(apart > ulps(SQUARED_SINE, rho.dtype), 0, apart))
 
 
 @jax.custom_jvp

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.duals.gaussian_pair import as_moments
-from ntk_jax.networks.mlp import ACTIVATIONS
 
 
 class Dual(NamedTuple):
@@ -185,32 +184,14 @@ class _Name(NamedTuple):
 
 
 def _named(value: Any) -> Any:
-    known = next((name for name, phi in ACTIVATIONS.items() if phi is value), None)
-    if known is not None:
-        return _Name("", known)
     name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
-    return next(
-        (
-            _Name(home.__name__, name)
-            for home in homes
-            if name and getattr(home, name, None) is value
-        ),
-        value,
-    )
-
-
-def _found(value: Any) -> Any:
-    if not isinstance(value, _Name):
-        return value
-    return (
-        getattr(import_module(value.module), value.name)
-        if value.module
-        else ACTIVATIONS[value.name]
-    )
+    found = (_Name(h.__name__, name) for h in homes if name and getattr(h, name, None) is value)
+    return next(found, value)
 
 
 def _restored(kind: type, *values: Any) -> Any:
-    return kind(*map(_found, values))
+    found = lambda v: getattr(import_module(v.module), v.name) if isinstance(v, _Name) else v
+    return kind(*map(found, values))
 
 
 def _tangent(f: Callable[[Array], Array], v: Array) -> Array:
@@ -222,56 +203,3 @@ def derivative(phi: Callable[[Array], Array], order: int) -> Callable[[Array], A
     for _ in range(order):
         phi = partial(_tangent, phi)
     return phi
-
-
-def with_derivative(value: Array, of: Array) -> Array:
-    """`value`, with the derivative `of` what it is known better than."""
-    return lax.stop_gradient(value) + (of - lax.stop_gradient(of))
-
-
-def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
-    """`jnp.clip` with the derivative of `a` itself: at the bounds, where parallel examples stand,
-    that of `clip` is halved.
-    """
-    clipped = jnp.clip(a, low, high)
-    return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
-
-
-def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
-    """A covariance that a product of matrices left within 8 ulps of +-sqrt(q1 q2), put there.
-
-    Products round differently from sums of squares, so that equal and parallel rows would be a
-    rounding apart: in the tangent kernel of ReLU, whose derivative at a pole is infinite, the root
-    of that. An example in both sets has its own variance to the bit: at inputs of 1e4, q11 + q22 -
-    2 q12 is all rounding, and that of the radial basis function its kernel.
-    """
-    s = jnp.where(q1 == q2, q1, root(q1) * root(q2))
-    parallel = jnp.abs(c) >= s * (1 - 8 * float(jnp.finfo(s.dtype).eps))
-    return c + lax.stop_gradient(jnp.where(parallel, jnp.sign(c) * s - c, 0))
-
-
-def ratio(a: ArrayLike, b: Array) -> Array:
-    """a / b where b > 0, else 0, with finite derivatives."""
-    positive = b > 0
-    return jnp.where(positive, a / jnp.where(positive, b, 1), 0)
-
-
-def root(q: Array) -> Array:
-    """sqrt(q) for q > 0, else 0, with derivative 0 there."""
-    positive = q > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1)), 0)
-
-
-@jax.custom_jvp
-def correlation(q11: Array, q12: Array, q22: Array) -> Array:
-    """q12 / sqrt(q11 q22), 0 next to a zero input; its derivative neither overflows nor underflows
-    before it must.
-    """
-    return q12 * (ratio(1, root(q11)) * ratio(1, root(q22)))
-
-
-@correlation.defjvp
-def _correlation_jvp(primals, tangents):
-    q11, _, q22 = primals
-    rho, half = correlation(*primals), ratio(tangents[0], q11) / 2 + ratio(tangents[2], q22) / 2
-    return rho, tangents[1] * (ratio(1, root(q11)) * ratio(1, root(q22))) - rho * half

@@ -16,20 +16,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.duals.catalogue import (
-    CLOSED_FORMS,
-    NUMERICAL,
-    check_elementwise,
-    dual_rule,
-    series_rule,
-)
-from ntk_jax.duals.dual_rule import Dual as Dual
-from ntk_jax.duals.dual_rule import DualRule as DualRule
-from ntk_jax.duals.hermite_series.series import Series as Series
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.duals.dual_rule import Dual, DualRule
+from ntk_jax.duals.hermite_series.series import Series, series_rule
+from ntk_jax.duals.recognition import check_elementwise
 
 Moment = Float[ArrayLike, "..."]
-CLOSED_FORM_NAMES = tuple(sorted(CLOSED_FORMS))
-SERIES_NAMES = tuple(sorted(NUMERICAL))
 
 
 def rule(activation: Any, **options: Any) -> DualRule:

@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.compat import is_concrete
+from ntk_jax.duals.numerics import beyond_variances
 
 NAMES = ("q11", "q12", "q22")
 
@@ -77,11 +78,6 @@ def _as_real(name: str, m: Any) -> Any:
     )
 
 
-def _spread(dtype: Any) -> float:
-    """How far beyond the variances a covariance may be by the rounding of matrix products."""
-    return 1e-6 if dtype == np.float64 else 2e-3
-
-
 def _check_possible(xp: Any, q11: Any, q12: Any, q22: Any) -> None:
     for name, m in zip(NAMES, (q11, q12, q22), strict=True):
         bad = ~xp.isfinite(m) if name == "q12" else ~((m >= 0) & xp.isfinite(m))
@@ -89,7 +85,7 @@ def _check_possible(xp: Any, q11: Any, q12: Any, q22: Any) -> None:
             kind = "a finite covariance" if name == "q12" else "a finite variance of at least 0"
             raise ValueError(f"{name}: expected {kind}; got {float(m[bad].ravel()[0]):g}.")
     bound = xp.sqrt(q11) * xp.sqrt(q22)
-    excess = xp.abs(q12) - bound * (1 + _spread(q12.dtype))
+    excess = xp.abs(q12) - bound * (1 + beyond_variances(q12.dtype))
     if xp.any(excess > 0):
         at = np.unravel_index(int(xp.argmax(excess)), excess.shape)
         found = [float(xp.broadcast_to(m, excess.shape)[at]) for m in (q12, bound)]
@@ -106,7 +102,9 @@ def _nearest_possible(q11: Array, q12: Array, q22: Array) -> list[Array]:
     v1, c, v2 = lax.stop_gradient((q11, q12, q22))
     v1, v2 = (jnp.where(v < 0, 0, v) for v in (v1, v2))
     bound = jnp.sqrt(v1) * jnp.sqrt(v2)
-    possible = jnp.where(jnp.abs(c) <= bound * (1 + _spread(c.dtype)), c, jnp.sign(c) * bound)
+    possible = jnp.where(
+        jnp.abs(c) <= bound * (1 + beyond_variances(c.dtype)), c, jnp.sign(c) * bound
+    )
     unknown = jnp.where(
         jnp.isnan(possible), jnp.nan, 0
     )  # in all three: square roots and angles may not show it

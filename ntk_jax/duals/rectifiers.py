@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.duals.angle import ROUNDING, angle, arcsine
-from ntk_jax.duals.dual_rule import Apart, Dual, DualRule, ratio, root
+from ntk_jax.duals.angle import angle, arcsine
+from ntk_jax.duals.dual_rule import Apart, Dual, DualRule
+from ntk_jax.duals.numerics import CORRELATION, ratio, root
 
 
 class Scales(NamedTuple):
@@ -97,7 +98,7 @@ def _known(rows1: Scales, q12: Array, rows2: Scales, lack: Array | None) -> tupl
     covariance and lack.
     """
     if lack is None:
-        return ROUNDING, rows1, q12, rows2, _lack(rows1, q12, rows2)
+        return CORRELATION, rows1, q12, rows2, _lack(rows1, q12, rows2)
     return 0, rows1, q12, rows2, lack
 
 
@@ -201,7 +202,7 @@ def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
 @jax.custom_jvp
 def _square(rows1, q12, rows2):
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    gap = angle(1 - jnp.abs(rho), ROUNDING).second_gap
+    gap = angle(1 - jnp.abs(rho), CORRELATION).second_gap
     J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)
     return (rows1.q * rows2.q) * J2 / (2 * np.pi)
 
@@ -218,7 +219,7 @@ def _square_jvp(primals, tangents):
 def _mixed(rows1, q12, rows2):
     """(pi - theta + sin theta cos theta) / (2 pi) = E[1(u > 0) relu(v)²] / q22."""
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    at = angle(1 - jnp.abs(rho), ROUNDING)
+    at = angle(1 - jnp.abs(rho), CORRELATION)
     gap = at.sine * at.u * (1 + at.R1)
     return jnp.where(rho > 0, np.pi - gap, gap) / (2 * np.pi)
 
@@ -226,5 +227,5 @@ def _mixed(rows1, q12, rows2):
 @_mixed.defjvp
 def _mixed_jvp(primals, tangents):
     lack, d_lack = jax.jvp(_lack, primals, tangents)
-    turned = angle(lack, ROUNDING).sine / np.pi * d_lack
+    turned = angle(lack, CORRELATION).sine / np.pi * d_lack
     return _mixed(*primals), jnp.where(primals[1] > 0, -turned, turned)

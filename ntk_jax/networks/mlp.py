@@ -23,41 +23,19 @@ from jax.typing import ArrayLike
 from ntk_jax.checks import check_integer, check_number, check_option
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
+from ntk_jax.duals.catalogue import ACTIVATIONS
 from ntk_jax.types import Params
 
 PARAMETERIZATIONS = ("ntk", "standard")
 
 Activation = str | Callable[[Array], Array]
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "celu": jax.nn.celu,
-    "elu": jax.nn.elu,
-    "erf": jax.scipy.special.erf,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_swish": jax.nn.hard_swish,
-    "hard_tanh": jax.nn.hard_tanh,
-    "identity": lambda x: x,
-    "leaky_relu": jax.nn.leaky_relu,
-    "mish": jax.nn.mish,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "selu": jax.nn.selu,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "sin": jnp.sin,
-    "softplus": jax.nn.softplus,
-    "swish": jax.nn.swish,
-    "tanh": jnp.tanh,
-}
-
 
 def activation_function(activation: Activation) -> Callable[[Array], Array]:
     """The function of a name; functions pass through.
 
     Raises:
-        ValueError: the name is not in `ACTIVATIONS`.
+        ValueError: the name is not in `duals.catalogue.ACTIVATIONS`.
     """
     if callable(activation):
         return activation
@@ -171,7 +149,7 @@ class MLP(nn.Module):
     Attributes:
         widths: units of each hidden layer; () is a linear model.
         num_outputs: output coordinates.
-        activation: a name of `ACTIVATIONS` or a scalar JAX function.
+        activation: a name of `duals.catalogue.ACTIVATIONS` or a scalar JAX function.
         W_std: weight scale, one number or one per Dense layer (hidden layers, then readout).
         b_std: bias scale, likewise; None means no bias parameters.
         parameterization: "ntk" or "standard".

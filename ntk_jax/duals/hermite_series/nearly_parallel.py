@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import Apart, ratio
+from ntk_jax.duals.dual_rule import Apart
 from ntk_jax.duals.hermite_coefficients import RANGE, panel_rule
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import Kinks
+from ntk_jax.duals.numerics import LEFT_OUT, ratio, ulps
 
 PANEL = RANGE / 4  # wide enough for one-sided powers and the density, between kinks
 
@@ -40,7 +41,7 @@ def side(rows: Any, own: Array, summed: Array) -> Side:
     return Side(
         rows,
         ratio(jnp.ones_like(own), jnp.sqrt(own)),
-        jnp.where(share > 32 * jnp.finfo(own.dtype).eps, share, 0),
+        jnp.where(share > ulps(LEFT_OUT, own.dtype), share, 0),
     )
 
 

@@ -12,8 +12,9 @@ dq22. (Mehler 1866; Daniely, Frostig, Singer 2016, section 4.)
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.dual_rule import Dual, derivative, ratio, root
+from ntk_jax.duals.dual_rule import Dual, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.duals.hermite_series import nearly_parallel as chords
@@ -31,12 +32,14 @@ from ntk_jax.duals.hermite_series.fit import (
     Expansion,
     enough_terms,
     errors,
+    find_kink,
     fitted_rule,
     relative_error,
 )
 from ntk_jax.duals.hermite_series.resolution import own_kinks
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
+from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
 from ntk_jax.linalg import matmul
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
@@ -168,6 +171,15 @@ class Series(Expansion):
         )
 
 
+@lru_cache(maxsize=256)
+def series_rule(
+    phi: Callable[[Array], Array], kinks: tuple[float, ...] = (), tolerance: float | None = None
+) -> Series:
+    """The series of a scalar function; a kink at 0 is found, others are named."""
+    found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
+    return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
+
+
 @partial(jax.jit, static_argnums=0)
 def _called(series: Series, *moments: Array) -> Dual:
     """One program: a series has some hundred operations."""
@@ -229,9 +241,7 @@ def _tail(series: Series, order: int, q: Array, total: Array) -> Array:
         jnp.sum(w * h * h, axis=-1) - jnp.sum(total[parity::2] ** 2, axis=0)
         for parity, h in enumerate(halves)
     ]
-    floor = (
-        4 * float(jnp.finfo(q.dtype).eps) * jnp.sum(total**2, axis=0)
-    )  # below it a tail is rounding
+    floor = ulps(TAIL, q.dtype) * jnp.sum(total**2, axis=0)  # below it a tail is rounding
     return jnp.stack([root(jnp.where(e > floor, e, 0)) for e in energy])
 
 

@@ -15,8 +15,9 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.angle import ROUNDING, angle
+from ntk_jax.duals.angle import angle
 from ntk_jax.duals.kinks.orthant import FAR, Threshold, density, mass, orthant
+from ntk_jax.duals.numerics import CORRELATION, THRESHOLDS, ulps
 
 DENSITY = (2 * math.pi) ** -0.5
 
@@ -36,7 +37,7 @@ class MixedOrders:
         lack: Array | None = None,
     ):
         self.rho = jnp.clip(rho, -1, 1)
-        noise = ROUNDING if lack is None else 0
+        noise = CORRELATION if lack is None else 0
         far = 1 - jnp.where(
             self.rho > 0, self.rho, -self.rho
         )  # not `abs`: orthogonal inputs have a derivative
@@ -61,7 +62,7 @@ class MixedOrders:
             )
             # one threshold seen by equal inputs, whose variances may have been rounded in two ways:
             # neither is beyond the other
-            few = 8 * float(jnp.finfo(rho.dtype).eps) * jnp.maximum(self.a, self.b)
+            few = ulps(THRESHOLDS, rho.dtype) * jnp.maximum(self.a, self.b)
             d1, d2 = (jnp.where((self.sine == 0) & (jnp.abs(d) <= few), 0, d) for d in (d1, d2))
             beta1, beta2 = (
                 jnp.clip(d / jnp.maximum(self.sine, 1e-30), -FAR, FAR) for d in (d1, d2)

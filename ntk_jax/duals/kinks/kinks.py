@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.duals.dual_rule import ratio, root
 from ntk_jax.duals.hermite_coefficients import step_coefficients
 from ntk_jax.duals.kinks.half_gaussian import MixedOrders
 from ntk_jax.duals.kinks.near_pole import Lacking
 from ntk_jax.duals.kinks.orthant import FAR, Threshold, threshold
+from ntk_jax.duals.numerics import ratio, root
 
 
 class Kink(NamedTuple):

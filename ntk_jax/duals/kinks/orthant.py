@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.special import erfc
 
-from ntk_jax.duals.dual_rule import ratio
+from ntk_jax.duals.numerics import ratio
 
 FAR = 40.0  # beyond, densities and tails are 0 in double precision
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import (
-    DualRule,
+from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.duals.numerics import (
     correlation,
     covariance_at_poles,
     ratio,

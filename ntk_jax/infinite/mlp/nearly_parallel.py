@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import Apart, ratio, root
+from ntk_jax.duals.dual_rule import Apart
+from ntk_jax.duals.numerics import NEAR, ratio, root
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Layers,
@@ -24,12 +25,6 @@ from ntk_jax.infinite.mlp.layers import (
     dense,
     split_layers,
 )
-
-NEAR = 2.0**-14
-"""1 - |rho| below which a pair counts as near: angles below .011, which rounding of a covariance
-moves by 90 ulps and more.
-"""
-
 
 PAIRS = 1024
 """How many pairs are followed at once."""

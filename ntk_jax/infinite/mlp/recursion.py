@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.duals.angle import ANGLE
+from ntk_jax.duals.numerics import ANGLE, ulps
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Layers,
@@ -148,7 +148,7 @@ def _lacks(
         wanted = (wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])) & apart
         near = near_lacks(left, start, right, wanted, layers, arch)
         lacks = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
-    return jnp.where(lacks > (ANGLE * jnp.finfo(lacks.dtype).eps) ** 2 / 2, lacks, 0)
+    return jnp.where(lacks > ulps(ANGLE, lacks.dtype) ** 2 / 2, lacks, 0)
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:

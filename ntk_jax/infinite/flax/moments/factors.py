@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.dual_rule import covariance_at_poles
+from ntk_jax.duals.numerics import covariance_at_poles
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.moments import mehler
 from ntk_jax.infinite.flax.moments.expectations import Answer, Sides

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.compat import outside_traces
-from ntk_jax.duals.catalogue import dual_rule, series_rule
+from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
 from ntk_jax.duals.dual_rule import DualRule, Scaled
-from ntk_jax.duals.hermite_series.series import Series
+from ntk_jax.duals.hermite_series.series import Series, series_rule
 from ntk_jax.duals.rectifiers import Step
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values.expression import Expression, PartialDerivative, evaluate, nodes
-from ntk_jax.networks.mlp import ACTIVATIONS
 
 SAMPLES = np.concatenate(
     [np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]]

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import clip_rounding, ratio, root
 from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
+from ntk_jax.duals.numerics import clip_rounding, ratio, root
 from ntk_jax.infinite.flax.errors import NoLimitError
 
 TERMS = {1: 64, 2: 32, 3: 14}

@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
 from ntk_jax.draws import draw_flat
-from ntk_jax.duals.dual_rule import clip_rounding, correlation, root
+from ntk_jax.duals.numerics import clip_rounding, correlation, root
 from ntk_jax.infinite.flax.moments.expectations import Answer, Expectations, Sides
 from ntk_jax.infinite.flax.values.expression import evaluate
 from ntk_jax.infinite.flax.values.fields import Field
