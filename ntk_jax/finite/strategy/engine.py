@@ -32,13 +32,12 @@ from ntk_jax.finite.strategy.tiles import (
     Assembly,
     Footprint,
     Tiling,
-    check_result_fits,
     choose_tiling,
     count_tiles,
     take_rows,
 )
 from ntk_jax.finite.uses.plan import Plan
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import check_result_fits, memory_budget
 from ntk_jax.progress import progress_bar
 from ntk_jax.types import ApplyFn, Params
 
@@ -98,9 +97,8 @@ def make_strategy(
         (n1, n2, *(plan.num_outputs,) * output_axes(outputs)),
         kernel_dtype(params, plan.out_dtype),
     )
-    check_result_fits(shape, dtype)
-    limit = default_memory_limit() if memory_limit is None else memory_limit
-    problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
+    check_result_fits(jax.ShapeDtypeStruct(shape, dtype))
+    problem = cost.Problem(n1, n2, x2 is None, outputs, memory_budget(memory_limit))
     # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
     in_parts = jax.default_backend() == "cpu" and all(
         is_concrete(a) for a in jax.tree.leaves((params, x1, x2))
@@ -287,7 +285,7 @@ def _contract_in_best_forms(
     if f2 is not None:
         f1, f2 = paired(f1, f2, precision)
     num_columns = f1.num_rows if f2 is None else f2.num_rows
-    problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, default_memory_limit())
+    problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, memory_budget())
     forms = cost.choose_forms(f1.blocks, problem)
     other = None if f2 is None else _in_forms(f2, forms, precision)
     return _contract(_in_forms(f1, forms, precision), other, outputs=outputs, precision=precision)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import free_bytes, is_concrete
+from ntk_jax.compat import is_concrete
 from ntk_jax.finite.contraction.gram import swap_sides
 
 MAX_BLOCK = 512
@@ -76,34 +76,6 @@ def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
 def even(n: int, cap: int) -> int:
     """The block size of the fewest, nearly equal blocks of at most `cap` rows."""
     return -(-n // -(-n // cap))
-
-
-KERNEL_WAY_OUT = (
-    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows "
-    "of x1 at a time with "
-    "results kept on disk."
-)
-
-
-def check_result_fits(
-    shape: tuple[int, ...], dtype: Any, what: str = "a kernel", way_out: str = KERNEL_WAY_OUT
-) -> None:
-    """Raise before anything is computed if the result alone exceeds the free memory."""
-    size, free = math.prod(shape) * jnp.dtype(dtype).itemsize, free_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"result: expected {what} within the {readable_size(free)} of free memory; "
-            f"shape {shape} in {jnp.dtype(dtype).name} takes {readable_size(size)}. {way_out}"
-        )
-
-
-def readable_size(num_bytes: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024 or unit == "GiB":
-            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1024
-    raise AssertionError
 
 
 class Assembly:
