@@ -14,7 +14,6 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.finite.contraction.gram import (
     contract_features,
     contract_upper,
-    mirror_upper,
     output_axes,
     paired,
 )
@@ -29,16 +28,16 @@ from ntk_jax.finite.features.tangents import (
 )
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import (
-    Assembly,
     Footprint,
+    TileLoop,
     Tiling,
     choose_tiling,
     count_tiles,
-    take_rows,
 )
 from ntk_jax.finite.uses.plan import Plan
 from ntk_jax.memory import check_result_fits, memory_budget
 from ntk_jax.progress import progress_bar
+from ntk_jax.tiling import mirror_upper, row_tiles
 from ntk_jax.types import ApplyFn, Params
 
 METHODS = ("auto", "layerwise", "jacobian", "vector_products")
@@ -218,10 +217,9 @@ def run_strategy(
         return combine(prepare(x1), prepare(x2))
     num_tiles = count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling)
     with progress_bar(num_tiles, "kernel tiles", enabled=progress) as bar:
-        assembly = Assembly(
-            prepare, combine, own, s.shape, s.dtype, s.tiling, lambda: bar.update(1)
-        )
-        return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
+        out = jnp.zeros(s.shape, s.dtype)
+        loop = TileLoop(prepare, combine, own, s.tiling, out, lambda: bar.update(1))
+        return loop.symmetric(x1) if x2 is None else loop.rectangle(x1, x2)
 
 
 @compiled
@@ -256,9 +254,7 @@ def _few_at_once(
     n = x.shape[0]
     if few is None or n <= few:
         return prepare(x)
-    return _join(
-        tuple(prepare(take_rows(x, slice(a, min(a + few, n)), few)) for a in range(0, n, few)), n
-    )
+    return _join(tuple(prepare(tile) for _, tile in row_tiles(x, few)), n)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -11,8 +11,8 @@ from jax import Array, lax
 from ntk_jax.infinite.flax.traced_model import Program
 from ntk_jax.infinite.mlp.tiles import tile_size, write_tile
 from ntk_jax.jaxprs import open_jaxpr
-from ntk_jax.linalg import mirror_upper
 from ntk_jax.memory import memory_budget
+from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
