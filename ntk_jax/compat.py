@@ -90,20 +90,6 @@ def bind(eqn: Any, args: list[Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def free_bytes() -> int | None:
-    """Bytes that the default device can still give; None where the platform does not tell."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(
-                int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-            )
-    except (OSError, StopIteration):
-        return None
-
-
 def double_precision() -> AbstractContextManager[Any]:
     """A context in which float64 is available, whatever JAX's global setting."""
     return _x64(True)

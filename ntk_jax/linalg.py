@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve, eigh
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
@@ -183,30 +183,3 @@ def largest_eigenvalue(
     start = draw_flat(jax.random.normal, jax.random.key(0), shape, dtype)
     v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
     return jnp.vdot(v, multiply(v))
-
-
-def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
-    """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
-    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
-
-
-def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
-    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
-    n, outputs = k.shape[0], k.shape[2:]
-    if k.ndim == 4:  # on the diagonal blocks, the order of the outputs decides
-        lower = (
-            strictly_lower(n * outputs[0])
-            .reshape(n, outputs[0], n, outputs[1])
-            .transpose(0, 2, 1, 3)
-        )
-        return jnp.where(lower, swap_sides(k), k)
-    return jnp.where(strictly_lower(n).reshape(n, n, *(1,) * len(outputs)), swap_sides(k), k)
-
-
-def strictly_lower(n: int) -> Bool[Array, "n n"]:
-    """Where the row is below the diagonal.
-
-    XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows;
-    `tri` it leaves alone.
-    """
-    return jnp.tri(n, k=-1, dtype=bool)

@@ -1,19 +1,74 @@
-"""How much memory a computation may take."""
+"""How much memory a computation may take: the one budget, how many at once, whether a result fits.
+
+A budget is in bytes, for everything but the result.
+"""
+
+import math
+from typing import Any
 
 import jax
 
-from ntk_jax.compat import free_bytes
+KERNEL_WAY_OUT = (
+    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows "
+    "of x1 at a time with results kept on disk."
+)
 
 
-def default_memory_limit() -> int:
-    """An eighth to a quarter of the device's free memory, at most 4 GiB on a CPU: the caller's
-    other work needs room, too.
+def free_bytes() -> int | None:
+    """Bytes that the default device can still give; None where the platform does not tell."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(
+                int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+            )
+    except (OSError, StopIteration):
+        return None
+
+
+def memory_budget(memory_limit: float | None = None, *, most: float = math.inf) -> int:
+    """The caller's limit, or else an eighth to a quarter of the free memory, at most 4 GiB on CPU.
+
+    The caller's other work needs room, too. `most` caps a budget that the caller did not set.
     """
+    if memory_limit is not None:
+        return int(memory_limit)
     free = free_bytes()
     if free is None:
-        return 2**30
-    cap = 2**32 if jax.default_backend() == "cpu" else free
-    share = max(min(free // 4, cap), 2**20)
-    return 1 << (
-        share.bit_length() - 1
-    )  # a power of 2: small changes of free memory must not change the plan
+        return int(min(2**30, most))
+    share = max(min(free // 4, 2**32 if jax.default_backend() == "cpu" else free), 2**20)
+    # A power of 2: small changes of free memory must not change the plan, and compile anew.
+    return int(min(1 << (share.bit_length() - 1), most))
+
+
+def how_many(most: int, each: int, budget: int) -> int:
+    """How many of `most` things of `each` bytes a budget holds at a time: at least one."""
+    return max(1, min(most, int(budget // max(each, 1))))
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a pytree, or of their shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_result_fits(
+    result: jax.ShapeDtypeStruct, what: str = "a kernel", way_out: str = KERNEL_WAY_OUT
+) -> None:
+    """Raise before anything is computed if the result alone exceeds the free memory."""
+    size, free = tree_bytes(result), free_bytes()
+    if free is not None and size > free:
+        raise ValueError(
+            f"result: expected {what} within the {readable_size(free)} of free memory; "
+            f"shape {result.shape} in {result.dtype.name} takes {readable_size(size)}. {way_out}"
+        )
+
+
+def readable_size(num_bytes: float) -> str:
+    """Bytes with a unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"

@@ -220,7 +220,7 @@ def test_dependence_is_found_inside_jit_and_after_it(unchecked_shapes):
 
 
 def test_result_that_cannot_fit_is_refused_before_computing(unchecked_shapes, monkeypatch):
-    monkeypatch.setattr("ntk_jax.finite.strategy.tiles.free_bytes", lambda: 2**16)
+    monkeypatch.setattr("ntk_jax.memory.free_bytes", lambda: 2**16)
     x = jax.random.normal(jax.random.key(0), (100, 3))
     with pytest.raises(ValueError, match=r"free memory.*takes 78.1 KiB"):
         ntk_jax.empirical_ntk(lambda p, x: x @ p, jnp.ones((3, 2)), x)

@@ -18,7 +18,7 @@ from flax import nnx
 import ntk_jax
 from cases.architectures import lenient
 from ntk_jax.infinite.flax.traced_model import Program
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import memory_budget
 
 X = np.random.default_rng(0).standard_normal((3, 4))
 MLP = ntk_jax.MLP((8,), 1, "relu", 1.3, 0.2)
@@ -174,7 +174,7 @@ def test_a_kernel_that_is_kept_keeps_its_programs(caplog):
 def test_small_changes_of_free_memory_compile_nothing(caplog, monkeypatch):
     def free(size):
         monkeypatch.setattr("ntk_jax.memory.free_bytes", lambda: size)
-        return default_memory_limit()
+        return memory_budget()
 
     assert free(9_000_000_000) == free(16_000_000_000) == 2**31
     kernel, x = kernel_of(), np.random.default_rng(1).standard_normal((200, 4))

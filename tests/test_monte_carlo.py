@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ntk_jax
-from ntk_jax.finite.strategy.tiles import free_bytes
+from ntk_jax.memory import free_bytes
 
 
 @pytest.fixture(scope="module")

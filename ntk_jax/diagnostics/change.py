@@ -15,6 +15,7 @@ from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.uses.plan import outputs_of_one
+from ntk_jax.memory import how_many
 from ntk_jax.norms import norm, norm_ratio
 from ntk_jax.types import ApplyFn, Params
 
@@ -176,9 +177,7 @@ def _jacobian_norms(
         * sum(p.size for p in jax.tree.leaves(params))
     )
     with jax.default_matmul_precision("highest"):
-        rows = jax.lax.map(
-            of_example, x, batch_size=max(1, min(x.shape[0], GRADIENTS_AT_ONCE // size))
-        )
+        rows = jax.lax.map(of_example, x, batch_size=how_many(x.shape[0], size, GRADIENTS_AT_ONCE))
     return rows[..., 0], rows[..., 1]
 
 

@@ -17,7 +17,6 @@ from ntk_jax.finite.contraction.gram import (
     PRECISIONS,
     check_same_parameters,
     contract_by_leaf,
-    mirror_upper,
     nngp_block,
 )
 from ntk_jax.finite.features.features import TangentFeatures
@@ -33,6 +32,7 @@ from ntk_jax.finite.strategy.engine import (
 from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
 from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
 from ntk_jax.networks.per_example import check_per_example
+from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import ApplyFn, Params
 
 

@@ -1,9 +1,8 @@
 """What `empirical_ntk` will do, and at what cost: before anything is computed."""
 
-import math
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
@@ -12,7 +11,8 @@ from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.features.features import FactoredBlock
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.engine import METHODS, Strategy, make_strategy
-from ntk_jax.finite.strategy.tiles import peak_bytes, readable_size
+from ntk_jax.finite.strategy.tiles import peak_bytes
+from ntk_jax.memory import readable_size, tree_bytes
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -101,7 +101,7 @@ def explain_ntk(
     check_option("method", method, METHODS)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, "highest", memory_limit)
     strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, "highest")
-    size = math.prod(strategy.shape) * jnp.dtype(strategy.dtype).itemsize
+    size = tree_bytes(jax.ShapeDtypeStruct(strategy.shape, strategy.dtype))
     peak = size + peak_bytes(strategy.tiling, strategy.footprint)
     unused = tuple(strategy.plan.names[i] for i in strategy.plan.unused)
     tile = strategy.tiling.rows1, strategy.tiling.rows2

@@ -13,7 +13,7 @@ from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_outputs
 from ntk_jax.types import ApplyFn, Kernels
 
@@ -104,14 +104,12 @@ def _chunk_size(
     """Initializations at a time: each holds its parameters, a few kernels and its features within
     the budget.
     """
-    limit = default_memory_limit() if memory_limit is None else memory_limit
-    params = jax.eval_shape(init_fn, jax.random.key(0))
-    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    weights = tree_bytes(jax.eval_shape(init_fn, jax.random.key(0)))
     n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
     # A row's features are no larger than its gradient, and in a layer of width m about m times
     # smaller.
     each = 3 * weights + 8 * 6 * n1 * n2 + (n1 + n2) * min(weights, 2**20)
-    return max(1, min(64, limit // each))
+    return how_many(64, each, memory_budget(memory_limit))
 
 
 def _chunk_moments(

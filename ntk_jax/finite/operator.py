@@ -18,6 +18,7 @@ from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
 from ntk_jax.finite.strategy.engine import features_jit
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
+from ntk_jax.tiling import even, pad_rows
 from ntk_jax.types import ApplyFn, Params
 
 # Vectors that share one pass: each holds a gradient of all parameters meanwhile.
@@ -274,16 +275,7 @@ def _diagonal(apply_fn: Reading, arrays: Any, **options: Any) -> Float[Array, "n
     return out.reshape(-1, op.num_outputs)[: op.x1.shape[0]]
 
 
-def _in_blocks(x: Array, size: int, *, zeros: bool = False) -> Array:
-    """Rows in equal blocks (blocks, rows, ...); the last is filled up with its last row, or with
-    zeros.
-    """
-    n = x.shape[0]
-    size = -(-n // -(-n // size))
-    missing = -n % size
-    fill = (
-        jnp.zeros((missing, *x.shape[1:]), x.dtype)
-        if zeros
-        else jnp.repeat(x[-1:], missing, axis=0)
-    )
-    return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])
+def _in_blocks(x: Array, most: int, *, zeros: bool = False) -> Array:
+    """Rows in equal blocks of at most `most`, (blocks, rows, ...)."""
+    size = even(x.shape[0], most)
+    return pad_rows(x, size, zeros=zeros).reshape(-1, size, *x.shape[1:])

@@ -25,9 +25,10 @@ from ntk_jax.finite.features.features import (
 from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.engine import features_jit, row_blocks
-from ntk_jax.finite.strategy.tiles import MAX_BLOCK, check_result_fits, even, take_rows, write_tile
+from ntk_jax.finite.strategy.tiles import MAX_ROWS
 from ntk_jax.finite.uses.entries import Order, entries
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import check_result_fits, how_many, memory_budget
+from ntk_jax.tiling import even, row_tiles, write_tile
 from ntk_jax.types import ApplyFn, Params
 
 CHUNK = 2048
@@ -55,18 +56,20 @@ def projected_features(
     plan, n = plan_features(apply_fn, params, x), x.shape[0]
     shape, dtype = (n, plan.num_outputs, k), kernel_dtype(params, plan.out_dtype)
     check_result_fits(
-        shape, dtype, "projected features", "Use fewer dimensions, or rows of x at a time."
+        jax.ShapeDtypeStruct(shape, dtype),
+        "projected features",
+        "Use fewer dimensions, or rows of x at a time.",
     )
-    limit = default_memory_limit() if memory_limit is None else memory_limit
+    limit = memory_budget(memory_limit)
     rows = even(n, _rows_at_once(apply_fn, params, x, plan, k, jnp.dtype(dtype).itemsize, limit))
     root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(shape, dtype)
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        tile = take_rows(x, slice(start, stop), rows)
+    for taken, tile in row_tiles(x, rows):
         part = _project(
             features_jit(apply_fn, params, tile, precision=precision), k, root, precision
         )
-        out = part if rows == n else write_tile(out, part[: stop - start], start, 0)
+        out = (
+            part if rows == n else write_tile(out, part[: taken.stop - taken.start], taken.start, 0)
+        )
         if is_concrete(out):
             # work that is only queued would hold more features than the budget allows
             out.block_until_ready()
@@ -88,7 +91,7 @@ def _rows_at_once(
     features = cost.footprint(blocks, ("factors",) * len(blocks), plan, "full").work
     per_row = features + plan.num_outputs * (2 * CHUNK + 2 * k) * size
     signs = CHUNK * k * (size + 4)
-    return min(MAX_BLOCK, max(1, (limit - signs) // per_row))
+    return how_many(MAX_ROWS, per_row, limit - signs)
 
 
 def _project(

@@ -16,7 +16,7 @@ from ntk_jax.checks import as_examples, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_apply_fn
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
@@ -119,16 +119,16 @@ def _group_size(
     """
     if limit is not None:
         check_number("memory_limit", limit, strict=True)
-    budget = default_memory_limit() if limit is None else limit
-    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     rows = data.x.shape[0] + (0 if x_test is None else x_test.shape[0])
     widths = sum(
         leaf.shape[-1] * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim
     )
     each = (
-        3 * count(params) + count(jax.eval_shape(rule.optimizer.init, params)) + 4 * rows * widths
+        3 * tree_bytes(params)
+        + tree_bytes(jax.eval_shape(rule.optimizer.init, params))
+        + 4 * rows * widths
     )
-    groups = -(-num_networks // max(1, min(num_networks, int(budget // each))))
+    groups = -(-num_networks // how_many(num_networks, each, memory_budget(limit)))
     return -(-num_networks // groups)
 
 

@@ -19,8 +19,6 @@ from ntk_jax.finite.features.features import (
     TangentFeatures,
     gradients_by_leaf,
 )
-from ntk_jax.linalg import mirror_upper as mirror_upper
-from ntk_jax.linalg import swap_sides as swap_sides
 
 OUTPUTS = ("mean", "diagonal", "full")
 PRECISIONS = ("highest", "high", "default")

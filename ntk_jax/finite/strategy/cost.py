@@ -5,12 +5,12 @@ method.
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from ntk_jax.finite.features.features import Block, FactoredBlock
 from ntk_jax.finite.strategy.tiles import Footprint
 from ntk_jax.finite.uses.plan import Plan
+from ntk_jax.memory import tree_bytes
 
 
 class BlockCost(NamedTuple):
@@ -164,7 +164,7 @@ def footprint(
     costs = [block_cost(block, outputs, form) for block, form in zip(blocks, forms, strict=True)]
     factors = [block_cost(block, outputs, "factors").row_bytes for block in blocks]
     row = sum(c.row_bytes for c in costs)
-    taps = sum(math.prod(tap.shape) * jnp.dtype(tap.dtype).itemsize for tap in plan.taps)
+    taps = tree_bytes(plan.taps)
     # Features, the cotangents they are arranged from, and what the backward pass keeps.
     work = row + 2 * sum(factors) + 4 * taps + (1 + plan.num_outputs) * taps
     return Footprint(row, work, max([8, *(c.pair_bytes for c in costs)]))
@@ -183,8 +183,8 @@ def vector_product_footprint(plan: Plan, params: Any, outputs: str) -> Footprint
     """Bytes of the method "vector_products": the gradients of one row, and the activations of every
     pair.
     """
-    taps = sum(math.prod(tap.shape) * jnp.dtype(tap.dtype).itemsize for tap in plan.taps)
-    gradients = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
+    taps = tree_bytes(plan.taps)
+    gradients = tree_bytes(params)
     return Footprint(
         8,
         plan.num_outputs * (gradients + 2 * taps),

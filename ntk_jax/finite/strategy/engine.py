@@ -14,7 +14,6 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.finite.contraction.gram import (
     contract_features,
     contract_upper,
-    mirror_upper,
     output_axes,
     paired,
 )
@@ -29,17 +28,16 @@ from ntk_jax.finite.features.tangents import (
 )
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import (
-    Assembly,
     Footprint,
+    TileLoop,
     Tiling,
-    check_result_fits,
     choose_tiling,
     count_tiles,
-    take_rows,
 )
 from ntk_jax.finite.uses.plan import Plan
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import check_result_fits, memory_budget
 from ntk_jax.progress import progress_bar
+from ntk_jax.tiling import mirror_upper, row_tiles
 from ntk_jax.types import ApplyFn, Params
 
 METHODS = ("auto", "layerwise", "jacobian", "vector_products")
@@ -98,9 +96,8 @@ def make_strategy(
         (n1, n2, *(plan.num_outputs,) * output_axes(outputs)),
         kernel_dtype(params, plan.out_dtype),
     )
-    check_result_fits(shape, dtype)
-    limit = default_memory_limit() if memory_limit is None else memory_limit
-    problem = cost.Problem(n1, n2, x2 is None, outputs, limit)
+    check_result_fits(jax.ShapeDtypeStruct(shape, dtype))
+    problem = cost.Problem(n1, n2, x2 is None, outputs, memory_budget(memory_limit))
     # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
     in_parts = jax.default_backend() == "cpu" and all(
         is_concrete(a) for a in jax.tree.leaves((params, x1, x2))
@@ -220,10 +217,9 @@ def run_strategy(
         return combine(prepare(x1), prepare(x2))
     num_tiles = count_tiles(s.shape[0], None if x2 is None else s.shape[1], s.tiling)
     with progress_bar(num_tiles, "kernel tiles", enabled=progress) as bar:
-        assembly = Assembly(
-            prepare, combine, own, s.shape, s.dtype, s.tiling, lambda: bar.update(1)
-        )
-        return assembly.symmetric(x1) if x2 is None else assembly.rectangle(x1, x2)
+        out = jnp.zeros(s.shape, s.dtype)
+        loop = TileLoop(prepare, combine, own, s.tiling, out, lambda: bar.update(1))
+        return loop.symmetric(x1) if x2 is None else loop.rectangle(x1, x2)
 
 
 @compiled
@@ -258,9 +254,7 @@ def _few_at_once(
     n = x.shape[0]
     if few is None or n <= few:
         return prepare(x)
-    return _join(
-        tuple(prepare(take_rows(x, slice(a, min(a + few, n)), few)) for a in range(0, n, few)), n
-    )
+    return _join(tuple(prepare(tile) for _, tile in row_tiles(x, few)), n)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -287,7 +281,7 @@ def _contract_in_best_forms(
     if f2 is not None:
         f1, f2 = paired(f1, f2, precision)
     num_columns = f1.num_rows if f2 is None else f2.num_rows
-    problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, default_memory_limit())
+    problem = cost.Problem(f1.num_rows, num_columns, f2 is None, outputs, memory_budget())
     forms = cost.choose_forms(f1.blocks, problem)
     other = None if f2 is None else _in_forms(f2, forms, precision)
     return _contract(_in_forms(f1, forms, precision), other, outputs=outputs, precision=precision)

@@ -1,32 +1,32 @@
-"""A kernel from tiles: features of a row block once, the upper triangle only, a bounded number of
-blocks in memory.
+"""A kernel tile by tile within a budget of memory: how large tiles are, and the loop over them.
+
+A tile has two sides, some rows of x1 and some of x2. The features of a side are made once for
+several tiles, and as many sides hold theirs as the budget allows.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import free_bytes, is_concrete
-from ntk_jax.finite.contraction.gram import swap_sides
+from ntk_jax.compat import is_concrete
+from ntk_jax.tiling import even, row_slices, row_tiles, swap_sides, write_tile
 
-MAX_BLOCK = 512
-"""Rows of a tile: large enough for the rate of large matrix products, small enough for the caches.
-"""
+Features = TypeVar("Features")
 
+# Rows of a side: enough for the rate of large matrix products, few enough for the caches.
+MAX_ROWS = 512
+
+# Bytes of a side's features above which half the rows already make large products, and waste less
+# of the diagonal.
 LARGE_FEATURES = 2**25
-"""Bytes of a block's features above which half the rows already make large products, and waste less
-of the diagonal.
-"""
 
 
 class Tiling(NamedTuple):
-    """Rows per block on each side, and how many blocks of features each side holds at a time."""
+    """Rows of either side of a tile, and how many sides of each kind hold their features."""
 
     rows1: int
     rows2: int
@@ -35,9 +35,7 @@ class Tiling(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Bytes: features kept per row, temporaries per row while they are computed, temporaries per
-    pair of rows.
-    """
+    """Bytes: kept features of a row, temporaries while they are made, temporaries of a pair."""
 
     row: int
     work: int
@@ -45,14 +43,13 @@ class Footprint(NamedTuple):
 
 
 def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> Tiling:
-    """Blocks of at most `MAX_BLOCK` rows whose features, temporaries and tiles stay within
-    `memory_limit`.
+    """Sides of at most `MAX_ROWS` rows whose features, temporaries and tiles fit in `memory_limit`.
 
-    A quarter of the budget each for the features of either side, for computing a block of features,
-    and for a tile. Blocks never get smaller than one row: below that the limit cannot be kept.
+    A quarter of the budget each for the features of either kind of side, for making the features of
+    one side, and for a tile. One row is the least: below that the limit cannot be kept.
     """
     quarter = memory_limit // 4
-    rows = MAX_BLOCK if MAX_BLOCK * footprint.row <= LARGE_FEATURES else MAX_BLOCK // 2
+    rows = MAX_ROWS if MAX_ROWS * footprint.row <= LARGE_FEATURES else MAX_ROWS // 2
     cap = min(
         rows,
         quarter // max(footprint.work, footprint.row, 1),
@@ -64,7 +61,7 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
 
 
 def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
-    """Bytes beside the result: features held, one block in the making, one tile."""
+    """Bytes beside the result: features held, one side in the making, one tile."""
     held = (tiling.held1 * tiling.rows1 + tiling.held2 * tiling.rows2) * footprint.row
     return (
         held
@@ -73,145 +70,93 @@ def peak_bytes(tiling: Tiling, footprint: Footprint) -> int:
     )
 
 
-def even(n: int, cap: int) -> int:
-    """The block size of the fewest, nearly equal blocks of at most `cap` rows."""
-    return -(-n // -(-n // cap))
+@dataclass
+class TileLoop(Generic[Features]):
+    """`combine(prepare(rows of x1), prepare(rows of x2))` for every tile, written into one result.
 
-
-KERNEL_WAY_OUT = (
-    "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows "
-    "of x1 at a time with "
-    "results kept on disk."
-)
-
-
-def check_result_fits(
-    shape: tuple[int, ...], dtype: Any, what: str = "a kernel", way_out: str = KERNEL_WAY_OUT
-) -> None:
-    """Raise before anything is computed if the result alone exceeds the free memory."""
-    size, free = math.prod(shape) * jnp.dtype(dtype).itemsize, free_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"result: expected {what} within the {readable_size(free)} of free memory; "
-            f"shape {shape} in {jnp.dtype(dtype).name} takes {readable_size(size)}. {way_out}"
-        )
-
-
-def readable_size(num_bytes: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024 or unit == "GiB":
-            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1024
-    raise AssertionError
-
-
-class Assembly:
-    """The loop over tiles: `combine(prepare(rows of x1), prepare(rows of x2))` written into one
-    result.
-
-    `own(prepare(rows))` is the tile of a block of rows with itself.
+    Attributes:
+        prepare: the features of some rows.
+        combine: the tile of the features of two sides.
+        combine_own: the tile of some rows with themselves.
+        tiling: rows of a tile, and tiles whose features are held.
+        out: the result so far.
+        advance: called after every tile.
     """
 
-    def __init__(
-        self,
-        prepare: Callable[[Array], Any],
-        combine: Callable[[Any, Any], Array],
-        own: Callable[[Any], Array],
-        shape: tuple[int, ...],
-        dtype: Any,
-        tiling: Tiling,
-        advance: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.prepare, self.combine, self.own, self.tiling, self.advance = (
-            prepare,
-            combine,
-            own,
-            tiling,
-            advance,
-        )
-        self.out = jnp.zeros(shape, dtype)
+    prepare: Callable[[Array], Features]
+    combine: Callable[[Features, Features], Array]
+    combine_own: Callable[[Features], Array]
+    tiling: Tiling
+    out: Array
+    advance: Callable[[], None] = lambda: None
 
     def symmetric(self, x: Array) -> Float[Array, "n n ..."]:
-        """K(x, x): each unordered pair of blocks once, and its mirror image."""
+        """K(x, x): each unordered pair of sides once, and its mirror image."""
         groups = _groups(x.shape[0], self.tiling.rows1, self.tiling.held1)
-        left, held = groups[0], self._features(x, groups[0])
+        left, held = groups[0], self._features(x, groups[0], self.tiling.rows1)
         rest = groups[1:]
         while True:
-            for a in range(len(left)):
-                for b in range(a, len(left)):
-                    self._tile(left[a], left[b], held[a], held[b], mirror=True)
+            for a, (rows, f) in enumerate(zip(left, held, strict=True)):
+                self._tile(rows, rows, self.combine_own(f))
+                self._pairs([rows], left[a + 1 :], [f], held[a + 1 :], mirror=True)
             for right in rest:
-                features = self._features(x, right)
+                features = self._features(x, right, self.tiling.rows1)
                 self._pairs(left, right, held, features, mirror=True)
             if not rest:
                 return self.out
-            left, held = rest.pop(), features  # the group visited last is already there
+            # The group visited last is already there: going on with it saves making it again.
+            left, held = rest.pop(), features
 
     def rectangle(self, x1: Array, x2: Array) -> Float[Array, "n1 n2 ..."]:
         """K(x1, x2), columns in alternating order so that a turn keeps the group it ends with."""
         t = self.tiling
         groups1, groups2 = (
-            _groups(x1.shape[0], t.rows1, t.held1),
-            _groups(x2.shape[0], t.rows2, t.held2),
+            _groups(x.shape[0], rows, held)
+            for x, rows, held in ((x1, t.rows1, t.held1), (x2, t.rows2, t.held2))
         )
-        at, columns = None, None
+        at: list[slice] = []
+        columns: list[Features] = []
         for rows in groups1:
-            held = self._features(x1, rows)
+            held = self._features(x1, rows, t.rows1)
             for group in groups2 if at is not groups2[-1] else groups2[::-1]:
                 if group is not at:
-                    at, columns = group, None  # free the old features first
-                    columns = self._features(x2, group)
+                    at, columns = group, []  # free the old features before new ones are made
+                    columns = self._features(x2, group, t.rows2)
                 self._pairs(rows, group, held, columns)
         return self.out
 
-    def _features(self, x: Array, group: list[slice]) -> list[Any]:
-        size = group[0].stop - group[0].start
-        return [self.prepare(take_rows(x, s, max(size, s.stop - s.start))) for s in group]
+    def _features(self, x: Array, group: list[slice], rows: int) -> list[Features]:
+        return [
+            self.prepare(tile) for _, tile in row_tiles(x[group[0].start : group[-1].stop], rows)
+        ]
 
     def _pairs(
-        self, rows: list[slice], columns: list[slice], f1: Any, f2: Any, mirror: bool = False
+        self,
+        rows: list[slice],
+        columns: list[slice],
+        f1: list[Features],
+        f2: list[Features],
+        mirror: bool = False,
     ) -> None:
         for r, left in zip(rows, f1, strict=True):
             for c, right in zip(columns, f2, strict=True):
-                self._tile(r, c, left, right, mirror)
+                self._tile(r, c, self.combine(left, right), mirror)
 
-    def _tile(self, rows: slice, columns: slice, f1: Any, f2: Any, mirror: bool = False) -> None:
-        own = mirror and rows == columns
-        tile = self.own(f1) if own else self.combine(f1, f2)
+    def _tile(self, rows: slice, columns: slice, tile: Array, mirror: bool = False) -> None:
         tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
         self.out = write_tile(self.out, tile, rows.start, columns.start)
-        if mirror and not own:
+        if mirror:
             self.out = write_tile(self.out, swap_sides(tile), columns.start, rows.start)
         if is_concrete(self.out):
-            # work that is only queued would hold more features than the budget allows
+            # Work that is only queued would hold more features than the budget allows.
             self.out.block_until_ready()
         self.advance()
 
 
-@partial(jax.jit, donate_argnums=0)
-def write_tile(out: Array, tile: Array, row: Any, column: Any) -> Array:
-    """The result with one tile filled in, in place."""
-    return jax.lax.dynamic_update_slice(
-        out, tile, (row, column, *(jnp.zeros((), jnp.result_type(row)),) * (out.ndim - 2))
-    )
-
-
 def _groups(n: int, rows: int, held: int) -> list[list[slice]]:
-    """Blocks of `rows` rows, `held` of them at a time."""
-    blocks = [slice(a, min(a + rows, n)) for a in range(0, n, rows)]
-    return [blocks[i : i + held] for i in range(0, len(blocks), held)]
-
-
-def take_rows(x: Array, rows: slice, size: int) -> Array:
-    """A block of x; the last one is filled up with its last row, so that all blocks share one
-    compiled program.
-    """
-    block = x[rows]
-    missing = size - block.shape[0]
-    return (
-        block if missing <= 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
-    )
+    """The rows of every tile, `held` of them at a time."""
+    sides = row_slices(n, rows)
+    return [sides[i : i + held] for i in range(0, len(sides), held)]
 
 
 def count_tiles(n1: int, n2: int | None, tiling: Tiling) -> int:

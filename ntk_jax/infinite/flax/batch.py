@@ -11,8 +11,8 @@ from jax import Array, lax
 from ntk_jax.infinite.flax.traced_model import Program
 from ntk_jax.infinite.mlp.tiles import tile_size, write_tile
 from ntk_jax.jaxprs import open_jaxpr
-from ntk_jax.linalg import mirror_upper
-from ntk_jax.memory import default_memory_limit
+from ntk_jax.memory import memory_budget
+from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
@@ -38,7 +38,7 @@ class Pairs:
         """Kernels (n1, n2); with x2 = None the upper tiles only, mirrored, with an exact
         diagonal.
         """
-        limit = min(MOST_BYTES, default_memory_limit()) if memory_limit is None else memory_limit
+        limit = memory_budget(memory_limit, most=MOST_BYTES)
         per_pair = self.pair_bytes(x1.shape[1:], x1.dtype, table, key is not None)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
         if x2 is None and per_pair >= COSTLY:

@@ -27,7 +27,8 @@ from ntk_jax.infinite.mlp.nearly_parallel import (
     near_lacks,
 )
 from ntk_jax.infinite.mlp.tiles import TiledLayers
-from ntk_jax.linalg import matmul, mirror_upper
+from ntk_jax.linalg import matmul
+from ntk_jax.tiling import mirror_upper
 
 
 @partial(jax.jit, static_argnames=("arch",))

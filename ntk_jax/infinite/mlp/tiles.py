@@ -24,7 +24,8 @@ from ntk_jax.infinite.mlp.layers import (
     split_layers,
 )
 from ntk_jax.infinite.mlp.nearly_parallel import directions, is_near, near_kernels
-from ntk_jax.linalg import matmul, strictly_lower
+from ntk_jax.linalg import matmul
+from ntk_jax.tiling import strictly_lower
 
 TILE = 256
 

@@ -1,0 +1,73 @@
+"""Tiles of a kernel K(x1, x2): which there are, how rows fill them, how they are put together.
+
+A tile is the kernel of some rows of x1 with some rows of x2. K(x, x) is symmetric: only the tiles
+of its upper half are computed, the others are their mirror images.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+
+def even(n: int, most: int) -> int:
+    """The rows of the fewest, nearly equal tiles of at most `most` rows."""
+    return -(-n // -(-n // most))
+
+
+def row_slices(n: int, rows: int) -> list[slice]:
+    """Which rows each tile has."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def corners(n1: int, n2: int, rows1: int, rows2: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    """First row and column of every tile, row by row; of the upper half alone if symmetric."""
+    return [(i, j) for i in range(0, n1, rows1) for j in range(i if symmetric else 0, n2, rows2)]
+
+
+def pad_rows(x: Array, multiple: int, *, zeros: bool = False) -> Array:
+    """Rows up to a multiple, of zeros or like the last one, which no network can object to."""
+    missing = -x.shape[0] % multiple
+    if not missing:
+        return x
+    fill = jnp.zeros((missing, *x.shape[1:]), x.dtype) if zeros else x[-1:].repeat(missing, 0)
+    return jnp.concatenate([x, fill])
+
+
+def row_tiles(x: Array, rows: int) -> Iterator[tuple[slice, Array]]:
+    """Which rows, and these rows of x; the last tile is filled up, so that one program serves."""
+    yield from ((taken, pad_rows(x[taken], rows)) for taken in row_slices(x.shape[0], rows))
+
+
+@partial(jax.jit, donate_argnums=0)
+def write_tile(out: Array, tile: Array, row: int | Array, column: int | Array) -> Array:
+    """The result with one tile filled in, in place."""
+    return jax.lax.dynamic_update_slice(
+        out, tile, (row, column, *(jnp.zeros((), jnp.result_type(row)),) * (out.ndim - 2))
+    )
+
+
+def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
+    """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
+    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
+
+
+def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
+    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
+    n, outputs = k.shape[0], k.shape[2:]
+    if k.ndim == 4:  # on the diagonal, where examples are equal, the order of the outputs decides
+        lower = strictly_lower(n * outputs[0]).reshape(n, outputs[0], n, outputs[1])
+        return jnp.where(lower.transpose(0, 2, 1, 3), swap_sides(k), k)
+    return jnp.where(strictly_lower(n).reshape(n, n, *(1,) * len(outputs)), swap_sides(k), k)
+
+
+def strictly_lower(n: int) -> Bool[Array, "n n"]:
+    """Where the row is below the diagonal.
+
+    XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows;
+    `tri` it leaves alone.
+    """
+    return jnp.tri(n, k=-1, dtype=bool)
