@@ -94,7 +94,7 @@ def kernel_regression(
         parts.append(solve(matrix, residual))
     alpha = jnp.stack([part[0] for part in parts])
     report = jax.tree.map(
-        lambda *each: jnp.stack(each) if kind == "diagonal" else each[0], *(p[1] for p in parts)
+        lambda *each: jnp.stack(each) if kind.name == "diagonal" else each[0], *(p[1] for p in parts)
     )
     train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
     test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)
