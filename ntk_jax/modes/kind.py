@@ -38,9 +38,12 @@ class Kind:
         return self.num_outputs or 1 if self.name == "full" else 1
 
 
+SHARED = Kind()
+
+
 def kind_of(k: Array) -> Kind:
     """The kind of a kernel, by its axes: decided here, and held by its modes from then on."""
-    return {2: Kind(), 3: Kind("diagonal", k.shape[-1]), 4: Kind("full", k.shape[-1])}[k.ndim]
+    return {2: SHARED, 3: Kind("diagonal", k.shape[-1]), 4: Kind("full", k.shape[-1])}[k.ndim]
 
 
 def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
@@ -65,9 +68,7 @@ def from_matrices(m: Float[Array, "*T B N1 N2"], kind: Kind) -> Float[Array, "..
 def as_columns(f: Float[Array, "n *O"], kind: Kind) -> Float[Array, "B N m"]:
     """Outputs (n,) or (n, O) as the columns that the matrices of a kernel act on."""
     f = f if f.ndim == 2 else f[:, None]
-    return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[
-        kind.name
-    ]
+    return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[kind.name]
 
 
 def from_columns(

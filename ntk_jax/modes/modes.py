@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
+from ntk_jax.linalg import matmul, null_rcond, psd_basis
 from ntk_jax.matrix_functions import Basis
-from ntk_jax.modes.kind import Kind, as_matrices, kind_of
+from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Modes:
     eigenvalues: Any
     eigenvectors: Any
     kernel: Any = None
-    kind: Kind = Kind()
+    kind: Kind = SHARED
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.eigenvalues, self.eigenvectors))
@@ -72,7 +72,9 @@ class Modes:
             U = self.eigenvectors  # modes of the caller's making: the kernel is what they make
             kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
         basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
-        return basis if self.kind.name == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+        return (
+            basis if self.kind.name == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+        )
 
 
 jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("kind",))
@@ -121,12 +123,9 @@ def diagonalize(
 
 def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
     check_symmetric("k_train_train", k)
-    values, vectors = symmetric_eigh(k)
-    check_psd("k_train_train", values)
-    cut = null_rcond(k.dtype) if rcond is None else rcond
-    return Basis(
-        jnp.where(values > cut * values[0], values, 0), vectors, None if is_concrete(k) else k
-    )
+    basis = psd_basis("k_train_train", k)
+    s, cut = basis.eigenvalues, null_rcond(k.dtype) if rcond is None else rcond
+    return basis._replace(eigenvalues=jnp.where(s > cut * s[0], s, 0))
 
 
 def max_learning_rate(
