@@ -1,28 +1,13 @@
-"""Symmetric factorizations that report what they did."""
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
+"""Kernels as symmetric matrices: shape, symmetry, eigenvalues, and what rounding does to them."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.scipy.linalg import cho_factor, cho_solve, eigh
-from jax.typing import ArrayLike
+from jax.scipy.linalg import eigh
 from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.draws import draw_flat
-from ntk_jax.matrix_functions import NULL, Basis, Function, apply, fixed, matmul
-
-
-class SolveReport(NamedTuple):
-    """What a linear solve did: numerical rank, the eigenvalue range it met, and their ratio."""
-
-    rank: Array
-    smallest_eigenvalue: Array
-    largest_eigenvalue: Array
-    condition_number: Array
+from ntk_jax.matrix_functions import NULL, Basis, matmul
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
@@ -73,17 +58,11 @@ def _symmetric_eigh_jvp(primals, tangents):
     )
 
 
-def _with_ridge(s: Array, ridge: Array, _: Any) -> Array:
-    return s + ridge
-
-
-def _reciprocal(s: Array, ridge: Array, _: Any) -> Array:
-    x = s + ridge
-    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
-
-
-inverse = Function(value=_reciprocal, reach=_with_ridge)
-"""1 / (s + ridge), 0 for a null mode without ridge: (K + ridge)⁻¹, or the pseudo-inverse."""
+def psd_basis(name: str, k: Float[Array, "n n"]) -> Basis:
+    """The modes of a positive semi-definite kernel, and the kernel itself where it is traced."""
+    values, vectors = symmetric_eigh(k)
+    check_psd(name, values)
+    return Basis(values, vectors, None if is_concrete(k) else k)
 
 
 def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
@@ -105,81 +84,3 @@ def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
             "Compute it in float64 or with full-precision matrix products, or check that it is a "
             "kernel at all."
         )
-
-
-def eigh_report(eigenvalues: Float[Array, " n"], rcond: float) -> SolveReport:
-    """The report of a pseudo-inverse that drops eigenvalues up to `rcond` times the largest."""
-    rank = jnp.sum(eigenvalues > rcond * eigenvalues[0])
-    smallest = eigenvalues[jnp.maximum(rank - 1, 0)]
-    return SolveReport(rank, smallest, eigenvalues[0], eigenvalues[0] / smallest)
-
-
-def pseudo_solve(
-    k: Float[Array, "n n"], b: Float[Array, "n m"], *, rcond: float
-) -> tuple[Float[Array, "n m"], SolveReport]:
-    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as
-    zero.
-    """
-    values, vectors = symmetric_eigh(k)
-    check_psd("k_train_train", values)
-    basis = Basis(
-        jnp.where(values > rcond * values[0], values, 0), vectors, None if is_concrete(k) else k
-    )
-    alpha = apply(inverse, basis, matmul(fixed(vectors).T, b), jnp.zeros((), k.dtype))
-    return matmul(fixed(vectors), alpha), eigh_report(values, rcond)
-
-
-def ridge_solve(
-    k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: Float[ArrayLike, "*n"]
-) -> tuple[Float[Array, "n m"], SolveReport]:
-    """(K + diag(diag_reg))⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized
-    matrix.
-
-    They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per
-    cent).
-    """
-    solution, smallest, largest = _ridge(k, b, jnp.asarray(diag_reg, k.dtype))
-    if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
-        raise ValueError(
-            "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky "
-            "factorization failed "
-            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, largest "
-            f"eigenvalue {float(largest):.3g}). "
-            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, "
-            "or float64, "
-            "or diag_reg=0 for the pseudo-inverse."
-        )
-    rank = jnp.asarray(k.shape[0])
-    return solution, SolveReport(rank, smallest, largest, largest / smallest)
-
-
-@jax.jit
-def _ridge(k: Array, b: Array, diag_reg: Any) -> tuple[Array, Array, Array]:
-    """The solution, and the extreme eigenvalues: compiled once for any ridge."""
-    regularized = k + jnp.diag(jnp.broadcast_to(diag_reg, k.shape[:1]))
-    factor = cho_factor(regularized, lower=True)
-    largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
-    smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)
-    return cho_solve(factor, b), smallest, largest
-
-
-def largest_eigenvalue(
-    multiply: Callable[[Array], Array],
-    shape: tuple[int, ...],
-    dtype: jnp.dtype,
-    num_steps: int = 30,
-) -> Float[Array, ""]:
-    """The largest eigenvalue of a PSD operator on arrays of `shape`, by power iteration from a
-    fixed random start.
-
-    A lower bound, good to a few per cent after 30 steps whatever the gap below it.
-    """
-
-    def step(_, v):
-        w = multiply(v)
-        norm = jnp.linalg.norm(w)
-        return jnp.where(norm == 0, w, w / jnp.where(norm == 0, 1, norm))
-
-    start = draw_flat(jax.random.normal, jax.random.key(0), shape, dtype)
-    v = jax.lax.fori_loop(0, num_steps, step, start / jnp.linalg.norm(start))
-    return jnp.vdot(v, multiply(v))

@@ -119,7 +119,7 @@ def ensemble_mse(
     covariance = jax.lax.map(spread, times.astype(k.dtype))
     kind = kind_of(k)
     if diagonal is None:
-        out = from_matrices(covariance, kind, k.shape[-1])
+        out = from_matrices(covariance, kind)
     else:
         out = from_columns(as_variance("covariance", covariance, prior)[..., None], kind, diagonal)
     return Ensemble(mean, out.reshape(*shape, *out.shape[1:]))

@@ -7,9 +7,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
-from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import check_psd, default_rcond, inverse, symmetric_eigh
-from ntk_jax.matrix_functions import Basis, apply, fixed, matmul, trace
+from ntk_jax.linalg import default_rcond, psd_basis
+from ntk_jax.matrix_functions import apply, fixed, matmul, trace
+from ntk_jax.modes.solves import inverse
 from ntk_jax.norms import magnitude
 
 
@@ -53,15 +53,15 @@ def generalized_cross_validation(
     check_number("diag_reg", diag_reg, max_ndim=1)
     k_scale, y_scale = magnitude(k), magnitude(y)
     k, y, ridges = k / k_scale, y / y_scale, jnp.asarray(diag_reg, k.dtype) / k_scale
-    s, vectors = symmetric_eigh(k)
-    check_psd("k_train_train", s)
+    basis = psd_basis("k_train_train", k)
+    s = basis.eigenvalues
     check_number(
         "k_train_train + diag_reg I, its smallest eigenvalue over the largest",
         (jnp.maximum(s[-1], 0) + ridges) / (s[0] + ridges),
         minimum=default_rcond(s.size, s.dtype),
     )
-    basis = Basis(jnp.maximum(s, 0), vectors, None if is_concrete(k) else k)
-    targets = matmul(fixed(vectors).T, y.reshape(s.size, -1))
+    basis = basis._replace(eigenvalues=jnp.maximum(s, 0))
+    targets = matmul(fixed(basis.eigenvectors).T, y.reshape(s.size, -1))
 
     def at(ridge: Array) -> Array:
         scale = fixed(jnp.maximum(s[-1], 0) + ridge)  # of the inverse, which may overflow

@@ -83,7 +83,7 @@ def gp_posterior(
     mean = from_columns(matmul(gain, white), kind, (k_test.shape[0], *y.shape[1:]))
     if diagonal is None:
         posterior = prior - matmul(gain, jnp.swapaxes(gain, 1, 2))
-        covariance = from_matrices(posterior, kind, k.shape[-1])
+        covariance = from_matrices(posterior, kind)
     else:
         variance = prior - jnp.sum(jnp.square(gain), axis=2)
         covariance = from_columns(

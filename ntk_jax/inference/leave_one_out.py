@@ -14,10 +14,11 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_outputs, check_number
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import inverse, matmul
+from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions import Basis, apply, diagonal_blocks, fixed
 from ntk_jax.modes.kind import as_columns, from_columns
 from ntk_jax.modes.modes import Modes
+from ntk_jax.modes.solves import inverse
 from ntk_jax.modes.targets import targets_of
 
 
@@ -81,9 +82,7 @@ def leave_one_out(
             f"{s.shape[-1]}); got {diag_reg!r}."
         )
     residual = as_columns(y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype), modes.kind)
-    error = _left_out(
-        modes.bases(), residual, ridge.reshape(-1), modes.outputs[0] if modes.kind == "full" else 1
-    )
+    error = _left_out(modes.bases(), residual, ridge.reshape(-1), modes.kind.coupled)
     error = from_columns(error, modes.kind, y.shape).reshape(-1, len(y), y.size // len(y))
     loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
     predictions = y[None] - error.reshape(-1, *y.shape)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import SolveReport, matmul, null_rcond, pseudo_solve, ridge_solve
+from ntk_jax.linalg import matmul, null_rcond
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
@@ -25,6 +25,7 @@ from ntk_jax.modes.kind import (
     kind_of,
     ridge_of_rows,
 )
+from ntk_jax.modes.solves import SolveReport, pseudo_solve, ridge_solve
 
 
 class Regression(NamedTuple):
@@ -94,7 +95,8 @@ def kernel_regression(
         parts.append(solve(matrix, residual))
     alpha = jnp.stack([part[0] for part in parts])
     report = jax.tree.map(
-        lambda *each: jnp.stack(each) if kind == "diagonal" else each[0], *(p[1] for p in parts)
+        lambda *each: jnp.stack(each) if kind.name == "diagonal" else each[0],
+        *(p[1] for p in parts),
     )
     train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
     test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)

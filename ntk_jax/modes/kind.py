@@ -1,13 +1,14 @@
-"""Kernels of every shape as a batch of matrices, and outputs as the columns these act on.
+"""Kernels of every kind as a batch of matrices, and outputs as the columns these act on.
 
-| kernel | outputs (n, O) | matrices | columns |
-| --- | --- | --- | --- |
-| (n1, n2), shared by all outputs | one problem, O right-hand sides | (1, n1, n2) | (1, n, O) |
-| (n1, n2, O), one kernel per output | O problems | (O, n1, n2) | (O, n, 1) |
-| (n1, n2, O, O), outputs coupled | one problem of size n·O | (1, n1·O, n2·O) | (1, n·O, 1) |
+| kind | kernel | outputs (n, O) | matrices | columns |
+| --- | --- | --- | --- | --- |
+| shared by all outputs | (n1, n2) | one system, O right-hand sides | (1, n1, n2) | (1, n, O) |
+| diagonal: one per output | (n1, n2, O) | O systems | (O, n1, n2) | (O, n, 1) |
+| full: outputs coupled | (n1, n2, O, O) | one system of n·O | (1, n1·O, n2·O) | (1, n·O, 1) |
 """
 
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,32 @@ from jaxtyping import Float
 from ntk_jax.checks import as_kernel, as_outputs, check_finite, check_number
 from ntk_jax.compat import is_concrete
 
-Kind: TypeAlias = Literal["shared", "diagonal", "full"]
-KINDS: dict[int, Kind] = {2: "shared", 3: "diagonal", 4: "full"}
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kernel treats outputs, and how many it has: None where any number of them share it."""
+
+    name: Literal["shared", "diagonal", "full"] = "shared"
+    num_outputs: int | None = None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The output axes of such a kernel: (), (O,) or (O, O)."""
+        num_axes = ("shared", "diagonal", "full").index(self.name)
+        return () if self.num_outputs is None else (self.num_outputs,) * num_axes
+
+    @property
+    def coupled(self) -> int:
+        """How many outputs of an example are rows of one matrix."""
+        return self.num_outputs or 1 if self.name == "full" else 1
+
+
+SHARED = Kind()
 
 
 def kind_of(k: Array) -> Kind:
-    """How a kernel treats outputs, by its number of axes."""
-    return KINDS[k.ndim]
+    """The kind of a kernel, by its axes: decided here, and held by its modes from then on."""
+    return {2: SHARED, 3: Kind("diagonal", k.shape[-1]), 4: Kind("full", k.shape[-1])}[k.ndim]
 
 
 def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
@@ -35,23 +55,20 @@ def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
     return k.transpose(0, 2, 1, 3).reshape(1, k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
 
 
-def from_matrices(
-    m: Float[Array, "*T B N1 N2"], kind: Kind, num_outputs: int
-) -> Float[Array, "..."]:
+def from_matrices(m: Float[Array, "*T B N1 N2"], kind: Kind) -> Float[Array, "..."]:
     """The inverse of `as_matrices`, with leading axes kept."""
-    if kind == "shared":
+    if kind.name == "shared":
         return m[..., 0, :, :]
-    if kind == "diagonal":
+    if kind.name == "diagonal":
         return jnp.moveaxis(m, -3, -1)
-    *lead, _, N1, N2 = m.shape
-    blocks = m.reshape(*lead, N1 // num_outputs, num_outputs, N2 // num_outputs, num_outputs)
-    return jnp.swapaxes(blocks, -3, -2)
+    (*lead, _, N1, N2), O = m.shape, kind.coupled
+    return jnp.swapaxes(m.reshape(*lead, N1 // O, O, N2 // O, O), -3, -2)
 
 
 def as_columns(f: Float[Array, "n *O"], kind: Kind) -> Float[Array, "B N m"]:
     """Outputs (n,) or (n, O) as the columns that the matrices of a kernel act on."""
     f = f if f.ndim == 2 else f[:, None]
-    return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[kind]
+    return {"shared": f[None], "diagonal": f.T[:, :, None], "full": f.reshape(1, -1, 1)}[kind.name]
 
 
 def from_columns(
@@ -59,7 +76,7 @@ def from_columns(
 ) -> Float[Array, "..."]:
     """The inverse of `as_columns`, with leading axes kept; `shape` is that of the outputs."""
     lead = c.shape[:-3]
-    if kind == "diagonal":
+    if kind.name == "diagonal":
         c = jnp.swapaxes(c[..., 0], -1, -2)
     return c.reshape(*lead, *shape)
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
+from ntk_jax.linalg import matmul, null_rcond, psd_basis
 from ntk_jax.matrix_functions import Basis
-from ntk_jax.modes.kind import KINDS, Kind, as_matrices
+from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Modes:
         eigenvectors: U, in columns, (*O, n, n).
         kernel: K = U diag(s) Uᵀ itself while it is traced, else None: what depends on K as a whole
             is differentiated by K, not by U, whose columns turn freely where eigenvalues meet.
+        kind: whether all outputs share the kernel, have one each, or are coupled by it.
         outputs: output axes of the kernel: (), (O,) or (O, O).
     """
 
@@ -40,15 +41,15 @@ class Modes:
     eigenvalues: Any
     eigenvectors: Any
     kernel: Any = None
-    outputs: tuple[int, ...] = ()
+    kind: Kind = SHARED
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.eigenvalues, self.eigenvectors))
 
     @property
-    def kind(self) -> Kind:
-        """Whether all outputs share the kernel, have one each, or are coupled by it."""
-        return KINDS[2 + len(self.outputs)]
+    def outputs(self) -> tuple[int, ...]:
+        """Output axes of the kernel."""
+        return self.kind.axes
 
     @property
     def rank(self) -> Array:
@@ -71,10 +72,12 @@ class Modes:
             U = self.eigenvectors  # modes of the caller's making: the kernel is what they make
             kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
         basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
-        return basis if self.kind == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+        return (
+            basis if self.kind.name == "diagonal" else jax.tree.map(lambda part: part[None], basis)
+        )
 
 
-jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("outputs",))
+jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("kind",))
 
 
 class Prediction(NamedTuple):
@@ -115,22 +118,19 @@ def diagonalize(
         check_number("rcond", rcond, max_ndim=0)
     found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
     basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
-    return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, k.shape[2:])
+    return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, kind_of(k))
 
 
 def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
     check_symmetric("k_train_train", k)
-    values, vectors = symmetric_eigh(k)
-    check_psd("k_train_train", values)
-    cut = null_rcond(k.dtype) if rcond is None else rcond
-    return Basis(
-        jnp.where(values > cut * values[0], values, 0), vectors, None if is_concrete(k) else k
-    )
+    basis = psd_basis("k_train_train", k)
+    s, cut = basis.eigenvalues, null_rcond(k.dtype) if rcond is None else rcond
+    return basis._replace(eigenvalues=jnp.where(s > cut * s[0], s, 0))
 
 
 def max_learning_rate(
     modes: Modes,
-    num_outputs: int = 1,
+    num_outputs: int | None = None,
     momentum: Float[ArrayLike, ""] = 0.0,
     *,
     nesterov: bool = False,
@@ -142,8 +142,8 @@ def max_learning_rate(
 
     Args:
         modes: of the training kernel.
-        num_outputs: O for a kernel (n, n) shared by the outputs; 1 for the modes of a kernel (n, n,
-            O) or (n, n, O, O), which hold them.
+        num_outputs: O for a kernel (n, n) shared by the outputs, 1 by default; the modes of a
+            kernel (n, n, O) or (n, n, O, O) know it.
         momentum: μ in [0, 1).
         nesterov: the variant of momentum that `optax.sgd(..., nesterov=True)` takes.
 
@@ -152,16 +152,22 @@ def max_learning_rate(
         has a kink in the kernel: the derivative is that of the mean of the equal ones.
 
     Raises:
-        ValueError: momentum outside [0, 1), num_outputs below 1.
+        ValueError: momentum outside [0, 1), num_outputs below 1 or not that of the kernel.
 
     Reference: Lee et al. 2019, section 2.2; with momentum: Polyak 1964, Nesterov 1983.
     """
-    check_integer("num_outputs", num_outputs, minimum=1)
+    sharing = 1 if num_outputs is None else num_outputs
+    check_integer("num_outputs", sharing, minimum=1)
+    if modes.kind.num_outputs is not None:  # all n·O entries have a mode of their own
+        if sharing not in (1, modes.kind.num_outputs):
+            raise ValueError(
+                f"num_outputs: expected {modes.kind.num_outputs}, that of the kernel, or None; got "
+                f"{num_outputs}."
+            )
+        sharing = 1
     check_momentum(momentum)
     factor = (1 + momentum) / (1 + 2 * momentum) if nesterov else 1 + momentum
-    return jnp.asarray(
-        2 * factor * modes.eigenvalues.size * num_outputs / jnp.max(modes.eigenvalues)
-    )
+    return jnp.asarray(2 * factor * modes.eigenvalues.size * sharing / jnp.max(modes.eigenvalues))
 
 
 def check_momentum(momentum: Any) -> None:

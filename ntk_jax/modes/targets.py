@@ -168,13 +168,13 @@ def targets_of(modes: Modes, y_train: Any, name: str = "y_train") -> Float[Array
     if not isinstance(modes, Modes):
         raise ValueError(f"modes: expected diagonalize(k_train_train); got {type(modes).__name__}.")
     s, vectors = modes
-    if s.ndim != 1 + (modes.kind == "diagonal") or vectors.shape != (*s.shape, s.shape[-1]):
+    kind = modes.kind
+    if s.ndim != 1 + (kind.name == "diagonal") or vectors.shape != (*s.shape, s.shape[-1]):
         raise ValueError(
             f"modes: expected diagonalize(k_train_train); got shapes {s.shape} and {vectors.shape}."
         )
-    num_outputs = modes.outputs[0] if modes.outputs else 1
-    rows = s.shape[-1] // num_outputs if modes.kind == "full" else s.shape[-1]
-    if modes.kind == "shared" and jnp.size(y_train) == rows != (jnp.shape(y_train) or (rows,))[0]:
+    rows = s.shape[-1] // kind.coupled
+    if kind.name == "shared" and jnp.size(y_train) == rows != (jnp.shape(y_train) or (rows,))[0]:
         raise ValueError(
             f"{name}: expected {rows} rows, one for each mode of a kernel that all outputs share; "
             f"got {jnp.shape(y_train)}. "
@@ -182,12 +182,11 @@ def targets_of(modes: Modes, y_train: Any, name: str = "y_train") -> Float[Array
             "kernel (n, n, O, O)."
         )
     y = as_targets(name, y_train, rows, s.dtype)
-    if modes.outputs and y.size != rows * num_outputs:
-        kind = {"diagonal": "one kernel per output", "full": "a kernel of coupled outputs"}[
-            modes.kind
-        ]
+    if kind.num_outputs is not None and y.size != rows * kind.num_outputs:
+        what = {"diagonal": "one kernel per output", "full": "a kernel of coupled outputs"}
         raise ValueError(
-            f"{name}: expected shape ({rows}, {num_outputs}), for modes of {kind}; got {y.shape}."
+            f"{name}: expected shape ({rows}, {kind.num_outputs}), for modes of "
+            f"{what[kind.name]}; got {y.shape}."
         )
     return y
 
@@ -206,18 +205,13 @@ def _test_matrices(k_test_train: Any, kind: Kind, s: Array, y: Array) -> tuple[A
     """The test kernel as matrices, and the number of test examples."""
     k = as_kernel("k_test_train", k_test_train)
     num_outputs = y.size // y.shape[0]
-    flattened = kind == "full" and k.ndim == 2 and k.shape[0] % num_outputs == 0
+    flattened = kind.name == "full" and k.ndim == 2 and k.shape[0] % num_outputs == 0
     matrices = as_matrices(k)
-    expected = (
-        "3 axes"
-        if kind == "diagonal"
-        else "4 axes (or 2, flattened)"
-        if kind == "full"
-        else "2 axes"
-    )
-    if not flattened and (kind_of(k) != kind or matrices.shape[0] != s.shape[0]):
+    expected = {"shared": "2 axes", "diagonal": "3 axes", "full": "4 axes (or 2, flattened)"}
+    if not flattened and (kind_of(k).name != kind.name or matrices.shape[0] != s.shape[0]):
         raise ValueError(
-            f"k_test_train: expected a kernel of the kind of the training one, with {expected}; "
+            f"k_test_train: expected a kernel of the kind of the training one, with "
+            f"{expected[kind.name]}; "
             f"got shape {k.shape}."
         )
     if matrices.shape[2] != s.shape[1]:

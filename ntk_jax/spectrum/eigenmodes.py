@@ -11,7 +11,8 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import as_matrix, matmul, null_rcond, pseudo_solve, ridge_solve
+from ntk_jax.linalg import as_matrix, matmul, null_rcond
+from ntk_jax.modes.solves import pseudo_solve, ridge_solve
 from ntk_jax.norms import magnitude
 from ntk_jax.types import Eigenmodes
 

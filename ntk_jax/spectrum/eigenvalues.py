@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_option, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
-from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, symmetric_eigh
+from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, psd_basis, symmetric_eigh
 from ntk_jax.matrix_functions import Basis, Function, trace
 from ntk_jax.norms import magnitude, norm
 from ntk_jax.operators.lanczos import BlockLanczos, Krylov, as_operator, multiply
@@ -181,7 +181,7 @@ def _decompose(k: Array) -> Basis:
     """The eigenvalues, largest first, and what is needed to differentiate a function of k."""
     if is_concrete(k):
         return Basis(jnp.linalg.eigvalsh(k)[::-1], k[:0], None)
-    return Basis(*symmetric_eigh(k), k)
+    return psd_basis("k", k)
 
 
 def _share_times_log(s: Array, total: Array, _: Any) -> Array:

@@ -20,9 +20,9 @@ from ntk_jax.checks import (
     check_params,
 )
 from ntk_jax.closures.programs import compiled
-from ntk_jax.linalg import largest_eigenvalue
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
+from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import History, Recorder, schedule
 from ntk_jax.training.step import Data, Rule, State, advance, check_batches, start
