@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,35 @@ from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.duals.numerics import SQUARED_SINE, clip_rounding, correlation, ulps
 
 
-@dataclass(frozen=True)
-class ClosedForm(DualRule):
-    """A dual given by one function of the three moments and hashable options.
+class Form(NamedTuple):
+    """What is known of one function, or of a family of functions with options.
 
-    `slope(q11, q12, q22)` is dk/dq11, where differentiating the function's own expression would
+    `dual(q11, q12, q22, *options)` and `mean(q, *options)` = E[phi(sqrt(q) z)];
+    `slope(q11, q12, q22)` is dk/dq11, where differentiating the dual's own expression would
     cancel; `partials(k_dot, q11, q12, q22)` are all of `partial_derivatives`, where they are so
     short that nested ones stay short too.
     """
 
-    function: Callable[..., Dual]
-    options: tuple[Any, ...] = ()
+    dual: Callable[..., Dual]
+    mean: Callable[..., Array]
     slope: Callable[..., Array] | None = None
     partials: Callable[..., list[list[Array]]] | None = None
+
+
+@dataclass(frozen=True)
+class ClosedForm(DualRule):
+    """The dual of a form with hashable options."""
+
+    form: Form
+    options: tuple[Any, ...] = ()
     unroll = 4
+
+    def mean(self, q: Array) -> Array:
+        return self.form.mean(q, *self.options)
+
+    @property
+    def description(self) -> str:
+        return f"closed form: {self.form.dual.__name__}"
 
     def pair(self, rows1, q12, rows2):
         return Dual(*_pair(self, rows1, q12, rows2))
@@ -43,7 +58,7 @@ class ClosedForm(DualRule):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pair(rule, q11, q12, q22):
-    return tuple(rule.function(q11, q12, q22, *rule.options))
+    return tuple(rule.form.dual(q11, q12, q22, *rule.options))
 
 
 @_pair.defjvp
@@ -60,9 +75,9 @@ def partial_derivatives(
     rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, q22: Array
 ) -> list[list[Array]]:
     """Of k and of k_dot, by (q11, q12, q22); that of k by q12 is k_dot (Price's theorem)."""
-    if rule.partials is not None:
-        return rule.partials(k_dot, q11, q12, q22)
-    f = lambda *q: tuple(rule.function(*q, *rule.options))
+    if rule.form.partials is not None:
+        return rule.form.partials(k_dot, q11, q12, q22)
+    f = lambda *q: tuple(rule.form.dual(*q, *rule.options))
     # one pass with three tangents: nested derivatives double the code once where three passes would
     # do so three times
     ones = [
@@ -71,8 +86,8 @@ def partial_derivatives(
     ]
     of_k, of_k_dot = jax.vmap(lambda *along: jax.jvp(f, (q11, q12, q22), along)[1])(*ones)
     k = [of_k[0], k_dot, of_k[2]]
-    if rule.slope is not None:
-        k[0], k[2] = rule.slope(q11, q12, q22), rule.slope(q22, q12, q11)
+    if rule.form.slope is not None:
+        k[0], k[2] = rule.form.slope(q11, q12, q22), rule.form.slope(q22, q12, q11)
     return [k, list(of_k_dot)]
 
 
@@ -139,6 +154,14 @@ def erf_partials(k_dot, q11, q12, q22):
     ]
 
 
+def erf_mean(q: Array) -> Array:
+    """0: the function is odd."""
+    return jnp.zeros_like(q)
+
+
+ERF = Form(erf, erf_mean, partials=erf_partials)
+
+
 def gelu(q11, q12, q22):
     """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 +
     q22))).
@@ -168,6 +191,14 @@ def gelu_slope(q11, q12, q22):
     return jnp.sqrt(p1) * (q22 * jnp.sqrt(p2)) / jnp.sqrt(cosine2) * bracket / (4 * np.pi)
 
 
+def gelu_mean(q: Array) -> Array:
+    """E[u Phi(u)] = q E[density(u)] = q / sqrt(2 pi (1 + q))."""
+    return q / jnp.sqrt(2 * np.pi * (1 + q))
+
+
+GELU = Form(gelu, gelu_mean, gelu_slope)
+
+
 def smooth_relu(q11, q12, q22):
     """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1
     + q22.
@@ -185,6 +216,14 @@ def smooth_relu_slope(q11, q12, q22):
     return jnp.sqrt(cosine2) * (jnp.sqrt(p1) / jnp.sqrt(p2)) / (4 * np.pi)
 
 
+def smooth_relu_mean(q: Array) -> Array:
+    """E[relu(u + z)] = sqrt((1 + q) / (2 pi))."""
+    return jnp.sqrt((1 + q) / (2 * np.pi))
+
+
+SMOOTH_RELU = Form(smooth_relu, smooth_relu_mean, smooth_relu_slope)
+
+
 def sinusoid(q11, q12, q22, frequency, phase):
     """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E =
     exp(-f² (q11 + q22) / 2).
@@ -198,6 +237,14 @@ def sinusoid(q11, q12, q22, frequency, phase):
     return Dual(odd + math.sin(phase) ** 2 * together, f2 * (odd + math.cos(phase) ** 2 * together))
 
 
+def sinusoid_mean(q: Array, frequency: float, phase: float) -> Array:
+    """sin(phase) exp(-frequency² q / 2)."""
+    return math.sin(phase) * jnp.exp(-(frequency**2) * q / 2)
+
+
+SINUSOID = Form(sinusoid, sinusoid_mean)
+
+
 def rbf(q11, q12, q22, gamma):
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2
     gamma k.
@@ -206,12 +253,28 @@ def rbf(q11, q12, q22, gamma):
     return Dual(k, 2 * gamma * k)
 
 
+def rbf_mean(q: Array, gamma: float) -> Array:
+    """exp(-gamma q)."""
+    return jnp.exp(-gamma * q)
+
+
+RBF = Form(rbf, rbf_mean)
+
+
 def exponential(q11, q12, q22, rate, shift):
     """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate²
     k.
     """
     k = jnp.exp(rate**2 * clip_rounding((q11 + q22) / 2 + q12, 0) + 2 * shift)
     return Dual(k, rate**2 * k)
+
+
+def exponential_mean(q: Array, rate: float, shift: float) -> Array:
+    """exp(rate² q / 2 + shift)."""
+    return jnp.exp(rate**2 * q / 2 + shift)
+
+
+EXPONENTIAL = Form(exponential, exponential_mean)
 
 
 def gaussian(q11, q12, q22, rate):
@@ -223,6 +286,14 @@ def gaussian(q11, q12, q22, rate):
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 
 
+def gaussian_mean(q: Array, rate: float) -> Array:
+    """(1 + 2 rate q)^(-1/2)."""
+    return 1 / jnp.sqrt(1 + 2 * rate * q)
+
+
+GAUSSIAN = Form(gaussian, gaussian_mean)
+
+
 def growing_gaussian(q11, q12, q22, rate):
     """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate
     q12)²; infinite unless D > 0.
@@ -232,6 +303,15 @@ def growing_gaussian(q11, q12, q22, rate):
     finite = (d1 > 0) & (d2 > 0) & (D > 0)
     D = jnp.where(finite, D, 1)
     return Dual(*(jnp.where(finite, k, jnp.inf) for k in (D**-0.5, 2 * rate * c * D**-1.5)))
+
+
+def growing_gaussian_mean(q: Array, rate: float) -> Array:
+    """(1 - 2 rate q)^(-1/2), infinite from q = 1 / (2 rate) on."""
+    d = 1 - 2 * rate * q
+    return jnp.where(d > 0, 1 / jnp.sqrt(jnp.where(d > 0, d, 1)), jnp.inf)
+
+
+GROWING_GAUSSIAN = Form(growing_gaussian, growing_gaussian_mean)
 
 
 def polynomial(q11, q12, q22, coefficients: Sequence[float]):
@@ -258,23 +338,34 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
     return moments
 
 
+def polynomial_mean(q: Array, coefficients: Sequence[float]) -> Array:
+    """m_0(q)."""
+    return _horner(_derivative_mean(coefficients, 0), q)
+
+
+POLYNOMIAL = Form(polynomial, polynomial_mean)
+
+
 def hermite(q11, q12, q22, degree):
     """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q
     - 1)^((n - j) / 2).
     """
+    means = [partial(_hermite_mean, degree, j) for j in range(degree + 1)]
+    return _from_means(q11, q12, q22, means)
 
-    def mean(j):
-        m, odd = divmod(degree - j, 2)
-        scale = (
-            0.0
-            if odd
-            else math.perm(degree, j)
-            / math.sqrt(math.factorial(degree))
-            * math.prod(range(1, 2 * m, 2))
-        )
-        return lambda q: scale * (q - 1) ** m
 
-    return _from_means(q11, q12, q22, [mean(j) for j in range(degree + 1)])
+def _hermite_mean(degree: int, j: int, q: Array) -> Array:
+    m, odd = divmod(degree - j, 2)
+    size = math.perm(degree, j) / math.sqrt(math.factorial(degree))
+    return (0.0 if odd else size * math.prod(range(1, 2 * m, 2))) * (q - 1) ** m
+
+
+def hermite_mean(q: Array, degree: int) -> Array:
+    """m_0(q)."""
+    return _hermite_mean(degree, 0, q)
+
+
+HERMITE = Form(hermite, hermite_mean)
 
 
 def _from_means(q11, q12, q22, means):

@@ -2,6 +2,7 @@
 depends on both.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -42,7 +43,7 @@ class Apart(NamedTuple):
         return jnp.where(self.minus < self.plus, at_plus_one, at_minus_one)
 
 
-class DualRule:
+class DualRule(ABC):
     """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static
     arguments of `jax.jit`.
 
@@ -51,6 +52,10 @@ class DualRule:
     """
 
     unroll = 8
+    exact = True
+    """Whether it is a closed form, or a mixture of them: exact at any variance."""
+    flat = False
+    """Whether phi' is 0 almost everywhere."""
 
     def __reduce__(self) -> Any:
         return _restored, (
@@ -90,12 +95,21 @@ class DualRule:
         """
         return q
 
+    @abstractmethod
     def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
         """The dual of pairs, given both sides' rows and the covariances.
 
         A rule with a cusp also takes `lack`, 1 - |rho| where that is known better than from these.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    def mean(self, q: Array) -> Array:
+        """E[phi(u)] of every example."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """In words, for `explain_limit`."""
 
     def own(self, q: Array) -> Dual:
         """The dual of every example with itself."""
@@ -128,6 +142,16 @@ class Scaled(DualRule):
     def unroll(self) -> int:  # type: ignore[override]
         """As the other rule."""
         return self.rule.unroll
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.exact
+
+    @property
+    def flat(self) -> bool:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.flat
 
     @property
     def adaptive(self) -> bool:
@@ -163,6 +187,15 @@ class Scaled(DualRule):
     def own(self, q):
         """Likewise."""
         return Dual(*(self.scale**2 * k for k in self.rule.own(q)))
+
+    def mean(self, q: Array) -> Array:
+        """Times the scale, whose sign the moments do not see."""
+        return self.scale * self.rule.mean(q)
+
+    @property
+    def description(self) -> str:
+        """The scale and the other rule."""
+        return f"{self.scale:.4g} × {self.rule.description}"
 
     def near_rows(self, q):
         """Those of the other rule."""

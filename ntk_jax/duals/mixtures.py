@@ -94,6 +94,19 @@ class Mixture(DualRule):
         rates = jnp.asarray([self.rate / s for s in _law(q.dtype).scales], q.dtype)
         return _Rows(q, rates.reshape(-1, *[1] * q.ndim) ** 2 * q[None])
 
+    def mean(self, q: Array) -> Array:
+        """The sum over scales."""
+        s, w = map(np.array, _law(q.dtype))
+        weights = jnp.asarray(self.gain * w * s**self.power, q.dtype)
+        means = self.base.mean(self.rows(q).scaled)
+        return self.shift + jnp.sum(weights.reshape(-1, *[1] * q.ndim) * means, axis=0)
+
+    @property
+    def description(self) -> str:
+        """The base and how many scales."""
+        base, count = self.base.form.dual.__name__, len(DOUBLE.scales)
+        return f"mixture of closed forms: {base} at {count} scales"
+
     def pair(self, rows1, q12, rows2):
         """The double sum over scales."""
         return Dual(*_pair(self, rows1, q12, rows2))
@@ -152,7 +165,7 @@ def _pair(rule, rows1, q12, rows2):
     at, zero = _pairs(rule, q12.dtype), _zero(rows1, q12, rows2)
 
     def step(m, total):
-        dual = rule.base.function(*_moments(at, m, rows1, q12, rows2), *rule.base.options)
+        dual = rule.base.form.dual(*_moments(at, m, rows1, q12, rows2), *rule.base.options)
         # in one complex number: XLA would compute what two sums have in common twice
         return total + lax.complex(at.k[m] * dual.k, at.k_dot[m] * dual.k_dot)
 
@@ -182,7 +195,7 @@ def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) 
     def step(m, totals):
         a, b = (squares[index[m]].reshape(column) for index in (at.first, at.second))
         moments = _moments(at, m, rows1, q12, rows2)
-        slope = rule.base.function(*moments, *rule.base.options).k_dot
+        slope = rule.base.form.dual(*moments, *rule.base.options).k_dot
         k, k_dot = partial_derivatives(rule.base, slope, *moments)
         of_k = [
             t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)

@@ -48,6 +48,13 @@ class Rectifier(DualRule):
     def pair(self, rows1, q12, rows2, lack=None):
         return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, lack)))
 
+    def mean(self, q: Array) -> Array:
+        return (self.a + self.b) * jnp.sqrt(1 / (2 * np.pi)) * root(q)
+
+    @property
+    def description(self) -> str:
+        return "closed form: rectifier"
+
     def own(self, q):
         return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
 
@@ -138,6 +145,7 @@ class Step(DualRule):
     low: float
     high: float
     apart_is_cheap = True
+    flat = True
 
     @property
     def cusp(self):
@@ -152,6 +160,13 @@ class Step(DualRule):
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
         k = half**2 * _sign(*_known(rows1, q12, rows2, lack)) + mean**2
         return Dual(k, jnp.zeros_like(k))
+
+    def mean(self, q: Array) -> Array:
+        return jnp.full_like(q, (self.low + self.high) / 2)
+
+    @property
+    def description(self) -> str:
+        return "closed form: step"
 
     def own(self, q):
         k = jnp.where(
@@ -190,6 +205,13 @@ class RectifiedSquare(DualRule):
 
     def pair(self, rows1, q12, rows2):
         return Dual(_square(rows1, q12, rows2), 4 * _relu(rows1, q12, rows2))
+
+    def mean(self, q: Array) -> Array:
+        return q / 2
+
+    @property
+    def description(self) -> str:
+        return "closed form: rectifiedsquare"
 
     def own(self, q):
         return Dual(1.5 * q * q, 2 * q)

@@ -5,7 +5,7 @@ NumPy: nothing compiles.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.duals.dual_rule import DualRule, derivative
-from ntk_jax.duals.hermite_coefficients import RANGE, WIDE, basis, step_coefficients
+from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
@@ -40,33 +41,6 @@ SIZES = (
     512,
     1024,
 )  # few distinct numbers of terms, hence few compilations
-
-
-@dataclass(frozen=True)
-class Expansion(DualRule):
-    """A scalar function, where it is not smooth, and how far its Hermite series goes.
-
-    Attributes:
-        phi: a scalar JAX function, applied to arrays element by element.
-        kinks: where it is not smooth.
-        terms: how many terms of the series; None leaves it to the variances, or takes 64 where they
-            are not known (inside jit).
-        levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
-        tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
-        reach: the quadrature ends at this many standard deviations.
-    """
-
-    phi: Callable[[Array], Array]
-    kinks: tuple[Kink, ...] = ()
-    terms: int | None = None
-    levels: int = 12
-    tolerance: float | None = None
-    reach: float = RANGE
-
-    @property
-    def count(self) -> int:
-        """How many terms are summed."""
-        return self.terms or 64
 
 
 E = TypeVar("E", bound=Expansion)

@@ -23,6 +23,7 @@ from ntk_jax.duals.hermite_coefficients import (
     nodes_and_weights,
     panel_rule,
 )
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.kinks.kinks import Kink
 from ntk_jax.duals.kinks.kinks import values as singular
 
@@ -86,7 +87,7 @@ def evaluated(phi: Any, order: int, v: np.ndarray) -> np.ndarray:
         return np.asarray(derivative(phi, order)(jnp.asarray(v)), float)
 
 
-def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
+def look(series: Expansion, order: int, q: float, dtype: Any) -> Seen:
     """What there is to see of phi^(order) at variance `q`.
 
     Raises:
@@ -194,7 +195,7 @@ def _is_singular(zero: np.ndarray) -> bool:
     return bool(np.any((sides[:, 1] > 0.7 * sides[:, 0]) & (sides[:, 1] > 0)))
 
 
-def check_resolved(series: Any, order: int, q: float, seen: Seen) -> None:
+def check_resolved(series: Expansion, order: int, q: float, seen: Seen) -> None:
     """Raise where quadrature knows nothing of the function."""
     if seen.unseen > 0.5:
         raise ValueError(

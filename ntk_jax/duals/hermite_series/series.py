@@ -24,12 +24,12 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.dual_rule import Dual, derivative
+from ntk_jax.duals.dual_rule import Dual, DualRule, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.duals.hermite_series import nearly_parallel as chords
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.fit import (
-    Expansion,
     enough_terms,
     errors,
     find_kink,
@@ -68,7 +68,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series(Expansion):
+class Series(Expansion, DualRule):
     """The dual of a scalar function by its Hermite series. Called on values, it takes as many terms
     as their variances ask for.
 
@@ -78,6 +78,7 @@ class Series(Expansion):
 
     unroll = 1
     adaptive = True
+    exact = False
 
     @property
     def cusp(self):
@@ -131,6 +132,16 @@ class Series(Expansion):
 
     def pair(self, rows1, q12, rows2, lack=None):
         return Dual(*_pair(self, rows1, q12, rows2, lack))
+
+    def mean(self, q: Array) -> Array:
+        return coefficients(self, 0, q).all[0]
+
+    @property
+    def description(self) -> str:
+        """With the bound on its relative error at unit variance."""
+        at = jnp.asarray(1.0)
+        error = max(float(self.bound(at, at).k / self.own(at).k), ulps(1, at.dtype))
+        return f"series of {self.count} terms, error below {error:.0e}"
 
     def own(self, q):
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
