@@ -95,23 +95,25 @@ def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Arra
     """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine²,
     1 - rho², all in [0, 1].
     """
-    return 1 / (1 + q11), 1 / (1 + q22), _cosine2(q11, q12, q22), _apart(q11, q12, q22)
+    return 1 / (1 + q11), 1 / (1 + q22), _cosine2(q11, q12, q22), _unshared(q11, q12, q22)
 
 
-def _apart(q11: Array, q12: Array, q22: Array) -> Array:
-    """1 - rho²."""
+def _unshared(q11: Array, q12: Array, q22: Array) -> Array:
+    """1 - rho², the share of either variance that the other variable does not explain."""
     rho = correlation(q11, q12, q22)
-    apart = (1 - rho) * (1 + rho)
+    unshared = (1 - rho) * (1 + rho)
     # rounding past or next to the pole is taken off the value alone: the derivative at parallel
     # inputs stays
-    return apart - lax.stop_gradient(jnp.where(apart > ulps(SQUARED_SINE, rho.dtype), 0, apart))
+    return unshared - lax.stop_gradient(
+        jnp.where(unshared > ulps(SQUARED_SINE, rho.dtype), 0, unshared)
+    )
 
 
 @jax.custom_jvp
 def _cosine2(q11: Array, q12: Array, q22: Array) -> Array:
     """1 - q12² / ((1 + q11) (1 + q22)), without cancellation."""
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
-    return (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * _apart(q11, q12, q22)
+    return (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * _unshared(q11, q12, q22)
 
 
 @_cosine2.defjvp
@@ -169,11 +171,11 @@ def gelu(q11, q12, q22):
     k = q12 A / (2 pi) + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))),
     k_dot = A / (2 pi) + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D).
     """
-    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
+    p1, p2, cosine2, unshared = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
     A = orthant(sine, cosine) / (2 * np.pi)
-    spread = (q11 * h1) * (q22 * h2) * apart  # det Sigma sqrt(p1 p2)
+    spread = (q11 * h1) * (q22 * h2) * unshared  # det Sigma sqrt(p1 p2)
     k = q12 * A + (spread + sine * q12 * (p1 + p2)) / (2 * np.pi * cosine)
     return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + (p1 / cosine) * (p2 / cosine)))
 
@@ -184,9 +186,9 @@ def gelu_slope(q11, q12, q22):
 
     Here c q22 = q22 - q12² p1 is the variance of v, and t = 1/(1 + c q22).
     """
-    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
-    rho2 = 1 - apart
-    c, t = apart + rho2 * p1, p2 / cosine2
+    p1, p2, cosine2, unshared = _determinant(q11, q12, q22)
+    rho2 = 1 - unshared
+    c, t = unshared + rho2 * p1, p2 / cosine2
     bracket = (1 + p1) * c - rho2 * p1 * (q11 * p1) * (1 + t)
     return jnp.sqrt(p1) * (q22 * jnp.sqrt(p2)) / jnp.sqrt(cosine2) * bracket / (4 * np.pi)
 
@@ -230,10 +232,10 @@ def sinusoid(q11, q12, q22, frequency, phase):
     """
     f2 = frequency**2
     together = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 + q12, 0))
-    apart = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
+    far = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
     small = jnp.abs(f2 * q12) < 1  # the difference of exponentials cancels there
     series = jnp.exp(-f2 * (q11 + q22) / 2) * jnp.sinh(jnp.where(small, f2 * q12, 0))
-    odd = jnp.where(small, series, (apart - together) / 2)
+    odd = jnp.where(small, series, (far - together) / 2)
     return Dual(odd + math.sin(phase) ** 2 * together, f2 * (odd + math.cos(phase) ** 2 * together))
 
 

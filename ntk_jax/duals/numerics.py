@@ -61,7 +61,7 @@ def ulps(count: float, dtype: Any) -> float:
     return count * float(jnp.finfo(dtype).eps)
 
 
-def beyond_variances(dtype: Any) -> float:
+def covariance_slack(dtype: Any) -> float:
     """How far beyond sqrt(q11 q22), relative to it, a covariance given by a user may be.
 
     The rounding of products over millions of features; in float32 also of accelerators' short

@@ -21,8 +21,8 @@ from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
     check_resolved,
+    kinks_of_derivative,
     look,
-    own_kinks,
     split_moment,
 )
 from ntk_jax.duals.kinks.kinks import Kink, powers
@@ -128,8 +128,8 @@ def _error_share(series: Expansion, order: int, q: float, seen: Seen) -> float:
             max(whole - float(np.sum(c**2)), 0.0)
             for whole, c in ((seen.rest, smooth), (seen.split, singular))
         )
-        beyond = (r + 2 * math.sqrt(r * S)) / second if r > 1e-12 * seen.rest else 0.0
-        left_out = max(left_out, left_out / 2 + beyond)
+        crossed = (r + 2 * math.sqrt(r * S)) / second if r > 1e-12 * seen.rest else 0.0
+        left_out = max(left_out, left_out / 2 + crossed)
     return float(left_out + 2 * seen.unseen + seen.unseen**2)
 
 
@@ -138,7 +138,7 @@ def _coefficients(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the smooth and of the singular part."""
     s, singular = math.sqrt(q), np.zeros(terms)
-    for kink in own_kinks(series.kinks, order):
+    for kink in kinks_of_derivative(series.kinks, order):
         threshold = np.array([abs(kink.at) / max(s, 1e-300)])
         for power in powers((kink,), order):
             part = (
@@ -156,8 +156,8 @@ def _left_out(series: Expansion, order: int, q: float, seen: Seen, terms: int) -
     """
     smooth, singular = _coefficients(series, order, q, seen, terms)
     energy = np.abs((smooth + singular) ** 2 - singular**2)
-    beyond = 0.0 if series.kinks else max(seen.second - float(np.sum(energy)), 0.0)
-    rest = np.append(np.cumsum(energy[::-1])[::-1], 0.0) + beyond
+    unseen = 0.0 if series.kinks else max(seen.second - float(np.sum(energy)), 0.0)
+    rest = np.append(np.cumsum(energy[::-1])[::-1], 0.0) + unseen
     return (2 if series.kinks else 1) * rest / max(seen.second, 1e-300)
 
 

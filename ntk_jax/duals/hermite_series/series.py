@@ -27,7 +27,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.duals.dual_rule import Dual, DualRule, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
-from ntk_jax.duals.hermite_series import nearly_parallel as chords
+from ntk_jax.duals.hermite_series import nearly_parallel
 from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.fit import (
     enough_terms,
@@ -36,7 +36,7 @@ from ntk_jax.duals.hermite_series.fit import (
     fitted_rule,
     relative_error,
 )
-from ntk_jax.duals.hermite_series.resolution import own_kinks
+from ntk_jax.duals.hermite_series.resolution import kinks_of_derivative
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
 from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
@@ -88,7 +88,7 @@ class Series(Expansion, DualRule):
     def slope(self) -> "Series":
         """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
         return (
-            replace(self, kinks=own_kinks(self.kinks, 1))
+            replace(self, kinks=kinks_of_derivative(self.kinks, 1))
             if any(kink.jumps[0] for kink in self.kinks)
             else self
         )
@@ -130,8 +130,8 @@ class Series(Expansion, DualRule):
         phi, slope = coefficients(self, 0, q), coefficients(self.slope, 1, q)
         return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), phi, slope)
 
-    def pair(self, rows1, q12, rows2, lack=None):
-        return Dual(*_pair(self, rows1, q12, rows2, lack))
+    def pair(self, rows1, q12, rows2, pole_gap=None):
+        return Dual(*_pair(self, rows1, q12, rows2, pole_gap))
 
     def mean(self, q: Array) -> Array:
         return coefficients(self, 0, q).all[0]
@@ -140,20 +140,20 @@ class Series(Expansion, DualRule):
     def description(self) -> str:
         """With the bound on its relative error at unit variance."""
         at = jnp.asarray(1.0)
-        error = max(float(self.bound(at, at).k / self.own(at).k), ulps(1, at.dtype))
+        error = max(float(self.bound(at, at).k / self.diagonal(at).k), ulps(1, at.dtype))
         return f"series of {self.count} terms, error below {error:.0e}"
 
-    def own(self, q):
+    def diagonal(self, q):
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
     def near_rows(self, q):
-        rows, own = self.rows(q), self.own(q).k
-        return chords.side(rows, own, self.pair(rows, q, rows).k)
+        rows, second = self.rows(q), self.diagonal(q).k
+        return nearly_parallel.side(rows, second, self.pair(rows, q, rows).k)
 
-    def apart(self, inputs, one, other):
-        outputs, singular = chords.apart(self.kinks, inputs, one, other)
+    def pole_gaps(self, inputs, one, other):
+        outputs, singular = nearly_parallel.pole_gaps(self.kinks, inputs, one, other)
         if self.slope is not self:
-            singular = chords.apart(self.slope.kinks, inputs, one, other)[1]
+            singular = nearly_parallel.pole_gaps(self.slope.kinks, inputs, one, other)[1]
         rho = (inputs.plus - inputs.minus) / 2
         return outputs, singular + _sum(one.rows.slope, other.rows.slope, rho, self.count)
 
@@ -293,38 +293,40 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(series, rows1, q12, rows2, lack):
+def _pair(series, rows1, q12, rows2, pole_gap):
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
     k = _sum(rows1.phi, rows2.phi, rho, series.count)
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
-    ordered = chords.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
+    ordered = nearly_parallel.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
     if series.slope is series:
-        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, lack)
+        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, pole_gap)
         return k + singular[0], k_dot + singular[1]
     parts = enumerate((series, series.slope))
-    singular = [kinks.moments(part.kinks, ((i, i),), *ordered, rho, lack)[0] for i, part in parts]
+    singular = [
+        kinks.moments(part.kinks, ((i, i),), *ordered, rho, pole_gap)[0] for i, part in parts
+    ]
     return k + singular[0], k_dot + singular[1]
 
 
 @_pair.defjvp
 def _pair_jvp(series, primals, tangents):
-    (rows1, q12, rows2, lack), (d1, d12, d2, _) = primals, tangents
+    (rows1, q12, rows2, pole_gap), (d1, d12, d2, _) = primals, tangents
     return _pair(series, *primals), tuple(
-        _d_moment(part, i, i, rows1.q, q12, rows2.q, lack, d1.q, d12, d2.q)
+        _d_moment(part, i, i, rows1.q, q12, rows2.q, pole_gap, d1.q, d12, d2.q)
         for i, part in enumerate((series, series.slope))
     )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def moment(series, i, j, q11, q12, q22, lack):
+def moment(series, i, j, q11, q12, q22, pole_gap):
     """E[phi^(i)(u) phi^(j)(v)], differentiable to any order."""
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
     value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.count)
     views = [kinks.view(series.kinks, q) for q in (q11, q22)]
-    return value + kinks.moments(series.kinks, ((i, j),), *views, rho, lack)[0]
+    return value + kinks.moments(series.kinks, ((i, j),), *views, rho, pole_gap)[0]
 
 
 @moment.defjvp
@@ -332,8 +334,8 @@ def _moment_jvp(series, i, j, primals, tangents):
     return moment(series, i, j, *primals), _d_moment(series, i, j, *primals, *tangents[:3])
 
 
-def _d_moment(series, i, j, q11, q12, q22, lack, d11, d12, d22):
-    at = q11, q12, q22, lack
+def _d_moment(series, i, j, q11, q12, q22, pole_gap, d11, d12, d22):
+    at = q11, q12, q22, pole_gap
     return (
         moment(series, i + 1, j + 1, *at) * d12
         + moment(series, i + 2, j, *at) * (d11 / 2)

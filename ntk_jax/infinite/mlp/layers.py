@@ -40,7 +40,7 @@ class Architecture(NamedTuple):
 
 
 def has_cusp(layers: Layers, arch: Architecture) -> bool:
-    """Whether nearly parallel pairs must be followed by how far apart they are."""
+    """Whether nearly parallel pairs must be followed by their gaps to the poles, 1 -+ rho."""
     return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
@@ -116,7 +116,7 @@ def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
         qn, thetan = (q, theta)
         if arch.layer_norm:
             qn, thetan = normalized(q)[0], ratio(theta, q)
-        k, k_dot = arch.rule.own(qn)
+        k, k_dot = arch.rule.diagonal(qn)
         new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
@@ -161,17 +161,18 @@ def pair_step(
     rows1: Any,
     moments: tuple[Array, Array],
     rows2: Any,
-    *lack: Array,
+    *pole_gap: Array,
 ):
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is
-    that of `DualRule.pair`.
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs.
+
+    `pole_gap` is that of `DualRule.pair`.
     """
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
     if arch.layer_norm:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
-    k, k_dot = arch.rule.pair(dual1, q12, dual2, *lack)
+    k, k_dot = arch.rule.pair(dual1, q12, dual2, *pole_gap)
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
@@ -200,31 +201,33 @@ def all_layers(
     layers: Layers,
     arch: Architecture,
     every: bool = False,
-    lacks: Any = None,
+    pole_gaps: Any = None,
 ) -> tuple[Array, Array]:
     """The reference path, from the first Dense layer on: a scan over layers of whole arrays.
 
     With `every`, a leading axis of depth + 1 layers.
 
-    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the
+    `pole_gaps` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the
     covariances.
     """
     _, rest = split_layers(layers)
 
     def step(moments, inputs):
-        (layer, last), q1, q2, lack = inputs
+        (layer, last), q1, q2, pole_gap = inputs
         q1, q2 = q1[:, None], q2[None, :]
-        known = () if lack is None else (with_derivative(lack, _lack(q1, moments[0], q2)),)
+        known = (
+            () if pole_gap is None else (with_derivative(pole_gap, _pole_gap(q1, moments[0], q2)),)
+        )
         new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
         return new, new if every else None
 
-    out, history = _through(arch, step, start, (rest, side1.variances, side2.variances, lacks))
+    out, history = _through(arch, step, start, (rest, side1.variances, side2.variances, pole_gaps))
     if not every:
         return out
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
 
 
-def _lack(q1: Array, q12: Array, q2: Array) -> Array:
+def _pole_gap(q1: Array, q12: Array, q2: Array) -> Array:
     """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
     rho = correlation(q1, q12, q2)
     return 1 - jnp.where(q12 > 0, rho, -rho)

@@ -20,11 +20,11 @@ from ntk_jax.infinite.mlp.layers import (
     split_layers,
 )
 from ntk_jax.infinite.mlp.nearly_parallel import (
-    all_lacks,
+    all_pole_gaps,
     directions,
     from_afar,
     is_near,
-    near_lacks,
+    near_pole_gaps,
 )
 from ntk_jax.infinite.mlp.tiles import TiledLayers
 from ntk_jax.linalg import matmul, mirror_upper
@@ -103,8 +103,10 @@ def reference_kernels(
         (side2.q0[None, :], side2.own[0][None, :]),
     )
     start = first_pairs(jax.tree.map(lambda c: c[0], layers), products, own1, own2)
-    lacks = _lacks(x1, x2, start, side1, side2, layers, arch) if has_cusp(layers, arch) else None
-    out = all_layers(start, side1, side2, layers, arch, every, lacks)
+    pole_gaps = (
+        _pole_gaps(x1, x2, start, side1, side2, layers, arch) if has_cusp(layers, arch) else None
+    )
+    out = all_layers(start, side1, side2, layers, arch, every, pole_gaps)
     if x2 is not None:
         return out
     if not every:
@@ -116,7 +118,7 @@ def reference_kernels(
     )
 
 
-def _lacks(
+def _pole_gaps(
     x1: Array,
     x2: Array | None,
     start: tuple[Array, Array],
@@ -137,18 +139,20 @@ def _lacks(
     sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
     left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
     wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
-    apart = (
+    distinct = (
         ~jnp.eye(len(x1), dtype=bool) if x2 is None else True
     )  # an example and itself are not a pair
-    if arch.rule.apart_is_cheap:
-        lacks = all_lacks(left, start, right, wanted & apart, layers, arch)
+    if arch.rule.pole_gaps_are_cheap:
+        pole_gaps = all_pole_gaps(left, start, right, wanted & distinct, layers, arch)
     else:
         history, _ = all_layers(start, side1, side2, layers, arch, every=True)
         before = [jnp.expand_dims(s.variances, axis) for s, axis in ((side1, 2), (side2, 1))]
-        wanted = (wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])) & apart
-        near = near_lacks(left, start, right, wanted, layers, arch)
-        lacks = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
-    return jnp.where(lacks > ulps(ANGLE, lacks.dtype) ** 2 / 2, lacks, 0)
+        wanted = (
+            wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])
+        ) & distinct
+        near = near_pole_gaps(left, start, right, wanted, layers, arch)
+        pole_gaps = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
+    return jnp.where(pole_gaps > ulps(ANGLE, pole_gaps.dtype) ** 2 / 2, pole_gaps, 0)
 
 
 def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:
