@@ -16,7 +16,7 @@ The coefficients come from tests/references/angle_coefficients.py; R inherits a 
 2e-8 and 8e-18.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def arcsine(sine: Array, cosine: Array) -> Array:
 
 
 @arcsine.defjvp
-def _arcsine_jvp(primals, tangents):
+def _arcsine_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     sine, cosine = primals
     return arcsine(sine, cosine), tangents[0] / jnp.where(cosine > 0, cosine, 1)
 
@@ -125,6 +125,6 @@ def orthant(sine: Array, cosine: Array) -> Array:
 
 
 @orthant.defjvp
-def _orthant_jvp(primals, tangents):
+def _orthant_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     sine, cosine = primals
     return orthant(sine, cosine), tangents[0] / jnp.where(cosine > 0, cosine, 1)

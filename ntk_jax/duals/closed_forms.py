@@ -52,17 +52,18 @@ class ClosedForm(DualRule):
     def description(self) -> str:
         return f"closed form: {self.form.dual.__name__}"
 
-    def pair(self, rows1, q12, rows2):
+    def pair(self, rows1: Array, q12: Array, rows2: Array) -> Dual:
         return Dual(*_pair(self, rows1, q12, rows2))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(rule, q11, q12, q22):
-    return tuple(rule.form.dual(q11, q12, q22, *rule.options))
+def _pair(rule: ClosedForm, q11: Array, q12: Array, q22: Array) -> tuple[Array, Array]:
+    k, k_dot = rule.form.dual(q11, q12, q22, *rule.options)
+    return k, k_dot
 
 
 @_pair.defjvp
-def _pair_jvp(rule, primals, tangents):
+def _pair_jvp(rule: ClosedForm, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """Partial derivatives first, then their products with the tangents: in reverse, cotangents of
     size k would overflow.
     """
@@ -117,7 +118,7 @@ def _cosine2(q11: Array, q12: Array, q22: Array) -> Array:
 
 
 @_cosine2.defjvp
-def _cosine2_jvp(primals, tangents):
+def _cosine2_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     """From the short expression, whose nested derivatives stay short."""
     (q11, q12, q22), (d11, d12, d22) = primals, tangents
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
@@ -126,7 +127,7 @@ def _cosine2_jvp(primals, tangents):
     return _cosine2(*primals), sine * (sine * (p1 * d11 + p2 * d22) - 2 * (h * d12))
 
 
-def erf(q11, q12, q22):
+def erf(q11: Array, q12: Array, q22: Array) -> Dual:
     """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2
     q22) - 4 q12²).
     """
@@ -137,7 +138,7 @@ def erf(q11, q12, q22):
     )
 
 
-def erf_partials(k_dot, q11, q12, q22):
+def erf_partials(k_dot: Array, q11: Array, q12: Array, q22: Array) -> list[list[Array]]:
     """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) and cosine = 4 sqrt(p1
     p2) / (pi k_dot).
 
@@ -164,7 +165,7 @@ def erf_mean(q: Array) -> Array:
 ERF = Form(erf, erf_mean, partials=erf_partials)
 
 
-def gelu(q11, q12, q22):
+def gelu(q11: Array, q12: Array, q22: Array) -> Dual:
     """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 +
     q22))).
 
@@ -180,7 +181,7 @@ def gelu(q11, q12, q22):
     return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + (p1 / cosine) * (p2 / cosine)))
 
 
-def gelu_slope(q11, q12, q22):
+def gelu_slope(q11: Array, q12: Array, q22: Array) -> Array:
     """E[phi''(u) phi(v)] / 2 with phi''(u) = (2 - u²) density(u), which tilts the covariance: its
     variances are q p1 and c q22.
 
@@ -201,7 +202,7 @@ def gelu_mean(q: Array) -> Array:
 GELU = Form(gelu, gelu_mean, gelu_slope)
 
 
-def smooth_relu(q11, q12, q22):
+def smooth_relu(q11: Array, q12: Array, q22: Array) -> Dual:
     """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1
     + q22.
     """
@@ -212,7 +213,7 @@ def smooth_relu(q11, q12, q22):
     return Dual(jnp.maximum(q12, 0) / 2 + gap / (h1 * h2), orthant(sine, cosine) / (2 * np.pi))
 
 
-def smooth_relu_slope(q11, q12, q22):
+def smooth_relu_slope(q11: Array, q12: Array, q22: Array) -> Array:
     """dk/dq11 = sqrt(det(I + Sigma)) / (4 pi (1 + q11)), by homogeneity."""
     p1, p2, cosine2, _ = _determinant(q11, q12, q22)
     return jnp.sqrt(cosine2) * (jnp.sqrt(p1) / jnp.sqrt(p2)) / (4 * np.pi)
@@ -226,7 +227,7 @@ def smooth_relu_mean(q: Array) -> Array:
 SMOOTH_RELU = Form(smooth_relu, smooth_relu_mean, smooth_relu_slope)
 
 
-def sinusoid(q11, q12, q22, frequency, phase):
+def sinusoid(q11: Array, q12: Array, q22: Array, frequency: float, phase: float) -> Dual:
     """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E =
     exp(-f² (q11 + q22) / 2).
     """
@@ -247,7 +248,7 @@ def sinusoid_mean(q: Array, frequency: float, phase: float) -> Array:
 SINUSOID = Form(sinusoid, sinusoid_mean)
 
 
-def rbf(q11, q12, q22, gamma):
+def rbf(q11: Array, q12: Array, q22: Array, gamma: float) -> Dual:
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2
     gamma k.
     """
@@ -263,7 +264,7 @@ def rbf_mean(q: Array, gamma: float) -> Array:
 RBF = Form(rbf, rbf_mean)
 
 
-def exponential(q11, q12, q22, rate, shift):
+def exponential(q11: Array, q12: Array, q22: Array, rate: float, shift: float) -> Dual:
     """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate²
     k.
     """
@@ -279,7 +280,7 @@ def exponential_mean(q: Array, rate: float, shift: float) -> Array:
 EXPONENTIAL = Form(exponential, exponential_mean)
 
 
-def gaussian(q11, q12, q22, rate):
+def gaussian(q11: Array, q12: Array, q22: Array, rate: float) -> Dual:
     """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12
     D^(-3/2).
     """
@@ -296,7 +297,7 @@ def gaussian_mean(q: Array, rate: float) -> Array:
 GAUSSIAN = Form(gaussian, gaussian_mean)
 
 
-def growing_gaussian(q11, q12, q22, rate):
+def growing_gaussian(q11: Array, q12: Array, q22: Array, rate: float) -> Dual:
     """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate
     q12)²; infinite unless D > 0.
     """
@@ -316,7 +317,7 @@ def growing_gaussian_mean(q: Array, rate: float) -> Array:
 GROWING_GAUSSIAN = Form(growing_gaussian, growing_gaussian_mean)
 
 
-def polynomial(q11, q12, q22, coefficients: Sequence[float]):
+def polynomial(q11: Array, q12: Array, q22: Array, coefficients: Sequence[float]) -> Dual:
     """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q)
     z)]; k_dot from j + 1.
     """
@@ -348,7 +349,7 @@ def polynomial_mean(q: Array, coefficients: Sequence[float]) -> Array:
 POLYNOMIAL = Form(polynomial, polynomial_mean)
 
 
-def hermite(q11, q12, q22, degree):
+def hermite(q11: Array, q12: Array, q22: Array, degree: int) -> Dual:
     """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q
     - 1)^((n - j) / 2).
     """
@@ -370,7 +371,9 @@ def hermite_mean(q: Array, degree: int) -> Array:
 HERMITE = Form(hermite, hermite_mean)
 
 
-def _from_means(q11, q12, q22, means):
+def _from_means(
+    q11: Array, q12: Array, q22: Array, means: Sequence[Callable[[Array], Array]]
+) -> Dual:
     """Both duals from m_j, by Horner's rule in q12: the j-th term of k is the last factor 1/j of
     the (j-1)-th of k_dot.
     """

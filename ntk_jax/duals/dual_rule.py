@@ -165,15 +165,15 @@ class Scaled(DualRule):
         """As the other rule."""
         return self.rule.cusp
 
-    def fitted(self, q_max, dtype):
+    def fitted(self, q_max: float, dtype: Any) -> DualRule:
         """Likewise, scaled."""
         return replace(self, rule=self.rule.fitted(q_max, dtype))
 
-    def shortfall(self, q_max, dtype):
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
         """Relative, hence that of the other rule."""
         return self.rule.shortfall(q_max, dtype)
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Any:
         """Those of the other rule."""
         return self.rule.rows(q)
 
@@ -182,11 +182,11 @@ class Scaled(DualRule):
         """As for the other rule."""
         return self.rule.pole_gaps_are_cheap
 
-    def pair(self, rows1, q12, rows2, *pole_gap):
+    def pair(self, rows1: Any, q12: Array, rows2: Any, *pole_gap) -> Dual:
         """Both moments, times the square of the scale."""
         return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *pole_gap)))
 
-    def diagonal(self, q):
+    def diagonal(self, q: Array) -> Dual:
         """Likewise."""
         return Dual(*(self.scale**2 * k for k in self.rule.diagonal(q)))
 
@@ -199,11 +199,11 @@ class Scaled(DualRule):
         """The scale and the other rule."""
         return f"{self.scale:.4g} × {self.rule.description}"
 
-    def near_rows(self, q):
+    def near_rows(self, q: Array) -> Any:
         """Those of the other rule."""
         return self.rule.near_rows(q)
 
-    def pole_gaps(self, inputs, one, other):
+    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
         """Correlations do not see a scale."""
         outputs, k_dot = self.rule.pole_gaps(inputs, one, other)
         return outputs, self.scale**2 * k_dot

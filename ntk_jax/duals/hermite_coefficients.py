@@ -90,7 +90,10 @@ def _at(b: Array | np.ndarray, count: int) -> Array | np.ndarray:
             e.append((b * e[k] - k**0.5 * e[k - 1]) / (k + 1) ** 0.5)
         return np.stack(e[:count])
 
-    def step(last, root_k):  # a loop: unrolled, hundreds of terms would compile for seconds
+    # a loop: unrolled, hundreds of terms would compile for seconds
+    def step(
+        last: tuple[Array, Array, Array], root_k: Array
+    ) -> tuple[tuple[Array, Array, Array], Array]:
         e, before, root_before = last
         return ((b * e - root_before * before) / root_k, e, root_k), e
 

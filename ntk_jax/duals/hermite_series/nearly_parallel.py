@@ -83,7 +83,7 @@ def pole_gaps(singular: Kinks, inputs: PoleGaps, one: Side, other: Side) -> tupl
 def _deficit(terms: Array, pole_gap: Array) -> Array:
     """sum_k c_k (1 - (1 - pole_gap)^k), by Horner's rule after division by `pole_gap`."""
 
-    def step(carry, c):
+    def step(carry: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], None]:
         value, total = carry
         total = total + c
         return (value * (1 - pole_gap) + total, total), None

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.dual_rule import Dual, DualRule, derivative
+from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
 from ntk_jax.duals.hermite_series import nearly_parallel
@@ -81,7 +81,7 @@ class Series(Expansion, DualRule):
     exact = False
 
     @property
-    def cusp(self):
+    def cusp(self) -> bool:
         return any(any(kink.jumps[:2]) for kink in self.kinks)
 
     @property
@@ -93,7 +93,7 @@ class Series(Expansion, DualRule):
             else self
         )
 
-    def __call__(self, q11, q12, q22):
+    def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         moments = as_moments(q11, q12, q22)
         q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
         if not all(is_concrete(m) for m in (*moments, *q_max)):
@@ -105,10 +105,10 @@ class Series(Expansion, DualRule):
             *moments,
         )
 
-    def fitted(self, q_max, dtype):
+    def fitted(self, q_max: float, dtype: Any) -> DualRule:
         return self if self.terms else enough_terms(self, q_max, dtype)
 
-    def shortfall(self, q_max, dtype):
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
         worst, asked = (
             relative_error(self, q_max, dtype),
             self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5),
@@ -125,12 +125,12 @@ class Series(Expansion, DualRule):
             "smooth: duals.series(phi, kinks=(...))."
         )
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Rows:
         s = root(q)
         phi, slope = coefficients(self, 0, q), coefficients(self.slope, 1, q)
         return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), phi, slope)
 
-    def pair(self, rows1, q12, rows2, pole_gap=None):
+    def pair(self, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None = None) -> Dual:
         return Dual(*_pair(self, rows1, q12, rows2, pole_gap))
 
     def mean(self, q: Array) -> Array:
@@ -143,14 +143,16 @@ class Series(Expansion, DualRule):
         error = max(float(self.bound(at, at).k / self.diagonal(at).k), ulps(1, at.dtype))
         return f"series of {self.count} terms, error below {error:.0e}"
 
-    def diagonal(self, q):
+    def diagonal(self, q: Array) -> Dual:
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
-    def near_rows(self, q):
+    def near_rows(self, q: Array) -> nearly_parallel.Side:
         rows, second = self.rows(q), self.diagonal(q).k
         return nearly_parallel.side(rows, second, self.pair(rows, q, rows).k)
 
-    def pole_gaps(self, inputs, one, other):
+    def pole_gaps(
+        self, inputs: PoleGaps, one: nearly_parallel.Side, other: nearly_parallel.Side
+    ) -> tuple[PoleGaps, Array]:
         outputs, singular = nearly_parallel.pole_gaps(self.kinks, inputs, one, other)
         if self.slope is not self:
             singular = nearly_parallel.pole_gaps(self.slope.kinks, inputs, one, other)[1]
@@ -270,12 +272,10 @@ def _sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Array:
         pairs.append((a.singular, b.singular, -1))
     chunk = math.gcd(terms, CHUNK)
 
-    def step(m, value):
+    def step(m: Array, value: Array) -> Array:
         at = terms - chunk * (m + 1)
-        parts = [
-            (*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign)
-            for left, right, sign in pairs
-        ]
+        cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
+        parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
         for k in range(chunk - 1, -1, -1):
             value = value * rho + sum(sign * (left[k] * right[k]) for left, right, sign in parts)
         return value
@@ -293,25 +293,27 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(series, rows1, q12, rows2, pole_gap):
+def _pair(
+    series: Series, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None
+) -> tuple[Array, Array]:
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
     k = _sum(rows1.phi, rows2.phi, rho, series.count)
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
-    ordered = nearly_parallel.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
+    one, other = nearly_parallel.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
     if series.slope is series:
-        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, pole_gap)
+        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), one, other, rho, pole_gap)
         return k + singular[0], k_dot + singular[1]
     parts = enumerate((series, series.slope))
     singular = [
-        kinks.moments(part.kinks, ((i, i),), *ordered, rho, pole_gap)[0] for i, part in parts
+        kinks.moments(part.kinks, ((i, i),), one, other, rho, pole_gap)[0] for i, part in parts
     ]
     return k + singular[0], k_dot + singular[1]
 
 
 @_pair.defjvp
-def _pair_jvp(series, primals, tangents):
+def _pair_jvp(series: Series, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (rows1, q12, rows2, pole_gap), (d1, d12, d2, _) = primals, tangents
     return _pair(series, *primals), tuple(
         _d_moment(part, i, i, rows1.q, q12, rows2.q, pole_gap, d1.q, d12, d2.q)
@@ -320,21 +322,34 @@ def _pair_jvp(series, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def moment(series, i, j, q11, q12, q22, pole_gap):
+def moment(
+    series: Series, i: int, j: int, q11: Array, q12: Array, q22: Array, pole_gap: Array | None
+) -> Array:
     """E[phi^(i)(u) phi^(j)(v)], differentiable to any order."""
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
     value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.count)
-    views = [kinks.view(series.kinks, q) for q in (q11, q22)]
-    return value + kinks.moments(series.kinks, ((i, j),), *views, rho, pole_gap)[0]
+    one, other = (kinks.view(series.kinks, q) for q in (q11, q22))
+    return value + kinks.moments(series.kinks, ((i, j),), one, other, rho, pole_gap)[0]
 
 
 @moment.defjvp
-def _moment_jvp(series, i, j, primals, tangents):
+def _moment_jvp(series: Series, i: int, j: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
     return moment(series, i, j, *primals), _d_moment(series, i, j, *primals, *tangents[:3])
 
 
-def _d_moment(series, i, j, q11, q12, q22, pole_gap, d11, d12, d22):
+def _d_moment(
+    series: Series,
+    i: int,
+    j: int,
+    q11: Array,
+    q12: Array,
+    q22: Array,
+    pole_gap: Array | None,
+    d11: Array,
+    d12: Array,
+    d22: Array,
+) -> Array:
     at = q11, q12, q22, pole_gap
     return (
         moment(series, i + 1, j + 1, *at) * d12

@@ -74,7 +74,8 @@ def _owen(h: Array, t: Array) -> Array:
     count = 10 if h.dtype == jnp.float64 else 5
     x, w = (jnp.asarray(a[count:], h.dtype) for a in np.polynomial.legendre.leggauss(2 * count))
 
-    def node(i, total):  # a loop also keeps XLA from computing its operands again in every consumer
+    # a loop also keeps XLA from computing its operands again in every consumer
+    def node(i: Array, total: Array) -> Array:
         stretch = 1 + x[i] ** 2 * (t * t)
         return total + w[i] * jnp.exp(-h * h / 2 * stretch) / stretch
 

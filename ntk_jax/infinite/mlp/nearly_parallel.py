@@ -20,6 +20,7 @@ from ntk_jax.duals.numerics import NEAR, ratio, root
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Layers,
+    Moments,
     add_skip,
     before_activation,
     dense,
@@ -60,7 +61,7 @@ class _Seen(NamedTuple):
 
 def near_kernels(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -79,7 +80,7 @@ def near_kernels(
 
 def near_pole_gaps(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -96,7 +97,7 @@ def near_pole_gaps(
 
 def all_pole_gaps(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -115,7 +116,7 @@ def all_pole_gaps(
         jnp.where(sign > 0, pole_gap, 2 - pole_gap), jnp.where(sign > 0, 2 - pole_gap, pole_gap)
     )
 
-    def step(gaps, inputs):
+    def step(gaps: PoleGaps, inputs: Any) -> tuple[PoleGaps, Array]:
         (layer, last), q1, q2 = inputs
         one, other = _seen(arch, layer, last, q1[:, None]), _seen(arch, layer, last, q2[None, :])
         active, _ = arch.rule.pole_gaps(gaps, one.rows, other.rows)
@@ -180,7 +181,7 @@ def _distance(u1: Array, u2: Array, sign: Array, at: tuple[Array, Array]) -> Arr
 def _followed(
     groups: _Groups,
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     layers: Layers,
     arch: Architecture,
@@ -192,8 +193,8 @@ def _followed(
     (u1, variances1), (u2, variances2) = left, right
     poles = _poles(start[0])
 
-    def begin(at):
-        moments, q1, q2 = tuple(k[at] for k in start), variances1[0][at[0]], variances2[0][at[1]]
+    def begin(at: tuple[Array, Array]) -> tuple[PoleGaps, Moments]:
+        moments, q1, q2 = (start[0][at], start[1][at]), variances1[0][at[0]], variances2[0][at[1]]
         far, near, sign = from_afar(q1, moments[0], q2), is_near(q1, moments[0], q2), poles[at]
         exact = lambda: jnp.where(near, _distance(u1, u2, poles, at), far)
         pole_gap = lax.cond(jnp.any(near), exact, lambda: far)
@@ -201,15 +202,15 @@ def _followed(
             jnp.where(sign > 0, pole_gap, 2 - pole_gap), jnp.where(sign > 0, 2 - pole_gap, pole_gap)
         ), moments
 
-    def step(state, inputs):
+    def step(state: Any, inputs: Any) -> tuple[Any, Any]:
         (layer, last), q1, q2 = inputs
         seen = jax.tree.map(
             lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, layer, last, jnp.concatenate([q1, q2]))
         )
 
-        def through(at, state):
+        def through(at: tuple[Array, Array], state: Any) -> tuple[PoleGaps, Moments]:
             of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)
-            return _layer(arch, layer, last, of(at[0]), *state, of(at[1] + len(q1)))
+            return _layer(arch, layer, last, of(at[0]), state[0], state[1], of(at[1] + len(q1)))
 
         return groups.map(through, state), keep(state[0])
 
@@ -234,9 +235,9 @@ def _layer(
     last: Any,
     one: _Seen,
     gaps: PoleGaps,
-    moments: tuple[Array, Array],
+    moments: Moments,
     other: _Seen,
-) -> tuple[PoleGaps, tuple[Array, Array]]:
+) -> tuple[PoleGaps, Moments]:
     """One hidden layer and the Dense after it, `pair_step` for pairs that are known by their
     gaps.
     """
