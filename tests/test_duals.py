@@ -40,7 +40,7 @@ def test_kinks_away_from_zero_to_ten_digits(name):
     rows = np.array(KINKED[name])  # correlations within 1e-3 to 1e-7 of +-1, unequal variances
     moments = np.concatenate([rows[:, :3], [[4.0, 4.0, 4.0]]]).T
     rule = duals.rule(name)
-    value, own = jax.jit(lambda *q: (jnp.stack(rule(*q)), jnp.stack(rule.own(q[0]))))(*moments)
+    value, own = jax.jit(lambda *q: (jnp.stack(rule(*q)), jnp.stack(rule.diagonal(q[0]))))(*moments)
     np.testing.assert_allclose(value[:, :-1], rows[:, 3:].T, rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(value[:, -1], own[:, -1], rtol=1e-12)
 

@@ -145,7 +145,7 @@ def recursion(k, rule, W_std, b_std, roundings):
         k = k + rounding * cosine_scale(k)
         q = jnp.diagonal(k)
         dual = rule(q[:, None], k, q[None, :])
-        k, k_dot = (m.at[i, i].set(own) for m, own in zip(dual, rule.own(q), strict=True))
+        k, k_dot = (m.at[i, i].set(own) for m, own in zip(dual, rule.diagonal(q), strict=True))
         k = W_std**2 * k + b_std**2
         return (k, k + W_std**2 * k_dot * theta), None
 

@@ -127,3 +127,20 @@ def test_duals_are_pickled_and_copied(name):
 def test_series_of_jax_functions_are_pickled():
     one = duals.series(jnp.arctan, kinks=(2.0,), tolerance=1e-8)
     assert pickle.loads(pickle.dumps(one)) == one
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mean_is_that_of_the_function(name):
+    entry = CATALOGUE[name]
+    half = np.linspace(0, 12, 401)
+    x, w = np.polynomial.legendre.leggauss(20)
+    ends = np.concatenate([-half[:0:-1], half])  # kinks at 0 and at +-1, 3, 6 are among them
+    middle, width = (ends[1:] + ends[:-1]) / 2, np.diff(ends)[:, None] / 2
+    z = (middle[:, None] + width * x).ravel()
+    weights = (width * w).ravel() * np.exp(-z * z / 2) / (2 * np.pi) ** 0.5
+    q = np.array([1.0, 0.25])
+    exact = [
+        weights @ np.asarray(entry.function(jnp.asarray(s * z), **entry.example)) for s in q**0.5
+    ]
+    found = rule(name).mean(jnp.asarray(q))
+    np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-10)

@@ -12,9 +12,9 @@ import pytest
 
 from ntk_jax import mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.duals.catalogue import dual_rule
-from ntk_jax.duals.dual_rule import Apart
+from ntk_jax.duals.dual_rule import PoleGaps
 from ntk_jax.duals.kinks.half_gaussian import MixedOrders
-from ntk_jax.duals.kinks.near_pole import Lacking
+from ntk_jax.duals.kinks.near_pole import PoleDeficit
 from ntk_jax.duals.kinks.orthant import threshold
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
@@ -207,7 +207,7 @@ ORDERS = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (0, 3), (3, 2)]
 
 @jax.jit
 def lacking_of(u, *thresholds):
-    ours = Lacking(MixedOrders(1 - u, *(threshold(t) for t in thresholds), lack=u), u)
+    ours = PoleDeficit(MixedOrders(1 - u, *(threshold(t) for t in thresholds), pole_gap=u), u)
     return [ours(p, q) for p, q in ORDERS]
 
 
@@ -260,8 +260,10 @@ def test_apart_says_the_same_as_the_dual_where_that_is_exact_too(activation):
     @jax.jit
     def both():
         dual = rule.pair(rule.rows(q1), cosine * jnp.sqrt(q1 * q2), rule.rows(q2))
-        apart = rule.apart(Apart(1 - cosine, 1 + cosine), rule.near_rows(q1), rule.near_rows(q2))
-        return dual, apart, dual.k / jnp.sqrt(rule.own(q1).k * rule.own(q2).k)
+        apart = rule.pole_gaps(
+            PoleGaps(1 - cosine, 1 + cosine), rule.near_rows(q1), rule.near_rows(q2)
+        )
+        return dual, apart, dual.k / jnp.sqrt(rule.diagonal(q1).k * rule.diagonal(q2).k)
 
     dual, (apart, k_dot), rho = both()
     np.testing.assert_allclose((apart.minus, apart.plus), (1 - rho, 1 + rho), atol=1e-13)

@@ -110,7 +110,7 @@ def test_a_value_is_within_its_bound_or_is_refused(name):
         exact = np.array([truth(q, rho) for rho in (-0.9, 0.3, 0.999)])
         bound = rule.fitted(q, F64).bound(q, q)
         for value, right, most, own in zip(
-            dual, exact.T, bound, rule.fitted(q, F64).own(jnp.asarray(q)), strict=True
+            dual, exact.T, bound, rule.fitted(q, F64).diagonal(jnp.asarray(q)), strict=True
         ):
             error = np.max(np.abs(value - right))
             assert error <= most + 1e-12 * own, (q, error, most)

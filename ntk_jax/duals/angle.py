@@ -16,7 +16,7 @@ The coefficients come from tests/references/angle_coefficients.py; R inherits a 
 2e-8 and 8e-18.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +85,11 @@ def angle(u: Array, noise: float = 0) -> Angle:
     """The angle of |rho| = 1 - u; u below `noise` ulps counts as 0: a correlation rounded past +-1
     is +-1.
     """
-    apart = u > ulps(noise, u.dtype)  # one comparison: `maximum` would take two to propagate NaN
+    positive = u > ulps(noise, u.dtype)  # one comparison: `maximum` would take two to propagate NaN
     # A finite derivative too: inside scan and jit, JAX may drop custom rules of what it inlines.
-    safe = jnp.where(apart, u, 1)
-    u = jnp.where(apart, u, 0)
-    return Angle(u, jnp.where(apart, jnp.sqrt(safe * (2 - safe)), 0), _R2(u))
+    safe = jnp.where(positive, u, 1)
+    u = jnp.where(positive, u, 0)
+    return Angle(u, jnp.where(positive, jnp.sqrt(safe * (2 - safe)), 0), _R2(u))
 
 
 def _R2(u: Array) -> Array:
@@ -110,7 +110,7 @@ def arcsine(sine: Array, cosine: Array) -> Array:
 
 
 @arcsine.defjvp
-def _arcsine_jvp(primals, tangents):
+def _arcsine_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     sine, cosine = primals
     return arcsine(sine, cosine), tangents[0] / jnp.where(cosine > 0, cosine, 1)
 
@@ -125,6 +125,6 @@ def orthant(sine: Array, cosine: Array) -> Array:
 
 
 @orthant.defjvp
-def _orthant_jvp(primals, tangents):
+def _orthant_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     sine, cosine = primals
     return orthant(sine, cosine), tangents[0] / jnp.where(cosine > 0, cosine, 1)

@@ -63,7 +63,7 @@ def _polynomial(coefficients: Sequence[float]) -> DualRule:
     coefficients = tuple(map(float, coefficients))
     if not coefficients:
         raise ValueError("coefficients: expected at least one, lowest power first; got none.")
-    return ClosedForm(closed_forms.polynomial, (coefficients,))
+    return ClosedForm(closed_forms.POLYNOMIAL, (coefficients,))
 
 
 def _monomial(degree: int) -> DualRule:
@@ -73,7 +73,7 @@ def _monomial(degree: int) -> DualRule:
 
 def _hermite(degree: int) -> DualRule:
     check_integer("degree", degree, minimum=0)
-    return ClosedForm(closed_forms.hermite, (int(degree),))
+    return ClosedForm(closed_forms.HERMITE, (int(degree),))
 
 
 def _hermite_function(u: Array, degree: int) -> Array:
@@ -89,13 +89,12 @@ def _series(function: ScalarFunction, *kinks: float) -> Entry:
 
 
 def _sinusoid(frequency: float, phase: float) -> DualRule:
-    return ClosedForm(closed_forms.sinusoid, (float(frequency), float(phase)))
+    return ClosedForm(closed_forms.SINUSOID, (float(frequency), float(phase)))
 
 
 _network, _family = partial(Entry, in_networks=True), partial(Entry, in_family=True)
-ERF = ClosedForm(closed_forms.erf, partials=closed_forms.erf_partials)
-GELU = ClosedForm(closed_forms.gelu, slope=closed_forms.gelu_slope)
-SMOOTH_RELU = ClosedForm(closed_forms.smooth_relu, slope=closed_forms.smooth_relu_slope)
+ERF, GELU = ClosedForm(closed_forms.ERF), ClosedForm(closed_forms.GELU)
+SMOOTH_RELU = ClosedForm(closed_forms.SMOOTH_RELU)
 CATALOGUE: dict[str, Entry] = {
     "abs": _family(jnp.abs, lambda: Rectifier(1.0, 1.0)),
     "celu": _series(jax.nn.celu),
@@ -107,12 +106,12 @@ CATALOGUE: dict[str, Entry] = {
     "erf": _network(special.erf, lambda: ERF),
     "exp": Entry(
         lambda u, rate=1.0: jnp.exp(rate * u),
-        lambda rate=1.0: ClosedForm(closed_forms.exponential, (float(rate), 0.0)),
+        lambda rate=1.0: ClosedForm(closed_forms.EXPONENTIAL, (float(rate), 0.0)),
         example={"rate": 0.5},
     ),
     "gaussian": Entry(
         lambda u, rate=1.0: jnp.exp(-rate * u * u),
-        lambda rate=1.0: ClosedForm(closed_forms.gaussian, (float(rate),)),
+        lambda rate=1.0: ClosedForm(closed_forms.GAUSSIAN, (float(rate),)),
     ),
     "gelu": _network(lambda u: jax.nn.gelu(u, approximate=False), lambda: GELU),
     "gelu_tanh": _series(gelu_tanh),
@@ -130,7 +129,7 @@ CATALOGUE: dict[str, Entry] = {
     "monomial": _family(lambda u, degree: u**degree, _monomial, example={"degree": 2}),
     "normalized_exp": _family(
         lambda u, rate=1.0: jnp.exp(rate**0.5 * u - rate),
-        lambda rate=1.0: ClosedForm(closed_forms.exponential, (math.sqrt(rate), -float(rate))),
+        lambda rate=1.0: ClosedForm(closed_forms.EXPONENTIAL, (math.sqrt(rate), -float(rate))),
         example={"rate": 0.25},
     ),
     "polynomial": _family(
@@ -140,7 +139,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "rbf": _family(
         lambda u, gamma=1.0: 2**0.5 * jnp.sin((2 * gamma) ** 0.5 * u + math.pi / 4),
-        lambda gamma=1.0: ClosedForm(closed_forms.rbf, (float(gamma),)),
+        lambda gamma=1.0: ClosedForm(closed_forms.RBF, (float(gamma),)),
     ),
     "rectified_monomial": _family(
         lambda u, order: jnp.where(u > 0, u**order, 0), _rectified_monomial, example={"order": 2}

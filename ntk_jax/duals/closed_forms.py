@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +22,48 @@ from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.duals.numerics import SQUARED_SINE, clip_rounding, correlation, ulps
 
 
-@dataclass(frozen=True)
-class ClosedForm(DualRule):
-    """A dual given by one function of the three moments and hashable options.
+class Form(NamedTuple):
+    """What is known of one function, or of a family of functions with options.
 
-    `slope(q11, q12, q22)` is dk/dq11, where differentiating the function's own expression would
+    `dual(q11, q12, q22, *options)` and `mean(q, *options)` = E[phi(sqrt(q) z)];
+    `slope(q11, q12, q22)` is dk/dq11, where differentiating the dual's own expression would
     cancel; `partials(k_dot, q11, q12, q22)` are all of `partial_derivatives`, where they are so
     short that nested ones stay short too.
     """
 
-    function: Callable[..., Dual]
-    options: tuple[Any, ...] = ()
+    dual: Callable[..., Dual]
+    mean: Callable[..., Array]
     slope: Callable[..., Array] | None = None
     partials: Callable[..., list[list[Array]]] | None = None
+
+
+@dataclass(frozen=True)
+class ClosedForm(DualRule):
+    """The dual of a form with hashable options."""
+
+    form: Form
+    options: tuple[Any, ...] = ()
     unroll = 4
 
-    def pair(self, rows1, q12, rows2):
+    def mean(self, q: Array) -> Array:
+        return self.form.mean(q, *self.options)
+
+    @property
+    def description(self) -> str:
+        return f"closed form: {self.form.dual.__name__}"
+
+    def pair(self, rows1: Array, q12: Array, rows2: Array) -> Dual:
         return Dual(*_pair(self, rows1, q12, rows2))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(rule, q11, q12, q22):
-    return tuple(rule.function(q11, q12, q22, *rule.options))
+def _pair(rule: ClosedForm, q11: Array, q12: Array, q22: Array) -> tuple[Array, Array]:
+    k, k_dot = rule.form.dual(q11, q12, q22, *rule.options)
+    return k, k_dot
 
 
 @_pair.defjvp
-def _pair_jvp(rule, primals, tangents):
+def _pair_jvp(rule: ClosedForm, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """Partial derivatives first, then their products with the tangents: in reverse, cotangents of
     size k would overflow.
     """
@@ -60,9 +76,9 @@ def partial_derivatives(
     rule: ClosedForm, k_dot: Array, q11: Array, q12: Array, q22: Array
 ) -> list[list[Array]]:
     """Of k and of k_dot, by (q11, q12, q22); that of k by q12 is k_dot (Price's theorem)."""
-    if rule.partials is not None:
-        return rule.partials(k_dot, q11, q12, q22)
-    f = lambda *q: tuple(rule.function(*q, *rule.options))
+    if rule.form.partials is not None:
+        return rule.form.partials(k_dot, q11, q12, q22)
+    f = lambda *q: tuple(rule.form.dual(*q, *rule.options))
     # one pass with three tangents: nested derivatives double the code once where three passes would
     # do so three times
     ones = [
@@ -71,8 +87,8 @@ def partial_derivatives(
     ]
     of_k, of_k_dot = jax.vmap(lambda *along: jax.jvp(f, (q11, q12, q22), along)[1])(*ones)
     k = [of_k[0], k_dot, of_k[2]]
-    if rule.slope is not None:
-        k[0], k[2] = rule.slope(q11, q12, q22), rule.slope(q22, q12, q11)
+    if rule.form.slope is not None:
+        k[0], k[2] = rule.form.slope(q11, q12, q22), rule.form.slope(q22, q12, q11)
     return [k, list(of_k_dot)]
 
 
@@ -80,27 +96,29 @@ def _determinant(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Arra
     """For I + Sigma: 1/(1 + q11), 1/(1 + q22), det(I + Sigma) / ((1 + q11) (1 + q22)) = 1 - sine²,
     1 - rho², all in [0, 1].
     """
-    return 1 / (1 + q11), 1 / (1 + q22), _cosine2(q11, q12, q22), _apart(q11, q12, q22)
+    return 1 / (1 + q11), 1 / (1 + q22), _cosine2(q11, q12, q22), _unshared(q11, q12, q22)
 
 
-def _apart(q11: Array, q12: Array, q22: Array) -> Array:
-    """1 - rho²."""
+def _unshared(q11: Array, q12: Array, q22: Array) -> Array:
+    """1 - rho², the share of either variance that the other variable does not explain."""
     rho = correlation(q11, q12, q22)
-    apart = (1 - rho) * (1 + rho)
+    unshared = (1 - rho) * (1 + rho)
     # rounding past or next to the pole is taken off the value alone: the derivative at parallel
     # inputs stays
-    return apart - lax.stop_gradient(jnp.where(apart > ulps(SQUARED_SINE, rho.dtype), 0, apart))
+    return unshared - lax.stop_gradient(
+        jnp.where(unshared > ulps(SQUARED_SINE, rho.dtype), 0, unshared)
+    )
 
 
 @jax.custom_jvp
 def _cosine2(q11: Array, q12: Array, q22: Array) -> Array:
     """1 - q12² / ((1 + q11) (1 + q22)), without cancellation."""
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
-    return (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * _apart(q11, q12, q22)
+    return (p1 + p2) - p1 * p2 + (q11 * p1) * (q22 * p2) * _unshared(q11, q12, q22)
 
 
 @_cosine2.defjvp
-def _cosine2_jvp(primals, tangents):
+def _cosine2_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     """From the short expression, whose nested derivatives stay short."""
     (q11, q12, q22), (d11, d12, d22) = primals, tangents
     p1, p2 = 1 / (1 + q11), 1 / (1 + q22)
@@ -109,7 +127,7 @@ def _cosine2_jvp(primals, tangents):
     return _cosine2(*primals), sine * (sine * (p1 * d11 + p2 * d22) - 2 * (h * d12))
 
 
-def erf(q11, q12, q22):
+def erf(q11: Array, q12: Array, q22: Array) -> Dual:
     """k = 2/pi arcsin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))), k_dot = 4/pi / sqrt((1 + 2 q11)(1 + 2
     q22) - 4 q12²).
     """
@@ -120,7 +138,7 @@ def erf(q11, q12, q22):
     )
 
 
-def erf_partials(k_dot, q11, q12, q22):
+def erf_partials(k_dot: Array, q11: Array, q12: Array, q22: Array) -> list[list[Array]]:
     """Partial derivatives of `erf` by its own k_dot, with p = 1 / (1 + 2 q) and cosine = 4 sqrt(p1
     p2) / (pi k_dot).
 
@@ -139,36 +157,52 @@ def erf_partials(k_dot, q11, q12, q22):
     ]
 
 
-def gelu(q11, q12, q22):
+def erf_mean(q: Array) -> Array:
+    """0: the function is odd."""
+    return jnp.zeros_like(q)
+
+
+ERF = Form(erf, erf_mean, partials=erf_partials)
+
+
+def gelu(q11: Array, q12: Array, q22: Array) -> Dual:
     """With D = det(I + Sigma), P = 1/(2 pi sqrt D), A = pi/2 + arcsin(q12 / sqrt((1 + q11)(1 +
     q22))).
 
     k = q12 A / (2 pi) + P (det Sigma + q12² (1/(1 + q11) + 1/(1 + q22))),
     k_dot = A / (2 pi) + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D).
     """
-    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
+    p1, p2, cosine2, unshared = _determinant(q11, q12, q22)
     h1, h2, cosine = jnp.sqrt(p1), jnp.sqrt(p2), jnp.sqrt(cosine2)
     sine = q12 * (h1 * h2)
     A = orthant(sine, cosine) / (2 * np.pi)
-    spread = (q11 * h1) * (q22 * h2) * apart  # det Sigma sqrt(p1 p2)
+    spread = (q11 * h1) * (q22 * h2) * unshared  # det Sigma sqrt(p1 p2)
     k = q12 * A + (spread + sine * q12 * (p1 + p2)) / (2 * np.pi * cosine)
     return Dual(k, A + sine / (2 * np.pi * cosine) * (p1 + p2 + (p1 / cosine) * (p2 / cosine)))
 
 
-def gelu_slope(q11, q12, q22):
+def gelu_slope(q11: Array, q12: Array, q22: Array) -> Array:
     """E[phi''(u) phi(v)] / 2 with phi''(u) = (2 - u²) density(u), which tilts the covariance: its
     variances are q p1 and c q22.
 
     Here c q22 = q22 - q12² p1 is the variance of v, and t = 1/(1 + c q22).
     """
-    p1, p2, cosine2, apart = _determinant(q11, q12, q22)
-    rho2 = 1 - apart
-    c, t = apart + rho2 * p1, p2 / cosine2
+    p1, p2, cosine2, unshared = _determinant(q11, q12, q22)
+    rho2 = 1 - unshared
+    c, t = unshared + rho2 * p1, p2 / cosine2
     bracket = (1 + p1) * c - rho2 * p1 * (q11 * p1) * (1 + t)
     return jnp.sqrt(p1) * (q22 * jnp.sqrt(p2)) / jnp.sqrt(cosine2) * bracket / (4 * np.pi)
 
 
-def smooth_relu(q11, q12, q22):
+def gelu_mean(q: Array) -> Array:
+    """E[u Phi(u)] = q E[density(u)] = q / sqrt(2 pi (1 + q))."""
+    return q / jnp.sqrt(2 * np.pi * (1 + q))
+
+
+GELU = Form(gelu, gelu_mean, gelu_slope)
+
+
+def smooth_relu(q11: Array, q12: Array, q22: Array) -> Dual:
     """phi(u) = u Phi(u) + density(u) = E[relu(u + z)]: the dual of ReLU at variances 1 + q11 and 1
     + q22.
     """
@@ -179,26 +213,42 @@ def smooth_relu(q11, q12, q22):
     return Dual(jnp.maximum(q12, 0) / 2 + gap / (h1 * h2), orthant(sine, cosine) / (2 * np.pi))
 
 
-def smooth_relu_slope(q11, q12, q22):
+def smooth_relu_slope(q11: Array, q12: Array, q22: Array) -> Array:
     """dk/dq11 = sqrt(det(I + Sigma)) / (4 pi (1 + q11)), by homogeneity."""
     p1, p2, cosine2, _ = _determinant(q11, q12, q22)
     return jnp.sqrt(cosine2) * (jnp.sqrt(p1) / jnp.sqrt(p2)) / (4 * np.pi)
 
 
-def sinusoid(q11, q12, q22, frequency, phase):
+def smooth_relu_mean(q: Array) -> Array:
+    """E[relu(u + z)] = sqrt((1 + q) / (2 pi))."""
+    return jnp.sqrt((1 + q) / (2 * np.pi))
+
+
+SMOOTH_RELU = Form(smooth_relu, smooth_relu_mean, smooth_relu_slope)
+
+
+def sinusoid(q11: Array, q12: Array, q22: Array, frequency: float, phase: float) -> Dual:
     """phi(u) = sin(f u + c): k = E sinh(f² q12) + sin²(c) E exp(-f² q12), k_dot: f², cos²(c); E =
     exp(-f² (q11 + q22) / 2).
     """
     f2 = frequency**2
     together = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 + q12, 0))
-    apart = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
+    far = jnp.exp(-f2 * clip_rounding((q11 + q22) / 2 - q12, 0))
     small = jnp.abs(f2 * q12) < 1  # the difference of exponentials cancels there
     series = jnp.exp(-f2 * (q11 + q22) / 2) * jnp.sinh(jnp.where(small, f2 * q12, 0))
-    odd = jnp.where(small, series, (apart - together) / 2)
+    odd = jnp.where(small, series, (far - together) / 2)
     return Dual(odd + math.sin(phase) ** 2 * together, f2 * (odd + math.cos(phase) ** 2 * together))
 
 
-def rbf(q11, q12, q22, gamma):
+def sinusoid_mean(q: Array, frequency: float, phase: float) -> Array:
+    """sin(phase) exp(-frequency² q / 2)."""
+    return math.sin(phase) * jnp.exp(-(frequency**2) * q / 2)
+
+
+SINUSOID = Form(sinusoid, sinusoid_mean)
+
+
+def rbf(q11: Array, q12: Array, q22: Array, gamma: float) -> Dual:
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4): k = exp(-gamma (q11 - 2 q12 + q22)), k_dot = 2
     gamma k.
     """
@@ -206,7 +256,15 @@ def rbf(q11, q12, q22, gamma):
     return Dual(k, 2 * gamma * k)
 
 
-def exponential(q11, q12, q22, rate, shift):
+def rbf_mean(q: Array, gamma: float) -> Array:
+    """exp(-gamma q)."""
+    return jnp.exp(-gamma * q)
+
+
+RBF = Form(rbf, rbf_mean)
+
+
+def exponential(q11: Array, q12: Array, q22: Array, rate: float, shift: float) -> Dual:
     """phi(u) = exp(rate u + shift): k = exp(rate² (q11 + 2 q12 + q22) / 2 + 2 shift), k_dot = rate²
     k.
     """
@@ -214,7 +272,15 @@ def exponential(q11, q12, q22, rate, shift):
     return Dual(k, rate**2 * k)
 
 
-def gaussian(q11, q12, q22, rate):
+def exponential_mean(q: Array, rate: float, shift: float) -> Array:
+    """exp(rate² q / 2 + shift)."""
+    return jnp.exp(rate**2 * q / 2 + shift)
+
+
+EXPONENTIAL = Form(exponential, exponential_mean)
+
+
+def gaussian(q11: Array, q12: Array, q22: Array, rate: float) -> Dual:
     """phi(u) = exp(-rate u²): k = D^(-1/2) with D = det(I + 2 rate Sigma), k_dot = 4 rate² q12
     D^(-3/2).
     """
@@ -223,7 +289,15 @@ def gaussian(q11, q12, q22, rate):
     return Dual(k, 4 * rate**2 * (q12 * (p1 * p2)) * k / cosine2)
 
 
-def growing_gaussian(q11, q12, q22, rate):
+def gaussian_mean(q: Array, rate: float) -> Array:
+    """(1 + 2 rate q)^(-1/2)."""
+    return 1 / jnp.sqrt(1 + 2 * rate * q)
+
+
+GAUSSIAN = Form(gaussian, gaussian_mean)
+
+
+def growing_gaussian(q11: Array, q12: Array, q22: Array, rate: float) -> Dual:
     """phi(u) = exp(rate u²): `gaussian` at -rate, D = (1 - 2 rate q11)(1 - 2 rate q22) - (2 rate
     q12)²; infinite unless D > 0.
     """
@@ -234,7 +308,16 @@ def growing_gaussian(q11, q12, q22, rate):
     return Dual(*(jnp.where(finite, k, jnp.inf) for k in (D**-0.5, 2 * rate * c * D**-1.5)))
 
 
-def polynomial(q11, q12, q22, coefficients: Sequence[float]):
+def growing_gaussian_mean(q: Array, rate: float) -> Array:
+    """(1 - 2 rate q)^(-1/2), infinite from q = 1 / (2 rate) on."""
+    d = 1 - 2 * rate * q
+    return jnp.where(d > 0, 1 / jnp.sqrt(jnp.where(d > 0, d, 1)), jnp.inf)
+
+
+GROWING_GAUSSIAN = Form(growing_gaussian, growing_gaussian_mean)
+
+
+def polynomial(q11: Array, q12: Array, q22: Array, coefficients: Sequence[float]) -> Dual:
     """phi(u) = sum_i c_i u^i: k = sum_j q12^j / j! m_j(q11) m_j(q22), m_j(q) = E[phi^(j)(sqrt(q)
     z)]; k_dot from j + 1.
     """
@@ -258,26 +341,39 @@ def _derivative_mean(coefficients: Sequence[float], j: int) -> list[float]:
     return moments
 
 
-def hermite(q11, q12, q22, degree):
+def polynomial_mean(q: Array, coefficients: Sequence[float]) -> Array:
+    """m_0(q)."""
+    return _horner(_derivative_mean(coefficients, 0), q)
+
+
+POLYNOMIAL = Form(polynomial, polynomial_mean)
+
+
+def hermite(q11: Array, q12: Array, q22: Array, degree: int) -> Dual:
     """phi = He_n / sqrt(n!), E[phi²] = 1 at unit variance: m_j(q) = n! / (n - j)! (n - j - 1)!! (q
     - 1)^((n - j) / 2).
     """
-
-    def mean(j):
-        m, odd = divmod(degree - j, 2)
-        scale = (
-            0.0
-            if odd
-            else math.perm(degree, j)
-            / math.sqrt(math.factorial(degree))
-            * math.prod(range(1, 2 * m, 2))
-        )
-        return lambda q: scale * (q - 1) ** m
-
-    return _from_means(q11, q12, q22, [mean(j) for j in range(degree + 1)])
+    means = [partial(_hermite_mean, degree, j) for j in range(degree + 1)]
+    return _from_means(q11, q12, q22, means)
 
 
-def _from_means(q11, q12, q22, means):
+def _hermite_mean(degree: int, j: int, q: Array) -> Array:
+    m, odd = divmod(degree - j, 2)
+    size = math.perm(degree, j) / math.sqrt(math.factorial(degree))
+    return (0.0 if odd else size * math.prod(range(1, 2 * m, 2))) * (q - 1) ** m
+
+
+def hermite_mean(q: Array, degree: int) -> Array:
+    """m_0(q)."""
+    return _hermite_mean(degree, 0, q)
+
+
+HERMITE = Form(hermite, hermite_mean)
+
+
+def _from_means(
+    q11: Array, q12: Array, q22: Array, means: Sequence[Callable[[Array], Array]]
+) -> Dual:
     """Both duals from m_j, by Horner's rule in q12: the j-th term of k is the last factor 1/j of
     the (j-1)-th of k_dot.
     """

@@ -2,6 +2,7 @@
 depends on both.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,17 +25,18 @@ class Dual(NamedTuple):
     k_dot: Float[Array, "..."]
 
 
-class Apart(NamedTuple):
-    """1 - rho and 1 + rho of pairs, each exact relative to its own value: near a pole, rho itself
-    has rounded it away.
+class PoleGaps(NamedTuple):
+    """The gaps 1 - rho and 1 + rho of a correlation to the poles +-1, exact relative to themselves.
+
+    Near a pole, rho itself has rounded them away.
     """
 
     minus: Any
     plus: Any
 
     @property
-    def lack(self) -> Array:
-        """1 - |rho|."""
+    def pole_gap(self) -> Array:
+        """1 - |rho|, to the nearer pole."""
         return jnp.minimum(self.minus, self.plus)
 
     def by_pole(self, at_plus_one: Array, at_minus_one: Array) -> Array:
@@ -42,7 +44,7 @@ class Apart(NamedTuple):
         return jnp.where(self.minus < self.plus, at_plus_one, at_minus_one)
 
 
-class DualRule:
+class DualRule(ABC):
     """An activation's dual. Subclasses are frozen dataclasses, equal by value: they are static
     arguments of `jax.jit`.
 
@@ -51,6 +53,10 @@ class DualRule:
     """
 
     unroll = 8
+    exact = True
+    """Whether it is a closed form, or a mixture of them: exact at any variance."""
+    flat = False
+    """Whether phi' is 0 almost everywhere."""
 
     def __reduce__(self) -> Any:
         return _restored, (
@@ -63,13 +69,13 @@ class DualRule:
 
     @property
     def cusp(self) -> bool:
-        """Whether k or k_dot has an infinite derivative at the poles, and `apart` answers for
+        """Whether k or k_dot has an infinite derivative at the poles, and `pole_gaps` answers for
         them.
         """
         return False
 
-    apart_is_cheap = False
-    """Whether all pairs can afford `apart`: a few operations each, and nothing of `near_rows`."""
+    pole_gaps_are_cheap = False
+    """Whether all pairs can afford `pole_gaps`: a few operations each, without `near_rows`."""
 
     @property
     def adaptive(self) -> bool:
@@ -90,24 +96,34 @@ class DualRule:
         """
         return q
 
+    @abstractmethod
     def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
         """The dual of pairs, given both sides' rows and the covariances.
 
-        A rule with a cusp also takes `lack`, 1 - |rho| where that is known better than from these.
+        A rule with a cusp also takes `pole_gap`: 1 - |rho|, where it is known better than from
+        these.
         """
-        raise NotImplementedError
 
-    def own(self, q: Array) -> Dual:
+    @abstractmethod
+    def mean(self, q: Array) -> Array:
+        """E[phi(u)] of every example."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """In words, for `explain_limit`."""
+
+    def diagonal(self, q: Array) -> Dual:
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
 
     def near_rows(self, q: Array) -> Any:
-        """What `apart` needs of one side, as `rows` is what `pair` needs."""
+        """What `pole_gaps` needs of one side, as `rows` is what `pair` needs."""
         return None
 
-    def apart(self, inputs: Apart, one: Any, other: Any) -> tuple[Apart, Array]:
-        """For a rule with a cusp: how far apart the activations of two nonzero inputs are, and
-        k_dot, given both sides' rows.
+    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
+        """For a rule with a cusp: the gaps of the activations of two nonzero inputs, and k_dot,
+        given both sides' rows.
         """
         raise NotImplementedError
 
@@ -130,6 +146,16 @@ class Scaled(DualRule):
         return self.rule.unroll
 
     @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.exact
+
+    @property
+    def flat(self) -> bool:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.flat
+
+    @property
     def adaptive(self) -> bool:
         """As the other rule."""
         return self.rule.adaptive
@@ -139,38 +165,47 @@ class Scaled(DualRule):
         """As the other rule."""
         return self.rule.cusp
 
-    def fitted(self, q_max, dtype):
+    def fitted(self, q_max: float, dtype: Any) -> DualRule:
         """Likewise, scaled."""
         return replace(self, rule=self.rule.fitted(q_max, dtype))
 
-    def shortfall(self, q_max, dtype):
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
         """Relative, hence that of the other rule."""
         return self.rule.shortfall(q_max, dtype)
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Any:
         """Those of the other rule."""
         return self.rule.rows(q)
 
     @property
-    def apart_is_cheap(self) -> bool:  # type: ignore[override]
+    def pole_gaps_are_cheap(self) -> bool:  # type: ignore[override]
         """As for the other rule."""
-        return self.rule.apart_is_cheap
+        return self.rule.pole_gaps_are_cheap
 
-    def pair(self, rows1, q12, rows2, *lack):
+    def pair(self, rows1: Any, q12: Array, rows2: Any, *pole_gap) -> Dual:
         """Both moments, times the square of the scale."""
-        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *lack)))
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *pole_gap)))
 
-    def own(self, q):
+    def diagonal(self, q: Array) -> Dual:
         """Likewise."""
-        return Dual(*(self.scale**2 * k for k in self.rule.own(q)))
+        return Dual(*(self.scale**2 * k for k in self.rule.diagonal(q)))
 
-    def near_rows(self, q):
+    def mean(self, q: Array) -> Array:
+        """Times the scale, whose sign the moments do not see."""
+        return self.scale * self.rule.mean(q)
+
+    @property
+    def description(self) -> str:
+        """The scale and the other rule."""
+        return f"{self.scale:.4g} × {self.rule.description}"
+
+    def near_rows(self, q: Array) -> Any:
         """Those of the other rule."""
         return self.rule.near_rows(q)
 
-    def apart(self, inputs, one, other):
+    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
         """Correlations do not see a scale."""
-        outputs, k_dot = self.rule.apart(inputs, one, other)
+        outputs, k_dot = self.rule.pole_gaps(inputs, one, other)
         return outputs, self.scale**2 * k_dot
 
 

@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.numerics import beyond_variances
+from ntk_jax.duals.numerics import covariance_slack
 
 NAMES = ("q11", "q12", "q22")
 
@@ -85,7 +85,7 @@ def _check_possible(xp: Any, q11: Any, q12: Any, q22: Any) -> None:
             kind = "a finite covariance" if name == "q12" else "a finite variance of at least 0"
             raise ValueError(f"{name}: expected {kind}; got {float(m[bad].ravel()[0]):g}.")
     bound = xp.sqrt(q11) * xp.sqrt(q22)
-    excess = xp.abs(q12) - bound * (1 + beyond_variances(q12.dtype))
+    excess = xp.abs(q12) - bound * (1 + covariance_slack(q12.dtype))
     if xp.any(excess > 0):
         at = np.unravel_index(int(xp.argmax(excess)), excess.shape)
         found = [float(xp.broadcast_to(m, excess.shape)[at]) for m in (q12, bound)]
@@ -103,7 +103,7 @@ def _nearest_possible(q11: Array, q12: Array, q22: Array) -> list[Array]:
     v1, v2 = (jnp.where(v < 0, 0, v) for v in (v1, v2))
     bound = jnp.sqrt(v1) * jnp.sqrt(v2)
     possible = jnp.where(
-        jnp.abs(c) <= bound * (1 + beyond_variances(c.dtype)), c, jnp.sign(c) * bound
+        jnp.abs(c) <= bound * (1 + covariance_slack(c.dtype)), c, jnp.sign(c) * bound
     )
     unknown = jnp.where(
         jnp.isnan(possible), jnp.nan, 0

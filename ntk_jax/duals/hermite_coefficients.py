@@ -73,7 +73,7 @@ def step_coefficients(b: Array | np.ndarray, terms: int, order: int) -> Array | 
     roots = np.sqrt(np.arange(1.0, len(e) + 1)).reshape(-1, *[1] * b.ndim).astype(b.dtype)
     for _ in range(-1 - order):
         e = roots[: len(e) - 1] * e[1:]
-    means = [_beyond(b), e[0] - b * _beyond(b)] if order >= 0 else []
+    means = [_tail_probability(b), e[0] - b * _tail_probability(b)] if order >= 0 else []
     for p in range(2, order + 1):
         means.append((means[p - 2] - b * means[p - 1]) / p)
     for p in range(order + 1):
@@ -90,7 +90,10 @@ def _at(b: Array | np.ndarray, count: int) -> Array | np.ndarray:
             e.append((b * e[k] - k**0.5 * e[k - 1]) / (k + 1) ** 0.5)
         return np.stack(e[:count])
 
-    def step(last, root_k):  # a loop: unrolled, hundreds of terms would compile for seconds
+    # a loop: unrolled, hundreds of terms would compile for seconds
+    def step(
+        last: tuple[Array, Array, Array], root_k: Array
+    ) -> tuple[tuple[Array, Array, Array], Array]:
         e, before, root_before = last
         return ((b * e - root_before * before) / root_k, e, root_k), e
 
@@ -99,7 +102,7 @@ def _at(b: Array | np.ndarray, count: int) -> Array | np.ndarray:
     return lax.scan(step, (first, jnp.zeros_like(b), jnp.zeros((), b.dtype)), roots)[1]
 
 
-def _beyond(b: Any) -> Any:
+def _tail_probability(b: Any) -> Any:
     """P(z > b)."""
     if isinstance(b, np.ndarray):
         return np.array([math.erfc(v * 0.5**0.5) / 2 for v in b])

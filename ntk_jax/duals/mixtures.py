@@ -21,6 +21,7 @@ from jax import Array, lax
 
 from ntk_jax.duals.closed_forms import ClosedForm, partial_derivatives
 from ntk_jax.duals.dual_rule import Dual, DualRule
+from ntk_jax.duals.hermite_series.fit import enough_terms
 from ntk_jax.duals.hermite_series.series import Series
 
 
@@ -80,21 +81,34 @@ class Mixture(DualRule):
     unroll = 1
     adaptive = True
 
-    def fitted(self, q_max, dtype):
+    def fitted(self, q_max: float, dtype: Any) -> DualRule:
         """A short series instead, if one is exact: in float32 a mixture of six scales costs less
         than 32 terms.
         """
         if jnp.dtype(dtype) != jnp.float64:
             return self
-        short = Series(self.phi).fitted(q_max, dtype)
+        short = enough_terms(Series(self.phi), q_max, dtype)
         return short if short.count <= 160 else self
 
-    def rows(self, q):
+    def rows(self, q: Array) -> "_Rows":
         """The variances, and those at every scale."""
         rates = jnp.asarray([self.rate / s for s in _law(q.dtype).scales], q.dtype)
         return _Rows(q, rates.reshape(-1, *[1] * q.ndim) ** 2 * q[None])
 
-    def pair(self, rows1, q12, rows2):
+    def mean(self, q: Array) -> Array:
+        """The sum over scales."""
+        s, w = map(np.array, _law(q.dtype))
+        weights = jnp.asarray(self.gain * w * s**self.power, q.dtype)
+        means = self.base.mean(self.rows(q).scaled)
+        return self.shift + jnp.sum(weights.reshape(-1, *[1] * q.ndim) * means, axis=0)
+
+    @property
+    def description(self) -> str:
+        """The base and how many scales."""
+        base, count = self.base.form.dual.__name__, len(DOUBLE.scales)
+        return f"mixture of closed forms: {base} at {count} scales"
+
+    def pair(self, rows1: "_Rows", q12: Array, rows2: "_Rows") -> Dual:
         """The double sum over scales."""
         return Dual(*_pair(self, rows1, q12, rows2))
 
@@ -148,11 +162,11 @@ def _zero(rows1: _Rows, q12: Array, rows2: _Rows) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(rule, rows1, q12, rows2):
+def _pair(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Array, Array]:
     at, zero = _pairs(rule, q12.dtype), _zero(rows1, q12, rows2)
 
-    def step(m, total):
-        dual = rule.base.function(*_moments(at, m, rows1, q12, rows2), *rule.base.options)
+    def step(m: Array, total: Array) -> Any:
+        dual = rule.base.form.dual(*_moments(at, m, rows1, q12, rows2), *rule.base.options)
         # in one complex number: XLA would compute what two sums have in common twice
         return total + lax.complex(at.k[m] * dual.k, at.k_dot[m] * dual.k_dot)
 
@@ -163,7 +177,7 @@ def _pair(rule, rows1, q12, rows2):
 
 
 @_pair.defjvp
-def _pair_jvp(rule, primals, tangents):
+def _pair_jvp(rule: Mixture, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """Partial derivatives first: a reverse pass then need not remember every step of the sum."""
     out, moments = _pair(rule, *primals), (tangents[0].q, tangents[1], tangents[2].q)
     of_k, of_k_dot = _partial_derivatives(rule, *primals)
@@ -179,10 +193,10 @@ def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) 
     squares = jnp.asarray([(rule.rate / s) ** 2 for s in _law(q12.dtype).scales], q12.dtype)
     column = (2, *[1] * q12.ndim)
 
-    def step(m, totals):
+    def step(m: Array, totals: Any) -> Any:
         a, b = (squares[index[m]].reshape(column) for index in (at.first, at.second))
         moments = _moments(at, m, rows1, q12, rows2)
-        slope = rule.base.function(*moments, *rule.base.options).k_dot
+        slope = rule.base.form.dual(*moments, *rule.base.options).k_dot
         k, k_dot = partial_derivatives(rule.base, slope, *moments)
         of_k = [
             t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)

@@ -61,7 +61,7 @@ def ulps(count: float, dtype: Any) -> float:
     return count * float(jnp.finfo(dtype).eps)
 
 
-def beyond_variances(dtype: Any) -> float:
+def covariance_slack(dtype: Any) -> float:
     """How far beyond sqrt(q11 q22), relative to it, a covariance given by a user may be.
 
     The rounding of products over millions of features; in float32 also of accelerators' short
@@ -117,7 +117,7 @@ def correlation(q11: Array, q12: Array, q22: Array) -> Array:
 
 
 @correlation.defjvp
-def _correlation_jvp(primals, tangents):
+def _correlation_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     q11, _, q22 = primals
     rho, half = correlation(*primals), ratio(tangents[0], q11) / 2 + ratio(tangents[2], q22) / 2
     return rho, tangents[1] * (ratio(1, root(q11)) * ratio(1, root(q22))) - rho * half

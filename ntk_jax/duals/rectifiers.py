@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.duals.angle import angle, arcsine
-from ntk_jax.duals.dual_rule import Apart, Dual, DualRule
+from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps
 from ntk_jax.duals.numerics import CORRELATION, ratio, root
 
 
@@ -36,29 +36,36 @@ class Rectifier(DualRule):
     a: float
     b: float
     unroll = 10
-    apart_is_cheap = True
+    pole_gaps_are_cheap = True
 
     @property
-    def cusp(self):
+    def cusp(self) -> bool:
         return self.a != -self.b
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Scales:
         return scales(q)
 
-    def pair(self, rows1, q12, rows2, lack=None):
-        return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, lack)))
+    def pair(self, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None = None) -> Dual:
+        return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, pole_gap)))
 
-    def own(self, q):
+    def mean(self, q: Array) -> Array:
+        return (self.a + self.b) * jnp.sqrt(1 / (2 * np.pi)) * root(q)
+
+    @property
+    def description(self) -> str:
+        return "closed form: rectifier"
+
+    def diagonal(self, q: Array) -> Dual:
         return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
 
-    def apart(self, inputs, one, other):
-        own, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
-        at, mirrored = angle(inputs.lack), self.a * self.b / own
-        lift = even / own * at.first_gap
+    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
+        mean, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
+        at, mirrored = angle(inputs.pole_gap), self.a * self.b / mean
+        lift = even / mean * at.first_gap
         minus = inputs.by_pole(at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
         plus = inputs.by_pole(2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
-        return Apart(minus, plus), inputs.by_pole(
-            own - even * at.to_pole, even * at.to_pole - self.a * self.b
+        return PoleGaps(minus, plus), inputs.by_pole(
+            mean - even * at.to_pole, even * at.to_pole - self.a * self.b
         )
 
 
@@ -78,34 +85,36 @@ def _relative(tangents1: Scales, rows1: Scales, tangents2: Scales, rows2: Scales
 
 
 @jax.custom_jvp
-def _lack(rows1, q12, rows2):
+def _pole_gap(rows1: Scales, q12: Array, rows2: Scales) -> Array:
     """1 - |rho|, as the moments know it."""
     rho = correlation(rows1, q12, rows2)
     return 1 - jnp.where(q12 > 0, rho, -rho)  # not `abs`: orthogonal inputs have a derivative
 
 
-@_lack.defjvp
-def _lack_jvp(primals, tangents):
+@_pole_gap.defjvp
+def _pole_gap_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
     d_rho = d12 * (rows1.r * rows2.r) - correlation(rows1, q12, rows2) / 2 * _relative(
         d1, rows1, d2, rows2
     )
-    return _lack(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
+    return _pole_gap(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
 
 
-def _known(rows1: Scales, q12: Array, rows2: Scales, lack: Array | None) -> tuple[Any, ...]:
-    """The last arguments of the functions below: ulps within which a lack counts as 0, both rows,
-    covariance and lack.
+def _known(rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None) -> tuple[Any, ...]:
+    """The last arguments of the functions below: ulps within which a gap counts as 0, both
+    rows, covariance and gap.
     """
-    if lack is None:
-        return CORRELATION, rows1, q12, rows2, _lack(rows1, q12, rows2)
-    return 0, rows1, q12, rows2, lack
+    if pole_gap is None:
+        return CORRELATION, rows1, q12, rows2, _pole_gap(rows1, q12, rows2)
+    return 0, rows1, q12, rows2, pole_gap
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _rectifier(a, b, noise, rows1, q12, rows2, lack):
+def _rectifier(
+    a: float, b: float, noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array
+) -> tuple[Array, Array]:
     even = (a + b) ** 2 / (2 * np.pi)
-    at = angle(lack, noise)
+    at = angle(pole_gap, noise)
     positive = q12 > 0
     linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
     k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
@@ -116,16 +125,18 @@ def _rectifier(a, b, noise, rows1, q12, rows2, lack):
 
 
 @_rectifier.defjvp
-def _rectifier_jvp(a, b, noise, primals, tangents):
-    (rows1, q12, rows2, lack), (d1, d12, d2, d_lack) = primals, tangents
+def _rectifier_jvp(
+    a: float, b: float, noise: float, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    (rows1, q12, rows2, pole_gap), (d1, d12, d2, d_gap) = primals, tangents
     out, at, even = (
         _rectifier(a, b, noise, *primals),
-        angle(lack, noise),
+        angle(pole_gap, noise),
         (a + b) ** 2 / (2 * np.pi),
     )
     S = rows1.s * rows2.s * at.sine
     dk = out[1] * d12 + even / 2 * (S * _relative(d1, rows1, d2, rows2))
-    turned = even * (d_lack * at.inverse_sine(noise))
+    turned = even * (d_gap * at.inverse_sine(noise))
     return out, (dk, jnp.where(q12 > 0, -turned, turned))
 
 
@@ -137,47 +148,55 @@ class Step(DualRule):
 
     low: float
     high: float
-    apart_is_cheap = True
+    pole_gaps_are_cheap = True
+    flat = True
 
     @property
-    def cusp(self):
+    def cusp(self) -> bool:
         return self.low != self.high
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Scales:
         return scales(q)
 
-    def pair(self, rows1, q12, rows2, lack=None):
+    def pair(self, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None = None) -> Dual:
         # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at
         # rho = 0
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        k = half**2 * _sign(*_known(rows1, q12, rows2, lack)) + mean**2
+        k = half**2 * _sign(*_known(rows1, q12, rows2, pole_gap)) + mean**2
         return Dual(k, jnp.zeros_like(k))
 
-    def own(self, q):
+    def mean(self, q: Array) -> Array:
+        return jnp.full_like(q, (self.low + self.high) / 2)
+
+    @property
+    def description(self) -> str:
+        return "closed form: step"
+
+    def diagonal(self, q: Array) -> Dual:
         k = jnp.where(
             q > 0, (self.low**2 + self.high**2) / 2, ((self.low + self.high) / 2) ** 2
         ).astype(q.dtype)
         return Dual(k, jnp.zeros_like(k))
 
-    def apart(self, inputs, one, other):
+    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        turned, share = 2 / np.pi * angle(inputs.lack).to_pole, half**2 / (half**2 + mean**2)
+        turned, share = 2 / np.pi * angle(inputs.pole_gap).to_pole, half**2 / (half**2 + mean**2)
         minus = share * inputs.by_pole(turned, 2 - turned)
         plus = 2 * (1 - share) + share * inputs.by_pole(2 - turned, turned)
-        return Apart(minus, plus), jnp.zeros_like(minus)
+        return PoleGaps(minus, plus), jnp.zeros_like(minus)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sign(noise, rows1, q12, rows2, lack):
+def _sign(noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array) -> Array:
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    cosine = angle(lack, noise).sine
+    cosine = angle(pole_gap, noise).sine
     return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
 
 
 @_sign.defjvp
-def _sign_jvp(noise, primals, tangents):
-    (_, q12, _, lack), d_lack = primals, tangents[3]
-    turned = 2 / np.pi * (d_lack * angle(lack, noise).inverse_sine(noise))
+def _sign_jvp(noise: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (_, q12, _, pole_gap), d_gap = primals, tangents[3]
+    turned = 2 / np.pi * (d_gap * angle(pole_gap, noise).inverse_sine(noise))
     return _sign(noise, *primals), jnp.where(q12 > 0, -turned, turned)
 
 
@@ -185,13 +204,20 @@ def _sign_jvp(noise, primals, tangents):
 class RectifiedSquare(DualRule):
     """phi(u) = relu(u)²: the arc-cosine kernel of order 2, halved."""
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Scales:
         return scales(q)
 
-    def pair(self, rows1, q12, rows2):
+    def pair(self, rows1: Scales, q12: Array, rows2: Scales) -> Dual:
         return Dual(_square(rows1, q12, rows2), 4 * _relu(rows1, q12, rows2))
 
-    def own(self, q):
+    def mean(self, q: Array) -> Array:
+        return q / 2
+
+    @property
+    def description(self) -> str:
+        return "closed form: rectifiedsquare"
+
+    def diagonal(self, q: Array) -> Dual:
         return Dual(1.5 * q * q, 2 * q)
 
 
@@ -200,7 +226,7 @@ def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
 
 
 @jax.custom_jvp
-def _square(rows1, q12, rows2):
+def _square(rows1: Scales, q12: Array, rows2: Scales) -> Array:
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     gap = angle(1 - jnp.abs(rho), CORRELATION).second_gap
     J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)
@@ -208,7 +234,7 @@ def _square(rows1, q12, rows2):
 
 
 @_square.defjvp
-def _square_jvp(primals, tangents):
+def _square_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
     M = _mixed(rows1, q12, rows2)  # dk/dq11 = E[phi''(u) phi(v)] / 2 = q22 M
     dk = 4 * _relu(rows1, q12, rows2) * d12 + M * (rows2.q * d1.q + rows1.q * d2.q)
@@ -216,7 +242,7 @@ def _square_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _mixed(rows1, q12, rows2):
+def _mixed(rows1: Scales, q12: Array, rows2: Scales) -> Array:
     """(pi - theta + sin theta cos theta) / (2 pi) = E[1(u > 0) relu(v)²] / q22."""
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     at = angle(1 - jnp.abs(rho), CORRELATION)
@@ -225,7 +251,7 @@ def _mixed(rows1, q12, rows2):
 
 
 @_mixed.defjvp
-def _mixed_jvp(primals, tangents):
-    lack, d_lack = jax.jvp(_lack, primals, tangents)
-    turned = angle(lack, CORRELATION).sine / np.pi * d_lack
+def _mixed_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    pole_gap, d_gap = jax.jvp(_pole_gap, primals, tangents)
+    turned = angle(pole_gap, CORRELATION).sine / np.pi * d_gap
     return _mixed(*primals), jnp.where(primals[1] > 0, -turned, turned)

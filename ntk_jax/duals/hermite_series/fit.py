@@ -5,7 +5,7 @@ NumPy: nothing compiles.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,13 +15,14 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.duals.dual_rule import DualRule, derivative
-from ntk_jax.duals.hermite_coefficients import RANGE, WIDE, basis, step_coefficients
+from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
     check_resolved,
+    kinks_of_derivative,
     look,
-    own_kinks,
     split_moment,
 )
 from ntk_jax.duals.kinks.kinks import Kink, powers
@@ -40,33 +41,6 @@ SIZES = (
     512,
     1024,
 )  # few distinct numbers of terms, hence few compilations
-
-
-@dataclass(frozen=True)
-class Expansion(DualRule):
-    """A scalar function, where it is not smooth, and how far its Hermite series goes.
-
-    Attributes:
-        phi: a scalar JAX function, applied to arrays element by element.
-        kinks: where it is not smooth.
-        terms: how many terms of the series; None leaves it to the variances, or takes 64 where they
-            are not known (inside jit).
-        levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
-        tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
-        reach: the quadrature ends at this many standard deviations.
-    """
-
-    phi: Callable[[Array], Array]
-    kinks: tuple[Kink, ...] = ()
-    terms: int | None = None
-    levels: int = 12
-    tolerance: float | None = None
-    reach: float = RANGE
-
-    @property
-    def count(self) -> int:
-        """How many terms are summed."""
-        return self.terms or 64
 
 
 E = TypeVar("E", bound=Expansion)
@@ -154,8 +128,8 @@ def _error_share(series: Expansion, order: int, q: float, seen: Seen) -> float:
             max(whole - float(np.sum(c**2)), 0.0)
             for whole, c in ((seen.rest, smooth), (seen.split, singular))
         )
-        beyond = (r + 2 * math.sqrt(r * S)) / second if r > 1e-12 * seen.rest else 0.0
-        left_out = max(left_out, left_out / 2 + beyond)
+        crossed = (r + 2 * math.sqrt(r * S)) / second if r > 1e-12 * seen.rest else 0.0
+        left_out = max(left_out, left_out / 2 + crossed)
     return float(left_out + 2 * seen.unseen + seen.unseen**2)
 
 
@@ -164,7 +138,7 @@ def _coefficients(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the smooth and of the singular part."""
     s, singular = math.sqrt(q), np.zeros(terms)
-    for kink in own_kinks(series.kinks, order):
+    for kink in kinks_of_derivative(series.kinks, order):
         threshold = np.array([abs(kink.at) / max(s, 1e-300)])
         for power in powers((kink,), order):
             part = (
@@ -182,8 +156,8 @@ def _left_out(series: Expansion, order: int, q: float, seen: Seen, terms: int) -
     """
     smooth, singular = _coefficients(series, order, q, seen, terms)
     energy = np.abs((smooth + singular) ** 2 - singular**2)
-    beyond = 0.0 if series.kinks else max(seen.second - float(np.sum(energy)), 0.0)
-    rest = np.append(np.cumsum(energy[::-1])[::-1], 0.0) + beyond
+    unseen = 0.0 if series.kinks else max(seen.second - float(np.sum(energy)), 0.0)
+    rest = np.append(np.cumsum(energy[::-1])[::-1], 0.0) + unseen
     return (2 if series.kinks else 1) * rest / max(seen.second, 1e-300)
 
 

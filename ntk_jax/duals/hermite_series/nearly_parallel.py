@@ -3,10 +3,10 @@ nothing cancels to rounding.
 
 With f_i(z) = phi(s_i z) / n_i of norm 1 in L²(normal), and rho near the pole +-1,
 
-    1 -+ rho' = |f_1 -+ f_2(+-z)|² / 2 +- lacking / (n_1 n_2),   lacking = k(pole) - k(rho).
+    1 -+ rho' = |f_1 -+ f_2(+-z)|² / 2 +- deficit / (n_1 n_2),   deficit = k(pole) - k(rho).
 
-The chord is taken from the Hermite coefficients that the series sums, with the singular part's
-chord in full; what the series leaves out separates examples here as it does in the kernel.
+The distance is taken from the Hermite coefficients that the series sums, with the singular part's
+distance in full; what the series leaves out separates examples here as it does in the kernel.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import Apart
+from ntk_jax.duals.dual_rule import PoleGaps
 from ntk_jax.duals.hermite_coefficients import RANGE, panel_rule
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import Kinks
@@ -35,13 +35,13 @@ class Side(NamedTuple):
     left_out: Array
 
 
-def side(rows: Any, own: Array, summed: Array) -> Side:
+def side(rows: Any, second: Array, summed: Array) -> Side:
     """Given E[phi²] and what the series makes of it."""
-    share = 1 - ratio(summed, own)
+    share = 1 - ratio(summed, second)
     return Side(
         rows,
-        ratio(jnp.ones_like(own), jnp.sqrt(own)),
-        jnp.where(share > ulps(LEFT_OUT, own.dtype), share, 0),
+        ratio(jnp.ones_like(second), jnp.sqrt(second)),
+        jnp.where(share > ulps(LEFT_OUT, second.dtype), share, 0),
     )
 
 
@@ -54,50 +54,52 @@ def in_order(one: Any, other: Any, q1: Array, q2: Array) -> list[Any]:
     return [jax.tree.map(where, *pair) for pair in ((one, other), (other, one))]
 
 
-def apart(singular: Kinks, inputs: Apart, one: Side, other: Side) -> tuple[Apart, Array]:
+def pole_gaps(singular: Kinks, inputs: PoleGaps, one: Side, other: Side) -> tuple[PoleGaps, Array]:
     """How far apart the activations are, and the singular part of k_dot."""
     one, other = in_order(one, other, one.rows.q, other.rows.q)
-    lack = inputs.lack
-    pole = inputs.by_pole(jnp.ones_like(lack), -jnp.ones_like(lack))
+    pole_gap = inputs.pole_gap
+    pole = inputs.by_pole(jnp.ones_like(pole_gap), -jnp.ones_like(pole_gap))
     rho = pole * jnp.maximum(
-        1 - lack, jnp.finfo(lack.dtype).tiny
+        1 - pole_gap, jnp.finfo(pole_gap.dtype).tiny
     )  # of the pole's sign even where both are equally far
-    lacking, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, lack)
+    deficit, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, pole_gap)
     a, b = one.rows.phi, other.rows.phi
-    mirror = kinks.alternating(len(a.all), lack)
+    mirror = kinks.alternating(len(a.all), pole_gap)
     at_pole = jnp.where(pole[None] > 0, jnp.ones_like(mirror), mirror)
-    lacking = lacking + _lacking(at_pole * (a.all * b.all - a.singular * b.singular), lack)
-    turned = lacking * (one.r * other.r)
+    deficit = deficit + _deficit(at_pole * (a.all * b.all - a.singular * b.singular), pole_gap)
+    turned = deficit * (one.r * other.r)
     smooth = [
-        _chords(c1 * one.r[None], at_pole * c2 * other.r[None])
+        _half_squared_distances(c1 * one.r[None], at_pole * c2 * other.r[None])
         for c1, c2 in ((a.all, b.all), (a.singular, b.singular))
     ]
-    whole = _singular_chords(singular, one, other, pole)
+    whole = _singular_distances(singular, one, other, pole)
     left_out = (one.left_out + other.left_out) / 2
     minus, plus = (
         all_ - cut + add + left_out for all_, cut, add in zip(*smooth, whole, strict=True)
     )
-    return Apart(jnp.clip(minus + turned, 0, 2), jnp.clip(plus - turned, 0, 2)), k_dot
+    return PoleGaps(jnp.clip(minus + turned, 0, 2), jnp.clip(plus - turned, 0, 2)), k_dot
 
 
-def _lacking(terms: Array, lack: Array) -> Array:
-    """sum_k c_k (1 - (1 - lack)^k), by Horner's rule on what the division by `lack` leaves."""
+def _deficit(terms: Array, pole_gap: Array) -> Array:
+    """sum_k c_k (1 - (1 - pole_gap)^k), by Horner's rule after division by `pole_gap`."""
 
-    def step(carry, c):
-        value, beyond = carry
-        beyond = beyond + c
-        return (value * (1 - lack) + beyond, beyond), None
+    def step(carry: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], None]:
+        value, total = carry
+        total = total + c
+        return (value * (1 - pole_gap) + total, total), None
 
-    zero = jnp.zeros_like(lack)
-    return lack * lax.scan(step, (zero, zero), terms[1:], reverse=True)[0][0]
+    zero = jnp.zeros_like(pole_gap)
+    return pole_gap * lax.scan(step, (zero, zero), terms[1:], reverse=True)[0][0]
 
 
-def _chords(a: Array, b: Array) -> tuple[Array, Array]:
+def _half_squared_distances(a: Array, b: Array) -> tuple[Array, Array]:
     """|a -+ b|² / 2 along the leading axis."""
     return jnp.sum((a - b) ** 2, axis=0) / 2, jnp.sum((a + b) ** 2, axis=0) / 2
 
 
-def _singular_chords(singular: Kinks, one: Side, other: Side, pole: Array) -> tuple[Array, Array]:
+def _singular_distances(
+    singular: Kinks, one: Side, other: Side, pole: Array
+) -> tuple[Array, Array]:
     """|S_1 -+ S_2(+-z)|² / 2 by panels with a break where either side sees a kink."""
     away = jnp.asarray([c for c, _ in singular if c != 0], pole.dtype).reshape(-1, *[1] * pole.ndim)
     fixed = jnp.asarray(np.arange(-RANGE, RANGE + PANEL / 2, PANEL), pole.dtype)
@@ -112,4 +114,6 @@ def _singular_chords(singular: Kinks, one: Side, other: Side, pole: Array) -> tu
         for sign, side in ((jnp.ones_like(pole), one), (pole, other))
     )
     root_w = jnp.moveaxis(jnp.sqrt(w), -1, 0)
-    return _chords(root_w * jnp.moveaxis(first, -1, 0), root_w * jnp.moveaxis(second, -1, 0))
+    return _half_squared_distances(
+        root_w * jnp.moveaxis(first, -1, 0), root_w * jnp.moveaxis(second, -1, 0)
+    )

@@ -23,6 +23,7 @@ from ntk_jax.duals.hermite_coefficients import (
     nodes_and_weights,
     panel_rule,
 )
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.kinks.kinks import Kink
 from ntk_jax.duals.kinks.kinks import values as singular
 
@@ -49,11 +50,11 @@ class Places(NamedTuple):
     """
 
     nodes: np.ndarray
-    own: np.ndarray
+    moment: np.ndarray
     between: np.ndarray
     outside: np.ndarray
     zero: np.ndarray
-    own_weights: np.ndarray
+    moment_weights: np.ndarray
     between_weights: np.ndarray
     outside_weights: np.ndarray
 
@@ -61,13 +62,15 @@ class Places(NamedTuple):
 @lru_cache(maxsize=64)
 def _places(levels: int, reach: float, breaks: tuple[float, ...]) -> Places:
     fixed, wide = breakpoints(levels, reach), breakpoints(0, WIDE)
-    own, own_weights = panel_rule(np.sort([*fixed, *breaks]))
+    moment, moment_weights = panel_rule(np.sort([*fixed, *breaks]))
     between, between_weights = panel_rule(fixed, NODES + 1)
-    beyond = [panel_rule(side) for side in (wide[wide <= fixed[0]], wide[wide >= fixed[-1]])]
-    outside, outside_weights = (np.concatenate(part) for part in zip(*beyond, strict=True))
+    sides = [panel_rule(side) for side in (wide[wide <= fixed[0]], wide[wide >= fixed[-1]])]
+    outside, outside_weights = (np.concatenate(part) for part in zip(*sides, strict=True))
     zero = np.outer([1, -1], NEXT_TO_ZERO * fixed[fixed > 0][0]).ravel()
     nodes = nodes_and_weights(levels, reach)[0]
-    return Places(nodes, own, between, outside, zero, own_weights, between_weights, outside_weights)
+    return Places(
+        nodes, moment, between, outside, zero, moment_weights, between_weights, outside_weights
+    )
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +89,7 @@ def evaluated(phi: Any, order: int, v: np.ndarray) -> np.ndarray:
         return np.asarray(derivative(phi, order)(jnp.asarray(v)), float)
 
 
-def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
+def look(series: Expansion, order: int, q: float, dtype: Any) -> Seen:
     """What there is to see of phi^(order) at variance `q`.
 
     Raises:
@@ -96,7 +99,7 @@ def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
     s = math.sqrt(q)
     at = _places(series.levels, series.reach, _breaks(series.kinks, s))
     f = evaluated(series.phi, order, s * np.concatenate(at[:5]))
-    nodes, own, between, outside, zero = np.split(f, np.cumsum([len(u) for u in at[:4]]))
+    nodes, moment, between, outside, zero = np.split(f, np.cumsum([len(u) for u in at[:4]]))
     inside = f[: -len(outside) - len(zero)]
     _check_numbers(series.phi, order, s * np.concatenate(at[:3]), inside)
     if not np.max(np.abs(inside)) <= float(jnp.finfo(dtype).max):
@@ -112,20 +115,20 @@ def look(series: Any, order: int, q: float, dtype: Any) -> Seen:
         np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest), -largest, largest
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        mass, beyond, gaps = (
+        mass, far, gaps = (
             (g * np.sqrt(w)) ** 2
             for g, w in (
-                (own, at.own_weights),
+                (moment, at.moment_weights),
                 (outside, at.outside_weights),
                 (error, at.between_weights),
             )
         )
         ends = sum(
-            np.sum(m[abs(u) > WIDE - 0.75]) for m, u in ((mass, at.own), (beyond, at.outside))
+            np.sum(m[abs(u) > WIDE - 0.75]) for m, u in ((mass, at.moment), (far, at.outside))
         )
         if dtype != jnp.float64:  # the density is 0 there
-            beyond = np.append(beyond, mass[abs(at.own) > 12.75])
-    second, lost = float(np.sum(mass)), float(np.sum(beyond))
+            far = np.append(far, mass[abs(at.moment) > 12.75])
+    second, lost = float(np.sum(mass)), float(np.sum(far))
     if (
         not second + lost <= float(jnp.finfo(dtype).max)
         or ends > FEW * (second + lost)
@@ -153,10 +156,10 @@ def split_moment(kinks: tuple[Kink, ...], order: int, levels: int, q: float) -> 
     """E[S^(order)(s z)²] of what is split off."""
     s = math.sqrt(q)
     at = _places(levels, RANGE, _breaks(kinks, s))
-    return float(at.own_weights @ singular(kinks, order, s * at.own) ** 2)
+    return float(at.moment_weights @ singular(kinks, order, s * at.moment) ** 2)
 
 
-def own_kinks(kinks: tuple[Kink, ...], order: int) -> tuple[Kink, ...]:
+def kinks_of_derivative(kinks: tuple[Kink, ...], order: int) -> tuple[Kink, ...]:
     """Of the derivative almost everywhere, which is what a network has: without deltas where phi
     jumps.
     """
@@ -194,7 +197,7 @@ def _is_singular(zero: np.ndarray) -> bool:
     return bool(np.any((sides[:, 1] > 0.7 * sides[:, 0]) & (sides[:, 1] > 0)))
 
 
-def check_resolved(series: Any, order: int, q: float, seen: Seen) -> None:
+def check_resolved(series: Expansion, order: int, q: float, seen: Seen) -> None:
     """Raise where quadrature knows nothing of the function."""
     if seen.unseen > 0.5:
         raise ValueError(

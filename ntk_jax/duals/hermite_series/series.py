@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,19 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.duals.dual_rule import Dual, derivative
+from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps, derivative
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_coefficients import basis, breakpoints, nodes_and_weights, panel_rule
-from ntk_jax.duals.hermite_series import nearly_parallel as chords
+from ntk_jax.duals.hermite_series import nearly_parallel
+from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.fit import (
-    Expansion,
     enough_terms,
     errors,
     find_kink,
     fitted_rule,
     relative_error,
 )
-from ntk_jax.duals.hermite_series.resolution import own_kinks
+from ntk_jax.duals.hermite_series.resolution import kinks_of_derivative
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
 from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
@@ -68,7 +68,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series(Expansion):
+class Series(Expansion, DualRule):
     """The dual of a scalar function by its Hermite series. Called on values, it takes as many terms
     as their variances ask for.
 
@@ -78,21 +78,22 @@ class Series(Expansion):
 
     unroll = 1
     adaptive = True
+    exact = False
 
     @property
-    def cusp(self):
+    def cusp(self) -> bool:
         return any(any(kink.jumps[:2]) for kink in self.kinks)
 
     @property
     def slope(self) -> "Series":
         """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
         return (
-            replace(self, kinks=own_kinks(self.kinks, 1))
+            replace(self, kinks=kinks_of_derivative(self.kinks, 1))
             if any(kink.jumps[0] for kink in self.kinks)
             else self
         )
 
-    def __call__(self, q11, q12, q22):
+    def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         moments = as_moments(q11, q12, q22)
         q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
         if not all(is_concrete(m) for m in (*moments, *q_max)):
@@ -104,10 +105,10 @@ class Series(Expansion):
             *moments,
         )
 
-    def fitted(self, q_max, dtype):
+    def fitted(self, q_max: float, dtype: Any) -> DualRule:
         return self if self.terms else enough_terms(self, q_max, dtype)
 
-    def shortfall(self, q_max, dtype):
+    def shortfall(self, q_max: float, dtype: Any) -> str | None:
         worst, asked = (
             relative_error(self, q_max, dtype),
             self.tolerance or (1e-9 if dtype == jnp.float64 else 1e-5),
@@ -124,25 +125,37 @@ class Series(Expansion):
             "smooth: duals.series(phi, kinks=(...))."
         )
 
-    def rows(self, q):
+    def rows(self, q: Array) -> Rows:
         s = root(q)
         phi, slope = coefficients(self, 0, q), coefficients(self.slope, 1, q)
         return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), phi, slope)
 
-    def pair(self, rows1, q12, rows2, lack=None):
-        return Dual(*_pair(self, rows1, q12, rows2, lack))
+    def pair(self, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None = None) -> Dual:
+        return Dual(*_pair(self, rows1, q12, rows2, pole_gap))
 
-    def own(self, q):
+    def mean(self, q: Array) -> Array:
+        return coefficients(self, 0, q).all[0]
+
+    @property
+    def description(self) -> str:
+        """With the bound on its relative error at unit variance."""
+        at = jnp.asarray(1.0)
+        error = max(float(self.bound(at, at).k / self.diagonal(at).k), ulps(1, at.dtype))
+        return f"series of {self.count} terms, error below {error:.0e}"
+
+    def diagonal(self, q: Array) -> Dual:
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
-    def near_rows(self, q):
-        rows, own = self.rows(q), self.own(q).k
-        return chords.side(rows, own, self.pair(rows, q, rows).k)
+    def near_rows(self, q: Array) -> nearly_parallel.Side:
+        rows, second = self.rows(q), self.diagonal(q).k
+        return nearly_parallel.side(rows, second, self.pair(rows, q, rows).k)
 
-    def apart(self, inputs, one, other):
-        outputs, singular = chords.apart(self.kinks, inputs, one, other)
+    def pole_gaps(
+        self, inputs: PoleGaps, one: nearly_parallel.Side, other: nearly_parallel.Side
+    ) -> tuple[PoleGaps, Array]:
+        outputs, singular = nearly_parallel.pole_gaps(self.kinks, inputs, one, other)
         if self.slope is not self:
-            singular = chords.apart(self.slope.kinks, inputs, one, other)[1]
+            singular = nearly_parallel.pole_gaps(self.slope.kinks, inputs, one, other)[1]
         rho = (inputs.plus - inputs.minus) / 2
         return outputs, singular + _sum(one.rows.slope, other.rows.slope, rho, self.count)
 
@@ -259,12 +272,10 @@ def _sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Array:
         pairs.append((a.singular, b.singular, -1))
     chunk = math.gcd(terms, CHUNK)
 
-    def step(m, value):
+    def step(m: Array, value: Array) -> Array:
         at = terms - chunk * (m + 1)
-        parts = [
-            (*(lax.dynamic_slice_in_dim(c, at, chunk) for c in (left, right)), sign)
-            for left, right, sign in pairs
-        ]
+        cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
+        parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
         for k in range(chunk - 1, -1, -1):
             value = value * rho + sum(sign * (left[k] * right[k]) for left, right, sign in parts)
         return value
@@ -282,47 +293,64 @@ def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[i
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pair(series, rows1, q12, rows2, lack):
+def _pair(
+    series: Series, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None
+) -> tuple[Array, Array]:
     rho = jnp.clip(q12 * (rows1.r * rows2.r), -1, 1)
     k = _sum(rows1.phi, rows2.phi, rho, series.count)
     k_dot = _sum(rows1.slope, rows2.slope, rho, series.count)
     if not series.kinks:
         return k, k_dot
-    ordered = chords.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
+    one, other = nearly_parallel.in_order(rows1.seen, rows2.seen, rows1.q, rows2.q)
     if series.slope is series:
-        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), *ordered, rho, lack)
+        singular = kinks.moments(series.kinks, ((0, 0), (1, 1)), one, other, rho, pole_gap)
         return k + singular[0], k_dot + singular[1]
     parts = enumerate((series, series.slope))
-    singular = [kinks.moments(part.kinks, ((i, i),), *ordered, rho, lack)[0] for i, part in parts]
+    singular = [
+        kinks.moments(part.kinks, ((i, i),), one, other, rho, pole_gap)[0] for i, part in parts
+    ]
     return k + singular[0], k_dot + singular[1]
 
 
 @_pair.defjvp
-def _pair_jvp(series, primals, tangents):
-    (rows1, q12, rows2, lack), (d1, d12, d2, _) = primals, tangents
+def _pair_jvp(series: Series, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (rows1, q12, rows2, pole_gap), (d1, d12, d2, _) = primals, tangents
     return _pair(series, *primals), tuple(
-        _d_moment(part, i, i, rows1.q, q12, rows2.q, lack, d1.q, d12, d2.q)
+        _d_moment(part, i, i, rows1.q, q12, rows2.q, pole_gap, d1.q, d12, d2.q)
         for i, part in enumerate((series, series.slope))
     )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def moment(series, i, j, q11, q12, q22, lack):
+def moment(
+    series: Series, i: int, j: int, q11: Array, q12: Array, q22: Array, pole_gap: Array | None
+) -> Array:
     """E[phi^(i)(u) phi^(j)(v)], differentiable to any order."""
     s1, s2 = root(q11), root(q22)
     rho = jnp.clip(q12 * (ratio(jnp.ones_like(s1), s1) * ratio(jnp.ones_like(s2), s2)), -1, 1)
     value = _sum(coefficients(series, i, q11), coefficients(series, j, q22), rho, series.count)
-    views = [kinks.view(series.kinks, q) for q in (q11, q22)]
-    return value + kinks.moments(series.kinks, ((i, j),), *views, rho, lack)[0]
+    one, other = (kinks.view(series.kinks, q) for q in (q11, q22))
+    return value + kinks.moments(series.kinks, ((i, j),), one, other, rho, pole_gap)[0]
 
 
 @moment.defjvp
-def _moment_jvp(series, i, j, primals, tangents):
+def _moment_jvp(series: Series, i: int, j: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
     return moment(series, i, j, *primals), _d_moment(series, i, j, *primals, *tangents[:3])
 
 
-def _d_moment(series, i, j, q11, q12, q22, lack, d11, d12, d22):
-    at = q11, q12, q22, lack
+def _d_moment(
+    series: Series,
+    i: int,
+    j: int,
+    q11: Array,
+    q12: Array,
+    q22: Array,
+    pole_gap: Array | None,
+    d11: Array,
+    d12: Array,
+    d22: Array,
+) -> Array:
+    at = q11, q12, q22, pole_gap
     return (
         moment(series, i + 1, j + 1, *at) * d12
         + moment(series, i + 2, j, *at) * (d11 / 2)

@@ -26,7 +26,7 @@ class MixedOrders:
     """All orders at one array of correlations; each value is computed once. Thresholds are at least
     0; None means both are 0.
 
-    With `lack`, 1 - |rho| is known better than from rho.
+    With `pole_gap`, 1 - |rho| is known better than from rho.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class MixedOrders:
         rho: Array,
         first: Threshold | None = None,
         second: Threshold | None = None,
-        lack: Array | None = None,
+        pole_gap: Array | None = None,
     ):
         self.rho = jnp.clip(rho, -1, 1)
-        noise = CORRELATION if lack is None else 0
+        noise = CORRELATION if pole_gap is None else 0
         far = 1 - jnp.where(
             self.rho > 0, self.rho, -self.rho
         )  # not `abs`: orthogonal inputs have a derivative
-        self.angle = at = angle(far if lack is None else lack, noise)
+        self.angle = at = angle(far if pole_gap is None else pole_gap, noise)
         self.sine, self.inverse_sine = at.sine, at.inverse_sine(noise)
-        self.beyond = None if first is None or second is None else (first.mass, second.mass)
+        self.tails = None if first is None or second is None else (first.mass, second.mass)
         if first is None or second is None:
             zero, half = jnp.zeros_like(self.rho), jnp.full_like(self.rho, 0.5)
             to_pole = at.to_pole / (2 * math.pi)
@@ -102,11 +102,11 @@ class _Conditional:
     deviation `sine`.
     """
 
-    def __init__(self, orders: MixedOrders, at: Array, gap: Array, beta: Array, mass_beyond: Array):
+    def __init__(self, orders: MixedOrders, at: Array, gap: Array, beta: Array, tail: Array):
         self.density, self.gap, self.beta = at, gap, beta
         self.sine, self.inverse_sine = orders.sine, orders.inverse_sine
         self.at_gap = density(beta)
-        self.known = {0: mass_beyond, -1: self.at_gap * self.inverse_sine}
+        self.known = {0: tail, -1: self.at_gap * self.inverse_sine}
 
     def __call__(self, q: int) -> Array:
         return self.density * self.mean(q)

@@ -16,7 +16,7 @@ from jax import Array
 
 from ntk_jax.duals.hermite_coefficients import step_coefficients
 from ntk_jax.duals.kinks.half_gaussian import MixedOrders
-from ntk_jax.duals.kinks.near_pole import Lacking
+from ntk_jax.duals.kinks.near_pole import PoleDeficit
 from ntk_jax.duals.kinks.orthant import FAR, Threshold, threshold
 from ntk_jax.duals.numerics import ratio, root
 
@@ -115,14 +115,15 @@ def moments(
     first: View,
     second: View,
     rho: Array,
-    lack: Array | None = None,
+    pole_gap: Array | None = None,
 ) -> list[Array]:
-    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`; with `lack`, 1 -
-    |rho| is known better.
+    """E[S^(i)(u) S^(j)(v)] of the singular part S for every (i, j) of `orders`.
+
+    With `pole_gap`, 1 - |rho| is known better than from rho.
     """
     totals = [jnp.zeros_like(rho) for _ in orders]
     for group in _groups(kinks):
-        mixed = _mixed(kinks, group, first, second, rho, lack)
+        mixed = _mixed(kinks, group, first, second, rho, pole_gap)
         totals = [
             t + _sum(group, i, j, first.s, second.s, mixed)
             for t, (i, j) in zip(totals, orders, strict=True)
@@ -131,17 +132,17 @@ def moments(
 
 
 def near_moments(
-    kinks: Kinks, first: View, second: View, rho: Array, lack: Array
+    kinks: Kinks, first: View, second: View, rho: Array, pole_gap: Array
 ) -> tuple[Array, Array]:
     """What E[S(u) S(v)] lacks of its value at the nearer pole, and E[S'(u) S'(v)], given 1 -
     |rho|.
     """
-    lacking = k_dot = jnp.zeros_like(rho)
+    deficit = k_dot = jnp.zeros_like(rho)
     for group in _groups(kinks):
-        mixed = _mixed(kinks, group, first, second, rho, lack)
-        lacking = lacking + _sum(group, 0, 0, first.s, second.s, Lacking(mixed, lack[None]))
+        mixed = _mixed(kinks, group, first, second, rho, pole_gap)
+        deficit = deficit + _sum(group, 0, 0, first.s, second.s, PoleDeficit(mixed, pole_gap[None]))
         k_dot = k_dot + _sum(group, 1, 1, first.s, second.s, mixed)
-    return lacking, k_dot
+    return deficit, k_dot
 
 
 Pairs = list[tuple[Kink, Kink]]
@@ -168,28 +169,28 @@ def _mixed(
     first: View,
     second: View,
     rho: Array,
-    lack: Array | None = None,
+    pole_gap: Array | None = None,
 ) -> MixedOrders:
     """The mixed orders of a group, on a leading axis."""
     pairs = [alike[0] for alike in group]
     column = lambda a: jnp.asarray(a, rho.dtype).reshape(-1, *[1] * rho.ndim)
     signed = column([a.sign * b.sign for a, b in pairs]) * rho[None]
-    lack = None if lack is None else lack[None]
+    pole_gap = None if pole_gap is None else pole_gap[None]
     if (
         first.thresholds is None
         or second.thresholds is None
         or pairs[0][0].at == pairs[0][1].at == 0
     ):
-        return MixedOrders(signed, lack=lack)
+        return MixedOrders(signed, pole_gap=pole_gap)
     one, other = (
         Threshold(*(jnp.stack([t[kinks.index(pair[k])] for pair in pairs]) for t in thresholds))
         for k, thresholds in enumerate((first.thresholds, second.thresholds))
     )
-    return MixedOrders(signed, one, other, lack)
+    return MixedOrders(signed, one, other, pole_gap)
 
 
 def _sum(
-    group: list[Pairs], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | Lacking
+    group: list[Pairs], i: int, j: int, s1: Array, s2: Array, mixed: MixedOrders | PoleDeficit
 ) -> Array:
     total = jnp.zeros_like(mixed.rho)
     left, right = (tuple(pair[k] for pairs in group for pair in pairs) for k in (0, 1))

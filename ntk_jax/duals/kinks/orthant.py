@@ -51,7 +51,7 @@ def orthant(
     The two lines meet at (a, beta1) of the first one's coordinates and at (b, beta2) of the
     second's. (Owen 1956, eq. 3.1.)
     """
-    h, beta, beyond, mass_h = (
+    h, beta, tail, mass_h = (
         jnp.stack(jnp.broadcast_arrays(*pair))
         for pair in (
             (first.at, second.at),
@@ -62,8 +62,8 @@ def orthant(
     )
     b = jnp.abs(beta)
     inside = _owen(jnp.maximum(h, b), ratio(jnp.minimum(h, b), jnp.maximum(h, b)))
-    beyond = jnp.where(beta > 0, beyond, 1 - beyond)
-    outside = (mass_h + beyond) / 2 - mass_h * beyond - inside
+    tail = jnp.where(beta > 0, tail, 1 - tail)
+    outside = (mass_h + tail) / 2 - mass_h * tail - inside
     return jnp.sum(mass_h / 2 - jnp.sign(beta) * jnp.where(b > h, outside, inside), axis=0)
 
 
@@ -74,7 +74,8 @@ def _owen(h: Array, t: Array) -> Array:
     count = 10 if h.dtype == jnp.float64 else 5
     x, w = (jnp.asarray(a[count:], h.dtype) for a in np.polynomial.legendre.leggauss(2 * count))
 
-    def node(i, total):  # a loop also keeps XLA from computing its operands again in every consumer
+    # a loop also keeps XLA from computing its operands again in every consumer
+    def node(i: Array, total: Array) -> Array:
         stretch = 1 + x[i] ** 2 * (t * t)
         return total + w[i] * jnp.exp(-h * h / 2 * stretch) / stretch
 

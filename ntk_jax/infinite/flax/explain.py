@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS
-from ntk_jax.duals.dual_rule import DualRule, Scaled
-from ntk_jax.duals.hermite_series.series import Series
-from ntk_jax.duals.mixtures import DOUBLE, Mixture
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct
 from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Wide
@@ -140,25 +138,8 @@ def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> st
                 (r for function, r in table.items() if getattr(function, "node", None) is f.node),
                 None,
             )
-            names.append("(part of what follows)" if rule is None else describe(rule))
+            names.append("(part of what follows)" if rule is None else rule.description)
     return ", ".join(dict.fromkeys(names))
-
-
-def describe(rule: DualRule) -> str:
-    """A dual in words."""
-    if isinstance(rule, Scaled):
-        return f"{rule.scale:.4g} × {describe(rule.rule)}"
-    if isinstance(rule, Series):
-        at = jnp.asarray(1.0)
-        bound, own = rule.bound(at, at), rule.own(at)
-        error = max(float(bound.k / own.k), float(jnp.finfo(at.dtype).eps))
-        return f"series of {rule.count} terms, error below {error:.0e}"
-    if isinstance(rule, Mixture):
-        return (
-            f"mixture of closed forms: {rule.base.function.__name__} at {len(DOUBLE.scales)} scales"
-        )
-    function = getattr(rule, "function", None)
-    return f"closed form: {type(rule).__name__.lower() if function is None else function.__name__}"
 
 
 def _shape(value: Any) -> str:

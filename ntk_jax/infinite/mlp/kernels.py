@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -15,9 +14,9 @@ from ntk_jax.checks import as_example_pair, check_integer, check_number, working
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
-from ntk_jax.duals.hermite_series.fit import fitted_rule
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Side, has_cusp
-from ntk_jax.infinite.mlp.recursion import begin, cropped, follow, kernels, reference_kernels, sides
+from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
+from ntk_jax.infinite.mlp.recursion import kernels, kernels_by_layer
 from ntk_jax.networks.mlp import check_scales, per_layer
 from ntk_jax.types import Kernels
 
@@ -76,10 +75,10 @@ def mlp_kernels(
     Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard":
     Sohl-Dickstein et al. 2020, eq. 19.
     """
-    network = _prepare(
+    network = _network(
         x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
     )
-    return Kernels(*_kernels(*network))
+    return Kernels(*kernels(*network))
 
 
 def mlp_kernels_by_layer(
@@ -95,7 +94,7 @@ def mlp_kernels_by_layer(
     Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut
     after its l-th Dense layer.
     """
-    return Kernels(*_compiled_by_layer(*_prepare(x1, x2, depth, **{**_DEFAULTS, **options})))
+    return Kernels(*kernels_by_layer(*_network(x1, x2, depth, **{**_DEFAULTS, **options})))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
@@ -104,9 +103,9 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
 
     Arguments and errors are those of `mlp_kernels`.
     """
-    network, both = _checked(x, None, depth, **{**_DEFAULTS, **options})
-    own = (both or sides(*network))[0]
-    return Kernels(own.nngp, own.ntk)
+    network, known = _network(x, None, depth, **{**_DEFAULTS, **options})
+    (diagonal,) = known or diagonals(*network)
+    return Kernels(diagonal.nngp, diagonal.ntk)
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -118,40 +117,21 @@ _DEFAULTS: dict[str, Any] = {
     "residual": False,
     "layer_norm": False,
 }
-_compiled = jax.jit(kernels, static_argnums=3)
-_begin = jax.jit(begin, static_argnums=3)
-_follow = jax.jit(follow, static_argnums=5, donate_argnums=0)
-_compiled_by_layer = jax.jit(partial(reference_kernels, every=True), static_argnums=3)
 
 
-def _kernels(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture
-) -> tuple[Array, Array]:
-    """`kernels`; what follows nearly parallel pairs, which takes long to compile, is compiled when
-    there are some.
-    """
-    if not (
-        has_cusp(layers, arch) and all(is_concrete(a) for a in jax.tree.leaves((x1, x2, layers)))
-    ):
-        return _compiled(x1, x2, layers, arch)
-    out, near = _begin(x1, x2, layers, arch)
-    if not is_concrete(near) or bool(jnp.any(near)):
-        out = _follow(out, near, x1, x2, layers, arch)
-    return cropped(out, x1, x2)
-
-
-Network = tuple[Array, Array | None, Layers, Architecture]
-
-
-def _prepare(*args: Any, **options: Any) -> Network:
-    """Checked arguments of the compiled functions."""
-    return _checked(*args, **options)[0]
-
-
-def _checked(
-    x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
-) -> tuple[Network, tuple[Side, Side] | None]:
-    """`_prepare`, and what each example has with itself; None where that is traced."""
+def _network(
+    x1: ArrayLike,
+    x2: ArrayLike | None,
+    depth: int,
+    activation: str | Callable[..., Any] | DualRule,
+    W_std: Any,
+    b_std: Any,
+    parameterization: str,
+    width: Any,
+    residual: bool,
+    layer_norm: bool,
+) -> tuple[Network, Diagonals | None]:
+    """Checked arguments, and what each example has with itself; None where that is traced."""
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
@@ -159,28 +139,7 @@ def _checked(
     a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
-    if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), a1, a2, layers))):
-        return (a1, a2, layers, arch), None  # traced, where nothing can be looked at
-    both = sides(a1, a2, layers, arch)
-    if not all(bool(jnp.isfinite(s.largest)) for s in both):
-        raise ValueError(
-            f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth "
-            f"{depth} with W_std = {W_std}. "
-            "Use float64, smaller inputs, or the critical scale (W_std = sqrt(2), b_std = 0 for "
-            "ReLU)."
-        )
-    fitted = _fitted(arch, both, dtype) if depth else arch
-    if fitted != arch:  # another quadrature: the diagonal must be that of the kernel to the bit
-        both = sides(a1, a2, layers, fitted)
-    return (a1, a2, layers, fitted), both
-
-
-def _fitted(arch: Architecture, both: tuple[Side, Side], dtype: Any) -> Architecture:
-    """With the cheapest exact dual at the variances that it will meet: a series has as many terms
-    as they ask for.
-    """
-    q = 1.0 if arch.layer_norm else max(float(jnp.max(s.variances)) for s in both)
-    return arch._replace(rule=fitted_rule("mlp_kernels", arch.rule, q, dtype, stacklevel=5))
+    return fitted(Network(a1, a2, layers, arch), W_std)
 
 
 def _layers(

@@ -1,8 +1,11 @@
-"""One layer of the recursion: on one example (variances), on pairs of examples, and on all layers
-of whole arrays.
+"""One layer of the recursion, on any pairs of examples, and all layers one after the other.
+
+Moments of pairs are their covariance and their tangent kernel; variances are covariances of
+examples with themselves.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,58 +42,49 @@ class Architecture(NamedTuple):
     layer_norm: bool = False
 
 
+Moments = tuple[Array, Array]
+Carry = TypeVar("Carry")
+
+
+class Network(NamedTuple):
+    """What a kernel is of: examples in rows, x2 = None for x1 again, layers, and what is static."""
+
+    x1: Array
+    x2: Array | None
+    layers: Layers
+    arch: Architecture
+
+
 def has_cusp(layers: Layers, arch: Architecture) -> bool:
-    """Whether nearly parallel pairs must be followed by how far apart they are."""
+    """Whether nearly parallel pairs must be followed by their gaps to the poles, 1 -+ rho."""
     return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
-class Side(NamedTuple):
-    """What each example has with itself, layer by layer.
-
-    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer
-    (depth, n); the kernels after the last layer (n,); the largest number met.
-    """
-
-    q0: Array
-    variances: Array
-    tangents: Array
-    nngp: Array
-    ntk: Array
-    largest: Array
-
-    @property
-    def own(self) -> Array:
-        """Variances after every Dense layer, (depth + 1, n)."""
-        return jnp.concatenate([self.variances, self.nngp[None]])
-
-
-def dense(layer: Layers, k: Array, k_dot: Any, theta: Array) -> tuple[Array, Array]:
+def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:
     """A Dense layer after an activation."""
     return layer.W * k + layer.b, layer.W_eta * k + layer.b_eta + layer.W * (k_dot * theta)
 
 
-def first_dense(layer: Layers, q: Array) -> tuple[Array, Array]:
+def first_dense(layer: Layers, q: Array) -> Moments:
     """The Dense layer on the inputs."""
     return layer.W * q + layer.b, layer.W_eta * q + layer.b_eta
 
 
 def first_pairs(
-    layer: Layers, products: Array, own1: tuple[Array, Array], own2: tuple[Array, Array]
-) -> tuple[Array, Array]:
+    layer: Layers, products: Array, variances1: Moments, variances2: Moments
+) -> Moments:
     """The same on pairs, given both sides' second moments before and after it.
 
     An example in both sets is the same example, to the bit: compiled code may round one
     multiplication and addition in two ways.
     """
-    c = covariance_at_poles(products, own1[0], own2[0])
+    c = covariance_at_poles(products, variances1[0], variances2[0])
     k, theta = first_dense(layer, c)
-    same = (c == own1[0]) & (c == own2[0])
-    return k + lax.stop_gradient(jnp.where(same, own1[1] - k, 0)), theta
+    same = (c == variances1[0]) & (c == variances2[0])
+    return k + lax.stop_gradient(jnp.where(same, variances1[1] - k, 0)), theta
 
 
-def add_skip(
-    arch: Architecture, last: Any, new: tuple[Array, Array], old: tuple[Array, Array]
-) -> tuple[Array, Array]:
+def add_skip(arch: Architecture, last: Array, new: Moments, old: Moments) -> Moments:
     """The kernels after a layer, with those before it if a skip connection leads around it: not
     around the readout.
     """
@@ -106,47 +100,19 @@ def split_layers(layers: Layers) -> tuple[Layers, tuple[Layers, Array]]:
     return jax.tree.map(lambda c: c[0], layers), (rest, jnp.arange(depth) == depth - 1)
 
 
-def side(q0: Array, layers: Layers, arch: Architecture) -> Side:
-    """Everything about examples alone: costs n, not n²."""
-    first, rest = split_layers(layers)
-
-    def step(carry, layer_and_last):
-        layer, last = layer_and_last
-        (q, theta), largest = carry
-        qn, thetan = (q, theta)
-        if arch.layer_norm:
-            qn, thetan = normalized(q)[0], ratio(theta, q)
-        k, k_dot = arch.rule.own(qn)
-        new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
-        return (new, jnp.maximum(largest, _largest(new))), (q, theta)
-
-    start = first_dense(first, q0)
-    ((nngp, ntk), largest), (variances, tangents) = _through(
-        arch, step, (start, _largest(start)), rest
-    )
-    return Side(q0, variances, tangents, nngp, ntk, largest)
-
-
-def _largest(kernels: tuple[Array, Array]) -> Array:
-    """The largest entry: infinite or NaN if any is, as maxima propagate both."""
-    return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
-
-
 def normalized(q: Array) -> tuple[Array, Array]:
-    """Variances `q` after LayerNorm, and the factor of one side's covariances; both are 0 for a
-    zero input.
-    """
+    """Variances `q` after LayerNorm, and the factor of one side's covariances; 0 at a zero one."""
     return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
 
 
-def before_activation(arch: Architecture, q: Array) -> tuple[Array, Any]:
+def before_activation(arch: Architecture, q: Array) -> tuple[Array, Array | None]:
     """Variances as the activation sees them, and the factor of one side's covariances: None without
     LayerNorm.
     """
     return normalized(q) if arch.layer_norm else (q, None)
 
 
-def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
+def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
     """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm
     divides by.
     """
@@ -157,25 +123,28 @@ def rows(arch: Architecture, q: Array) -> tuple[Any, Any]:
 def pair_step(
     arch: Architecture,
     layer: Layers,
-    last: Any,
-    rows1: Any,
-    moments: tuple[Array, Array],
-    rows2: Any,
-    *lack: Array,
-):
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs; `lack` is
-    that of `DualRule.pair`.
+    last: Array,
+    rows1: tuple[Any, Array | None],
+    moments: Moments,
+    rows2: tuple[Any, Array | None],
+    *pole_gap: Array,
+) -> Moments:
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs.
+
+    `pole_gap` is that of `DualRule.pair`.
     """
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
-    if arch.layer_norm:
+    if r1 is not None and r2 is not None:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
-    k, k_dot = arch.rule.pair(dual1, q12, dual2, *lack)
+    k, k_dot = arch.rule.pair(dual1, q12, dual2, *pole_gap)
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
-def _through(arch: Architecture, step: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
+def scan_layers(
+    arch: Architecture, step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, layers: Any
+) -> tuple[Carry, Any]:
     """`lax.scan` over layers; a few of a smooth dual are written out.
 
     Reverse mode through `scan` drops custom derivatives, so that nested ones differentiate values
@@ -194,37 +163,38 @@ def _through(arch: Architecture, step: Any, carry: Any, layers: Any) -> tuple[An
 
 
 def all_layers(
-    start: tuple[Array, Array],
-    side1: Side,
-    side2: Side,
+    start: Moments,
+    variances1: Array,
+    variances2: Array,
     layers: Layers,
     arch: Architecture,
     every: bool = False,
-    lacks: Any = None,
-) -> tuple[Array, Array]:
+    pole_gaps: Array | None = None,
+) -> Moments:
     """The reference path, from the first Dense layer on: a scan over layers of whole arrays.
 
-    With `every`, a leading axis of depth + 1 layers.
-
-    `lacks` (depth, n1, n2) are 1 - |rho| entering each hidden layer, known better than from the
-    covariances.
+    Variances (depth, n) and `pole_gaps` (depth, n1, n2) are those entering each hidden layer; the
+    latter, 1 - |rho|, are known better than from the covariances. With `every`, a leading axis of
+    depth + 1 layers.
     """
     _, rest = split_layers(layers)
 
-    def step(moments, inputs):
-        (layer, last), q1, q2, lack = inputs
+    def step(moments: Moments, inputs: Any) -> tuple[Moments, Moments | None]:
+        (layer, last), q1, q2, pole_gap = inputs
         q1, q2 = q1[:, None], q2[None, :]
-        known = () if lack is None else (with_derivative(lack, _lack(q1, moments[0], q2)),)
+        known = (
+            () if pole_gap is None else (with_derivative(pole_gap, _pole_gap(q1, moments[0], q2)),)
+        )
         new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
         return new, new if every else None
 
-    out, history = _through(arch, step, start, (rest, side1.variances, side2.variances, lacks))
+    out, history = scan_layers(arch, step, start, (rest, variances1, variances2, pole_gaps))
     if not every:
         return out
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
 
 
-def _lack(q1: Array, q12: Array, q2: Array) -> Array:
+def _pole_gap(q1: Array, q12: Array, q2: Array) -> Array:
     """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
     rho = correlation(q1, q12, q2)
     return 1 - jnp.where(q12 > 0, rho, -rho)

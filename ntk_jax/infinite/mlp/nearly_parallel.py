@@ -2,7 +2,7 @@
 of the two inputs.
 
 The angle of a pair is the root of what its covariance lacks of sqrt(q1 q2), which is all rounding
-where the lack is a few ulps: k_dot of ReLU would be off by sqrt(eps) from one pair to the next, and
+where that is a few ulps: k_dot of ReLU would be off by sqrt(eps) from one pair to the next, and
 the tangent kernel of a cluster not be positive semi-definite. Here pairs are followed by 1 -+ rho,
 which starts as |u1 -+ u2|² / 2 of unit vectors and never cancels.
 """
@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import Apart
+from ntk_jax.duals.dual_rule import PoleGaps
 from ntk_jax.duals.numerics import NEAR, ratio, root
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Layers,
+    Moments,
     add_skip,
     before_activation,
     dense,
@@ -60,7 +61,7 @@ class _Seen(NamedTuple):
 
 def near_kernels(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -77,9 +78,9 @@ def near_kernels(
     return jax.tree.map(groups.scatter, out)
 
 
-def near_lacks(
+def near_pole_gaps(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -90,13 +91,13 @@ def near_lacks(
     """
     groups = _Groups(wanted)
     return groups.scatter(
-        _followed(groups, left, start, right, layers, arch, lambda apart: apart.lack)[1]
+        _followed(groups, left, start, right, layers, arch, lambda gaps: gaps.pole_gap)[1]
     )
 
 
-def all_lacks(
+def all_pole_gaps(
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     wanted: Array,
     layers: Layers,
@@ -110,16 +111,18 @@ def all_lacks(
     sign = _poles(start[0])
     q1, q2 = variances1[0][:, None], variances2[0][None, :]
     exact = groups.scatter(groups.map(lambda at: _distance(u1, u2, sign, at)))
-    lack = jnp.where(wanted, exact, from_afar(q1, start[0], q2))
-    first = Apart(jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack))
+    pole_gap = jnp.where(wanted, exact, from_afar(q1, start[0], q2))
+    first = PoleGaps(
+        jnp.where(sign > 0, pole_gap, 2 - pole_gap), jnp.where(sign > 0, 2 - pole_gap, pole_gap)
+    )
 
-    def step(apart, inputs):
+    def step(gaps: PoleGaps, inputs: Any) -> tuple[PoleGaps, Array]:
         (layer, last), q1, q2 = inputs
         one, other = _seen(arch, layer, last, q1[:, None]), _seen(arch, layer, last, q2[None, :])
-        active, _ = arch.rule.apart(apart, one.rows, other.rows)
+        active, _ = arch.rule.pole_gaps(gaps, one.rows, other.rows)
         alive = (q1 > 0)[:, None] & (q2 > 0)[None, :]
-        return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), jnp.where(
-            alive, apart.lack, 1
+        return _in_sum(one.shares, other.shares, [active, PoleGaps(0, 2), gaps]), jnp.where(
+            alive, gaps.pole_gap, 1
         )
 
     return lax.scan(step, first, (split_layers(layers)[1], variances1, variances2))[1]
@@ -178,36 +181,36 @@ def _distance(u1: Array, u2: Array, sign: Array, at: tuple[Array, Array]) -> Arr
 def _followed(
     groups: _Groups,
     left: tuple[Array, Array],
-    start: tuple[Array, Array],
+    start: Moments,
     right: tuple[Array, Array],
     layers: Layers,
     arch: Architecture,
-    keep: Callable[[Apart], Any] = lambda _: None,
+    keep: Callable[[PoleGaps], Any] = lambda _: None,
 ) -> Any:
-    """How far apart the pairs of some groups are and their moments, after all layers; what to
+    """The gaps of the pairs of some groups and their moments, after all layers; what to
     `keep` as it enters each.
     """
     (u1, variances1), (u2, variances2) = left, right
     poles = _poles(start[0])
 
-    def begin(at):
-        moments, q1, q2 = tuple(k[at] for k in start), variances1[0][at[0]], variances2[0][at[1]]
+    def begin(at: tuple[Array, Array]) -> tuple[PoleGaps, Moments]:
+        moments, q1, q2 = (start[0][at], start[1][at]), variances1[0][at[0]], variances2[0][at[1]]
         far, near, sign = from_afar(q1, moments[0], q2), is_near(q1, moments[0], q2), poles[at]
         exact = lambda: jnp.where(near, _distance(u1, u2, poles, at), far)
-        lack = lax.cond(jnp.any(near), exact, lambda: far)
-        return Apart(
-            jnp.where(sign > 0, lack, 2 - lack), jnp.where(sign > 0, 2 - lack, lack)
+        pole_gap = lax.cond(jnp.any(near), exact, lambda: far)
+        return PoleGaps(
+            jnp.where(sign > 0, pole_gap, 2 - pole_gap), jnp.where(sign > 0, 2 - pole_gap, pole_gap)
         ), moments
 
-    def step(state, inputs):
+    def step(state: Any, inputs: Any) -> tuple[Any, Any]:
         (layer, last), q1, q2 = inputs
         seen = jax.tree.map(
             lambda a: jnp.moveaxis(a, -1, 0), _seen(arch, layer, last, jnp.concatenate([q1, q2]))
         )
 
-        def through(at, state):
+        def through(at: tuple[Array, Array], state: Any) -> tuple[PoleGaps, Moments]:
             of = lambda i: jax.tree.map(lambda a: jnp.moveaxis(a[i], 0, -1), seen)
-            return _layer(arch, layer, last, of(at[0]), *state, of(at[1] + len(q1)))
+            return _layer(arch, layer, last, of(at[0]), state[0], state[1], of(at[1] + len(q1)))
 
         return groups.map(through, state), keep(state[0])
 
@@ -216,12 +219,14 @@ def _followed(
 
 def _seen(arch: Architecture, layer: Layers, last: Any, q: Array) -> _Seen:
     v, scale = before_activation(arch, q)
-    own = arch.rule.own(v).k
-    parts = [layer.W * own, jnp.broadcast_to(layer.b, q.shape)]
+    second = arch.rule.diagonal(v).k
+    parts = [layer.W * second, jnp.broadcast_to(layer.b, q.shape)]
     if arch.residual:
         parts.append(jnp.where(last, 0, q))
     total = sum(parts, jnp.zeros_like(q))
-    return _Seen(root(own), [root(ratio(p, total)) for p in parts], scale, arch.rule.near_rows(v))
+    return _Seen(
+        root(second), [root(ratio(p, total)) for p in parts], scale, arch.rule.near_rows(v)
+    )
 
 
 def _layer(
@@ -229,22 +234,22 @@ def _layer(
     layer: Layers,
     last: Any,
     one: _Seen,
-    apart: Apart,
-    moments: tuple[Array, Array],
+    gaps: PoleGaps,
+    moments: Moments,
     other: _Seen,
-) -> tuple[Apart, tuple[Array, Array]]:
-    """One hidden layer and the Dense after it, `pair_step` for pairs that are known by how far
-    apart they are.
+) -> tuple[PoleGaps, Moments]:
+    """One hidden layer and the Dense after it, `pair_step` for pairs that are known by their
+    gaps.
     """
-    active, k_dot = arch.rule.apart(apart, one.rows, other.rows)
+    active, k_dot = arch.rule.pole_gaps(gaps, one.rows, other.rows)
     k = one.deviation * other.deviation * ((active.plus - active.minus) / 2)
     theta = moments[1] * (one.scale * other.scale) if arch.layer_norm else moments[1]
     after = add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
-    return _in_sum(one.shares, other.shares, [active, Apart(0, 2), apart]), after
+    return _in_sum(one.shares, other.shares, [active, PoleGaps(0, 2), gaps]), after
 
 
-def _in_sum(a: list[Array], b: list[Array], parts: list[Apart]) -> Apart:
-    """How far apart pairs are under a sum of kernels, given `Apart` under each of them.
+def _in_sum(a: list[Array], b: list[Array], parts: list[PoleGaps]) -> PoleGaps:
+    """The gaps of pairs under a sum of kernels, given those under each of them.
 
     With shares a_m² and b_m² of the two variances, 1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + (1 -
     sum_m a_m b_m), and the last term is the sum over m < n of (a_m b_n - a_n b_m)², over 1 + sum_m
@@ -256,4 +261,4 @@ def _in_sum(a: list[Array], b: list[Array], parts: list[Apart]) -> Apart:
     minus, plus = (
         [share * p[sign] for share, p in zip(aligned, parts, strict=False)] for sign in (0, 1)
     )
-    return Apart(sum(minus, unequal), sum(plus, unequal))
+    return PoleGaps(sum(minus, unequal), sum(plus, unequal))

@@ -59,7 +59,7 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
     check_number("tolerance", tolerance, max_ndim=0)
     rule, W2, b2 = dual_rule(activation), float(W_std) ** 2, float(b_std) ** 2
     q = _fixed_point(rule, W2, b2)
-    chi_1 = W2 * _own(rule, q)[1]
+    chi_1 = W2 * _diagonal(rule, q)[1]
     name = "critical" if abs(chi_1 - 1) <= tolerance else "ordered" if chi_1 < 1 else "chaotic"
     if not 0 < q < 1e12:
         length = 1 / abs(np.log(chi_1)) if chi_1 > 0 and chi_1 != 1 else np.inf
@@ -86,7 +86,7 @@ def critical_W_std(
     rule, b2 = dual_rule(activation), float(b_std) ** 2
 
     def excess(W: float) -> float:
-        return W * W * _own(rule, _fixed_point(rule, W * W, b2))[1] - 1
+        return W * W * _diagonal(rule, _fixed_point(rule, W * W, b2))[1] - 1
 
     low, high = map(float, bounds)
     if not excess(low) < 0 < excess(high):
@@ -102,18 +102,18 @@ def critical_W_std(
     return (low + high) / 2
 
 
-_compiled_own = jax.jit(lambda rule, q: rule.own(q), static_argnums=0)
+_compiled_diagonal = jax.jit(lambda rule, q: rule.diagonal(q), static_argnums=0)
 _compiled_pair = jax.jit(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
 
 
-def _own(rule: DualRule, q: float) -> tuple[float, float]:
-    k, k_dot = _compiled_own(rule, jnp.asarray(min(q, 1e30), float))
+def _diagonal(rule: DualRule, q: float) -> tuple[float, float]:
+    k, k_dot = _compiled_diagonal(rule, jnp.asarray(min(q, 1e30), float))
     return float(k), float(k_dot)
 
 
 def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> float:
     """Newton-accelerated iteration (Aitken) from q = 1; 0 and infinity are answers."""
-    step = lambda q: b2 + W2 * _own(rule, q)[0]
+    step = lambda q: b2 + W2 * _diagonal(rule, q)[0]
     q, rounding = 1.0, 4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
     for _ in range(num_steps):
         q1 = step(q)

@@ -3,128 +3,143 @@ path.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.duals.numerics import ANGLE, ulps
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Layers,
-    Side,
+    Moments,
+    Network,
     all_layers,
     first_pairs,
     has_cusp,
-    side,
     split_layers,
 )
 from ntk_jax.infinite.mlp.nearly_parallel import (
-    all_lacks,
+    all_pole_gaps,
     directions,
     from_afar,
     is_near,
-    near_lacks,
+    near_pole_gaps,
 )
 from ntk_jax.infinite.mlp.tiles import TiledLayers
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import mirror_upper
 
 
-@partial(jax.jit, static_argnames=("arch",))
-def sides(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Side, Side]:
-    """Both sides; the same object twice for x2 = None."""
-    side1 = side(_second_moments(x1), layers, arch)
-    return side1, side1 if x2 is None else side(_second_moments(x2), layers, arch)
+def kernels(network: Network, known: Diagonals | None) -> Moments:
+    """NNGP and NTK (n1, n2), given the diagonals where they are known.
+
+    What corrects nearly parallel pairs takes long to compile, and is compiled when there are some:
+    only where values are known can one look.
+    """
+    if known is None:
+        return _compiled(*network)
+    out, near = _compiled_tiles(*network, known)
+    if has_cusp(network.layers, network.arch) and bool(jnp.any(near)):
+        out = _compiled_correction(out, near, *network, known)
+    return _cropped(out, network.x1, network.x2)
 
 
-def _second_moments(x: Array) -> Array:
-    return jnp.sum(x * x, axis=1) / x.shape[1]
+def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
+    """The same after every Dense layer, (depth + 1, n1, n2)."""
+    return _compiled_by_layer(*network, known)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> tuple[Array, Array]:
-    """NNGP and NTK (n1, n2)."""
-    return cropped(follow(*begin(x1, x2, layers, arch), x1, x2, layers, arch), x1, x2)
+def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Moments:
+    """In tiles, with the derivatives of the reference path."""
+    known = diagonals(x1, x2, layers, arch)
+    out, near = _tiles(x1, x2, layers, arch, known)
+    return _cropped(_corrected(out, near, x1, x2, layers, arch, known), x1, x2)
 
 
-def begin(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture
-) -> tuple[tuple[Array, Array], Array]:
+def _tiles(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals
+) -> tuple[Moments, Array]:
     """Both kernels, padded to whole tiles, and which tiles have nearly parallel pairs, whose
     kernels are not yet exact.
     """
-    tiled = _tiled(x1, x2, layers, arch)
-    out, near = tiled.begin()
-    return (_exact_diagonal(out, tiled.side1) if x2 is None else out), near
+    tiled = TiledLayers(Network(x1, x2, layers, arch), known)
+    out, near = tiled.from_covariances()
+    return (_exact_diagonal(out, tiled.diagonal1) if x2 is None else out), near
 
 
-def follow(
-    out: tuple[Array, Array],
+def _corrected(
+    out: Moments,
     near: Array,
     x1: Array,
     x2: Array | None,
     layers: Layers,
     arch: Architecture,
-) -> tuple[Array, Array]:
-    """The kernels of `begin` with those pairs exact."""
-    return _tiled(x1, x2, layers, arch).follow(out, near)
+    known: Diagonals,
+) -> Moments:
+    """The kernels of `_tiles` with those pairs exact."""
+    return TiledLayers(Network(x1, x2, layers, arch), known).corrected(out, near)
 
 
-def _tiled(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> TiledLayers:
-    side1, side2 = sides(x1, x2, layers, arch)
-    return TiledLayers(x1, x2, side1, side2, layers, arch)
-
-
-def cropped(out: tuple[Array, Array], x1: Array, x2: Array | None) -> tuple[Array, Array]:
+def _cropped(out: Moments, x1: Array, x2: Array | None) -> Moments:
     """Without the padding."""
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     return out if out[0].shape == (n1, n2) else (out[0][:n1, :n2], out[1][:n1, :n2])
 
 
-@kernels.defjvp
-def _kernels_jvp(arch, primals, tangents):
+@_kernels.defjvp
+def _kernels_jvp(arch: Architecture, primals: Any, tangents: Any) -> tuple[Moments, Moments]:
     x1, x2, layers = primals
     if x2 is None:
-        reference = lambda x1, layers: reference_kernels(x1, None, layers, arch)
+        reference = lambda x1, layers: _reference(x1, None, layers, arch)
         return jax.jvp(reference, (x1, layers), (tangents[0], tangents[2]))
-    return jax.jvp(lambda *args: reference_kernels(*args, arch), primals, tangents)
+    return jax.jvp(lambda *a: _reference(a[0], a[1], a[2], arch), primals, tangents)
 
 
-def reference_kernels(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, every: bool = False
-):
+def _reference(
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
+    known: Diagonals | None = None,
+    every: bool = False,
+) -> Moments:
     """The same without tiles; with `every` layer on a leading axis."""
-    side1, side2 = sides(x1, x2, layers, arch)
+    known = diagonals(x1, x2, layers, arch) if known is None else known
+    one, other = known[0], known[-1]
     products = matmul(x1, (x1 if x2 is None else x2).T) / x1.shape[1]
     if x2 is None:
-        products = _with_diagonal(products, side1.q0)
-    own1, own2 = (
-        (side1.q0[:, None], side1.own[0][:, None]),
-        (side2.q0[None, :], side2.own[0][None, :]),
+        products = _with_diagonal(products, one.q0)
+    variances1, variances2 = (
+        (one.q0[:, None], one.by_layer[0][0][:, None]),
+        (other.q0[None, :], other.by_layer[0][0][None, :]),
     )
-    start = first_pairs(jax.tree.map(lambda c: c[0], layers), products, own1, own2)
-    lacks = _lacks(x1, x2, start, side1, side2, layers, arch) if has_cusp(layers, arch) else None
-    out = all_layers(start, side1, side2, layers, arch, every, lacks)
+    first, _ = split_layers(layers)
+    start, gaps = first_pairs(first, products, variances1, variances2), None
+    if has_cusp(layers, arch):
+        gaps = _pole_gaps(x1, x1 if x2 is None else x2, start, one, other, layers, arch, x2 is None)
+    out = all_layers(start, one.variances, other.variances, layers, arch, every, gaps)
     if x2 is not None:
         return out
     if not every:
-        return _exact_diagonal(jax.tree.map(mirror_upper, out), side1)
-    out = jax.tree.map(jax.vmap(mirror_upper), out)
-    own = side1.own, jnp.concatenate([side1.tangents, side1.ntk[None]])
-    return tuple(
-        jax.vmap(_with_diagonal)(k, diagonal) for k, diagonal in zip(out, own, strict=True)
-    )
+        return _exact_diagonal(jax.tree.map(mirror_upper, out), one)
+    both = zip(out, one.by_layer, strict=True)
+    nngp, ntk = (jax.vmap(_with_diagonal)(jax.vmap(mirror_upper)(k), d) for k, d in both)
+    return nngp, ntk
 
 
-def _lacks(
+def _pole_gaps(
     x1: Array,
-    x2: Array | None,
-    start: tuple[Array, Array],
-    side1: Side,
-    side2: Side,
+    x2: Array,
+    start: Moments,
+    one: Diagonal,
+    other: Diagonal,
     layers: Layers,
     arch: Architecture,
+    same: bool,
 ) -> Array:
     """1 - |rho| of all pairs as it enters each hidden layer: the value, which those of nearly
     parallel pairs owe to the rows.
@@ -133,29 +148,37 @@ def _lacks(
     derivatives of that size would be as large as any. An angle of a few ulps has none: it is 0.
     """
     # what has no derivatives is not differentiated: its loops could not be reversed
-    x1, x2, start, side1, side2, layers = lax.stop_gradient((x1, x2, start, side1, side2, layers))
+    x1, x2, start, one, other, layers = lax.stop_gradient((x1, x2, start, one, other, layers))
     first, _ = split_layers(layers)
-    sides_of = ((x1, side1), (x1 if x2 is None else x2, side2))
-    left, right = ((directions(x, s.variances[0], first), s.variances) for x, s in sides_of)
-    wanted = is_near(side1.variances[0][:, None], start[0], side2.variances[0][None, :])
-    apart = (
-        ~jnp.eye(len(x1), dtype=bool) if x2 is None else True
-    )  # an example and itself are not a pair
-    if arch.rule.apart_is_cheap:
-        lacks = all_lacks(left, start, right, wanted & apart, layers, arch)
+    left, right = (
+        (directions(x, d.variances[0], first), d.variances) for x, d in ((x1, one), (x2, other))
+    )
+    wanted = is_near(one.variances[0][:, None], start[0], other.variances[0][None, :])
+    # an example and itself are not a pair
+    distinct = ~jnp.eye(len(x1), dtype=bool) if same else True
+    if arch.rule.pole_gaps_are_cheap:
+        pole_gaps = all_pole_gaps(left, start, right, wanted & distinct, layers, arch)
     else:
         history, _ = all_layers(start, side1, side2, layers, arch, every=True)
         before = [jnp.expand_dims(s.variances, axis) for s, axis in ((side1, 2), (side2, 1))]
-        wanted = (wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])) & apart
-        near = near_lacks(left, start, right, wanted, layers, arch)
-        lacks = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
-    return jnp.where(lacks > ulps(ANGLE, lacks.dtype) ** 2 / 2, lacks, 0)
+        wanted = (
+            wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])
+        ) & distinct
+        near = near_pole_gaps(left, start, right, wanted, layers, arch)
+        pole_gaps = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
+    return jnp.where(pole_gaps > ulps(ANGLE, pole_gaps.dtype) ** 2 / 2, pole_gaps, 0)
 
 
-def _exact_diagonal(out: tuple[Array, Array], side1: Side) -> tuple[Array, Array]:
-    return _with_diagonal(out[0], side1.nngp), _with_diagonal(out[1], side1.ntk)
+def _exact_diagonal(out: Moments, known: Diagonal) -> Moments:
+    return _with_diagonal(out[0], known.nngp), _with_diagonal(out[1], known.ntk)
 
 
 def _with_diagonal(k: Array, diagonal: Array) -> Array:
     i = jnp.arange(k.shape[0])
     return k.at[i, i].set(diagonal, unique_indices=True, indices_are_sorted=True)
+
+
+_compiled = jax.jit(_kernels, static_argnums=3)
+_compiled_tiles = jax.jit(_tiles, static_argnums=3)
+_compiled_correction = jax.jit(_corrected, static_argnums=5, donate_argnums=0)
+_compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ntk_jax.infinite.mlp.diagonal import Diagonals
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
-    Layers,
-    Side,
+    Moments,
+    Network,
     first_pairs,
     has_cusp,
     pair_step,
@@ -28,6 +29,8 @@ from ntk_jax.linalg import matmul
 from ntk_jax.tiling import strictly_lower
 
 TILE = 256
+
+Index = Array | int
 
 
 def tile_size(n: int) -> int:
@@ -44,52 +47,48 @@ def tile_size(n: int) -> int:
 class TiledLayers:
     """The fast path: K and Theta in place, a few layers at a time, padded to whole tiles.
 
-    `begin` is the recursion in covariances; `follow` corrects the pairs that are nearly parallel at
+    `from_covariances` is the recursion; `corrected` replaces the pairs that are nearly parallel at
     its start or its end.
     """
 
-    def __init__(
-        self,
-        x1: Array,
-        x2: Array | None,
-        side1: Side,
-        side2: Side,
-        layers: Layers,
-        arch: Architecture,
-    ):
+    def __init__(self, network: Network, known: Diagonals):
+        x1, x2, self.layers, self.arch = network
         t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
-        self.layers, self.arch, self.depth = layers, arch, layers.W.shape[0] - 1
-        self.cusp = has_cusp(layers, arch)
-        self.first, self.rest = split_layers(layers)
-        padded = (
-            _pad(a, t)
-            for a, t in ((x1, t1), (x1 if x2 is None else x2, t2), (side1, t1), (side2, t2))
+        self.depth = self.layers.W.shape[0] - 1
+        self.cusp = has_cusp(self.layers, self.arch)
+        self.first, self.rest = split_layers(self.layers)
+        self.x1, self.x2 = _pad(x1, t1), _pad(x1 if x2 is None else x2, t2)
+        # examples are the last axis of what they have with themselves
+        self.diagonal1, self.diagonal2 = (
+            jax.tree.map(lambda a, t=t: _pad(a, t, -1), d)
+            for d, t in ((known[0], t1), (known[-1], t2))
         )
-        self.x1, self.x2, self.side1, self.side2 = padded
         self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
         # variances at the start and after every layer
-        self.own = [s.own for s in (self.side1, self.side2)]
+        self.variances = [d.by_layer[0] for d in (self.diagonal1, self.diagonal2)]
 
-    def begin(self) -> tuple[tuple[Array, Array], Array]:
+    def from_covariances(self) -> tuple[Moments, Array]:
         """Both kernels, and which tiles have pairs to follow: none if the dual has no cusp."""
         visit, arch, unroll = self.visit, self.arch, self.arch.rule.unroll
         lead = self.depth if self.depth <= unroll else self.depth % unroll
         head, tail = (
             jax.tree.map(
-                lambda c, s=s: c[s], (self.rest, self.side1.variances, self.side2.variances)
+                lambda c, s=s: c[s], (self.rest, self.diagonal1.variances, self.diagonal2.variances)
             )
             for s in (slice(lead), slice(lead, None))
         )
         zero, ends = (
             jnp.zeros((len(self.x1), len(self.x2)), self.x1.dtype),
-            [q[lead::unroll] for q in self.own],
+            [q[lead::unroll] for q in self.variances],
         )
-        before, after = ([q[0] for q in pair] if self.cusp else None for pair in (self.own, ends))
+        before, after = (
+            [q[0] for q in pair] if self.cusp else None for pair in (self.variances, ends)
+        )
         state, near = visit.update(
             (zero, zero), self._start, _group(arch, head, lead), before, after
         )
 
-        def chunk(state, inputs):
+        def chunk(state: Moments, inputs: Any) -> tuple[Moments, Array]:
             chunk, ends = inputs
             return visit.update(
                 state, visit.load, _group(arch, chunk, unroll), None, ends if self.cusp else None
@@ -101,50 +100,43 @@ class TiledLayers:
             near = near | later[-1]
         return state, near
 
-    def follow(self, state: tuple[Array, Array], near: Array) -> tuple[Array, Array]:
-        """The kernels of `begin` with the nearly parallel pairs of its tiles known by how far apart
-        they are.
-        """
+    def corrected(self, state: Moments, near: Array) -> Moments:
+        """The kernels of `from_covariances`, with nearly parallel pairs from their gaps."""
         if not self.cusp:
             return state
         visit = self.visit
 
-        def exact(i, j, state):
+        def exact(i: Array, j: Array, state: Moments) -> tuple[Array, Moments]:
             moments = self._start(i, j, state)
             q1, q2 = (
-                visit.left(self.side1.variances, i, -1),
-                visit.right(self.side2.variances, j, -1),
+                visit.left(self.diagonal1.variances, i, -1),
+                visit.right(self.diagonal2.variances, j, -1),
             )
             left = directions(visit.left(self.x1, i), q1[0], self.first), q1
             right = directions(visit.right(self.x2, j), q2[0], self.first), q2
-            at_start = visit.near([q[0] for q in self.own], i, j, moments)
-            at_end = visit.near([q[-1] for q in self.own], i, j, visit.load(i, j, state))
+            at_start = visit.near([q[0] for q in self.variances], i, j, moments)
+            at_end = visit.near([q[-1] for q in self.variances], i, j, visit.load(i, j, state))
             wanted = at_start | at_end
             return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
 
         return visit.correct(state, near, exact)
 
-    def _start(self, i, j, _):
+    def _start(self, i: Array, j: Array, _: Moments) -> Moments:
         products = (
             matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
         )
-        own1 = tuple(self.visit.left(q, i)[:, None] for q in (self.side1.q0, self.own[0][0]))
-        own2 = tuple(self.visit.right(q, j)[None, :] for q in (self.side2.q0, self.own[1][0]))
-        return first_pairs(self.first, products, own1, own2)
+        left = lambda q: self.visit.left(q, i)[:, None]
+        right = lambda q: self.visit.right(q, j)[None, :]
+        variances1 = left(self.diagonal1.q0), left(self.variances[0][0])
+        variances2 = right(self.diagonal2.q0), right(self.variances[1][0])
+        return first_pairs(self.first, products, variances1, variances2)
 
 
-def _pad(tree: Any, tile: int) -> Any:
-    """Zero rows up to a multiple of the tile; the examples of a `Side` are its last axis, those of
-    x its first.
-    """
-
-    def pad(a):
-        axis = 0 if not isinstance(tree, Side) else a.ndim - 1
-        if a.ndim == 0 or a.shape[axis] % tile == 0:
-            return a
-        return jnp.pad(a, [(0, -a.shape[i] % tile if i == axis else 0) for i in range(a.ndim)])
-
-    return jax.tree.map(pad, tree)
+def _pad(a: Array, tile: int, axis: int = 0) -> Array:
+    """Zero rows up to a multiple of the tile."""
+    if a.ndim == 0 or a.shape[axis] % tile == 0:
+        return a
+    return jnp.pad(a, [(0, -s % tile if i == axis % a.ndim else 0) for i, s in enumerate(a.shape)])
 
 
 def _group(
@@ -157,7 +149,7 @@ def _group(
     each = [jax.tree.map(lambda c, i=i: c[i], (layer, last)) for i in range(count)]
     rows1, rows2 = ([rows(arch, q[i]) for i in range(count)] for q in (q1, q2))
 
-    def through(moments, left, right):
+    def through(moments: Moments, left: list[Any], right: list[Any]) -> Moments:
         for (layer, last), r1, r2 in zip(each, left, right, strict=True):
             moments = pair_step(arch, layer, last, r1, moments, r2)
         return moments
@@ -179,19 +171,29 @@ class _Tiles:
     def right(self, x: Array, j: Array, axis: int = 0) -> Array:
         return lax.dynamic_slice_in_dim(x, j, self.t2, axis)
 
-    def load(self, i, j, state):
-        return tuple(lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
+    def load(self, i: Index, j: Index, state: Moments) -> Moments:
+        k, theta = (lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
+        return k, theta
 
-    def near(self, own, i, j, moments):
+    def near(self, variances: list[Array], i: Array, j: Array, moments: Moments) -> Array:
         """The pairs of a tile that are nearly parallel, given the variances of either side; an
         example and itself are none.
         """
-        near = is_near(self.left(own[0], i)[:, None], moments[0], self.right(own[1], j)[None, :])
+        near = is_near(
+            self.left(variances[0], i)[:, None], moments[0], self.right(variances[1], j)[None, :]
+        )
         if not self.symmetric:
             return near
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
-    def update(self, state, start, group, before=None, after=None):
+    def update(
+        self,
+        state: Moments,
+        start: Callable[[Array, Array, Moments], Moments],
+        group: tuple[list[Any], list[Any], Callable[..., Moments]],
+        before: list[Array] | None = None,
+        after: list[Array] | None = None,
+    ) -> tuple[Moments, Array]:
         """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and which tiles
         have nearly parallel pairs.
 
@@ -200,42 +202,49 @@ class _Tiles:
         """
         rows1, rows2, through = group
 
-        def sees(own, m, moments):
-            return own is not None and jnp.any(self.near(own, *self.starts[m], moments))
+        def sees(variances: list[Array] | None, m: Index, moments: Moments) -> Array | bool:
+            if variances is None:
+                return False
+            return jnp.any(self.near(variances, self.starts[m, 0], self.starts[m, 1], moments))
 
-        def tile(m, state):
+        def tile(m: Array, state: Moments) -> tuple[Array, Array | bool]:
             i, j = self.starts[m, 0], self.starts[m, 1]
             left = jax.tree.map(lambda r: self.left(r, i, -1)[..., :, None], rows1)
             right = jax.tree.map(lambda r: self.right(r, j, -1)[..., None, :], rows2)
             moments = start(i, j, state)
             return lax.complex(*through(moments, left, right)), sees(before, m, moments)
 
-        def finish(state, done, seen, m):
+        def finish(state: Moments, done: Array, seen: Array, m: Index) -> tuple[Moments, Array]:
             return self._write(state, done, m), seen.at[m].set(
                 seen[m] | sees(after, m, (done.real, done.imag))
             )
 
-        def body(m, carry):
+        def body(m: Array, carry: tuple[Moments, Array, Array]) -> tuple[Moments, Array, Array]:
             # A tile is written one step after it was computed: fused into its four writes, it would
             # be computed four times.
-            state, seen = finish(*carry, jnp.maximum(m - 1, 0))
+            state, seen = finish(carry[0], carry[1], carry[2], jnp.maximum(m - 1, 0))
             new, near = tile(m, state)
             return state, new, seen.at[m].set(near)
 
         nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), bool)
-        return finish(
-            *lax.fori_loop(0, len(self.starts), body, (state, *nothing)), len(self.starts) - 1
-        )
+        state, done, seen = lax.fori_loop(0, len(self.starts), body, (state, *nothing))
+        return finish(state, done, seen, len(self.starts) - 1)
 
-    def correct(self, state, tiles, exact):
+    def correct(
+        self,
+        state: Moments,
+        tiles: Array,
+        exact: Callable[[Array, Array, Moments], tuple[Array, Moments]],
+    ) -> Moments:
         """`state` with some pairs of the `tiles` replaced: which, and by what, says `exact(i, j,
         state)`.
         """
         count = jnp.count_nonzero(tiles)
         listed = jnp.flatnonzero(tiles, size=len(self.starts), fill_value=0)
 
-        def body(m, carry):  # written one step later, as in `update`
-            state = self._write(*carry, listed[jnp.maximum(m - 1, 0)])
+        # written one step later, as in `update`
+        def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
+            state = self._write(carry[0], carry[1], listed[jnp.maximum(m - 1, 0)])
             i, j = self.starts[listed[m]]
             wanted, new = exact(i, j, state)
             both = (
@@ -244,12 +253,14 @@ class _Tiles:
             )
             return state, lax.complex(*both)
 
-        unchanged = lax.complex(*self.load(*self.starts[listed[0]], state))
+        i, j = self.starts[listed[0]]
+        unchanged = lax.complex(*self.load(i, j, state))
         state, done = lax.fori_loop(0, count, body, (state, unchanged))
         return self._write(state, done, listed[jnp.maximum(count - 1, 0)])
 
-    def _write(self, state, both, m):
-        return write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
+    def _write(self, state: Moments, both: Array, m: Index) -> Moments:
+        k, theta = write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
+        return k, theta
 
 
 def write_tile(

@@ -4,14 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ntk_jax.duals.dual_rule import DualRule
-from ntk_jax.duals.hermite_series.series import Series, coefficients
-from ntk_jax.duals.rectifiers import Rectifier
 from ntk_jax.infinite.flax.moments import mehler
-from ntk_jax.infinite.flax.moments.functions import rule_of, series_of
+from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.values.expression import (
     PartialDerivative,
     ScalarFunction,
@@ -82,11 +79,7 @@ class Expectations:
         if function is None or (d is not None and d in mains):
             return jnp.broadcast_to(mehler.mean(self._function(f, side, d), variances), f.shape)
         (q,) = variances
-        rule = self.rule(function)
-        if isinstance(rule, Rectifier):
-            return (rule.a + rule.b) * jnp.sqrt(1 / (2 * np.pi)) * mehler.root(q)
-        rule = rule if isinstance(rule, Series) else series_of(function)
-        return coefficients(rule, 0, q).all[0]
+        return self.rule(function).mean(q)
 
     def scalar(self, f: Factor, d: int | None) -> Any:
         """The scalar function of its one random Gaussian that f is (for `d` the derivative by a

@@ -217,7 +217,7 @@ class FactorMoments(Draws):
         if self.observe and sides[0] == sides[1]:
             self.seen.append((function, q1))
         if diag and same:
-            own = rule.own(q1)
+            own = rule.diagonal(q1)
             return tuple(jnp.broadcast_to(k, shape1) for k in own)
         rows1, rows2 = (
             self._rows(f, function, sides[0], len(shape1)),
@@ -237,7 +237,7 @@ class FactorMoments(Draws):
         full = shape1 if diag else shape1 + shape2
         both = tuple(jnp.broadcast_to(k, full) for k in dual)
         if same:
-            own = rule.own(q1)
+            own = rule.diagonal(q1)
             both = tuple(
                 _with_diagonal(k, jnp.broadcast_to(o, shape1))
                 for k, o in zip(both, own, strict=True)

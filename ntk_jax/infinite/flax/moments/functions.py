@@ -11,7 +11,6 @@ from ntk_jax.compat import outside_traces
 from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import Series, series_rule
-from ntk_jax.duals.rectifiers import Step
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values.expression import Expression, PartialDerivative, evaluate, nodes
 
@@ -43,11 +42,11 @@ def _rule_of(function: Any) -> DualRule:
         ):
             return dual_rule(name) if scale == 1 else Scaled(dual_rule(name), scale)
     rule = dual_rule(function)
-    if isinstance(rule, Step) and np.any(slopes):
+    if rule.flat and np.any(slopes):
         raise NoLimitError(
             "a step with a derivative of its own (a straight-through gradient) has no rule,"
         )
-    if isinstance(rule, Series) or any(
+    if not rule.exact or any(
         _kinks(function.node, function)
     ):  # closed forms have a kink at 0 at most
         return series_of(function)

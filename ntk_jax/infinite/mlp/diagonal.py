@@ -1,0 +1,116 @@
+"""What examples have with themselves: the diagonal of the kernel, which costs n and not n².
+
+It is computed once per call, ahead of the pairs: it says whether the kernel overflows, at which
+variances the dual must be exact, and it is the diagonal of the result to the bit.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ntk_jax.compat import is_concrete
+from ntk_jax.duals.hermite_series.fit import fitted_rule
+from ntk_jax.duals.numerics import ratio
+from ntk_jax.infinite.mlp.layers import (
+    Architecture,
+    Layers,
+    Moments,
+    Network,
+    add_skip,
+    dense,
+    first_dense,
+    normalized,
+    scan_layers,
+    split_layers,
+)
+
+
+class Diagonal(NamedTuple):
+    """What each example has with itself, layer by layer.
+
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer
+    (depth, n); the kernels after the last layer (n,); the largest number met.
+    """
+
+    q0: Array
+    variances: Array
+    tangents: Array
+    nngp: Array
+    ntk: Array
+    largest: Array
+
+    @property
+    def by_layer(self) -> Moments:
+        """Variances and tangent kernels after every Dense layer, (depth + 1, n)."""
+        parts = ((self.variances, self.nngp), (self.tangents, self.ntk))
+        nngp, ntk = (jnp.concatenate([before, last[None]]) for before, last in parts)
+        return nngp, ntk
+
+
+Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
+
+
+@partial(jax.jit, static_argnames=("arch",))
+def diagonals(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Diagonals:
+    """Of both sets of examples."""
+    return tuple(_diagonal(x, layers, arch) for x in (x1, x2) if x is not None)
+
+
+def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
+    """The network with the cheapest dual that is exact at its variances, and its diagonals.
+
+    A series has as many terms as the variances ask for. Where anything is traced, nothing can be
+    looked at: the network is as it was, and the diagonals are None.
+
+    Raises:
+        ValueError: a kernel that overflows.
+    """
+    x1, x2, layers, arch = network
+    if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), x1, x2, layers))):
+        return network, None
+    found, depth = diagonals(*network), len(layers.W) - 1
+    if not all(bool(jnp.isfinite(d.largest)) for d in found):
+        raise ValueError(
+            f"mlp_kernels: expected kernels within the range of {x1.dtype}; they overflow at depth "
+            f"{depth} with W_std = {W_std}. Use float64, smaller inputs, or the critical scale "
+            "(W_std = sqrt(2), b_std = 0 for ReLU)."
+        )
+    if not depth:
+        return network, found
+    q = 1.0 if arch.layer_norm else max(float(jnp.max(d.variances)) for d in found)
+    rule = fitted_rule("mlp_kernels", arch.rule, q, x1.dtype, stacklevel=4)
+    if rule == arch.rule:
+        return network, found
+    # another quadrature: the diagonal must be that of the kernel to the bit
+    network = network._replace(arch=arch._replace(rule=rule))
+    return network, diagonals(*network)
+
+
+def _diagonal(x: Array, layers: Layers, arch: Architecture) -> Diagonal:
+    """Everything about examples alone: costs n, not n²."""
+    q0 = jnp.sum(x * x, axis=1) / x.shape[1]
+    first, rest = split_layers(layers)
+
+    def step(carry: Any, layer_and_last: Any) -> tuple[Any, Moments]:
+        layer, last = layer_and_last
+        (q, theta), largest = carry
+        qn, thetan = q, theta
+        if arch.layer_norm:
+            qn, thetan = normalized(q)[0], ratio(theta, q)
+        k, k_dot = arch.rule.diagonal(qn)
+        new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        return (new, jnp.maximum(largest, _largest(new))), (q, theta)
+
+    start = first_dense(first, q0)
+    ((nngp, ntk), largest), (variances, tangents) = scan_layers(
+        arch, step, (start, _largest(start)), rest
+    )
+    return Diagonal(q0, variances, tangents, nngp, ntk, largest)
+
+
+def _largest(kernels: Moments) -> Array:
+    """The largest entry: infinite or NaN if any is, as maxima propagate both."""
+    return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
