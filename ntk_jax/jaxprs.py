@@ -5,9 +5,9 @@ value.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import flax
 import jax
@@ -40,6 +40,16 @@ def inner_jaxpr(eqn: Eqn) -> tuple[Jaxpr, list[Any]]:
     return open_jaxpr(eqn.params[INNER[eqn.primitive.name]])
 
 
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    """The shape of an operand or a result of an equation."""
+    return tuple(cast(jax.core.ShapedArray, atom.aval).shape)
+
+
+def dtype_of(atom: Atom) -> Any:
+    """The dtype of an operand or a result: one of NumPy, or of random keys."""
+    return cast(jax.core.ShapedArray, atom.aval).dtype
+
+
 def evaluate(
     jaxpr: Jaxpr,
     consts: Sequence[Any],
@@ -48,16 +58,20 @@ def evaluate(
     *,
     constant: Callable[[Any], Any] = lambda value: value,
     equations: Iterable[Eqn] | None = None,
+    wanted: Sequence[Atom] | None = None,
+    known: Mapping[Var, Any] | None = None,
 ) -> list[Any]:
     """The results of `jaxpr`; `step(eqn, values)` says what each equation makes of its operands.
 
     `constant` is applied to the values of literals; `equations` are those to visit (default: all).
+    `wanted` are the results (default: those of `jaxpr`), `known` values that need not be computed.
     """
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    env |= known or {}
     read = lambda a: constant(a.val) if isinstance(a, Literal) else env[a]
     for eqn in jaxpr.eqns if equations is None else equations:
         env.update(zip(eqn.outvars, step(eqn, [read(a) for a in eqn.invars]), strict=True))
-    return [read(a) for a in jaxpr.outvars]
+    return [read(a) for a in (jaxpr.outvars if wanted is None else wanted)]
 
 
 def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Container[Var] = ()) -> list[Eqn]:

@@ -1,7 +1,9 @@
 """Tiles of a kernel K(x1, x2): which there are, how rows fill them, how they are put together.
 
 A tile is the kernel of some rows of x1 with some rows of x2. K(x, x) is symmetric: only the tiles
-of its upper half are computed, the others are their mirror images.
+of its upper half are computed, the others are their mirror images. The loops are where the tiles
+are made: `finite/strategy/tiles.py` holds features between tiles, `infinite/flax/batch.py` scans in
+one program, `infinite/mlp/tiles.py` fuses layers.
 """
 
 from collections.abc import Iterator
@@ -16,6 +18,20 @@ from jaxtyping import Bool, Float
 def even(n: int, most: int) -> int:
     """The rows of the fewest, nearly equal tiles of at most `most` rows."""
     return -(-n // -(-n // most))
+
+
+TILE = 256  # rows: a tile of both kernels stays in the caches while its layers are gone through
+
+
+def tile_size(n: int) -> int:
+    """A multiple of 16 near `TILE` that divides n, or else the one that pads n least.
+
+    Rows that a matrix product treats in full blocks get the same sums wherever they stand:
+    permuting rows permutes the kernel.
+    """
+    exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
+    tiles = -(-n // TILE)
+    return exact[-1] if exact and n > TILE else -(-n // (16 * tiles)) * 16
 
 
 def row_slices(n: int, rows: int) -> list[slice]:
@@ -48,6 +64,24 @@ def write_tile(out: Array, tile: Array, row: int | Array, column: int | Array) -
     return jax.lax.dynamic_update_slice(
         out, tile, (row, column, *(jnp.zeros((), jnp.result_type(row)),) * (out.ndim - 2))
     )
+
+
+def write_both(
+    symmetric: bool, kernels: tuple[Array, ...], both: Array, at: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    """A tile of two kernels, the parts of a complex number, in its place, and mirrored.
+
+    A tile on the diagonal takes its lower half from the upper one.
+    """
+    i, j = at
+    if symmetric:
+        both = jnp.where((i == j) & strictly_lower(both.shape[0]), both.T, both)
+    write = jax.lax.dynamic_update_slice
+    parts = (both.real, both.imag)
+    kernels = tuple(write(k, part, (i, j)) for k, part in zip(kernels, parts, strict=True))
+    if not symmetric:
+        return kernels
+    return tuple(write(k, part.T, (j, i)) for k, part in zip(kernels, parts, strict=True))
 
 
 def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:

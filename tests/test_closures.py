@@ -331,7 +331,7 @@ def test_closures_and_their_arrays_are_given_back():
 
 
 def test_memories_are_bounded():
-    from ntk_jax.closures.memory import Memory
+    from ntk_jax.closures.cache import Cache as Memory
 
     class Value:
         pass

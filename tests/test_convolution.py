@@ -9,7 +9,7 @@ from jax import lax
 
 from ntk_jax import empirical_ntk, from_linen
 from ntk_jax.closures import programs
-from ntk_jax.finite.strategy import cost, engine
+from ntk_jax.finite.strategy import choose, cost
 from ntk_jax.finite.uses.convolution import by_offsets, convolve, unstrided
 
 RNG = np.random.default_rng(0)
@@ -114,9 +114,8 @@ def test_a_few_rows_at_a_time_give_the_same_kernel(monkeypatch, outputs):
     whole = empirical_ntk(apply_fn, params, x, x[:5], outputs=outputs)
     monkeypatch.setattr(cost, "IN_THE_MAKING", 49152)
     programs.forget()
-    strategy = engine.make_strategy(
-        apply_fn, params, x, None, outputs, "layerwise", None, "highest"
-    )
+    options = choose.Options(outputs, "layerwise")
+    strategy = choose.choose_strategy(apply_fn, params, x, None, options)
     assert "gradients" in strategy.forms and 1 < strategy.rows_at_once < 5
     few = empirical_ntk(apply_fn, params, x, outputs=outputs)
     np.testing.assert_allclose(few[:, :5], whole, rtol=1e-12, atol=1e-12)

@@ -17,7 +17,7 @@ def block(T, I, D, O=1):
 
 
 def problem(n=512, outputs="mean"):
-    return cost.Problem(n, n, True, outputs, 2**30)
+    return cost.Request(n, n, True, outputs, 2**30)
 
 
 def test_dense_layers_use_gram_matrices_and_large_feature_maps_gradients():

@@ -12,7 +12,7 @@ from cases.networks import dense_ntk
 from ntk_jax import empirical_ntk, from_linen
 from ntk_jax.finite.contraction import gram as contraction
 from ntk_jax.finite.features.features import FactoredBlock
-from ntk_jax.finite.strategy.engine import features_jit
+from ntk_jax.finite.features.tangents import features_jit
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 

@@ -4,42 +4,34 @@ import dis
 import functools
 import sys
 import types
-from typing import Any
 
 FIXED = {
-    *"jax jaxlib flax numpy optax scipy equinox chex".split(),
-    *"jaxtyping beartype einops ml_dtypes haiku lineax".split(),
+    *"jax jaxlib flax numpy optax scipy equinox chex jaxtyping beartype einops ml_dtypes".split(),
+    *"haiku lineax diffrax orbax typing_extensions ntk_jax".split(),
+    *sys.stdlib_module_names,
 }
-FIXED |= {"diffrax", "orbax", "typing_extensions", "ntk_jax", *sys.stdlib_module_names}
 """Packages whose globals do not change (what their closures and objects hold may)."""
 
 # Attributes of classes that no forward pass reads.
 SILENT = {
-    *"__doc__ __module__ __dict__ __weakref__ __annotations__ __init__ __repr__".split(),
-    *"__eq__ __hash__ __setattr__".split(),
-}
-SILENT |= {
-    *"__delattr__ __dataclass_fields__ __dataclass_params__".split(),
-    *"__match_args__ __qualname__ __post_init__".split(),
-}
-SILENT |= {
-    *"__init_subclass__ __abstractmethods__ _abc_impl __firstlineno__ __static_attributes__".split()
+    *"__doc__ __module__ __dict__ __weakref__ __annotations__ __init__ __repr__ __eq__".split(),
+    *"__hash__ __setattr__ __delattr__ __dataclass_fields__ __dataclass_params__".split(),
+    *"__match_args__ __qualname__ __post_init__ __init_subclass__ __abstractmethods__".split(),
+    *"_abc_impl __firstlineno__ __static_attributes__".split(),
 }
 
 HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
 
 # Parts of types written in C, which do not change.
-PLAIN: tuple[Any, ...] = (
+PLAIN: tuple[type, ...] = (
     types.WrapperDescriptorType,
     types.MethodDescriptorType,
     types.MethodWrapperType,
-    range,
-)
-PLAIN += (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
     types.ClassMethodDescriptorType,
     types.GenericAlias,
+    range,
 )
 
 
@@ -50,10 +42,8 @@ def slots_of(base: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
-def is_of_library(kind: type, value: Any) -> bool:
-    """Whether `value` is a function that a library has by that name, and which holds nothing of the
-    user's.
-    """
+def is_of_library(kind: type, value: object) -> bool:
+    """Whether `value` is a function that a library has by that name, which holds nothing else."""
     if kind is not types.FunctionType and not (
         callable(value) and kind.__module__.startswith("jax")
     ):
@@ -61,7 +51,7 @@ def is_of_library(kind: type, value: Any) -> bool:
     module = getattr(value, "__module__", None)
     if not is_fixed(module):
         return False
-    found: Any = sys.modules.get(str(module))
+    found: object = sys.modules.get(str(module))
     for name in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, name, None)
     return found is value
@@ -75,9 +65,7 @@ def is_fixed(module: str | None) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Globals that the code and the functions inside it read, and all names, among them those of
-    attributes.
-    """
+    """Globals that the code and functions inside it read; and all names, attributes among them."""
     found, names = set(), set(code.co_names)
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):

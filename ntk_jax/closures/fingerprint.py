@@ -1,5 +1,4 @@
-"""What a function reads besides its arguments, in a form that can be compared: a changed value is
-another function.
+"""What a function reads besides its arguments, to be compared: a changed value, another function.
 
 Followed are closures, defaults, globals, attributes of `self` and of modules, and everything these
 hold. Numbers are compared by value, JAX arrays, which cannot change, by identity, NumPy arrays by
@@ -10,7 +9,8 @@ import functools
 import sys
 import types
 import weakref
-from typing import Any
+from collections.abc import Callable, Collection, Hashable
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -29,13 +29,29 @@ from ntk_jax.compat import is_concrete
 
 MOST_VALUES = 20_000
 
-_OF_LINEN = {
-    "parent",
-    "scope",
-    "_id",
-    "_state",
-    "_parent_ref",
-}  # where a module stands in another, and its number
+# Where a Linen module stands in another, and its number.
+_OF_LINEN = {"parent", "scope", "_id", "_state", "_parent_ref"}
+
+Function: TypeAlias = Any
+"""A function of the user's, or a `Reading` of one, or several in a tuple."""
+
+
+def _attributes(value: object) -> list[object]:
+    return [*getattr(value, "__dict__", {}).values()]
+
+
+# What values of some kinds hold; all of it is compared.
+_HELD: tuple[tuple[tuple[type, ...], Callable[[Any], Collection[object]]], ...] = (
+    ((list, tuple, set, frozenset), lambda v: [*v, *_attributes(v)]),
+    ((dict, types.MappingProxyType), lambda v: [*v.keys(), *v.values(), *_attributes(v)]),
+    ((types.MethodType,), lambda v: (v.__func__, v.__self__)),
+    ((functools.partial,), lambda v: (v.func, v.args, v.keywords)),
+    ((staticmethod, classmethod), lambda v: (v.__func__,)),
+    ((property,), lambda v: (v.fget,)),
+    ((nn.Module,), lambda v: [type(v), *(x for k, x in vars(v).items() if k not in _OF_LINEN)]),
+    ((slice,), lambda v: (v.start, v.stop, v.step)),
+    ((weakref.ref,), lambda v: (v(),)),
+)
 
 
 class UndecidedError(Exception):
@@ -47,7 +63,7 @@ class Same:
 
     __slots__ = ("identity", "ref")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.ref, self.identity = weakref.ref(value), id(value)
 
     def __hash__(self) -> int:
@@ -67,7 +83,7 @@ class Key:
 
     __slots__ = ("known", "parts")
 
-    def __init__(self, parts: tuple[Any, ...]) -> None:
+    def __init__(self, parts: tuple[Hashable, ...]) -> None:
         self.parts, self.known = parts, hash(parts)
 
     def __hash__(self) -> int:
@@ -91,15 +107,15 @@ class Reading:
         objects: the arrays and compiled functions that are compared by identity.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Function) -> None:
         self.function = function
-        walk = _Walk()
+        found = _Fingerprint()
         try:
-            walk.visit(function)
-            self.key: Key | None = Key(tuple(walk.parts))
+            found.visit(function)
+            self.key: Key | None = Key(tuple(found.parts))
         except (UndecidedError, RecursionError):
             self.key = None
-        self.objects = walk.objects
+        self.objects = found.objects
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function returns."""
@@ -113,25 +129,24 @@ class Reading:
             isinstance(other, Reading) and self.key is not None and self.key == other.key
         )
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type, tuple[Function]]:
         return Reading, (self.function,)
 
 
-def read(function: Any) -> Reading:
+def read(function: Function) -> Reading:
     """The function with what it reads now; what has been read in this call is not read again."""
     return function if isinstance(function, Reading) else Reading(function)
 
 
-class _Walk:
+class _Fingerprint:
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self.modules: set[tuple[str, str]] = set()
         self.objects: list[Any] = []
-        self.seen: dict[
-            int, tuple[int, Any]
-        ] = {}  # the value too: else a temporary's number could be taken again
+        # The value too: else the number of a temporary one could be taken again.
+        self.seen: dict[int, tuple[int, object]] = {}
 
-    def visit(self, value: Any) -> None:
+    def visit(self, value: object) -> None:
         """Add what tells `value` from another one."""
         kind = type(value)
         if value is None or kind in (bool, int, str, bytes, types.CodeType, type(...), object):
@@ -157,42 +172,22 @@ class _Walk:
             self.parts.append(value.__name__)
         elif isinstance(value, type):
             self._class(value)
-        elif isinstance(value, dict | types.MappingProxyType):
-            self._all(
-                kind, [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
-            )
         elif isinstance(value, Reading):
             self.visit(value.function)
-        elif isinstance(value, list | tuple | set | frozenset):
-            self._all(kind, [*value, *getattr(value, "__dict__", {}).values()])
-        elif isinstance(value, types.MethodType):
-            self._all(kind, (value.__func__, value.__self__))
-        elif isinstance(value, functools.partial):
-            self._all(kind, (value.func, value.args, value.keywords))
-        elif isinstance(value, staticmethod | classmethod):
-            self._all(kind, (value.__func__,))
-        elif isinstance(value, property):
-            self._all(kind, (value.fget,))
-        elif isinstance(value, nn.Module):
-            fields = {k: v for k, v in vars(value).items() if k not in _OF_LINEN}
-            self._all(kind, [kind, *fields.values()])
-        elif isinstance(value, slice):
-            self._all(kind, (value.start, value.stop, value.step))
-        elif isinstance(value, weakref.ref):
-            self._all(kind, (value(),))
         else:
-            self._object(kind, value)
+            held = next((held for kinds, held in _HELD if isinstance(value, kinds)), None)
+            self._object(kind, value) if held is None else self._all(kind, held(value))
 
-    def _all(self, kind: type, values: Any) -> None:
+    def _all(self, kind: type, values: Collection[object]) -> None:
         self.parts += (kind, len(values))
         for value in values:
             self.visit(value)
 
-    def _identity(self, value: Any) -> None:
+    def _identity(self, value: object) -> None:
         self.parts.append(Same(value))
         self.objects.append(value)
 
-    def _array(self, value: Any) -> None:
+    def _array(self, value: jax.Array | np.ndarray | np.generic) -> None:
         if not is_concrete(value):
             raise UndecidedError
         if not isinstance(value, jax.Array):
@@ -221,7 +216,7 @@ class _Walk:
                     self.parts.append(name)
                     self._named(value.__globals__[name], attributes)
 
-    def _named(self, value: Any, attributes: tuple[str, ...]) -> None:
+    def _named(self, value: object, attributes: tuple[str, ...]) -> None:
         """What a name stands for; of a module, the attributes that the code names."""
         if not isinstance(value, types.ModuleType):
             self.visit(value)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_array, check_finite, working_dtype
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.empirical import check_inputs
+from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.uses.plan import outputs_of_one
 from ntk_jax.memory import how_many

@@ -14,7 +14,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_outputs, check_integer, check_option
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.empirical import check_inputs
+from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.operator import ntk_operator
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
 from ntk_jax.operators.krylov import dominant_eigenvector

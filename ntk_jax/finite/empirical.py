@@ -1,7 +1,6 @@
 """The tangent kernel and output covariance of a network with given parameters: the front door."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,29 +8,18 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_example_pair, check_integer, check_option, check_params
+from ntk_jax.checks import check_integer, check_option
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.contraction.gram import (
-    OUTPUTS,
-    PRECISIONS,
-    check_same_parameters,
-    contract_by_leaf,
-    nngp_block,
-)
+from ntk_jax.finite.contraction.gram import check_same_parameters, contract_by_leaf, nngp_of_outputs
 from ntk_jax.finite.features.features import TangentFeatures
-from ntk_jax.finite.features.tangents import count_outputs, kernel_dtype, plan_features
+from ntk_jax.finite.features.tangents import features_jit
+from ntk_jax.finite.inputs import OUTPUTS, PRECISIONS, check_inputs, output_axes
 from ntk_jax.finite.projection import projected_features
-from ntk_jax.finite.strategy.engine import (
-    METHODS,
-    contract_batches,
-    features_jit,
-    make_strategy,
-    run_strategy,
-)
+from ntk_jax.finite.strategy.choose import METHODS as METHODS
+from ntk_jax.finite.strategy.choose import Options
 from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
-from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
-from ntk_jax.networks.per_example import check_per_example
+from ntk_jax.finite.strategy.run import contract_batches, ntk
 from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import ApplyFn, Params
 
@@ -48,8 +36,18 @@ def empirical_ntk(
     precision: str = "highest",
     progress: bool = False,
 ) -> Float[Array, "n1 n2 ..."]:
-    """The finite-width neural tangent kernel, Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p
-    df_o'(x')/dtheta_p.
+    """The finite-width neural tangent kernel.
+
+        Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p
+
+    Example:
+        >>> model, x = ntk_jax.MLP(widths=(8,), num_outputs=2), jnp.ones((3, 4))
+        >>> apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+        >>> k = ntk_jax.empirical_ntk(apply_fn, params, x)
+        >>> k.shape, bool(k[0, 1] == k[1, 0])
+        ((3, 3), True)
+        >>> ntk_jax.empirical_ntk(apply_fn, params, x, x[:1], outputs="full").shape
+        (3, 1, 2, 2)
 
     Args:
         apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes
@@ -86,10 +84,8 @@ def empirical_ntk(
     check_option("method", method, METHODS)
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
-    with forward_mode("method"):
-        strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, precision)
-        kernel = run_strategy(strategy, apply_fn, params, a1, a2, progress=progress)
-    return check_kernel(kernel, apply_fn, params, a1, a2)
+    options = Options(outputs, method, memory_limit, precision)
+    return ntk(apply_fn, params, a1, a2, options, progress=progress)
 
 
 def empirical_nngp(
@@ -104,6 +100,13 @@ def empirical_nngp(
 
     With many outputs its "mean" estimates the NNGP kernel; average over initializations for the
     rest of the error.
+
+    Example:
+        >>> linear = lambda W, x: x @ W
+        >>> W, x = jnp.array([[1.0, 2.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> print(np.round(ntk_jax.empirical_nngp(linear, W, x), 3))  # outputs (1, 2) and (1, 3)
+        [[2.5 3.5]
+         [3.5 5. ]]
 
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.
@@ -136,6 +139,13 @@ def empirical_ntk_by_layer(
 ) -> dict[str, Float[Array, "n1 n2 ..."]]:
     """The tangent kernel of each parameter leaf alone, Theta_l = sum over the parameters of leaf l.
 
+    Example:
+        >>> apply_fn = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"]
+        >>> params = {"V": jnp.ones((2, 1)), "W": jnp.eye(2)}
+        >>> k = ntk_jax.empirical_ntk_by_layer(apply_fn, params, jnp.eye(2))
+        >>> {name: round(float(k_l[0, 0]), 3) for name, k_l in k.items()}
+        {"['V']": 0.58, "['W']": 1.176}
+
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.
         params: parameters.
@@ -153,17 +163,13 @@ def empirical_ntk_by_layer(
     """
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision)
-    plan = plan_features(apply_fn, params, a1)
-    f1 = features_jit(apply_fn, params, a1, precision=precision)
-    f2 = None if a2 is None else features_jit(apply_fn, params, a2, precision=precision)
-    kernels = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
-    missing = [name for name in plan.names if name not in kernels]
-    if missing:  # never read by the network
-        n2 = a1.shape[0] if a2 is None else a2.shape[0]
-        shape = (a1.shape[0], n2, *(plan.num_outputs,) * OUTPUTS.index(outputs))
-        zero = jnp.zeros(shape, kernel_dtype(params, plan.out_dtype))
-        kernels |= dict.fromkeys(missing, zero)
-    return {name: kernels[name] for name in plan.names}
+    features = partial(features_jit, apply_fn, params, precision=precision)
+    f1, f2 = features(a1), None if a2 is None else features(a2)
+    found = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
+    # A leaf that the network never reads is in no block.
+    rows = f1.num_rows, (f1 if f2 is None else f2).num_rows
+    unread = jnp.zeros((*rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
+    return {name: found.get(name, unread) for name, _ in f1.parameters}
 
 
 def tangent_features(
@@ -180,7 +186,18 @@ def tangent_features(
 
     For a weight used as z = a W the gradient is kept as layer inputs a and output cotangents delta
     = df_o/dz, never as their outer product. Compute the features of training rows once and
-    `contract` them with many blocks.
+    `contract` them with many others.
+
+    Example:
+        >>> apply_fn = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"]
+        >>> params = {"V": jnp.ones((4, 2)), "W": jnp.eye(3, 4)}
+        >>> train = ntk_jax.tangent_features(apply_fn, params, jnp.eye(3))
+        >>> train.matrix().shape  # examples times outputs, parameters
+        (6, 20)
+        >>> key = jax.random.key(0)
+        >>> few = ntk_jax.tangent_features(apply_fn, params, jnp.eye(3), projection=10, key=key)
+        >>> few.matrix().shape
+        (6, 10)
 
     Args:
         apply_fn: see `empirical_ntk`.
@@ -226,8 +243,14 @@ def contract(
     outputs: str = "mean",
     precision: str = "highest",
 ) -> Float[Array, "n1 n2 ..."]:
-    """The other half of `empirical_ntk`: the kernel of every pair of rows of two batches of
-    features.
+    """The other half of `empirical_ntk`: the kernel of all pairs of two batches of features.
+
+    Example:
+        >>> linear = lambda W, x: x @ W
+        >>> train = ntk_jax.tangent_features(linear, jnp.ones((2, 1)), jnp.eye(2))
+        >>> test = ntk_jax.tangent_features(linear, jnp.ones((2, 1)), jnp.full((1, 2), 3.0))
+        >>> print(np.round(ntk_jax.contract(test, train), 3))
+        [[3. 3.]]
 
     Args:
         features1: from `tangent_features`.
@@ -252,28 +275,6 @@ def contract(
     return check_products(kernel, features1, features2)
 
 
-def check_inputs(
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Any,
-    x2: Any,
-    outputs: str = "mean",
-    precision: str = "highest",
-    memory_limit: int | None = None,
-) -> tuple[Array, Array | None]:
-    """Both sets of examples as arrays, after every check that the finite-width functions share."""
-    check_option("outputs", outputs, OUTPUTS)
-    check_option("precision", precision, PRECISIONS)
-    if memory_limit is not None:
-        check_integer("memory_limit", memory_limit, minimum=1)
-    check_apply_fn(apply_fn, params)
-    check_params(params)
-    a1, a2 = as_example_pair(x1, x2)
-    count_outputs(apply_fn, params, a1)
-    check_per_example(apply_fn, params, a1)
-    return a1, a2
-
-
 @partial(jax.jit, static_argnums=(2, 3))
 def _by_leaf(
     f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str
@@ -285,5 +286,6 @@ def _by_leaf(
 @compiled
 def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, outputs: str) -> Array:
     f1 = apply_fn(params, x1).reshape(x1.shape[0], -1)
-    k = nngp_block(f1, f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1), outputs)
+    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1)
+    k = nngp_of_outputs(f1, f2, outputs)
     return mirror_upper(k) if x2 is None else k

@@ -1,25 +1,22 @@
 """What `empirical_ntk` will do, and at what cost: before anything is computed."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import check_option
-from ntk_jax.finite.empirical import check_inputs
-from ntk_jax.finite.features.features import FactoredBlock
+from ntk_jax.finite.features.features import Block, FactoredBlock
+from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.strategy import cost
-from ntk_jax.finite.strategy.engine import METHODS, Strategy, make_strategy
+from ntk_jax.finite.strategy.choose import METHODS, Options, Strategy, choose_strategy
 from ntk_jax.finite.strategy.tiles import peak_bytes
 from ntk_jax.memory import readable_size, tree_bytes
 from ntk_jax.types import ApplyFn, Params
 
 
 class LayerRow(NamedTuple):
-    """One line of the table: leaves that share cotangents, their rule, operations, and bytes per
-    example and pair.
-    """
+    """One line of the table: leaves that share cotangents, their rule, operations, and bytes."""
 
     leaves: tuple[str, ...]
     rule: str
@@ -50,15 +47,12 @@ class Explanation(NamedTuple):
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        total = sum(row.operations for row in self.layers) or 1.0
+        total = sum(row.operations for row in self.layers) or 1.0  # networks without parameters
         lines = [f"{'rule':28} {'GFLOP':>10} {'share':>6} {'per row':>11} {'per pair':>11}  leaves"]
         for row in self.layers:
             sizes = f"{readable_size(row.row_bytes):>11} {readable_size(row.pair_bytes):>11}"
-            share = f"{row.operations / total:6.0%}"
-            lines.append(
-                f"{row.rule:28} {row.operations / 1e9:10.3g} {share} {sizes}  "
-                f"{', '.join(row.leaves)}"
-            )
+            work = f"{row.operations / 1e9:10.3g} {row.operations / total:6.0%}"
+            lines.append(f"{row.rule:28} {work} {sizes}  {', '.join(row.leaves)}")
         lines += [f"never read: {', '.join(self.unused)}"] if self.unused else []
         totals = ", ".join(f"{name} {ops / 1e9:.3g}" for name, ops in self.operations.items())
         lines.append(f"method {self.method}; GFLOP with features: {totals}")
@@ -77,11 +71,22 @@ def explain_ntk(
     method: str = "auto",
     memory_limit: int | None = None,
 ) -> Explanation:
-    """What `empirical_ntk` with the same arguments will do: the rule of every layer, operations,
-    bytes, tiles.
+    """What `empirical_ntk` with the same arguments will do: rules, operations, bytes, tiles.
 
     Operations of a layer are those of its contraction; the features (one forward pass, one backward
     pass per output) are in the totals per method.
+
+    Example:
+        >>> apply_fn = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"]
+        >>> params = {"V": jnp.ones((4, 2)), "W": jnp.eye(3, 4)}
+        >>> plan = ntk_jax.explain_ntk(apply_fn, params, jnp.eye(3))
+        >>> plan.method, [row.leaves[0] for row in plan.layers]
+        ('layerwise', ["['W']", "['V']"])
+        >>> print(plan)
+        rule    GFLOP ...
+        ...
+        method layerwise; GFLOP with features: ...
+        tiles of 3 x 3 rows; result ...
 
     Args:
         apply_fn: see `empirical_ntk`, as are the further arguments.
@@ -100,30 +105,29 @@ def explain_ntk(
     """
     check_option("method", method, METHODS)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, "highest", memory_limit)
-    strategy = make_strategy(apply_fn, params, a1, a2, outputs, method, memory_limit, "highest")
-    size = tree_bytes(jax.ShapeDtypeStruct(strategy.shape, strategy.dtype))
-    peak = size + peak_bytes(strategy.tiling, strategy.footprint)
-    unused = tuple(strategy.plan.names[i] for i in strategy.plan.unused)
-    tile = strategy.tiling.rows1, strategy.tiling.rows2
+    s = choose_strategy(apply_fn, params, a1, a2, Options(outputs, method, memory_limit))
     return Explanation(
-        strategy.method, _layers(strategy), strategy.operations, tile, size, peak, unused
+        method=s.method,
+        layers=_layers(s),
+        operations=s.operations,
+        tile=(s.tiling.rows1, s.tiling.rows2),
+        result_bytes=tree_bytes(s.result),
+        peak_bytes=tree_bytes(s.result) + peak_bytes(s.tiling, s.footprint),
+        unused=tuple(s.plan.names[i] for i in s.plan.unused),
     )
 
 
-def _layers(strategy: Strategy) -> tuple[LayerRow, ...]:
+def _layers(s: Strategy) -> tuple[LayerRow, ...]:
     rows = []
-    for block, form in zip(strategy.blocks, strategy.forms, strict=True):
-        found = cost.block_cost(block, strategy.problem.outputs, form)
-        operations = found.total(strategy.problem.rows, strategy.problem.pairs)
-        rows.append(
-            LayerRow(
-                block.leaves, _rule(block, form), operations, found.row_bytes, found.pair_bytes
-            )
-        )
+    for block, form in zip(s.blocks, s.forms, strict=True):
+        found = cost.block_cost(block, s.request.outputs, form)
+        operations = found.total(s.request.rows, s.request.pairs)
+        sizes = found.row_bytes, found.pair_bytes
+        rows.append(LayerRow(block.leaves, _rule(block, form), operations, *sizes))
     return tuple(rows)
 
 
-def _rule(block: Any, form: str) -> str:
+def _rule(block: Block, form: str) -> str:
     if not isinstance(block, FactoredBlock):
         return "own Jacobian block"
     _, B, T, _ = block.inputs[0].shape

@@ -15,12 +15,19 @@ MAX_DEGREE = 10
 
 
 def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
-    """The first-order Taylor expansion in the parameters, f_lin(params, x) = f(params_0, x) + J(x)
-    (params - params_0).
+    """The first-order Taylor expansion in the parameters.
+
+        f_lin(params, x) = f(params_0, x) + J(x) (params - params_0)
 
     The result is an ordinary apply function of the same parameters: value and gradient at
     `params_0` equal those of the network, its tangent kernel is constant, and it trains with Optax
     like any other.
+
+    Example:
+        >>> square = lambda w, x: w**2 * x
+        >>> apply_lin = ntk_jax.linearize(square, jnp.array(1.0))
+        >>> apply_lin(jnp.array(1.5), jnp.ones(1)).tolist()  # 1 + 2 * 0.5
+        [2.0]
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -37,12 +44,19 @@ def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
 def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
     """The Taylor expansion of any degree in the parameters around `params_0`.
 
-        f(params, x) ≈ Σ_k (1/k!) d^k/ds^k f(params_0 + s (params - params_0), x) at s = 0,  k = 0,
-        ..., degree
+        f(params, x) ≈ Σ_k (1/k!) d^k/ds^k f(params_0 + s (params - params_0), x) at s = 0
+
+    with k = 0, ..., degree.
 
     Only directional derivatives are taken, by nested forward mode: no Jacobian, and memory like
     that of a few forward passes. The result is an ordinary apply function and trains with Optax
     like any other.
+
+    Example:
+        >>> square = lambda w, x: w**2 * x
+        >>> apply_2 = ntk_jax.taylor_expand(square, jnp.array(1.0), degree=2)
+        >>> apply_2(jnp.array(1.5), jnp.ones(1)).tolist()
+        [2.25]
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -64,8 +78,7 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
     if degree > MAX_DEGREE:
         raise ValueError(
             f"degree: expected at most {MAX_DEGREE}; got {degree}. Each degree takes twice the "
-            "time of the one before: "
-            "2^degree forward passes."
+            "time of the one before: 2^degree forward passes."
         )
     check_apply_fn(apply_fn, params_0)
     check_params(params_0)
@@ -100,6 +113,5 @@ def _check_shapes(params: Params, params_0: Params) -> None:
     if shapes != shapes_0:
         raise ValueError(
             f"params: expected the structure and shapes of the point of expansion, {shapes_0}; got "
-            f"{shapes}. "
-            "Broadcasting one against the other would be silently wrong."
+            f"{shapes}. Broadcasting one against the other would be silently wrong."
         )

@@ -1,7 +1,7 @@
 """Mean and standard error of finite-width kernels over random initializations."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,11 @@ from jaxtyping import Num
 from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.empirical import check_inputs, empirical_nngp, empirical_ntk
+from ntk_jax.finite.empirical import empirical_nngp, empirical_ntk
+from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_outputs
-from ntk_jax.types import ApplyFn, Kernels
+from ntk_jax.types import ApplyFn, Kernels, Params
 
 
 class MonteCarlo(NamedTuple):
@@ -25,16 +26,16 @@ class MonteCarlo(NamedTuple):
     standard_error: Kernels
 
 
-class Moments(NamedTuple):
-    """Samples so far, mean, and sum of squared deviations."""
+class Samples(NamedTuple):
+    """What is known of the samples so far: how many, mean, and sum of squared deviations."""
 
-    samples: int
-    mean: Any
-    deviations: Any
+    number: int
+    mean: Kernels
+    deviations: Kernels
 
 
 def monte_carlo_kernels(
-    init_fn: Callable[[Array], Any],
+    init_fn: Callable[[Array], Params],
     apply_fn: ApplyFn,
     x1: Num[ArrayLike, "n1 *d"],
     x2: Num[ArrayLike, "n2 *d"] | None = None,
@@ -43,8 +44,18 @@ def monte_carlo_kernels(
     num_samples: int,
     memory_limit: int | None = None,
 ) -> MonteCarlo:
-    """The empirical NNGP and tangent kernels averaged over `num_samples` initializations, with
-    standard errors.
+    """The empirical kernels averaged over `num_samples` initializations, with standard errors.
+
+    Example:
+        >>> model, x = ntk_jax.MLP(widths=(64,)), jnp.ones((2, 3))
+        >>> init_fn = lambda key: model.init(key, x)["params"]
+        >>> apply_fn = lambda params, x: model.apply({"params": params}, x)
+        >>> mean, standard_error = ntk_jax.monte_carlo_kernels(
+        ...     init_fn, apply_fn, x, key=jax.random.key(0), num_samples=50
+        ... )
+        >>> limit = ntk_jax.mlp_kernels(x, depth=1).ntk
+        >>> bool(abs(mean.ntk - limit).max() < 5 * standard_error.ntk.max())
+        True
 
     Args:
         init_fn: `init_fn(key)` -> params, for Flax `lambda key: model.init(key, x[:1])["params"]`.
@@ -72,7 +83,7 @@ def monte_carlo_kernels(
 
 
 def monte_carlo_estimates(
-    init_fn: Callable[[Array], Any],
+    init_fn: Callable[[Array], Params],
     apply_fn: ApplyFn,
     x1: Num[ArrayLike, "n1 *d"],
     x2: Num[ArrayLike, "n2 *d"] | None = None,
@@ -81,8 +92,17 @@ def monte_carlo_estimates(
     num_samples: int,
     memory_limit: int | None = None,
 ) -> Iterator[tuple[int, MonteCarlo]]:
-    """The running estimates of `monte_carlo_kernels`: `(samples so far, MonteCarlo)` after each
-    chunk of samples.
+    """The running estimates of `monte_carlo_kernels`, `(samples so far, MonteCarlo)` per chunk.
+
+    Example:
+        >>> init_fn = lambda key: jax.random.normal(key, (3, 1))
+        >>> estimates = ntk_jax.monte_carlo_estimates(
+        ...     init_fn, lambda W, x: x @ W, jnp.eye(3), key=jax.random.key(0), num_samples=100
+        ... )
+        >>> for num_samples, estimate in estimates:
+        ...     print(num_samples, float(estimate.mean.ntk[0, 0]))
+        64 1.0
+        100 1.0
 
     Arguments, shapes and errors are those of `monte_carlo_kernels`.
     """
@@ -90,16 +110,17 @@ def monte_carlo_estimates(
     a1, a2 = check_inputs(apply_fn, init_fn(key), x1, x2)
     keys = jax.random.split(key, num_samples)
     chunk = min(num_samples, _chunk_size(init_fn, a1, a2, memory_limit))
-    moments = None
+    samples = None
     for start in range(0, num_samples, chunk):
-        part = _chunk_moments(init_fn, apply_fn, a1, a2, keys[start : start + chunk])
-        moments = part if moments is None else _merged(moments, part)
-        if moments.samples > 1:
-            yield moments.samples, _estimate(moments)
+        some = keys[start : start + chunk]
+        part = Samples(len(some), *_sampled((init_fn, apply_fn), a1, a2, some))
+        samples = part if samples is None else _merged(samples, part)
+        if samples.number > 1:
+            yield samples.number, _estimate(samples)
 
 
 def _chunk_size(
-    init_fn: Callable[[Array], Any], x1: Array, x2: Array | None, memory_limit: int | None
+    init_fn: Callable[[Array], Params], x1: Array, x2: Array | None, memory_limit: int | None
 ) -> int:
     """Initializations at a time: each holds its parameters, a few kernels and its features within
     the budget.
@@ -110,13 +131,6 @@ def _chunk_size(
     # smaller.
     each = 3 * weights + 8 * 6 * n1 * n2 + (n1 + n2) * min(weights, 2**20)
     return how_many(64, each, memory_budget(memory_limit))
-
-
-def _chunk_moments(
-    init_fn: Any, apply_fn: ApplyFn, x1: Array, x2: Array | None, keys: Array
-) -> Moments:
-    mean, deviations = _sampled((init_fn, apply_fn), x1, x2, keys)
-    return Moments(len(keys), mean, deviations)
 
 
 @compiled
@@ -137,20 +151,17 @@ def _sampled(
     return mean, jax.tree.map(lambda k, m: jnp.sum((k - m[None]) ** 2, axis=0), samples, mean)
 
 
-def _merged(a: Moments, b: Moments) -> Moments:
-    """The moments of two sets of samples together (Chan, Golub, LeVeque 1979): no difference of
-    large numbers.
-    """
-    n = a.samples + b.samples
-    mean = jax.tree.map(lambda s, t: s + (t - s) * (b.samples / n), a.mean, b.mean)
-    gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.samples * b.samples / n), a.mean, b.mean)
-    return Moments(
-        n, mean, jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap)
-    )
+def _merged(a: Samples, b: Samples) -> Samples:
+    """Two sets of samples together (Chan, Golub, LeVeque 1979): no difference of large numbers."""
+    n = a.number + b.number
+    mean = jax.tree.map(lambda s, t: s + (t - s) * (b.number / n), a.mean, b.mean)
+    gap = jax.tree.map(lambda s, t: (t - s) ** 2 * (a.number * b.number / n), a.mean, b.mean)
+    deviations = jax.tree.map(lambda s, t, g: s + t + g, a.deviations, b.deviations, gap)
+    return Samples(n, mean, deviations)
 
 
-def _estimate(moments: Moments) -> MonteCarlo:
-    for k in moments.mean:
+def _estimate(samples: Samples) -> MonteCarlo:
+    for k in samples.mean:
         check_outputs(k, "kernels")
-    scale = 1.0 / (moments.samples * (moments.samples - 1))
-    return MonteCarlo(moments.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), moments.deviations))
+    scale = 1.0 / (samples.number * (samples.number - 1))
+    return MonteCarlo(samples.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), samples.deviations))

@@ -1,7 +1,7 @@
 """The kernel as a linear operator: products with vectors, without the kernel."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,15 @@ from ntk_jax.checks import as_array, check_finite, check_integer, working_dtype
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.empirical import check_inputs
-from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
-from ntk_jax.finite.strategy.engine import features_jit
+from ntk_jax.finite.features.features import Node
+from ntk_jax.finite.features.tangents import features_jit, plan_features
+from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
 from ntk_jax.tiling import even, pad_rows
 from ntk_jax.types import ApplyFn, Params
+
+Arrays: TypeAlias = tuple[Params, Node, Node]
+"""Parameters, x1, x2."""
 
 # Vectors that share one pass: each holds a gradient of all parameters meanwhile.
 VECTORS_AT_ONCE = 8
@@ -42,23 +45,21 @@ class KernelOperator:
         block_size: rows that are evaluated at a time.
     """
 
-    params: Any
-    x1: Any
-    x2: Any
+    params: Params
+    x1: Node
+    x2: Node
     apply_fn: ApplyFn
     num_outputs: int
-    dtype: Any
+    dtype: jnp.dtype
     block_size: int
 
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Arrays, and the network with what it reads now: programs for an earlier state of its
-        closure do not fit.
-        """
+    def tree_flatten(self) -> tuple[Arrays, Reading]:
+        """Arrays, and the network with what it reads now, without which no program fits."""
         network = self.apply_fn, self.num_outputs, self.dtype, self.block_size
         return (self.params, self.x1, self.x2), Reading(network)
 
     @classmethod
-    def tree_unflatten(cls, network: Any, arrays: Any) -> "KernelOperator":
+    def tree_unflatten(cls, network: Reading, arrays: Arrays) -> "KernelOperator":
         """The operator of these arrays."""
         return cls(*arrays, *network.function)
 
@@ -71,9 +72,7 @@ class KernelOperator:
     def T(self) -> "KernelOperator":
         """The transpose, K(x2, x1)."""
         x1, x2 = (self.x1, None) if self.x2 is None else (self.x2, self.x1)
-        return KernelOperator(
-            self.params, x1, x2, self.apply_fn, self.num_outputs, self.dtype, self.block_size
-        )
+        return replace(self, x1=x1, x2=x2)
 
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
@@ -95,13 +94,11 @@ class KernelOperator:
             return self._multiply(v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
         raise ValueError(
             f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got "
-            f"{v.shape}. "
-            "One row per example of x2, one column per output."
+            f"{v.shape}. One row per example of x2, one column per output."
         )
 
     def diagonal(self) -> Float[Array, " n1_O"]:
-        """The diagonal, |d f_o(x) / d params|² for every example and output, without products of
-        pairs.
+        """The diagonal, |d f_o(x) / d params|² for every example and output, without any pairs.
 
         Raises:
             ValueError: the operator has an x2.
@@ -115,8 +112,7 @@ class KernelOperator:
         return check_outputs(diagonal, "derivatives").reshape(-1)
 
     def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1_O k"]:
-        """The columns of the given flat indices, example · O + output; negative ones count from the
-        end.
+        """The columns of flat indices, example · O + output; negative ones count from the end.
 
         Raises:
             ValueError: indices that are no integers, or out of range.
@@ -127,25 +123,13 @@ class KernelOperator:
                 f"indices: expected integers (k,); got shape {indices.shape} of {indices.dtype}."
             )
         size = self.shape[1]
-        if is_concrete(indices) and not np.all(
-            (np.asarray(indices) >= -size) & (np.asarray(indices) < size)
-        ):
-            raise ValueError(
-                f"indices: expected columns 0 to {size - 1}; got {np.asarray(indices).tolist()}."
-            )
+        known = np.asarray(indices) if is_concrete(indices) else np.zeros(1, int)
+        if not np.all((known >= -size) & (known < size)):
+            raise ValueError(f"indices: expected columns 0 to {size - 1}; got {known.tolist()}.")
         rows, outputs, k = indices // self.num_outputs, indices % self.num_outputs, indices.shape[0]
         unit = jax.nn.one_hot(outputs, self.num_outputs, dtype=self.dtype)[:, :, None]
         chosen = unit * jnp.eye(k, dtype=self.dtype)[:, None, :]
-        some = KernelOperator(
-            self.params,
-            self.x1,
-            self._columns[rows],
-            self.apply_fn,
-            self.num_outputs,
-            self.dtype,
-            self.block_size,
-        )
-        return (some @ chosen).reshape(-1, k)
+        return (replace(self, x2=self._columns[rows]) @ chosen).reshape(-1, k)
 
     def as_lineax(self) -> Any:
         """The operator on flat vectors for the solvers of lineax, which must be installed."""
@@ -165,7 +149,7 @@ class KernelOperator:
         return check_outputs(product, "derivatives")
 
     @property
-    def _arrays(self) -> tuple[Any, Any, Any]:
+    def _arrays(self) -> Arrays:
         return self.params, self.x1, self.x2
 
     @property
@@ -173,7 +157,7 @@ class KernelOperator:
         return {"num_outputs": self.num_outputs, "dtype": self.dtype, "block_size": self.block_size}
 
     @property
-    def _columns(self) -> Any:
+    def _columns(self) -> Node:
         return self.x1 if self.x2 is None else self.x2
 
 
@@ -186,6 +170,14 @@ def ntk_operator(
     block_size: int = 256,
 ) -> KernelOperator:
     """The tangent kernel as a matrix-free operator, K v = J(x1) (J(x2)ᵀ v), for iterative solvers.
+
+    Example:
+        >>> op = ntk_jax.ntk_operator(lambda W, x: x @ W, jnp.ones((2, 1)), jnp.eye(2))
+        >>> op.shape, (op @ jnp.array([3.0, 4.0])).tolist()
+        ((2, 2), [3.0, 4.0])
+        >>> x, _ = jax.scipy.sparse.linalg.cg(lambda v: op @ v, jnp.array([5.0, 6.0]))
+        >>> print(np.round(x, 3))
+        [5. 6.]
 
     A product costs one backward pass over x2 and one forward-mode pass over x1, whatever the number
     of outputs, and holds one gradient and the activations of `block_size` rows.
@@ -211,14 +203,12 @@ def ntk_operator(
     a1, a2 = check_inputs(apply_fn, params, x1, x2)
     plan = plan_features(apply_fn, params, a1)
     params = jax.tree.map(jnp.asarray, params)
-    return KernelOperator(
-        params, a1, a2, apply_fn, plan.num_outputs, kernel_dtype(params, plan.out_dtype), block_size
-    )
+    return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, plan.dtype, block_size)
 
 
 @compiled
 def _multiply(
-    apply_fn: Reading, arrays: Any, v: Float[Array, "n2 O k"], **options: Any
+    apply_fn: Reading, arrays: Arrays, v: Float[Array, "n2 O k"], **options: Any
 ) -> Float[Array, "n1 O k"]:
     """All vectors, a few at a time."""
     params, x1, x2 = arrays
@@ -227,19 +217,16 @@ def _multiply(
         one = lambda w: _pushed(op, _pulled(op, w))
         if v.shape[2] <= VECTORS_AT_ONCE:
             return jax.vmap(one, 2, 2)(v)
-        return jnp.moveaxis(
-            jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE), 0, 2
-        )
+        products = jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE)
+        return jnp.moveaxis(products, 0, 2)
 
 
-def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Any:
-    """J(x2)ᵀ v, a gradient: the sum over blocks of rows; rows that fill up the last block have
-    weight 0.
-    """
+def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Params:
+    """J(x2)ᵀ v, a gradient, summed over blocks of rows; what fills up the last has weight 0."""
     x = op._columns
     blocks = (_in_blocks(x, op.block_size), _in_blocks(v, op.block_size, zeros=True))
 
-    def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+    def add(total: Params, block: tuple[Array, Array]) -> tuple[Params, None]:
         rows, weights = block
         out, vjp = jax.vjp(lambda p: op.apply_fn(p, rows), op.params)
         (gradient,) = vjp(weights.reshape(out.shape).astype(out.dtype))
@@ -249,7 +236,7 @@ def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Any:
     return jax.lax.scan(add, start, blocks)[0]
 
 
-def _pushed(op: KernelOperator, direction: Any) -> Float[Array, "n1 O"]:
+def _pushed(op: KernelOperator, direction: Params) -> Float[Array, "n1 O"]:
     """J(x1) times a parameter direction, by forward mode."""
     tangent = jax.tree.map(lambda t, p: t.astype(p.dtype), direction, op.params)
 
@@ -262,7 +249,7 @@ def _pushed(op: KernelOperator, direction: Any) -> Float[Array, "n1 O"]:
 
 
 @compiled
-def _diagonal(apply_fn: Reading, arrays: Any, **options: Any) -> Float[Array, "n1 O"]:
+def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, "n1 O"]:
     params, x1, x2 = arrays
     op = KernelOperator(params, x1, x2, apply_fn, **options)
 

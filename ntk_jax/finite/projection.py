@@ -1,13 +1,14 @@
-"""Random projections of tangent features by signs that belong to the parameters: z = J S /
-sqrt(dimensions).
+"""Random projections of tangent features by signs that belong to the parameters.
+
+    z = J S / sqrt(dimensions),  S random signs
 
 Entry p of a leaf has the same signs whichever function reads the leaf, in whatever way, and however
 the work is divided: they are drawn from the user's key, the path and the shape of the leaf, and p.
 """
 
 import hashlib
+import itertools
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,18 @@ from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.features.features import (
+    Block,
     FactoredBlock,
     GradientBlock,
     Projection,
     TangentFeatures,
 )
-from ntk_jax.finite.features.tangents import kernel_dtype, plan_features
+from ntk_jax.finite.features.tangents import features_jit, plan_features
 from ntk_jax.finite.strategy import cost
-from ntk_jax.finite.strategy.engine import features_jit, row_blocks
+from ntk_jax.finite.strategy.choose import blocks_of_row
 from ntk_jax.finite.strategy.tiles import MAX_ROWS
 from ntk_jax.finite.uses.entries import Order, entries
+from ntk_jax.finite.uses.plan import Plan
 from ntk_jax.memory import check_result_fits, how_many, memory_budget
 from ntk_jax.tiling import even, row_tiles, write_tile
 from ntk_jax.types import ApplyFn, Params
@@ -47,51 +50,39 @@ def projected_features(
     precision: str,
     memory_limit: int | None,
 ) -> TangentFeatures:
-    """Features of `k` numbers per example and output whose products estimate the kernel without
-    bias.
+    """Features of `k` numbers per example and output: their products estimate the kernel unbiased.
 
-    Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s: E[z · z'] =
-    df/dtheta · df'/dtheta.
+    Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s, so that
+    E[z · z'] = df/dtheta · df'/dtheta.
     """
     plan, n = plan_features(apply_fn, params, x), x.shape[0]
-    shape, dtype = (n, plan.num_outputs, k), kernel_dtype(params, plan.out_dtype)
-    check_result_fits(
-        jax.ShapeDtypeStruct(shape, dtype),
-        "projected features",
-        "Use fewer dimensions, or rows of x at a time.",
-    )
-    limit = memory_budget(memory_limit)
-    rows = even(n, _rows_at_once(apply_fn, params, x, plan, k, jnp.dtype(dtype).itemsize, limit))
-    root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(shape, dtype)
+    result = jax.ShapeDtypeStruct((n, plan.num_outputs, k), plan.dtype)
+    way_out = "Use fewer dimensions, or rows of x at a time."
+    check_result_fits(result, "projected features", way_out)
+    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    blocks = blocks_of_row(apply_fn, params, row, "highest", False, "layerwise")
+    rows = even(n, _rows_at_once(blocks, plan, k, memory_budget(memory_limit)))
+    root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(result.shape, result.dtype)
     for taken, tile in row_tiles(x, rows):
-        part = _project(
-            features_jit(apply_fn, params, tile, precision=precision), k, root, precision
-        )
+        features = features_jit(apply_fn, params, tile, precision=precision)
+        part = _project(features, k, root, precision)
         out = (
             part if rows == n else write_tile(out, part[: taken.stop - taken.start], taken.start, 0)
         )
         if is_concrete(out):
-            # work that is only queued would hold more features than the budget allows
+            # Work that is only queued would hold more features than the budget allows.
             out.block_until_ready()
-    parameters = tuple(zip(plan.names, plan.shapes, strict=True))
-    block = GradientBlock((out,), ("projection",))
-    return TangentFeatures(
-        (block,), n, plan.num_outputs, dtype, parameters, Projection(k, _in_words(key))
-    )
+    blocks, projection = (GradientBlock((out,), ("projection",)),), Projection(k, _in_words(key))
+    return TangentFeatures(blocks, n, plan.num_outputs, plan.dtype, plan.parameters, projection)
 
 
-def _rows_at_once(
-    apply_fn: ApplyFn, params: Params, x: Array, plan: Any, k: int, size: int, limit: int
-) -> int:
-    """Rows of a tile: what the features, a chunk of gradients and the projections of a row take
-    must fit with the signs.
-    """
-    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    blocks = row_blocks(apply_fn, params, row, "layerwise", "highest", False)
+def _rows_at_once(blocks: tuple[Block, ...], plan: Plan, k: int, budget: int) -> int:
+    """Rows whose features, chunk of gradients and projections fit beside a chunk of signs."""
     features = cost.footprint(blocks, ("factors",) * len(blocks), plan, "full").work
+    size = plan.dtype.itemsize
     per_row = features + plan.num_outputs * (2 * CHUNK + 2 * k) * size
     signs = CHUNK * k * (size + 4)
-    return how_many(MAX_ROWS, per_row, limit - signs)
+    return how_many(MAX_ROWS, per_row, budget - signs)
 
 
 def _project(
@@ -102,25 +93,19 @@ def _project(
     shapes = dict(features.parameters)
     for block in features.blocks:
         for j, leaf in enumerate(block.leaves):
-            a, d, order = _as_factors(block, j)
-            total = _add_leaf(
-                total, a, d, root, _name_in_words(leaf, shapes[leaf]), order, precision
-            )
+            *factors, order = _as_factors(block, j)
+            words = _name_in_words(leaf, shapes[leaf])
+            total = _add_leaf(total, *factors, root, words, order, precision)
     return total / k**0.5
 
 
-def _as_factors(block: Any, j: int) -> tuple[Array, Array, Order | None]:
-    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; an explicit gradient is its own
-    cotangents.
-    """
+def _as_factors(block: Block, j: int) -> tuple[Array, Array, Order | None]:
+    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; or of a gradient."""
     if isinstance(block, FactoredBlock):
         return block.inputs[j], block.cotangents, block.orders[j]
     gradients = block.jacobians[j]
-    return (
-        jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype),
-        gradients[:, :, None, None],
-        None,
-    )
+    ones = jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype)
+    return ones, gradients[:, :, None, None], None
 
 
 @partial(jax.jit, static_argnames=("order", "precision"), donate_argnums=0)
@@ -129,7 +114,7 @@ def _add_leaf(
     a: Float[Array, "n B T I"],
     d: Float[Array, "n O B T D"],
     root: Array,
-    words: Any,
+    words: Array | np.ndarray,
     order: Order | None,
     precision: str,
 ) -> Float[Array, "n O k"]:
@@ -153,16 +138,15 @@ def _add_leaf(
         signs = _signs(_mixed(root ^ words), here, k, total.dtype)
         return total + jnp.matmul(gradients.reshape(n, O, -1), signs, precision=precision), None
 
-    corners = np.stack(
-        np.meshgrid(np.arange(B), np.arange(0, I, rows), np.arange(0, D, columns), indexing="ij"),
-        axis=-1,
-    )
-    return lax.scan(add, total, jnp.asarray(corners.reshape(-1, 3)))[0]
+    starts = itertools.product(range(B), range(0, I, rows), range(0, D, columns))
+    return lax.scan(add, total, jnp.asarray(np.array(list(starts))))[0]
 
 
-def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Array, "p k"]:
-    """Row i: the random signs of entry index[i], a hash of the two (JAX's generators take seconds
-    to compile, leaf by leaf).
+def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: jnp.dtype) -> Float[Array, "p k"]:
+    """Row i: the random signs of entry index[i].
+
+    They are a hash of the seed and the entry, as JAX's generators take seconds to compile, leaf by
+    leaf.
     """
     rows = _mixed(index.astype(jnp.uint32) ^ seed[0])
     places = _mixed(jnp.arange(-(-k // WORD), dtype=jnp.uint32) ^ seed[1])
@@ -172,9 +156,7 @@ def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: Any) -> Float[Ar
 
 
 def _mixed(h: Array) -> Array:
-    """MurmurHash3's last step: a permutation of the 32-bit numbers in which any bit flips every
-    other with probability 1/2.
-    """
+    """MurmurHash3's last step: a permutation in which any bit flips each with probability 1/2."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ (h >> shift)) * np.uint32(factor)
     return h ^ (h >> 16)
@@ -182,15 +164,12 @@ def _mixed(h: Array) -> Array:
 
 def _name_in_words(leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     """Two numbers that no other path and shape has, the same in every process."""
-    return np.frombuffer(hashlib.sha256(f"{leaf} {shape}".encode()).digest(), "<u4")[:2].astype(
-        np.uint32
-    )
+    digest = hashlib.sha256(f"{leaf} {shape}".encode()).digest()
+    return np.frombuffer(digest, "<u4")[:2].astype(np.uint32)
 
 
 def _in_words(key: Array) -> str:
-    """The key in words: features projected with different keys must not be contracted with each
-    other.
-    """
+    """The key in words: features projected with different keys must not be contracted."""
     if not is_concrete(key):
         return ""
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

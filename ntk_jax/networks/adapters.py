@@ -1,6 +1,4 @@
-"""Networks of any kind as functions of parameters and examples, and functions made from such
-functions.
-"""
+"""Networks of any kind as functions of parameters and examples, and what is made of functions."""
 
 from functools import partial
 from typing import Any, cast
@@ -22,11 +20,9 @@ class TrainingModeError(ValueError):
         self.draws = draws
         super().__init__(
             f"model: expected one whose call draws and updates nothing; got {type(model).__name__} "
-            "in training mode, with "
-            "batch statistics that change or dropout. Pass what its call takes to evaluate, for "
-            "example "
-            "from_linen(model, variables, train=False), or build it with use_running_average=True, "
-            "deterministic=True."
+            "in training mode, with batch statistics that change or dropout. Pass what its call "
+            "takes to evaluate, for example from_linen(model, variables, train=False), or build it "
+            "with use_running_average=True, deterministic=True."
         )
 
 
@@ -38,6 +34,12 @@ def from_linen(
     Further arguments go to the model's call after x: `from_linen(model, variables, train=False)`
     turns dropout off and makes batch normalization use its running averages.
 
+    Example:
+        >>> model, x = ntk_jax.MLP(widths=(8,)), jnp.ones((3, 4))
+        >>> apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+        >>> apply_fn(params, x).shape
+        (3, 1)
+
     Raises:
         ValueError: `variables` has no "params" collection; of `apply_fn`: the model is in training
             mode.
@@ -45,35 +47,36 @@ def from_linen(
     if "params" not in variables:
         raise ValueError(
             "variables: expected the result of model.init, with a 'params' collection; got "
-            f"{sorted(variables)}. "
-            "If these are the parameters themselves, pass {'params': params}."
+            f"{sorted(variables)}. If these are the parameters themselves, pass "
+            "{'params': params}."
         )
     fixed = {name: value for name, value in variables.items() if name != "params"}
-
     return partial(_apply_linen, model, fixed, args, kwargs), variables["params"]
 
 
 def _apply_linen(
     model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike
 ) -> Array:
-    """The model as a function of parameters and examples: at the top of a module, so that it can be
-    pickled.
-    """
+    """The model as a function: at the top of a module, so that it can be pickled."""
     try:
         return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
     except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
-        raise TrainingModeError(
-            model, draws=isinstance(error, flax.errors.InvalidRngError)
-        ) from error
+        draws = isinstance(error, flax.errors.InvalidRngError)
+        raise TrainingModeError(model, draws=draws) from error
 
 
 def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
-    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed, as
-    it is now.
+    """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed.
 
     Call `module.eval()` first: it turns dropout off and makes batch normalization use its running
     averages. Further arguments go to the module's call after x. The module itself is neither
     changed nor kept up to date.
+
+    Example:
+        >>> from flax import nnx
+        >>> apply_fn, params = ntk_jax.from_nnx(nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
+        >>> apply_fn(params, jnp.ones((3, 4))).shape
+        (3, 2)
 
     Raises:
         ValueError: the module has no parameters.
@@ -89,19 +92,23 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
 
     def apply_fn(params: Params, x: ArrayLike) -> Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        fixed = jax.tree.map(
-            lambda value: value, rest
-        )  # calls that update statistics update these copies
+        fixed = jax.tree.map(lambda value: value, rest)  # calls may update statistics: a copy's
         return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
 
     return apply_fn, params
 
 
 def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
-    """The network minus itself at `params_0`: f(params, x) - f(params_0, x), exactly 0 at
-    initialization.
+    """The network minus itself at `params_0`, f(params, x) - f(params_0, x): 0 at initialization.
 
-    The tangent kernel is unchanged. (Chizat, Oyallon, Bach 2019, section 1.2.)
+    The tangent kernel is unchanged.
+
+    Example:
+        >>> centred = ntk_jax.zero_output(lambda w, x: w * x, jnp.array(2.0))
+        >>> [centred(jnp.array(w), jnp.ones(1)).tolist() for w in (2.0, 5.0)]
+        [[0.0], [3.0]]
+
+    Reference: Chizat, Oyallon, Bach 2019, section 1.2.
     """
     return partial(_apply_zero, apply_fn, params_0)
 
@@ -112,6 +119,12 @@ def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: ArrayLik
 
 def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
     """The network times `alpha`: its tangent kernel is multiplied by alpha².
+
+    Example:
+        >>> linear, x = lambda w, x: x @ w, jnp.ones((1, 3))
+        >>> scaled = ntk_jax.scale_output(linear, 2.0)
+        >>> ntk_jax.empirical_ntk(scaled, jnp.ones((3, 1)), x).tolist()  # 4 times x · x
+        [[12.0]]
 
     Reference: Chizat, Oyallon, Bach 2019, eq. 1.
     """

@@ -1,21 +1,20 @@
-"""Checks of the network as a function: that it is one, that it can be differentiated, that it
-returns numbers.
-"""
+"""Checks of the network as a function: it is one, it has derivatives, it returns numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from ntk_jax.checks import all_finite
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
 
 
-def check_apply_fn(apply_fn: Any, params: Any) -> None:
+def check_apply_fn(apply_fn: object, params: object) -> None:
     """Raise unless `apply_fn` is a function of parameters and examples, and `params` is none."""
     function = apply_fn.function if isinstance(apply_fn, Reading) else apply_fn
     name = type(function).__name__
@@ -32,23 +31,19 @@ def check_apply_fn(apply_fn: Any, params: Any) -> None:
     if _is_equinox(function):
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got an Equinox module, {name}. "
-            "Split it, params, rest = "
-            "eqx.partition(module, eqx.is_inexact_array), and use lambda p, x: "
-            "jax.vmap(eqx.combine(p, rest))(x)."
+            "Split it, params, rest = eqx.partition(module, eqx.is_inexact_array), and use "
+            "lambda p, x: jax.vmap(eqx.combine(p, rest))(x)."
         )
     if not callable(function):
-        swapped = callable(params) and not _is_equinox(params)
-        way_out = (
-            "These two are swapped: the function comes first."
-            if swapped
-            else "Pass the function itself."
-        )
+        swapped = "These two are swapped: the function comes first."
+        is_swapped = callable(params) and not _is_equinox(params)
+        way_out = swapped if is_swapped else "Pass the function itself."
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}"
         )
 
 
-def _is_equinox(value: Any) -> bool:
+def _is_equinox(value: object) -> bool:
     return any(base.__module__.startswith("equinox.") for base in type(value).__mro__)
 
 
@@ -62,21 +57,24 @@ def forward_mode(name: str) -> Iterator[None]:
             raise
         raise ValueError(
             f"{name}: expected a network with a forward-mode derivative; got one with a "
-            "jax.custom_vjp function, which has "
-            "a rule for reverse mode alone. Write its rule with jax.custom_jvp, which serves both, "
-            "or use what needs "
-            "reverse mode only: empirical_ntk(method='layerwise' or 'jacobian'), tangent_features."
+            "jax.custom_vjp function, which has a rule for reverse mode alone. Write its rule with "
+            "jax.custom_jvp, which serves both, or use what needs reverse mode only: "
+            "empirical_ntk(method='layerwise' or 'jacobian'), tangent_features."
         ) from error
 
 
-def check_outputs(values: Any, what: str = "outputs") -> Any:
+def is_finite(result: Array | dict[str, Array]) -> bool:
+    """Whether a pytree has no NaN or infinity; inside jit that is not known, and taken for true."""
+    return all(all_finite([a]) for a in jax.tree.leaves(result) if is_concrete(a))
+
+
+def check_outputs(values: Array, what: str = "outputs") -> Array:
     """`values`, or an error if they can be looked at and are not finite."""
-    if is_concrete(values) and not all_finite([values]):
+    if not is_finite(values):
         bad = int(np.sum(~np.isfinite(np.asarray(values).astype(float))))
         raise ValueError(
             f"apply_fn: expected finite {what} at these parameters and examples; got {bad} NaN or "
-            "infinite of "
-            f"{values.size}. Look for logarithms, roots and quotients outside their domain, or for "
-            "overflow."
+            f"infinite of {values.size}. Look for logarithms, roots and quotients outside their "
+            "domain, or for overflow."
         )
     return values

@@ -195,6 +195,13 @@ def torch_init(params: Params, key: Array) -> Params:
     fan_in). For networks in standard parameterization: `MLP(..., parameterization="standard")`, or
     any Flax model of Dense and Conv layers.
 
+    Example:
+        >>> model = ntk_jax.MLP(widths=(8,), parameterization="standard")
+        >>> params = model.init(jax.random.key(0), jnp.ones((1, 4)))["params"]
+        >>> params = ntk_jax.torch_init(params, jax.random.key(1))
+        >>> bool(abs(params["Dense_0"]["kernel"]).max() <= 0.5)  # 1 / sqrt(4)
+        True
+
     Args:
         params: parameters of Linen, nested dictionaries whose layers hold a "kernel" (..., fan_in
             axes, features) and perhaps a "bias"; anything else is kept as it is.

@@ -1,6 +1,7 @@
 """Rows must not depend on each other: a kernel between examples has no meaning where they do."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,17 +12,16 @@ from jax import Array
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
-from ntk_jax.jaxprs import open_jaxpr
+from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
 from ntk_jax.types import ApplyFn, Params
 
-# Rows of a pool, in batches of one size: in other places, after other rows, among rows that are not
-# in the first batch.
+# Rows of a pool, in batches of one size, for one compiled program: in other places, after other
+# rows, among rows that are not in the first batch.
 BATCHES = ((0, 1, 2, 3), (3, 4, 1, 0), (0, 5, 4, 1))
 
 
 def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
-    """Raise if the outputs of an example change with the other rows of its batch, with their
-    number, or with its place.
+    """Raise if the outputs of an example change with the other rows, their number, or its place.
 
     Some rows are evaluated in several batches, once per network and shape. Independence is a
     property of the program: inside jit, vmap and grad, drawn numbers stand for values that are not
@@ -36,11 +36,9 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     if not remember(apply_fn, key, lambda reading: _is_per_example(reading, params, x)):
         raise ValueError(
             "apply_fn: expected row i of the output to depend on row i of x alone; a row changed "
-            "with the other rows or "
-            "with its place among them. Batch normalization in training mode, x - x.mean(0) and "
-            "dropout with a fixed key "
-            "do this: use running averages (train=False, use_running_average=True, module.eval()), "
-            "turn dropout off "
+            "with the other rows or with its place among them. Batch normalization in training "
+            "mode, x - x.mean(0) and dropout with a fixed key do this: use running averages "
+            "(train=False, use_running_average=True, module.eval()), turn dropout off "
             "(deterministic=True), or normalize the data beforehand."
         )
 
@@ -52,44 +50,33 @@ def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     outs = [_evaluate(apply_fn, params, pool[list(batch)]) for batch in BATCHES]
     # Rounding depends on the batch size; real dependence changes outputs by a good part of their
     # size.
-    eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, pool[:1]))
-    tolerance = (
-        10
-        * eps**0.5
-        * max(np.max(np.abs(out), where=np.isfinite(out), initial=0) for out in (alone, *outs))
-    )
+    eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, pool[:1]).jaxpr)
+    size = max(np.max(np.abs(out), where=np.isfinite(out), initial=0) for out in (alone, *outs))
+    close = partial(np.allclose, rtol=0, atol=10 * eps**0.5 * size, equal_nan=True)
     first = {0: alone[0]}
-    for batch, out in zip(BATCHES, outs, strict=True):
-        for row, values in zip(batch, out, strict=True):
-            if not np.allclose(
-                first.setdefault(row, values), values, rtol=0, atol=tolerance, equal_nan=True
-            ):
-                return False
-    return True
+    found = (
+        (row, out[i]) for rows, out in zip(BATCHES, outs, strict=True) for i, row in enumerate(rows)
+    )
+    return all(close(first.setdefault(row, values), values) for row, values in found)
 
 
 def _pool(x: Array) -> np.ndarray:
-    """Six rows: examples with shifted entries, which are valid inputs whatever x holds; drawn where
-    x is traced.
-    """
+    """Six rows: examples with shifted entries, valid inputs whatever x holds; drawn in a trace."""
     if not is_concrete(x):
         return _drawn((6, *x.shape[1:]), x.dtype)
     places = np.linspace(0, x.shape[0] - 1, 6).astype(int)
     rows = np.asarray(x)[places]
     rows = np.stack([np.roll(row.reshape(-1), k).reshape(row.shape) for k, row in enumerate(rows)])
     if jnp.issubdtype(rows.dtype, jnp.floating) and (rows == rows[:1]).all():
-        rows = (rows * np.linspace(1, 0.5, 6).reshape(-1, *(1,) * (rows.ndim - 1))).astype(
-            rows.dtype
-        )
+        scales = np.linspace(1, 0.5, 6).reshape(-1, *(1,) * (rows.ndim - 1))
+        return (rows * scales).astype(rows.dtype)
     return rows
 
 
 def _value(leaf: Any) -> Any:
-    return (
-        leaf
-        if is_concrete(leaf)
-        else _drawn(leaf.shape, leaf.dtype, float(max(1, math.prod(leaf.shape[:-1]))))
-    )
+    if is_concrete(leaf):
+        return leaf
+    return _drawn(leaf.shape, leaf.dtype, float(max(1, math.prod(leaf.shape[:-1]))))
 
 
 def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarray:
@@ -101,38 +88,29 @@ def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarra
 
 
 def _evaluate(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> np.ndarray:
-    """Outputs now, although a trace may be under way: what a closure took from it is drawn, too."""
+    """Outputs now, although a trace may be under way: what a closure took from it is drawn."""
     program, consts, leaves = program_of(_moved_outputs, apply_fn, params, x)
     args = [_value(c) for c in consts], leaves
-    (out,) = (
-        jax.jit(program.run).lower(*args).compile(UNFOLDED)(*args)
-    )  # compiled now, whatever is being traced
+    # Lowered and compiled by hand: a call would only add to the trace that is under way.
+    (out,) = jax.jit(program.run).lower(*args).compile(UNFOLDED)(*args)
     return np.asarray(out)
 
 
 def _moved_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
-    """Outputs at other parameters, because a network minus itself, or with a readout of zeros,
-    hides what it does.
-    """
+    """Outputs at other parameters: a network minus itself, or a zero readout, would hide."""
 
     def moved(p: Array) -> Array:
-        return (
-            1.1 * p + 0.01 + 0.005 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape)
-        ).astype(p.dtype)
+        wave = 0.005 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape)
+        return (1.1 * p + 0.01 + wave).astype(p.dtype)
 
     with jax.default_matmul_precision("highest"):
         out = apply_fn(jax.tree.map(moved, params), x)
     return out.astype(working_dtype(out.dtype))
 
 
-def _coarsest_eps(jaxpr: Any) -> float:
+def _coarsest_eps(jaxpr: Jaxpr) -> float:
     """The rounding unit of the least precise float in the computation."""
-    eps = [0.0]
-    for eqn in open_jaxpr(jaxpr)[0].eqns:
-        eps += [
-            float(jnp.finfo(v.aval.dtype).eps)
-            for v in eqn.outvars
-            if jnp.issubdtype(v.aval.dtype, jnp.floating)
-        ]
-        eps += [_coarsest_eps(p) for p in eqn.params.values() if hasattr(p, "eqns")]
-    return max(eps)
+    inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if hasattr(p, "eqns")]
+    dtypes = [dtype_of(v) for eqn in jaxpr.eqns for v in eqn.outvars]
+    eps = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    return max([0.0, *eps, *(_coarsest_eps(open_jaxpr(p)[0]) for p in inner)])

@@ -1,9 +1,13 @@
-"""Features x features -> kernel block, per layer by Gram matrices of the factors or by explicit
-gradients.
+"""Features x features -> kernel, block by block: Gram matrices of factors, or explicit gradients.
+
+K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ)       from factors
+K = sum over leaves of J J'ᵀ                                 from gradients
 """
 
+import itertools
+import operator
 from dataclasses import replace
-from typing import Any
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +23,8 @@ from ntk_jax.finite.features.features import (
     TangentFeatures,
     gradients_by_leaf,
 )
+from ntk_jax.finite.inputs import output_axes
 
-OUTPUTS = ("mean", "diagonal", "full")
-PRECISIONS = ("highest", "high", "default")
 HALF = 256  # rows below which smaller products are slower than the entries that they save
 
 
@@ -31,23 +34,17 @@ def contract_features(
     """The kernel block of all pairs: the sum over the blocks of both features."""
     dtype = working_dtype(f1.dtype, f2.dtype)
     if not f1.blocks:
-        return jnp.zeros(
-            (f1.num_rows, f2.num_rows, *(f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]),
-            dtype,
-        )
-    parts = [
-        part
-        for b1, b2 in zip(f1.blocks, f2.blocks, strict=True)
-        for part in _parts(b1, b2, outputs, precision, dtype)
-    ]
-    return _sum(parts)
+        num_outputs = (f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]
+        return jnp.zeros((f1.num_rows, f2.num_rows, *num_outputs), dtype)
+    pairs = zip(f1.blocks, f2.blocks, strict=True)
+    parts = (_parts(b1, b2, outputs, precision, dtype) for b1, b2 in pairs)
+    return reduce(operator.add, itertools.chain.from_iterable(parts))
 
 
 def paired(
     f1: TangentFeatures, f2: TangentFeatures, precision: str
 ) -> tuple[TangentFeatures, TangentFeatures]:
-    """Both with the same blocks in the same order: functions may read the same parameters in
-    different ways.
+    """Both with the same blocks in the same order: functions may read parameters in different ways.
 
     Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads
     adds nothing.
@@ -61,9 +58,7 @@ def paired(
         gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2)
     )
     leaves = [leaf for leaf in alone1 if leaf in alone2]
-    as_block = lambda gradients: tuple(
-        GradientBlock((gradients[leaf],), (leaf,)) for leaf in leaves
-    )
+    as_block = lambda g: tuple(GradientBlock((g[leaf],), (leaf,)) for leaf in leaves)
     return (
         replace(f1, blocks=(*shared, *as_block(alone1))),
         replace(f2, blocks=(*(partners[b.kind] for b in shared), *as_block(alone2))),
@@ -71,20 +66,18 @@ def paired(
 
 
 def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str) -> None:
-    """Raise unless the features are of functions of the same parameters, projected alike, with
-    outputs that can be paired.
-    """
+    """Raise unless features are of the same parameters, projected alike, with outputs that pair."""
     if f1.parameters != f2.parameters:
         raise ValueError(
             "features2: expected features of the same network's parameters; got "
-            f"{_difference(f1, f2)}. "
-            "Compute both with params of the same structure; the functions of them may differ."
+            f"{_difference(f1, f2)}. Compute both with params of the same structure; the functions "
+            "of them may differ."
         )
     if _unlike(f1.projection, f2.projection):
         raise ValueError(
             "features2: expected features of the same network projected alike, "
-            f"{_words(f1.projection)}; got "
-            f"{_words(f2.projection)}. Compute both with the same projection and key."
+            f"{_words(f1.projection)}; got {_words(f2.projection)}. Compute both with the same "
+            "projection and key."
         )
     if f1.num_outputs != f2.num_outputs and outputs != "full":
         raise ValueError(
@@ -96,34 +89,30 @@ def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str
 def _difference(f1: TangentFeatures, f2: TangentFeatures) -> str:
     """Leaves that only one of the two has, or that differ in shape, in words."""
     first, second = dict(f1.parameters), dict(f2.parameters)
-    sides = ("features1", first.keys() - second.keys()), ("features2", second.keys() - first.keys())
-    only = [
-        f"{', '.join(map(repr, sorted(names)))} only in {side}" for side, names in sides if names
-    ]
-    shared = [name for name in first if name in second and first[name] != second[name]]
+    sides = {"features1": first.keys() - second.keys(), "features2": second.keys() - first.keys()}
+    listed = {side: ", ".join(map(repr, sorted(names))) for side, names in sides.items()}
+    unequal = [name for name in first if name in second and first[name] != second[name]]
     return "; ".join(
-        [*only, *(f"{name!r} of shape {first[name]} and {second[name]}" for name in shared)]
+        [f"{names} only in {side}" for side, names in listed.items() if names]
+        + [f"{name!r} of shape {first[name]} and {second[name]}" for name in unequal]
     )
 
 
 def _unlike(p1: Projection | None, p2: Projection | None) -> bool:
     if p1 is None or p2 is None:
         return p1 is not p2
-    return p1.num_dimensions != p2.num_dimensions or (
-        "" not in (p1.key, p2.key) and p1.key != p2.key
-    )
+    other_key = "" not in (p1.key, p2.key) and p1.key != p2.key
+    return other_key or p1.num_dimensions != p2.num_dimensions
 
 
 def _words(projection: Projection | None) -> str:
-    return (
-        "exact" if projection is None else f"{projection.num_dimensions} dimensions{projection.key}"
-    )
+    if projection is None:
+        return "exact"
+    return f"{projection.num_dimensions} dimensions{projection.key}"
 
 
 def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
-    """The kernel of one batch with itself: its upper triangle; of what is below, a half is left
-    out.
-    """
+    """The kernel of a batch with itself: its upper triangle; half of what is below is left out."""
     n = f.num_rows
     if n < 2 * HALF:
         return contract_features(f, f, outputs, precision)
@@ -145,30 +134,16 @@ def contract_by_leaf(
     return kernels
 
 
-def output_axes(outputs: str) -> int:
-    """How many output axes the kernel has."""
-    return OUTPUTS.index(outputs)
-
-
-def _sum(parts: list[Array]) -> Array:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
 def _parts(
-    b1: Block, b2: Block, outputs: str, precision: str, dtype: Any, *, split: bool = False
+    b1: Block, b2: Block, outputs: str, precision: str, dtype: jnp.dtype, *, split: bool = False
 ) -> list[Array]:
     """The kernel of a block, or with `split` one per leaf."""
     b1 = b1.weighted(dtype)
     if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
         return _factored(b1, b2, outputs, precision, dtype, split)
     g1, g2 = b1.gradients(precision), b2.gradients(precision)
-    return [
-        _explicit(j1.astype(dtype), j2.astype(dtype), outputs, precision)
-        for j1, j2 in zip(g1.jacobians, g2.jacobians, strict=True)
-    ]
+    pairs = zip(g1.jacobians, g2.jacobians, strict=True)
+    return [_explicit(j1.astype(dtype), j2.astype(dtype), outputs, precision) for j1, j2 in pairs]
 
 
 def _explicit(
@@ -195,16 +170,19 @@ def _gram(
 
 
 def _factored(
-    b1: Any, b2: Any, outputs: str, precision: str, dtype: Any, split: bool
+    b1: FactoredBlock,
+    b2: FactoredBlock,
+    outputs: str,
+    precision: str,
+    dtype: jnp.dtype,
+    split: bool,
 ) -> list[Array]:
-    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): two Gram matrices and a Hadamard
-    product.
-    """
+    """K = sum over blocks and positions of (A A'ᵀ) ∘ (Δ Δ'ᵀ): Gram matrices, Hadamard product."""
     rows = lambda a: a.astype(dtype).swapaxes(0, 1).reshape(a.shape[1], -1, a.shape[3])
-    grams = [
-        _gram(rows(a1), rows(a2), precision) for a1, a2 in zip(b1.inputs, b2.inputs, strict=True)
-    ]
-    grams = grams if split else [_sum(grams)]
+    pairs = zip(b1.inputs, b2.inputs, strict=True)
+    grams = [_gram(rows(a1), rows(a2), precision) for a1, a2 in pairs]
+    # The cotangents are the same for all leaves, so their Gram matrix multiplies one sum.
+    grams = grams if split else [reduce(operator.add, grams)]
     d1, d2 = b1.cotangents.astype(dtype), b2.cotangents.astype(dtype)
     combine = {"mean": _mean, "diagonal": _diagonal, "full": _full}[outputs]
     return combine(grams, d1, d2, precision)
@@ -226,9 +204,7 @@ def _mean(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Arra
 
 
 def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
-    """One output after the other: a batched product over outputs is several times slower than flat
-    ones.
-    """
+    """One output after the other: a batched product over outputs is several times slower."""
 
     def one(pair: tuple[Array, Array]) -> list[Array]:
         e1, e2 = (e[:, None] for e in pair)
@@ -249,7 +225,7 @@ def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Arra
     return kernels
 
 
-def nngp_block(
+def nngp_of_outputs(
     f1: Float[Array, "n1 O"], f2: Float[Array, "n2 O"], outputs: str
 ) -> Float[Array, "n1 n2 ..."]:
     """Products of network outputs, as if each output were a feature of its own."""

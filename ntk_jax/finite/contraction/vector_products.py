@@ -1,6 +1,4 @@
-"""The kernel of a pair of examples from Jacobian-vector products, without the Jacobian rows of
-both.
-"""
+"""The kernel of a pair of examples from Jacobian-vector products, without Jacobians of both."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,7 @@ from ntk_jax.types import ApplyFn, Params
 
 
 def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Float[Array, "O O"]:
-    """J(x1) J(x2)ᵀ of two single examples: one vjp at x2 and one jvp at x1 for each output of
-    x2.
-    """
+    """J(x1) J(x2)ᵀ of two examples: one vjp at x2 and one jvp at x1 for each output of x2."""
     f1 = lambda p: outputs_of_one(apply_fn, p, x1)
     out, vjp = jax.vjp(lambda p: outputs_of_one(apply_fn, p, x2), params)
 
@@ -25,16 +21,14 @@ def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Floa
     return jax.vmap(column, out_axes=1)(jnp.eye(out.size, dtype=out.dtype))
 
 
-def vector_product_block(
+def vector_product_kernel(
     apply_fn: ApplyFn,
     params: Params,
     x1: Num[Array, "n1 ..."],
     x2: Num[Array, "n2 ..."],
     outputs: str,
 ) -> Float[Array, "n1 n2 ..."]:
-    """The kernel block of all pairs; the gradients of one example of `x2` at a time are shared by
-    all of `x1`.
-    """
+    """The kernel of all pairs; the gradients of one example of `x2` serve all of `x1`."""
     dtype = working_dtype(jax.eval_shape(apply_fn, params, x1).dtype)
 
     def pair(x1_one: Array, x2_one: Array) -> Array:

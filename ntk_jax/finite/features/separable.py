@@ -1,21 +1,33 @@
-"""Cotangents that factorize, delta[n, o] = m[n] c[o]: a mask of the example times weights of the
-output.
+"""Cotangents that factorize, delta[n, o] = m[n] c[o]: a mask of the example times output weights.
 
 Behind the last nonlinearity the network is linear, so the cotangent there is a weight that no
 example changes, and the nonlinearity's derivative multiplies it entry by entry. Averaged over
-outputs, such a layer then costs what one output costs: mean_o sum_d m_d m'_d c_od² = sum_d m_d m'_d
-s_d with s_d = mean_o c_od².
+outputs, such a layer then costs what one output costs:
+
+    mean_o sum_d m_d m'_d c_od² = sum_d m_d m'_d s_d,  s_d = mean_o c_od²
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import ClosedJaxpr
+from jax.typing import ArrayLike
 
 from ntk_jax.compat import CALLS, Literal, bind
-from ntk_jax.jaxprs import open_jaxpr
+from ntk_jax.jaxprs import (
+    Atom,
+    Eqn,
+    Jaxpr,
+    Var,
+    dtype_of,
+    evaluate,
+    inner_jaxpr,
+    needed,
+    shape_of,
+)
 
 # Linear in each operand that the output's cotangent enters, entry by entry.
 LINEAR = ("mul", "div", "neg", "select_n", "add", "add_any", "sub", "convert_element_type", "copy")
@@ -23,32 +35,33 @@ LINEAR = ("mul", "div", "neg", "select_n", "add", "add_any", "sub", "convert_ele
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """A cotangent (a variable of the traced program) and the variable c that it is m times; axes
-    along which c is constant.
+    """A cotangent and the weight c that it is m times: variables of the traced program.
+
+    `constant` are the axes along which c is constant.
     """
 
-    cotangent: Any
-    weight: Any
+    cotangent: Var
+    weight: Var
     constant: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
 class Cotangents:
-    """The program (example, output's cotangent) -> cotangents at all taps, and which of them
-    factorize (None: not found).
+    """The program (example, cotangent of the outputs) -> cotangents at all taps.
+
+    Attributes:
+        closed: the program.
+        found: which of its results factorize; None for the others.
     """
 
-    closed: Any
+    closed: ClosedJaxpr
     found: tuple[Separable | None, ...]
 
     def mask(self, tap: int, x: Array) -> Array:
         """m of one example: the cotangent with ones in place of c."""
         part = self._part(tap)
-        return self._evaluate(
-            part.cotangent,
-            {part.weight: jnp.ones(part.weight.aval.shape, part.weight.aval.dtype)},
-            x,
-        )
+        ones = jnp.ones(shape_of(part.weight), dtype_of(part.weight))
+        return self._evaluate(part.cotangent, {self.closed.jaxpr.invars[0]: x, part.weight: ones})
 
     def weight(self, tap: int, e: Array) -> Array:
         """c of one output, whose cotangent is e."""
@@ -59,104 +72,93 @@ class Cotangents:
         assert part is not None
         return part
 
-    def _evaluate(self, var: Any, known: dict[Any, Any], *x: Array) -> Any:
-        jaxpr = self.closed.jaxpr
-        env = (
-            dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
-            | dict(zip(jaxpr.invars, x, strict=False))
-            | known
+    def _evaluate(self, variable: Var, known: dict[Var, Array]) -> Array:
+        jaxpr, consts = self.closed.jaxpr, self.closed.consts
+        equations = needed(jaxpr, [variable], {*jaxpr.constvars, *known})
+        nothing = [None] * len(jaxpr.invars)
+        (value,) = evaluate(
+            jaxpr, consts, nothing, bind, equations=equations, wanted=[variable], known=known
         )
-        for eqn in _needed(jaxpr, var, set(env)):
-            values = [a.val if isinstance(a, Literal) else env[a] for a in eqn.invars]
-            for out, value in zip(eqn.outvars, bind(eqn, values), strict=True):
-                env.setdefault(out, value)
-        return env[var]
+        return value
 
 
-def separate(cotangents: Any, x: Any, e: Any) -> Cotangents:
-    """Which results of `cotangents(x, e)`, a list of arrays linear in e, factorize."""
+def separate(cotangents: Callable[[Array, Array], list[Array]], x: Array, e: Array) -> Cotangents:
+    """Which results of `cotangents(x, e)`, arrays that are linear in e, factorize."""
     closed = jax.make_jaxpr(cotangents)(x, e)
-    closed = jax.make_jaxpr(lambda *args: _run(closed.jaxpr, closed.consts, args))(
-        x, e
-    )  # without inner calls
+    inlined = lambda *args: evaluate(closed.jaxpr, closed.consts, args, _bind_inlined)
+    closed = jax.make_jaxpr(inlined)(x, e)
     return Cotangents(closed, _analyse(closed.jaxpr))
 
 
-def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    read = lambda a: a.val if isinstance(a, Literal) else env[a]
-    for eqn in jaxpr.eqns:
-        values, name = [read(a) for a in eqn.invars], eqn.primitive.name
-        outs = (
-            _run(*open_jaxpr(eqn.params[CALLS[name]]), values)
-            if name in CALLS
-            else bind(eqn, values)
-        )
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(a) for a in jaxpr.outvars]
+def _bind_inlined(eqn: Eqn, values: list[ArrayLike]) -> list[ArrayLike]:
+    """The results of an equation, without calls: what is behind one must be seen, too."""
+    if eqn.primitive.name in CALLS:
+        return evaluate(*inner_jaxpr(eqn), values, _bind_inlined)
+    return bind(eqn, values)
 
 
-def _analyse(jaxpr: Any) -> tuple[Separable | None, ...]:
-    from_x, from_e = ({jaxpr.invars[i]} for i in (0, 1))
-    zeros: set[Any] = set()
-    weights: dict[Any, Any] = {}  # variable: the c that it is a multiple of
-    constant: dict[Any, frozenset[int]] = {}
+@dataclass
+class _Dependence:
+    """What is known of the variables: which depend on x and e, are zeros, constant along axes.
 
-    def weight(a: Any) -> Any:
+    `weights`: the c that a variable is a multiple of.
+    """
+
+    from_x: set[Var]
+    from_e: set[Var]
+    zeros: set[Var] = field(default_factory=set)
+    weights: dict[Var, Var] = field(default_factory=dict)
+    constant: dict[Var, frozenset[int]] = field(default_factory=dict)
+
+    def weight(self, a: Var) -> Var | None:
         """c of an operand; None if it has none."""
-        return a if a in from_e and a not in from_x else weights.get(a)
+        return a if a in self.from_e and a not in self.from_x else self.weights.get(a)
 
-    for eqn in jaxpr.eqns:
-        operands = [a for a in eqn.invars if not isinstance(a, Literal)]
-        moving = [a for a in operands if a in from_e]
-        for out in eqn.outvars:
-            if moving:
-                from_e.add(out)
-            if any(a in from_x for a in operands):
-                from_x.add(out)
+    def add(self, eqn: Eqn) -> None:
+        """Learn from one equation, which has results."""
+        operands = {a for a in eqn.invars if not isinstance(a, Literal)}
+        for reached in (self.from_x, self.from_e):
+            reached |= set(eqn.outvars) if operands & reached else set()
+        out = eqn.outvars[0]
         if eqn.primitive.name == "broadcast_in_dim":
-            (out,) = eqn.outvars
-            constant[out] = frozenset(range(len(out.aval.shape))) - set(
-                map(int, eqn.params["broadcast_dimensions"])
-            )
+            kept = set(map(int, eqn.params["broadcast_dimensions"]))
+            self.constant[out] = frozenset(range(len(shape_of(out)))) - kept
             if isinstance(eqn.invars[0], Literal) and not eqn.invars[0].val:
-                zeros.add(out)
-        if moving and eqn.outvars[0] in from_x and _is_multiple(eqn, moving, from_e, zeros):
-            behind = {weight(a) for a in moving}
-            if len(behind) == 1 and None not in behind:
-                weights[eqn.outvars[0]] = behind.pop()
-    return tuple(_separable(a, weight, constant) for a in jaxpr.outvars)
+                self.zeros.add(out)
+        moving = [a for a in eqn.invars if not isinstance(a, Literal) and a in self.from_e]
+        if moving and out in self.from_x and self._is_multiple(eqn, moving):
+            behind = {self.weight(a) for a in moving}
+            c = behind.pop() if len(behind) == 1 else None
+            if c is not None:
+                self.weights[out] = c
+
+    def separable(self, cotangent: Atom) -> Separable | None:
+        """How a result factorizes; None if it does not."""
+        if isinstance(cotangent, Literal) or (c := self.weight(cotangent)) is None:
+            return None
+        return Separable(cotangent, c, self.constant.get(c, frozenset()))
+
+    def _is_multiple(self, eqn: Eqn, moving: list[Var]) -> bool:
+        """Whether the result is, entry by entry, linear in the operands that depend on e."""
+        name, (out, *more) = eqn.primitive.name, eqn.outvars
+        if name not in LINEAR or more or any(shape_of(a) != shape_of(out) for a in moving):
+            return False
+        if name == "mul":
+            return len(moving) == 1
+        if name == "div":
+            return len(moving) == 1 and eqn.invars[0] is moving[0]
+        if name == "select_n":
+            predicate, *cases = eqn.invars
+            cases = [a for a in cases if not isinstance(a, Literal)]
+            linear = all(a in self.from_e or a in self.zeros for a in cases)
+            return linear and predicate not in self.from_e
+        return len(moving) == len(eqn.invars)
 
 
-def _separable(
-    cotangent: Any, weight: Any, constant: dict[Any, frozenset[int]]
-) -> Separable | None:
-    c = None if isinstance(cotangent, Literal) else weight(cotangent)
-    return None if c is None else Separable(cotangent, c, constant.get(c, frozenset()))
-
-
-def _is_multiple(eqn: Any, moving: list[Any], from_e: set[Any], zeros: set[Any]) -> bool:
-    """Whether the result is, entry by entry, a linear function of the operands that depend on e."""
-    name, (out, *more) = eqn.primitive.name, eqn.outvars
-    if name not in LINEAR or more or any(a.aval.shape != out.aval.shape for a in moving):
-        return False
-    if name == "mul":
-        return len(moving) == 1
-    if name == "div":
-        return len(moving) == 1 and eqn.invars[0] is moving[0]
-    if name == "select_n":
-        predicate, *cases = eqn.invars
-        return predicate not in from_e and all(
-            a in from_e or a in zeros for a in cases if not isinstance(a, Literal)
-        )
-    return len(moving) == len(eqn.invars)
-
-
-def _needed(jaxpr: Any, var: Any, known: set[Any]) -> list[Any]:
-    """The equations behind a variable, in order."""
-    wanted, needed = {var} - known, []
-    for eqn in reversed(jaxpr.eqns):
-        if wanted.intersection(eqn.outvars):
-            needed.append(eqn)
-            wanted |= {a for a in eqn.invars if not isinstance(a, Literal) and a not in known}
-    return needed[::-1]
+def _analyse(jaxpr: Jaxpr) -> tuple[Separable | None, ...]:
+    x, e = jaxpr.invars
+    known = _Dependence({x}, {e})
+    for eqn in jaxpr.eqns:
+        if eqn.outvars:
+            known.add(eqn)
+    return tuple(map(known.separable, jaxpr.outvars))

@@ -1,22 +1,19 @@
-"""What a kernel costs: operations and bytes per layer, in factored and in explicit form, and per
-method.
-"""
+"""What a kernel costs: operations and bytes of every block in either form, and of every method."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from ntk_jax.finite.features.features import Block, FactoredBlock
 from ntk_jax.finite.strategy.tiles import Footprint
-from ntk_jax.finite.uses.plan import Plan
+from ntk_jax.finite.uses.plan import Place, Plan
 from ntk_jax.memory import tree_bytes
+from ntk_jax.types import Params
 
 
 class BlockCost(NamedTuple):
-    """Operations and bytes of one block: to make its features per row, and to contract them per
-    pair of rows.
-    """
+    """Operations and bytes of a block: per row to make its features, per pair to contract them."""
 
     row_ops: float
     pair_ops: float
@@ -28,8 +25,8 @@ class BlockCost(NamedTuple):
         return rows * self.row_ops + pairs * self.pair_ops
 
 
-class Problem(NamedTuple):
-    """How many rows and pairs there are, the mode, and the budget."""
+class Request(NamedTuple):
+    """The kernel that is asked for: rows on either side, the mode of outputs, the budget."""
 
     n1: int
     n2: int
@@ -51,9 +48,11 @@ class Problem(NamedTuple):
 # Forming gradients is one short product per example, far below the rate of the large ones it is
 # weighed against.
 SHORT_PRODUCT = 3.0
+
 # Operations that one element of a temporary costs by being written and read, at the rate of matrix
 # products.
 PASS = 24.0
+
 # Bytes of temporaries that stay in caches, and that the C library does not map and clear anew for
 # every call.
 IN_THE_MAKING = 2**24
@@ -72,21 +71,18 @@ def factored_cost(block: FactoredBlock, outputs: str) -> BlockCost:
 
 def gradient_cost(block: Block, outputs: str) -> BlockCost:
     """Explicit gradients, then one flat product."""
+    outs = block.num_outputs
     if isinstance(block, FactoredBlock):
-        (_, outs, B, T, D), size = (
-            block.cotangents.shape,
-            jnp.dtype(block.cotangents.dtype).itemsize,
-        )
+        (_, _, B, T, D), dtype = block.cotangents.shape, block.cotangents.dtype
         entries = B * D * sum(a.shape[3] for a in block.inputs)
         making = SHORT_PRODUCT * 2 * outs * T * entries
     else:
-        outs, size = block.num_outputs, jnp.dtype(block.jacobians[0].dtype).itemsize
-        entries, making = sum(j.shape[2] for j in block.jacobians), 0.0
+        entries, dtype = sum(j.shape[2] for j in block.jacobians), block.jacobians[0].dtype
+        making = 0.0
     per_pair = outs * outs if outputs == "full" else outs
-    tile = per_pair if outputs != "mean" else 1
-    return BlockCost(
-        making, 2.0 * per_pair * entries, outs * entries * size, 2 * tile * max(size, 4)
-    )
+    tile, size = per_pair if outputs != "mean" else 1, jnp.dtype(dtype).itemsize
+    ops = 2.0 * per_pair * entries
+    return BlockCost(making, ops, outs * entries * size, 2 * tile * max(size, 4))
 
 
 def block_cost(block: Block, outputs: str, form: str) -> BlockCost:
@@ -96,65 +92,54 @@ def block_cost(block: Block, outputs: str, form: str) -> BlockCost:
     return gradient_cost(block, outputs)
 
 
-def choose_form(block: Block, problem: Problem) -> str:
-    """The cheaper of "factors" and "gradients", counting features that do not fit in memory as made
-    again.
-    """
-    if not isinstance(block, FactoredBlock):
-        return "gradients"
-    totals = {}
-    for form in ("factors", "gradients"):
-        cost = block_cost(block, problem.outputs, form)
-        visits = max(1.0, 0.5 + 2 * problem.rows * cost.row_bytes / problem.memory_limit)
-        totals[form] = cost.total(visits * problem.rows, problem.pairs)
-    return min(totals, key=totals.__getitem__)
+def choose_form(block: Block, request: Request) -> str:
+    """The cheaper of "factors" and "gradients"."""
+
+    def operations(form: str) -> float:
+        cost = block_cost(block, request.outputs, form)
+        # Features that do not fit in memory are made again for other tiles.
+        visits = max(1.0, 0.5 + 2 * request.rows * cost.row_bytes / request.memory_limit)
+        return cost.total(visits * request.rows, request.pairs)
+
+    forms = ("factors", "gradients") if isinstance(block, FactoredBlock) else ("gradients",)
+    return min(forms, key=operations)
 
 
-def choose_forms(blocks: tuple[Block, ...], problem: Problem) -> tuple[str, ...]:
+def choose_forms(blocks: tuple[Block, ...], request: Request) -> tuple[str, ...]:
     """The form of every block."""
-    return tuple(choose_form(block, problem) for block in blocks)
+    return tuple(choose_form(block, request) for block in blocks)
 
 
-def forward_ops(plan: Plan, shapes: list[tuple[int, ...]]) -> float:
-    """Operations of the network on one example: its products with weights; other leaves count one
-    use per entry.
-    """
-    total = 0.0
-    for leaf, shape in enumerate(shapes):
-        positions = 1
-        if leaf in plan.tracked:
-            uses = next(
-                u for b in plan.blocks for i, u in zip(b.leaves, b.uses, strict=True) if i == leaf
-            )
-            positions = sum(_positions(plan, use) for use in uses)
-        total += 2.0 * positions * math.prod(shape)
-    return total
+def forward_ops(plan: Plan) -> float:
+    """Operations of the network on one example: its products with weights, or a use per entry."""
+    positions = dict.fromkeys(range(len(plan.shapes)), 1)
+    for block in plan.blocks:
+        for leaf, places in zip(block.leaves, block.places, strict=True):
+            positions[leaf] = sum(_positions(plan, place) for place in places)
+    return sum(2.0 * positions[leaf] * math.prod(s) for leaf, s in enumerate(plan.shapes))
 
 
-def _positions(plan: Plan, use: Any) -> int:
+def _positions(plan: Plan, place: Place) -> int:
     """How often a use reads each entry of its leaf, on average."""
-    record, shape = plan.record(use), plan.taps[use.tap].shape
-    outer = [size for size, kind in zip(shape, record.scans, strict=False) if kind == "positions"]
-    _, T, _ = record.use.layout.sizes(shape[len(record.scans) :])
+    use, shape = plan.at(place), plan.taps[place.tap].shape
+    outer = [size for size, kind in zip(shape, use.scans, strict=False) if kind == "positions"]
+    _, T, _ = use.use.axes.sizes(shape[len(use.scans) :])
     return T * math.prod(outer)
 
 
 def features_and_pairs(
-    plan: Plan, forward: float, blocks: tuple[Block, ...], forms: tuple[str, ...], problem: Problem
+    plan: Plan, forward: float, blocks: tuple[Block, ...], forms: tuple[str, ...], request: Request
 ) -> float:
     """Operations of features (forward once, backward once per output) and of all contractions."""
-    costs = [
-        block_cost(block, problem.outputs, form) for block, form in zip(blocks, forms, strict=True)
-    ]
-    features = problem.rows * forward * (1 + plan.num_outputs)
-    return features + sum(c.total(problem.rows, problem.pairs) for c in costs)
+    pairs = zip(blocks, forms, strict=True)
+    costs = [block_cost(block, request.outputs, form) for block, form in pairs]
+    features = request.rows * forward * (1 + plan.num_outputs)
+    return features + sum(c.total(request.rows, request.pairs) for c in costs)
 
 
-def vector_product_ops(plan: Plan, forward: float, problem: Problem) -> float:
-    """Operations of the method "vector_products": for each pair and output, one Jacobian-vector
-    product.
-    """
-    return plan.num_outputs * forward * (3.0 * problem.n2 + 2.0 * problem.n1 * problem.n2)
+def vector_product_ops(plan: Plan, forward: float, request: Request) -> float:
+    """Operations of "vector_products": a Jacobian-vector product for each pair and output."""
+    return plan.num_outputs * forward * (3.0 * request.n2 + 2.0 * request.n1 * request.n2)
 
 
 def footprint(
@@ -170,23 +155,16 @@ def footprint(
     return Footprint(row, work, max([8, *(c.pair_bytes for c in costs)]))
 
 
-def rows_at_once(forms: tuple[str, ...], footprint: Footprint, problem: Problem) -> int | None:
-    """Rows whose features are made together: few where what they are made from is larger than what
-    is kept of them.
-    """
+def rows_at_once(forms: tuple[str, ...], footprint: Footprint, request: Request) -> int | None:
+    """Rows whose features are made together: few if what they are made from is the larger part."""
     if all(form == "factors" for form in forms) or footprint.work < 4 * footprint.row:
         return None
-    return max(1, min(IN_THE_MAKING, problem.memory_limit // 4) // footprint.work)
+    return max(1, min(IN_THE_MAKING, request.memory_limit // 4) // footprint.work)
 
 
-def vector_product_footprint(plan: Plan, params: Any, outputs: str) -> Footprint:
-    """Bytes of the method "vector_products": the gradients of one row, and the activations of every
-    pair.
-    """
+def vector_product_footprint(plan: Plan, params: Params) -> Footprint:
+    """Bytes of "vector_products": the gradients of one row, and the activations of every pair."""
     taps = tree_bytes(plan.taps)
     gradients = tree_bytes(params)
-    return Footprint(
-        8,
-        plan.num_outputs * (gradients + 2 * taps),
-        plan.num_outputs * (2 * taps + 8 * plan.num_outputs),
-    )
+    work, pair = gradients + 2 * taps, 2 * taps + 8 * plan.num_outputs
+    return Footprint(8, plan.num_outputs * work, plan.num_outputs * pair)

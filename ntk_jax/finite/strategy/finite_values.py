@@ -1,38 +1,36 @@
-"""No kernel with NaN or infinity is returned: the error names the outputs, derivatives or products
-that made it so.
-"""
+"""No kernel with NaN or infinity is returned: the error names what made it so, and which rows."""
 
-from typing import Any
+from typing import TypeVar
 
+import jax
 import numpy as np
 from jax import Array
 
-from ntk_jax.checks import check_finite
 from ntk_jax.finite.features.features import TangentFeatures, gradients_by_leaf
-from ntk_jax.finite.strategy.engine import features_jit
+from ntk_jax.finite.features.tangents import features_jit
+from ntk_jax.networks.apply_fn import is_finite
 from ntk_jax.types import ApplyFn, Params
+
+Result = TypeVar("Result", Array, dict[str, Array])
 
 
 def check_kernel(
-    result: Any, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None
-) -> Any:
-    """`result`, a kernel or features of examples, if it is finite.
+    result: Result, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None
+) -> Result:
+    """`result`, a kernel or several or features of examples, if it is finite.
 
     Raises:
-        ValueError: it is not; says whether the outputs, derivatives, or only their products are to
+        ValueError: it is not; says whether outputs, derivatives, or only their products are to
             blame, and where.
     """
     if is_finite(result):
         return result
     examples = {"x1": x1} | ({} if x2 is None else {"x2": x2})
     for name, x in examples.items():
-        rows = _bad_rows(np.asarray(apply_fn(params, x)).reshape(x.shape[0], -1))
-        if rows.size:
+        if bad := _bad_rows(np.asarray(apply_fn(params, x)), name):
             raise ValueError(
-                f"apply_fn: expected finite outputs; got NaN or infinity for {rows.size} of the "
-                f"{x.shape[0]} examples in "
-                f"{name}, the first in row {rows[0]}. Check the network there: jax.debug_nans "
-                "finds the operation."
+                f"apply_fn: expected finite outputs; got NaN or infinity for {bad}. Check the "
+                "network there: jax.debug_nans finds the operation."
             )
     for name, x in examples.items():
         _raise_for_gradients(name, features_jit(apply_fn, params, x))
@@ -53,36 +51,30 @@ def check_products(kernel: Array, f1: TangentFeatures, f2: TangentFeatures | Non
     raise _overflow(kernel)
 
 
-def is_finite(result: Any) -> bool:
-    """Whether there is no NaN or infinity; inside jit that is not known, and taken for true."""
-    try:
-        for array in result.values() if isinstance(result, dict) else (result,):
-            check_finite("result", array)
-    except ValueError:
-        return False
-    return True
-
-
 def _raise_for_gradients(name: str, features: TangentFeatures) -> None:
     for leaf, gradient in gradients_by_leaf(features.blocks, "highest").items():
-        rows = _bad_rows(np.asarray(gradient).reshape(features.num_rows, -1))
-        if rows.size:
+        if bad := _bad_rows(np.asarray(gradient), name):
             raise ValueError(
                 f"apply_fn: expected finite derivatives with respect to params{leaf}; got NaN or "
-                "infinity for "
-                f"{rows.size} of the {features.num_rows} examples in {name}, the first in row "
-                f"{rows[0]}. A square root or "
-                "a norm at 0, a logarithm at 0 behind jnp.where, and numbers beyond the range of "
-                "the dtype do this."
+                f"infinity for {bad}. A square root or a norm at 0, a logarithm at 0 behind "
+                "jnp.where, and numbers beyond the range of the dtype do this."
             )
 
 
-def _bad_rows(values: Any) -> Any:
-    return np.flatnonzero(~np.isfinite(values.astype(np.float64)).all(axis=1))
+def _bad_rows(values: np.ndarray, name: str) -> str:
+    """How many examples have values that are not finite, in words; "" if none has."""
+    n = values.shape[0]
+    finite = np.isfinite(values.reshape(n, -1).astype(np.float64)).all(axis=1)
+    rows = np.flatnonzero(~finite)
+    return (
+        ""
+        if not rows.size
+        else f"{rows.size} of the {n} examples in {name}, the first in row {rows[0]}"
+    )
 
 
-def _overflow(result: Any) -> ValueError:
-    dtype = (next(iter(result.values())) if isinstance(result, dict) else result).dtype
+def _overflow(result: Array | dict[str, Array]) -> ValueError:
+    dtype = jax.tree.leaves(result)[0].dtype
     return ValueError(
         f"result: expected products of derivatives within the range of {dtype}; they overflow. "
         "Use float64, or scale the outputs or parameters down."

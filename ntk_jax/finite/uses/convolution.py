@@ -1,14 +1,14 @@
 """Convolutions in forms that a CPU is fast at: XLA's own are up to fifty times slower in two cases.
 
-A strided convolution's transpose convolves an input with zeros between its entries, and all those
-zeros are multiplied: here blocks of stride² pixels become channels first (space to depth), and the
-stride is 1. A kernel larger than the image is swapped with it by the compiler, and then nobody's
-loop is fast: here it is a matrix product per kernel entry. Same sums, plain JAX.
+The transpose of a strided convolution convolves an input with zeros between its entries, and all
+those zeros are multiplied: here blocks of stride² pixels become channels first (space to depth),
+and the stride is 1. A kernel larger than the image is swapped with it by the compiler, and then
+nobody's loop is fast: here it is a matrix product per kernel entry. Same sums, plain JAX.
 """
 
 import itertools
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,15 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from ntk_jax.compat import bind
+from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
 MAX_OFFSETS = 27  # products per convolution: more would take long to compile
 
+Cut: TypeAlias = tuple[int, int, int]
+"""First and last output position that a kernel entry reaches, and where in the input it reads."""
 
-def convolve(eqn: Any, h: Array, w: Array) -> Array:
+
+def convolve(eqn: Eqn, h: Array, w: Array) -> Array:
     """The result of a convolution equation at input h and kernel w."""
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
     grouped = (
@@ -34,7 +38,7 @@ def convolve(eqn: Any, h: Array, w: Array) -> Array:
         math.prod(a.shape[i] for i in spec[2:])
         for a, spec in ((w, numbers.rhs_spec), (h, numbers.lhs_spec))
     )
-    out_space = math.prod(eqn.outvars[0].aval.shape[i] for i in numbers.out_spec[2:])
+    out_space = math.prod(shape_of(eqn.outvars[0])[i] for i in numbers.out_spec[2:])
     if min(space, out_space) < kernel <= MAX_OFFSETS:
         return by_offsets(eqn, h, w)
     if max(p["window_strides"]) > 1 and max(p["rhs_dilation"]) == 1:
@@ -42,64 +46,47 @@ def convolve(eqn: Any, h: Array, w: Array) -> Array:
     return bind(eqn, [h, w])[0]
 
 
-def by_offsets(eqn: Any, h: Array, w: Array) -> Array:
+def by_offsets(eqn: Eqn, h: Array, w: Array) -> Array:
     """Sum over kernel entries o of h[stride·q + o - padding] W_o, each a matrix product, for a
     convolution without groups.
     """
     p = eqn.params
     h, w, out_shape = _channels_last(eqn, h, w)
-    total = jnp.zeros(out_shape, eqn.outvars[0].aval.dtype)
-    axes = list(
-        zip(
-            p["window_strides"],
-            p["rhs_dilation"],
-            _lows(p),
-            h.shape[1:-1],
-            out_shape[1:-1],
-            strict=True,
-        )
-    )
+    total = jnp.zeros(out_shape, dtype_of(eqn.outvars[0]))
+    sizes = zip(h.shape[1:-1], out_shape[1:-1], strict=True)
+    axes = list(zip(p["window_strides"], p["rhs_dilation"], _lows(eqn), sizes, strict=True))
     for entry in itertools.product(*map(range, w.shape[:-2])):
         cuts = [
-            _overlap(o * dilation - low, stride, size, positions)
-            for o, (stride, dilation, low, size, positions) in zip(entry, axes, strict=True)
+            _overlap(o * dilation - low, stride, *lengths)
+            for o, (stride, dilation, low, lengths) in zip(entry, axes, strict=True)
         ]
         if all(first < last for first, last, _ in cuts):
-            total = total + _one_entry(p, h, w[entry], cuts, out_shape)
+            total = total + _one_entry(eqn, h, w[entry], cuts, out_shape)
     return _as_asked(eqn, total)
 
 
-def _one_entry(p: Any, h: Array, w: Array, cuts: Any, out_shape: tuple[int, ...]) -> Array:
-    """The part of one kernel entry, which reaches the output positions first .. last - 1 of each
-    axis.
-    """
-    limits = [
-        at + (last - first - 1) * s + 1
-        for (first, last, at), s in zip(cuts, p["window_strides"], strict=True)
-    ]
+def _one_entry(eqn: Eqn, h: Array, w: Array, cuts: list[Cut], out_shape: tuple[int, ...]) -> Array:
+    """The part of one kernel entry, which reaches the positions first .. last - 1 of each axis."""
+    p, steps = eqn.params, eqn.params["window_strides"]
     read = tuple(
-        slice(at, limit, s)
-        for (_, _, at), limit, s in zip(cuts, limits, p["window_strides"], strict=True)
+        slice(at, at + (last - first - 1) * step + 1, step)
+        for (first, last, at), step in zip(cuts, steps, strict=True)
     )
     precision, dtype = p["precision"], p["preferred_element_type"]
     part = jnp.matmul(h[(slice(None), *read)], w, precision=precision, preferred_element_type=dtype)
-    around = [
-        (first, size - last, 0)
-        for (first, last, _), size in zip(cuts, out_shape[1:-1], strict=True)
-    ]
+    reached = zip(cuts, out_shape[1:-1], strict=True)
+    around = [(first, size - last, 0) for (first, last, _), size in reached]
     return lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
-def _overlap(shift: int, stride: int, size: int, positions: int) -> tuple[int, int, int]:
-    """Output positions q in first .. last - 1 with 0 <= stride·q + shift < size, and where in the
-    input the first one reads.
-    """
+def _overlap(shift: int, stride: int, size: int, positions: int) -> Cut:
+    """0 <= stride·q + shift < size for q in first .. last - 1; and the entry that first reads."""
     first = max(0, -(shift // stride))
     last = min(positions, (size - 1 - shift) // stride + 1)
     return first, last, first * stride + shift
 
 
-def _with_fast_transpose(eqn: Any, h: Array, w: Array) -> Array:
+def _with_fast_transpose(eqn: Eqn, h: Array, w: Array) -> Array:
     """The value is that of the equation; only the derivative with respect to h is written with
     stride 1.
     """
@@ -108,7 +95,7 @@ def _with_fast_transpose(eqn: Any, h: Array, w: Array) -> Array:
     def conv(h: Array, w: Array) -> Array:
         return bind(eqn, [h, w])[0]
 
-    def jvp(primals: Any, tangents: Any) -> tuple[Array, Any]:
+    def jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
         (h, w), (dh, dw) = primals, tangents
         parts = [] if isinstance(dh, SymbolicZero) else [unstrided(eqn, dh, w)]
         parts += [] if isinstance(dw, SymbolicZero) else [bind(eqn, [h, dw])[0]]
@@ -119,12 +106,12 @@ def _with_fast_transpose(eqn: Any, h: Array, w: Array) -> Array:
     return conv(h, w)
 
 
-def unstrided(eqn: Any, h: Array, w: Array) -> Array:
+def unstrided(eqn: Eqn, h: Array, w: Array) -> Array:
     """The convolution of an equation without dilations and groups, by one of stride 1."""
     p = eqn.params
     h, w, (_, *positions, _) = _channels_last(eqn, h, w)
     d = len(positions)
-    for i, (s, low) in enumerate(zip(p["window_strides"], _lows(p), strict=True)):
+    for i, (s, low) in enumerate(zip(p["window_strides"], _lows(eqn), strict=True)):
         size = s * math.ceil(w.shape[i] / s) if w.shape[i] > 1 else 1
         length = (positions[i] - 1) * s + size
         h = _padded(h, 1 + i, low, length - h.shape[1 + i] - low)
@@ -143,18 +130,18 @@ def unstrided(eqn: Any, h: Array, w: Array) -> Array:
     return _as_asked(eqn, result)
 
 
-def _lows(p: Any) -> list[int]:
+def _lows(eqn: Eqn) -> list[int]:
     """The padding before each axis; older versions of JAX keep NumPy integers."""
-    return [int(low) for low, _ in p["padding"]]
+    return [int(low) for low, _ in eqn.params["padding"]]
 
 
-def _channels_last(eqn: Any, h: Array, w: Array) -> tuple[Array, Array, tuple[int, ...]]:
+def _channels_last(eqn: Eqn, h: Array, w: Array) -> tuple[Array, Array, tuple[int, ...]]:
     """Input (n, *space, in), kernel (*kernel, in, out), and the shape of the result (n, *space,
     out).
     """
     numbers = eqn.params["dimension_numbers"]
     (batch, channels, *space), (out, into, *kernel) = numbers.lhs_spec, numbers.rhs_spec
-    n, features, *positions = (eqn.outvars[0].aval.shape[i] for i in numbers.out_spec)
+    n, features, *positions = (shape_of(eqn.outvars[0])[i] for i in numbers.out_spec)
     return (
         jnp.transpose(h, (batch, *space, channels)),
         jnp.transpose(w, (*kernel, into, out)),
@@ -162,7 +149,7 @@ def _channels_last(eqn: Any, h: Array, w: Array) -> tuple[Array, Array, tuple[in
     )
 
 
-def _as_asked(eqn: Any, result: Array) -> Array:
+def _as_asked(eqn: Eqn, result: Array) -> Array:
     """A result (n, *space, out) with the axes of the equation's."""
     batch, channels, *space = eqn.params["dimension_numbers"].out_spec
     order = [batch, *space, channels]

@@ -1,31 +1,28 @@
-"""Which entry of its parameter leaf each entry of a gradient belongs to: factors keep the order of
-the product they came from.
-"""
+"""Which entry of its leaf each entry of a gradient is: factors keep the order of their product."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from ntk_jax.finite.uses.walk import Record
+from ntk_jax.finite.uses.canonical import Path, Signature
+from ntk_jax.finite.uses.taps import UseAtTap
 
 
 class Order(NamedTuple):
-    """How a use reads its leaf: two gradients have their entries in the same order if these
-    agree.
-    """
+    """How a use reads its leaf: gradients have their entries in the same order if these agree."""
 
     shape: tuple[int, ...]
-    path: tuple[Any, ...]
-    signature: tuple[Any, ...]
+    path: Path
+    signature: Signature
     stacked: bool
 
 
-def order_of(record: Record, shape: tuple[int, ...]) -> Order:
-    """The order of a leaf of `shape` used as `record` says."""
-    return Order(shape, record.path, record.use.signature, bool(record.stacked))
+def order_of(found: UseAtTap, shape: tuple[int, ...]) -> Order:
+    """The order of a leaf of `shape` used in this way."""
+    return Order(shape, found.path, found.use.signature, bool(found.stacked))
 
 
 def entries(order: Order) -> Int[Array, " p"]:
@@ -43,7 +40,7 @@ def in_order_of_leaf(gradient: Float[Array, "n O p"], order: Order) -> Float[Arr
 
 
 def _of_product(index: Array, order: Order) -> Array:
-    """(layers, batch axes, contracted axes, free axes): the canonical form of `DotUse`."""
+    """(layers, batch axes, contracted axes, free axes), as in `DotUse`."""
     index, lead = _reindexed(index, order.path)
     _, contracted, batch = order.signature
     free = [i for i in range(index.ndim - lead) if i not in (*contracted, *batch)]
@@ -51,9 +48,7 @@ def _of_product(index: Array, order: Order) -> Array:
 
 
 def _of_convolution(index: Array, order: Order) -> Array:
-    """(layers, groups, kernel and input channels, output channels of the group): the canonical form
-    of `ConvUse`.
-    """
+    """(layers, groups, kernel and input channels, output channels of a group), as in `ConvUse`."""
     index, lead = _reindexed(index, order.path)
     _, (out, into, *space), groups = order.signature
     index = index.transpose(_behind(lead, (*space, into, out)))
@@ -67,10 +62,8 @@ def _of_bias(index: Array, order: Order) -> Array:
     return index.transpose((*axes, *(i for i in range(index.ndim) if i not in axes)))
 
 
-def _reindexed(index: Array, path: tuple[Any, ...]) -> tuple[Array, int]:
-    """The operand of the product, after the layers it is sliced from (1 axis, or none); no step
-    repeats an entry.
-    """
+def _reindexed(index: Array, path: Path) -> tuple[Array, int]:
+    """The operand of the product, and how many axes of layers (1 or 0) are in front of it."""
     lead = 0
     for name, *details in path:
         if name == "slice":

@@ -1,35 +1,39 @@
-"""Which parameter leaves have factored gradients, and where: found once per network and shape,
-without values.
-"""
+"""Which leaves have factored gradients, and where: found once per network and shape."""
 
 import functools
 from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax import Array
+from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.finite.uses.sites import Layout
-from ntk_jax.finite.uses.views import initial_view
-from ntk_jax.finite.uses.walk import Record, Tap, Walk
+from ntk_jax.checks import working_dtype
+from ntk_jax.finite.uses.rules import RULES
+from ntk_jax.finite.uses.taps import Tap, TappedEvaluation, UseAtTap
+from ntk_jax.finite.uses.tracked import Reindexed
 from ntk_jax.types import ApplyFn, Params
+
+Shaped: TypeAlias = Array | jax.ShapeDtypeStruct
+"""An array, or its shape and dtype."""
 
 
 @dataclass(frozen=True)
-class LeafUse:
-    """A use of a leaf: which tap, which record of that tap."""
+class Place:
+    """Where a use of a leaf is: which tap, which of the uses there."""
 
     tap: int
-    position: int
+    use: int
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Leaves that meet the same cotangents, each with its uses in order of the taps."""
+    """Leaves that meet the same cotangents, each with the places of its uses, in order of taps."""
 
     leaves: tuple[int, ...]
-    uses: tuple[tuple[LeafUse, ...], ...]
+    places: tuple[tuple[Place, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Plan:
         shapes: of every leaf.
         num_outputs: O.
         out_dtype: of the network's outputs.
+        dtype: of the kernel: float64 if the network or a parameter is, else float32.
     """
 
     taps: tuple[Tap, ...]
@@ -55,15 +60,21 @@ class Plan:
     shapes: tuple[tuple[int, ...], ...]
     num_outputs: int
     out_dtype: Any
+    dtype: Any
 
     @property
     def tracked(self) -> set[int]:
-        """The leaves that enter the walk as views."""
+        """The leaves that are followed to the products they enter."""
         return {leaf for block in self.blocks for leaf in block.leaves}
 
-    def record(self, use: LeafUse) -> Record:
-        """What was found at a use."""
-        return self.taps[use.tap].records[use.position]
+    @property
+    def parameters(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Path and shape of every leaf."""
+        return tuple(zip(self.names, self.shapes, strict=True))
+
+    def at(self, place: Place) -> UseAtTap:
+        """The use at a place."""
+        return self.taps[place.tap].uses[place.use]
 
 
 def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
@@ -71,82 +82,95 @@ def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     return apply_fn(params, x[None])[0].reshape(-1)
 
 
-def trace_one(apply_fn: ApplyFn, params: Params, x: Any) -> Any:
-    """The closed jaxpr of the outputs of one example of the shape of `x`; its inputs are the
-    leaves, then x.
-    """
+def jaxpr_of_one(apply_fn: ApplyFn, params: Params, x: Shaped) -> ClosedJaxpr:
+    """The outputs of one example as a program of the leaves and x; only shapes are looked at."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     return jax.make_jaxpr(functools.partial(outputs_of_one, apply_fn))(
         shapes, jax.ShapeDtypeStruct(x.shape, x.dtype)
     )
 
 
-def walk_one(walk: Walk, closed: Any, leaves: list[Array], tracked: set[int], x: Array) -> Array:
-    """The outputs of one example, with the `tracked` leaves followed."""
-    values = [initial_view(leaf, i) if i in tracked else leaf for i, leaf in enumerate(leaves)]
-    return walk.settle(walk.run(closed.jaxpr, list(closed.consts), [*values, x]))[0]
+def tapped_outputs(
+    closed: ClosedJaxpr,
+    leaves: list[Array],
+    tracked: set[int],
+    x: Array,
+    taps: list[Array] | None = None,
+) -> tuple[Array, TappedEvaluation]:
+    """The outputs of one example with the `tracked` leaves followed, and what was found there."""
+    run = TappedEvaluation(RULES, taps)
+    values = [
+        Reindexed(leaf, i, axes=tuple(range(leaf.ndim))) if i in tracked else leaf
+        for i, leaf in enumerate(leaves)
+    ]
+    (out,) = run.settle(run.run(closed.jaxpr, list(closed.consts), [*values, x]))
+    return out, run
 
 
-def make_plan(apply_fn: ApplyFn, params: Params, x: Any) -> Plan:
+def make_plan(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
     """The plan for examples like `x` (one example, or its shape and dtype)."""
-    closed = trace_one(apply_fn, params, x)
-    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
-    names = tuple(
-        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    )
+    closed = jaxpr_of_one(apply_fn, params, x)
+    found = jax.tree_util.tree_leaves_with_path(params)
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in found]
     tracked = set(range(len(leaves)))
-    while (
-        True
-    ):  # dropping a leaf can make the biases that ride on its products unfit, hence the loop
-        walk = Walk()
-        out = jax.eval_shape(functools.partial(_abstract_walk, walk, closed, tracked), leaves, x)
-        uses = _uses_by_leaf(walk.taps)
-        unfit = (
-            walk.unfit | {leaf for leaf, found in uses.items() if not _joinable(walk.taps, found)}
-        ) & tracked
+    while True:
+        out, run = _found(closed, tracked, leaves, x)
+        places = _places_by_leaf(run.taps)
+        apart = {leaf for leaf, at in places.items() if not _joinable(run.taps, at)}
+        unfit = (run.unfit | apart) & tracked
         if not unfit:
             break
+        # Without a leaf, the biases that ride on its products can become unfit: look again.
         tracked -= unfit
-    blocks = _group(walk.taps, uses)
-    unused = tuple(sorted(tracked - set(uses)))
-    explicit = tuple(i for i in range(len(leaves)) if i not in tracked)
-    shapes = tuple(leaf.shape for leaf in leaves)
-    return Plan(tuple(walk.taps), blocks, explicit, unused, names, shapes, out.shape[0], out.dtype)
+    return Plan(
+        taps=tuple(run.taps),
+        blocks=_group(run.taps, places),
+        explicit=tuple(i for i in range(len(leaves)) if i not in tracked),
+        unused=tuple(sorted(tracked - set(places))),
+        names=tuple(jax.tree_util.keystr(path) for path, _ in found),
+        shapes=tuple(leaf.shape for leaf in leaves),
+        num_outputs=out.shape[0],
+        out_dtype=out.dtype,
+        dtype=working_dtype(out.dtype, *(leaf.dtype for leaf in leaves)),
+    )
 
 
-def _abstract_walk(
-    walk: Walk, closed: Any, tracked: set[int], leaves: list[Array], x: Array
-) -> Array:
-    out = walk_one(walk, closed, leaves, tracked, x)
-    walk.inputs.clear()  # values of a trace that ends here
-    return out
+def _found(
+    closed: ClosedJaxpr, tracked: set[int], leaves: list[jax.ShapeDtypeStruct], x: Shaped
+) -> tuple[jax.ShapeDtypeStruct, TappedEvaluation]:
+    """The shape of the outputs, and the taps and unfit leaves that one evaluation meets."""
+    runs = []
+
+    def outputs(leaves: list[Array], x: Array) -> Array:
+        out, run = tapped_outputs(closed, leaves, tracked, x)
+        run.inputs.clear()  # values of a trace that ends here
+        runs.append(run)
+        return out
+
+    return jax.eval_shape(outputs, leaves, x), runs[0]
 
 
-def _uses_by_leaf(taps: list[Tap]) -> dict[int, tuple[LeafUse, ...]]:
-    uses = defaultdict(list)
+def _places_by_leaf(taps: list[Tap]) -> dict[int, tuple[Place, ...]]:
+    places = defaultdict(list)
     for t, tap in enumerate(taps):
-        for position, record in enumerate(tap.records):
-            uses[record.leaf].append(LeafUse(t, position))
-    return {leaf: tuple(found) for leaf, found in uses.items()}
+        for u, use in enumerate(tap.uses):
+            places[use.leaf].append(Place(t, u))
+    return {leaf: tuple(found) for leaf, found in places.items()}
 
 
-def _joinable(taps: list[Tap], uses: tuple[LeafUse, ...]) -> bool:
+def _joinable(taps: list[Tap], places: tuple[Place, ...]) -> bool:
     """Whether all uses see the leaf's entries in the same order, each at its own tap."""
-    records = [taps[u.tap].records[u.position] for u in uses]
-    layouts = {(r.use.signature, r.path, bool(r.stacked)) for r in records}
-    return len(layouts) == 1 and len({u.tap for u in uses}) == len(uses)
+    uses = [taps[at.tap].uses[at.use] for at in places]
+    orders = {(use.use.signature, use.path, bool(use.stacked)) for use in uses}
+    return len(orders) == 1 and len({at.tap for at in places}) == len(places)
 
 
-def _group(taps: list[Tap], uses: dict[int, tuple[LeafUse, ...]]) -> tuple[BlockPlan, ...]:
+def _group(taps: list[Tap], places: dict[int, tuple[Place, ...]]) -> tuple[BlockPlan, ...]:
     """Leaves with the same taps, arranged in the same way, share their cotangents."""
-
-    def key(found: tuple[LeafUse, ...]) -> tuple[tuple[int, Layout, tuple[str, ...]], ...]:
-        records = [(u.tap, taps[u.tap].records[u.position]) for u in found]
-        return tuple((tap, r.use.layout, r.scans) for tap, r in records)
-
-    groups: dict[Any, list[int]] = defaultdict(list)
-    for leaf, found in uses.items():
-        groups[key(found)].append(leaf)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for leaf, found in places.items():
+        uses = [(at.tap, taps[at.tap].uses[at.use]) for at in found]
+        groups[tuple((tap, use.use.axes, use.scans) for tap, use in uses)].append(leaf)
     return tuple(
-        BlockPlan(tuple(group), tuple(uses[leaf] for leaf in group)) for group in groups.values()
+        BlockPlan(tuple(group), tuple(places[leaf] for leaf in group)) for group in groups.values()
     )

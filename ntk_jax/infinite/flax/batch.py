@@ -9,10 +9,9 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.infinite.flax.traced_model import Program
-from ntk_jax.infinite.mlp.tiles import tile_size, write_tile
 from ntk_jax.jaxprs import open_jaxpr
 from ntk_jax.memory import memory_budget
-from ntk_jax.tiling import mirror_upper
+from ntk_jax.tiling import corners, even, mirror_upper, pad_rows, tile_size, write_both
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
@@ -100,9 +99,7 @@ def _all_pairs(
     with itself.
     """
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    t1, t2 = (
-        min(tile_size(n), -(-n // -(-n // most))) if n > UNTILED else min(n, most) for n in (n1, n2)
-    )
+    t1, t2 = (min(tile_size(n), even(n, most)) if n > UNTILED else min(n, most) for n in (n1, n2))
 
     def tile(a, b):
         # XLA's fusion on CPU has one output: as two arrays, the kernels would be computed twice.
@@ -112,7 +109,7 @@ def _all_pairs(
         both = tile(x1, x1 if x2 is None else x2)
         out = Kernels(both.real, both.imag)
     else:
-        out = _tiled(tile, _padded(x1, t1), None if x2 is None else _padded(x2, t2), t1, t2)
+        out = _tiled(tile, pad_rows(x1, t1), None if x2 is None else pad_rows(x2, t2), t1, t2)
         out = Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
     return out, None if x2 is not None else own(program, table, x1, most, key)
 
@@ -137,24 +134,15 @@ def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
     )
 
 
-def _padded(x: Array, t: int) -> Array:
-    """Rows up to a multiple of t, the last one repeated."""
-    n = len(x)
-    return x if n % t == 0 else x[np.minimum(np.arange(-(-n // t) * t), n - 1)]
-
-
 def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
     """Tile by tile, each computed again for its derivative; the upper ones if x2 is None."""
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     shape = (len(x1), len(x2))
-    starts = [
-        (i, j) for i in range(0, shape[0], t1) for j in range(i if symmetric else 0, shape[1], t2)
-    ]
     cut = lambda x, i, t: lax.dynamic_slice_in_dim(x, i, t)
     compute = jax.checkpoint(lambda i, j: tile(cut(x1, i, t1), cut(x2, j, t2)))
 
-    write = partial(write_tile, symmetric)
+    write = partial(write_both, symmetric)
 
     def step(carry, here):
         # A tile is written one step after it was computed: fused into its writes, it would be
@@ -165,7 +153,7 @@ def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
     like = jax.eval_shape(compute, 0, 0)
     zero = jnp.zeros((), like.dtype).real
     state = tuple(jnp.zeros(shape, zero.dtype) for _ in Kernels._fields)
-    at = jnp.asarray(starts)
+    at = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
     first = (state, jnp.zeros(like.shape, like.dtype), (at[0, 0], at[0, 1]))
     (state, done, before), _ = lax.scan(step, first, (at[:, 0], at[:, 1]))
     return Kernels(*write(state, done, before))

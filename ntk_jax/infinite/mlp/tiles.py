@@ -26,22 +26,9 @@ from ntk_jax.infinite.mlp.layers import (
 )
 from ntk_jax.infinite.mlp.nearly_parallel import directions, is_near, near_kernels
 from ntk_jax.linalg import matmul
-from ntk_jax.tiling import strictly_lower
-
-TILE = 256
+from ntk_jax.tiling import corners, tile_size, write_both
 
 Index = Array | int
-
-
-def tile_size(n: int) -> int:
-    """A multiple of 16 near `TILE` that divides n, or else the one that pads n least.
-
-    Rows that a matrix product treats in full blocks get the same sums wherever they stand:
-    permuting rows permutes the kernel.
-    """
-    exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
-    tiles = -(-n // TILE)
-    return exact[-1] if exact and n > TILE else -(-n // (16 * tiles)) * 16
 
 
 class TiledLayers:
@@ -161,8 +148,7 @@ class _Tiles:
     """A walk over the tiles of an (n1, n2) kernel; the upper ones only if it is symmetric."""
 
     def __init__(self, num1: int, num2: int, t1: int, t2: int, *, symmetric: bool):
-        pairs = [(i, j) for i in range(num1) for j in range(i if symmetric else 0, num2)]
-        self.starts = jnp.asarray([(i * t1, j * t2) for i, j in pairs])
+        self.starts = jnp.asarray(corners(num1 * t1, num2 * t2, t1, t2, symmetric=symmetric))
         self.t1, self.t2, self.symmetric = t1, t2, symmetric
 
     def left(self, x: Array, i: Array, axis: int = 0) -> Array:
@@ -259,25 +245,5 @@ class _Tiles:
         return self._write(state, done, listed[jnp.maximum(count - 1, 0)])
 
     def _write(self, state: Moments, both: Array, m: Index) -> Moments:
-        k, theta = write_tile(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
+        k, theta = write_both(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
         return k, theta
-
-
-def write_tile(
-    symmetric: bool, state: tuple[Array, ...], both: Array, at: tuple[Array, Array]
-) -> tuple[Array, ...]:
-    """A tile of both kernels in its place, and mirrored; one on the diagonal takes its lower half
-    from the upper one.
-    """
-    i, j = at
-    if symmetric:
-        both = jnp.where((i == j) & strictly_lower(both.shape[0]), both.T, both)
-    parts = (both.real, both.imag)
-    state = tuple(
-        lax.dynamic_update_slice(k, part, (i, j)) for k, part in zip(state, parts, strict=True)
-    )
-    if not symmetric:
-        return state
-    return tuple(
-        lax.dynamic_update_slice(k, part.T, (j, i)) for k, part in zip(state, parts, strict=True)
-    )

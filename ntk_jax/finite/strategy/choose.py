@@ -1,0 +1,137 @@
+"""The strategy for one kernel: method, form of every block, tiles; decided from shapes alone."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from ntk_jax.closures.programs import remembered
+from ntk_jax.compat import is_concrete
+from ntk_jax.finite.features.features import Block
+from ntk_jax.finite.features.tangents import features_jit, plan_features
+from ntk_jax.finite.inputs import ShapeAndDtype, output_axes, shapes_of
+from ntk_jax.finite.strategy import cost
+from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
+from ntk_jax.finite.uses.plan import Plan
+from ntk_jax.memory import check_result_fits, memory_budget
+from ntk_jax.types import ApplyFn, Params
+
+METHODS = ("auto", "layerwise", "jacobian", "vector_products")
+
+
+class Options(NamedTuple):
+    """How the caller wants the kernel, see `empirical_ntk`."""
+
+    outputs: str = "mean"
+    method: str = "auto"
+    memory_limit: int | None = None
+    precision: str = "highest"
+
+
+class Strategy(NamedTuple):
+    """Everything decided before anything is computed.
+
+    Attributes:
+        method: "layerwise", "jacobian" or "vector_products".
+        forms: "factors" or "gradients" for every block.
+        blocks: the blocks of one row, as shapes.
+        plan: how features are found.
+        request: the sizes.
+        operations: of every method.
+        footprint: bytes per row and pair.
+        tiling: rows of tiles.
+        rows_at_once: in the making of features; None for all rows of a tile.
+        precision: of the matrix products.
+        result: shape and dtype of the kernel.
+    """
+
+    method: str
+    forms: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    plan: Plan
+    request: cost.Request
+    operations: dict[str, float]
+    footprint: Footprint
+    tiling: Tiling
+    rows_at_once: int | None
+    precision: str
+    result: jax.ShapeDtypeStruct
+
+
+def choose_strategy(
+    apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, options: Options
+) -> Strategy:
+    """Plan, costs, method, forms and tiles.
+
+    Raises:
+        ValueError: the result does not fit in the free memory.
+    """
+    plan = plan_features(apply_fn, params, x1)
+    n1, n2, outputs = x1.shape[0], (x1 if x2 is None else x2).shape[0], options.outputs
+    shape = (n1, n2, *(plan.num_outputs,) * output_axes(outputs))
+    check_result_fits(jax.ShapeDtypeStruct(shape, plan.dtype))
+    request = cost.Request(n1, n2, x2 is None, outputs, memory_budget(options.memory_limit))
+    # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
+    arrays = jax.tree.leaves((params, x1, x2))
+    in_parts = jax.default_backend() == "cpu" and all(map(is_concrete, arrays))
+    x, asked = (x1.shape[1:], x1.dtype), (options.method, options.precision)
+    return _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts, shape)
+
+
+@remembered
+def _decide(
+    apply_fn: ApplyFn,
+    structure: jax.tree_util.PyTreeDef,
+    shapes: tuple[ShapeAndDtype, ...],
+    x: ShapeAndDtype,
+    request: cost.Request,
+    method: str,
+    precision: str,
+    in_parts: bool,
+    shape: tuple[int, ...],
+) -> Strategy:
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
+    plan, for_mean = plan_features(apply_fn, params, row), request.outputs == "mean"
+    blocks_by = partial(blocks_of_row, apply_fn, params, row, precision, for_mean)
+    blocks, explicit = blocks_by("layerwise"), blocks_by("jacobian")
+    forms, gradients = cost.choose_forms(blocks, request), ("gradients",) * len(explicit)
+    forward = cost.forward_ops(plan)
+    operations = {
+        "layerwise": cost.features_and_pairs(plan, forward, blocks, forms, request),
+        "jacobian": cost.features_and_pairs(plan, 2 * forward, explicit, gradients, request),
+        "vector_products": cost.vector_product_ops(plan, forward, request),
+    }
+    if method == "auto":
+        # "jacobian" never does less than "layerwise", which may choose gradients for every block.
+        method = min(("layerwise", "vector_products"), key=operations.__getitem__)
+    if method == "jacobian":
+        blocks, forms = explicit, gradients
+    if method == "vector_products":
+        footprint = cost.vector_product_footprint(plan, params)
+    else:
+        footprint = cost.footprint(blocks, forms, plan, request.outputs)
+    few = None
+    if method == "layerwise" and in_parts:
+        few = cost.rows_at_once(forms, footprint, request)
+    if few is not None:
+        footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
+    tiling = choose_tiling(request.n1, request.n2, footprint, request.memory_limit)
+    result = jax.ShapeDtypeStruct(shape, plan.dtype)
+    return Strategy(
+        method, forms, blocks, plan, request, operations, footprint, tiling, few, precision, result
+    )
+
+
+def blocks_of_row(
+    apply_fn: ApplyFn,
+    params: Params,
+    row: jax.ShapeDtypeStruct,
+    precision: str,
+    for_mean: bool,
+    method: str,
+) -> tuple[Block, ...]:
+    """The blocks of one row, as shapes."""
+    fn = partial(features_jit, apply_fn, method=method, precision=precision, for_mean=for_mean)
+    return tuple(jax.eval_shape(fn, params, row).blocks)
