@@ -84,6 +84,12 @@ def check_integer(name: str, value: Any, *, minimum: int) -> None:
         raise ValueError(f"{name}: expected an integer of at least {minimum}; got {value!r}.")
 
 
+def check_vector(name: str, x: Array | np.ndarray) -> None:
+    """Raise unless times, or numbers of steps, are a scalar or a non-empty vector."""
+    if x.ndim > 1 or not x.size:
+        raise ValueError(f"{name}: expected a scalar or a non-empty vector; got shape {x.shape}.")
+
+
 def check_finite(name: str, x: Array) -> None:
     """Raise if `x` holds NaN or infinity."""
     if not is_concrete(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -266,13 +272,37 @@ def check_symmetric(name: str, k: Array) -> None:
         )
 
 
-def as_targets(name: str, y: Any, num_rows: int, dtype: Any) -> Array:
-    """`y` as a finite array of shape (n,) or (n, O) with one row per example."""
+def as_targets(
+    name: str,
+    y: Any,
+    num_rows: int,
+    dtype: Any,
+    num_outputs: int | None = None,
+    kernel: str = "a kernel with outputs",
+) -> Array:
+    """`y` as a finite array (n,) or (n, O), a row per example and the outputs that a kernel has."""
     y = as_array(name, y)
     if y.ndim not in (1, 2) or y.shape[0] != num_rows or y.size == 0:
         raise ValueError(
             f"{name}: expected one row per training example, shape ({num_rows},) or ({num_rows}, "
             f"O); got {y.shape}."
+        )
+    if num_outputs is not None and y.size != num_rows * num_outputs:
+        raise ValueError(
+            f"{name}: expected shape ({num_rows}, {num_outputs}), for {kernel}; got {y.shape}. "
+            "A kernel with output axes fixes the number of outputs; one without is shared by all."
+        )
+    return _cast(name, y, dtype)
+
+
+def as_targets_like(name: str, y: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`y` as a finite array of exactly the shape of the outputs of a network."""
+    y = as_array(name, y)
+    if y.shape != shape:
+        raise ValueError(
+            f"{name}: expected the shape that apply_fn returns, {shape}; got {y.shape}. Reshape "
+            "the targets (y[:, None] makes one output column): broadcasting would be silently "
+            "wrong."
         )
     return _cast(name, y, dtype)
 

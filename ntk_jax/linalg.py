@@ -7,7 +7,7 @@ from jax.scipy.linalg import eigh
 from jaxtyping import Bool, Float
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.matrix_functions import NULL, Basis, matmul
+from ntk_jax.matrix_functions.basis import NULL, Basis, matmul
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:

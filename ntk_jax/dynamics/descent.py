@@ -14,13 +14,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Num
 
-from ntk_jax.checks import check_number
+from ntk_jax.checks import check_number, check_vector
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.flow import warn_of_lost_modes
+from ntk_jax.dynamics.least_squares import apply_batch, least_squares
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import Basis
+from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.modes import Modes, Prediction, check_momentum, max_learning_rate
-from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_descent_mse(
@@ -88,7 +88,7 @@ def gradient_descent_mse(
     check_number("learning_rate", learning_rate, strict=True, max_ndim=0)
     check_number("num_steps", num_steps)
     check_momentum(momentum)
-    problem = check_problem(
+    problem = least_squares(
         modes,
         y_train,
         fx_train_0,
@@ -138,10 +138,7 @@ def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
     """
     known = all(map(is_concrete, jax.tree.leaves(num_steps)))
     steps = np.asarray(num_steps) if known else jnp.asarray(num_steps)
-    if steps.ndim > 1 or not steps.size:
-        raise ValueError(
-            f"num_steps: expected a scalar or a non-empty vector; got shape {steps.shape}."
-        )
+    check_vector("num_steps", steps)
     if not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(
             f"num_steps: expected integers; got {steps.dtype}. For continuous time use "

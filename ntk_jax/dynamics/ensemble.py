@@ -11,22 +11,23 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number
+from ntk_jax.checks import as_kernel, check_number
 from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse, relaxation
+from ntk_jax.dynamics.least_squares import apply_batch
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import fixed
+from ntk_jax.matrix_functions.basis import fixed
 from ntk_jax.modes.kind import (
     as_matrices,
     as_test_kernel,
     as_variance,
-    check_outputs,
     check_test_test,
     from_columns,
     from_matrices,
     kind_of,
+    targets_of_kernel,
 )
 from ntk_jax.modes.modes import diagonalize
-from ntk_jax.modes.targets import apply_batch, rows_in_modes
+from ntk_jax.modes.targets import rows_in_modes
 from ntk_jax.types import Kernels
 
 
@@ -89,7 +90,7 @@ def ensemble_mse(
     )
     test_test = kernels_test_test[0] if isinstance(kernels_test_test, tuple) else kernels_test_test
     prior, diagonal = check_test_test(test_test, k_test)
-    check_outputs("y_train", as_targets("y_train", y_train, k.shape[0], k.dtype), k)
+    targets_of_kernel(y_train, k)
     modes = diagonalize(theta)
     options: dict[str, Any] = {"diag_reg": diag_reg, "predict_train": False}
     mean = jnp.asarray(

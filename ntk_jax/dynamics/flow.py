@@ -15,12 +15,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import check_number
+from ntk_jax.checks import check_number, check_vector
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.least_squares import apply_batch, least_squares
 from ntk_jax.linalg import null_rcond
-from ntk_jax.matrix_functions import Basis, Function, divided_difference
+from ntk_jax.matrix_functions.basis import Basis, Function
+from ntk_jax.matrix_functions.divided_differences import divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
-from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_flow_mse(
@@ -80,7 +81,7 @@ def gradient_flow_mse(
     Reference: Lee et al. 2019, eq. 8-11.
     """
     check_number("t", t, finite=False)
-    problem = check_problem(
+    problem = least_squares(
         modes,
         y_train,
         fx_train_0,
@@ -133,8 +134,7 @@ def _weights(
 def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
     """Times or step counts as a vector, and the shape they came in."""
     t = jnp.asarray(t)
-    if t.ndim > 1 or not t.size:
-        raise ValueError(f"{name}: expected a scalar or a non-empty vector; got shape {t.shape}.")
+    check_vector(name, t)
     return t.reshape(-1), t.shape
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
 from ntk_jax.linalg import default_rcond, psd_basis
-from ntk_jax.matrix_functions import apply, fixed, matmul, trace
+from ntk_jax.matrix_functions.basis import fixed, matmul
+from ntk_jax.matrix_functions.functions import apply, trace
 from ntk_jax.modes.solves import inverse
 from ntk_jax.norms import magnitude
 

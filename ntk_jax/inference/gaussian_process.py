@@ -11,7 +11,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_symmetric
+from ntk_jax.checks import as_kernel, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import default_rcond, matmul
 from ntk_jax.modes.kind import (
@@ -19,12 +19,12 @@ from ntk_jax.modes.kind import (
     as_matrices,
     as_test_kernel,
     as_variance,
-    check_outputs,
     check_test_test,
     from_columns,
     from_matrices,
     kind_of,
     ridge_of_rows,
+    targets_of_kernel,
 )
 
 
@@ -122,8 +122,7 @@ def log_marginal_likelihood(
 
 def _whiten(k: Array, y_train: Any, noise: Any) -> tuple[Array, Array, Array]:
     """Checked targets, L with L Lᵀ = K + noise I, and L⁻¹ y."""
-    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_outputs("y_train", y, k)
+    y = targets_of_kernel(y_train, k)
     matrices = as_matrices(k)
     for matrix in matrices:
         check_symmetric("k_train_train", matrix)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Num
 
 from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
 from ntk_jax.compat import is_concrete
-from ntk_jax.matrix_functions import fixed
+from ntk_jax.matrix_functions.basis import fixed
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
 _BISECTIONS = 80

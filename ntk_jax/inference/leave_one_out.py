@@ -15,7 +15,8 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_outputs, check_number
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import Basis, apply, diagonal_blocks, fixed
+from ntk_jax.matrix_functions.basis import Basis, fixed
+from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
 from ntk_jax.modes.kind import as_columns, from_columns
 from ntk_jax.modes.modes import Modes
 from ntk_jax.modes.solves import inverse

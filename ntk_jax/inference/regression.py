@@ -12,18 +12,18 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_kernel, as_outputs, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul, null_rcond
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
     as_test_kernel,
-    check_outputs,
     from_columns,
     initial_test_outputs,
     kind_of,
     ridge_of_rows,
+    targets_of_kernel,
 )
 from ntk_jax.modes.solves import SolveReport, pseudo_solve, ridge_solve
 
@@ -83,8 +83,7 @@ def kernel_regression(
     """
     k = as_kernel("k_train_train", k_train_train)
     kind, matrices = kind_of(k), as_matrices(k)
-    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_outputs("y_train", y, k)
+    y = targets_of_kernel(y_train, k)
     k_test = as_test_kernel(k_test_train, k)
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
     f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)

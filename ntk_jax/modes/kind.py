@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, as_outputs, check_finite, check_number
+from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_finite, check_number
 from ntk_jax.compat import is_concrete
 
 
@@ -91,17 +91,11 @@ def apply_kernel(
     return out.reshape(k.shape[0], *f.shape[1:])
 
 
-def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outputs"]) -> None:
-    """Raise unless targets have one row per example of the kernel and, if it has outputs, as many
-    of them.
-    """
-    num_outputs = y.size // y.shape[0]
-    expected = (k.shape[0], k.shape[2]) if k.ndim > 2 else (k.shape[0], num_outputs)
-    if (y.shape[0], num_outputs) != expected:
-        raise ValueError(
-            f"{name}: expected shape {expected}, for a kernel of shape {k.shape}; got {y.shape}. "
-            "A kernel with output axes fixes the number of outputs; one without is shared by all."
-        )
+def targets_of_kernel(y_train: Any, k: Float[Array, "n n *outputs"]) -> Float[Array, "n *O"]:
+    """Targets with a row per example of a kernel and, if it has outputs, as many of them."""
+    return as_targets(
+        "y_train", y_train, len(k), k.dtype, kind_of(k).num_outputs, f"a kernel of shape {k.shape}"
+    )
 
 
 def as_test_kernel(

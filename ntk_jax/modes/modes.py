@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul, null_rcond, psd_basis
-from ntk_jax.matrix_functions import Basis
+from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import default_rcond, psd_basis
-from ntk_jax.matrix_functions import Function, apply, fixed, matmul
+from ntk_jax.matrix_functions.basis import Function, fixed, matmul
+from ntk_jax.matrix_functions.functions import apply
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 
 
