@@ -19,7 +19,7 @@ MAX_LINES = 360
 LEVELS = {
     0: ["types", "compat"],
     1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
-    2: ["closures", "data", "linalg", "losses"],
+    2: ["closures", "data", "linalg", "losses", "ode"],
     3: ["initializers", "networks", "operators"],
     4: ["duals", "modes"],
     5: ["dynamics", "finite", "inference", "infinite", "scale", "spectrum"],
