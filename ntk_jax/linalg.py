@@ -79,10 +79,9 @@ def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
         negative = int(jnp.sum(eigenvalues < -rounding))
         raise ValueError(
             f"{name}: expected a positive semi-definite kernel; got {negative} of "
-            f"{eigenvalues.size} eigenvalues "
-            f"below -{rounding:.3g} (smallest {smallest:.6g}, largest {largest:.6g}). "
-            "Compute it in float64 or with full-precision matrix products, or check that it is a "
-            "kernel at all."
+            f"{eigenvalues.size} eigenvalues below -{rounding:.3g} (smallest {smallest:.6g}, "
+            f"largest {largest:.6g}). Compute it in float64 or with full-precision matrix "
+            "products, or check that it is a kernel at all."
         )
 
 

@@ -101,6 +101,12 @@ def gradient_flow(
             has no finite gradient; a solve that needs more than `max_steps`.
 
     Reference: Lee et al. 2019, eq. 7 and section 2.4.2; momentum: Kovachki, Stuart 2021.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> flow = ntk_jax.gradient_flow("logistic", k, y, [0.0, 4.0])
+        >>> flow.train.shape, bool(flow.train[1, 0] > 0 > flow.train[1, 1])
+        ((2, 2), True)
     """
     k = as_kernel("k_train_train", k_train_train)
     for matrix in as_matrices(k):

@@ -42,6 +42,12 @@ def generalized_cross_validation(
             singular.
 
     Reference: Golub, Heath, Wahba 1979; Jacot, Simsek, Spadaro, Hongler, Gabriel 2020, section 5.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> ridges = np.array([1.0, 9.0])
+        >>> print(np.round(ntk_jax.generalized_cross_validation(k, y, diag_reg=ridges), 3))
+        [1.778 1.19 ]
     """
     k = as_kernel("k_train_train", k_train_train)
     if k.ndim != 2:

@@ -80,6 +80,12 @@ def kernel_regression(
             thousandth of the targets.
 
     Reference: Jacot, Gabriel, Hongler 2018, section 5; Lee et al. 2019, eq. 9 at t = inf.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> fit = ntk_jax.kernel_regression(k, y, jnp.array([[2.0, 0.0]]), diag_reg=1.0)
+        >>> print(np.round(fit.train, 3), np.round(fit.test, 3))
+        [ 0.5 -0.5] [1.]
     """
     k = as_kernel("k_train_train", k_train_train)
     kind, matrices = kind_of(k), as_matrices(k)
@@ -127,8 +133,7 @@ def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: 
     if lost and share > 1e-3:
         warnings.warn(
             f"{lost} of {size} modes of this float32 kernel cannot be told from 0 and count as 0; "
-            f"they hold {share:.2g} of the "
-            "norm of the targets, which is not fitted. Compute the kernel in float64, or use "
-            "diag_reg, unless it is singular.",
+            f"they hold {share:.2g} of the norm of the targets, which is not fitted. Compute the "
+            "kernel in float64, or use diag_reg, unless it is singular.",
             stacklevel=3,
         )

@@ -48,6 +48,13 @@ def parameter_flow(
             `max_steps`.
 
     Reference: Jacot et al. 2018, section 3.
+
+    Example:
+        >>> loss = lambda params: jnp.sum(params["w"] ** 2) / 2
+        >>> out = ntk_jax.parameter_flow(loss, {"w": jnp.ones(2)}, [0.0, 1.0])
+        >>> print(np.round(out["w"], 3))  # exp(-t)
+        [[1.    1.   ]
+         [0.368 0.368]]
     """
     check_params(params)
 
