@@ -63,6 +63,7 @@ def _check_probabilities(y: Array) -> None:
             "y: expected probabilities of shape (n, O) with O >= 2 for cross-entropy; got "
             f"{y.shape}. Use loss='logistic' for two classes and one output."
         )
+    # Rows of float16 targets add up to 1 to three digits.
     if is_concrete(y) and not bool(
         jnp.all(y >= 0) & jnp.all(jnp.abs(jnp.sum(y, axis=1) - 1) < 1e-3)
     ):

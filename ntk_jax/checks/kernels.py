@@ -89,6 +89,17 @@ def check_symmetric(name: str, k: Array) -> None:
         )
 
 
+def as_single_kernel(name: str, k: object) -> Array:
+    """`k` as a symmetric kernel (n, n), of one output or shared by all."""
+    k = as_kernel(name, k)
+    if k.ndim != 2:
+        raise ValueError(
+            f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
+        )
+    check_symmetric(name, k)
+    return k
+
+
 def as_targets(
     name: str,
     y: object,

@@ -1,6 +1,4 @@
-"""Gradient flow of any loss under a fixed kernel, in function space, by an adaptive ODE solver
-(extra `ode`).
-"""
+"""Gradient flow of any loss under a fixed kernel, in function space, by an ODE solver."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -27,8 +25,7 @@ from ntk_jax.ode import OdeSolution, State, Times, solve_ode
 
 
 class Flow(NamedTuple):
-    """A solved flow: outputs at the requested times, the solver's statistics, and dense output if
-    it was asked for.
+    """A solved flow: outputs at the requested times, and what the solver did.
 
     `stats` holds `num_steps`, `num_accepted_steps` and `num_rejected_steps`; `at(t)` is a
     Prediction at any times between 0 and the last one, or None.
@@ -120,6 +117,7 @@ def gradient_flow(
     _check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
     start: State = f_0
+    # Heavy ball starts at rest: this velocity keeps the second order from the first step on.
     if momentum is not None:
         start = f_0, tuple(f / (1 + momentum) for f in _force(equation, f_0))
     solution = solve_ode(

@@ -45,8 +45,7 @@ def ensemble_mse(
     *,
     diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Ensemble:
-    """Mean and covariance over initializations of wide networks trained on half-mean squared loss
-    for the time t.
+    """Mean and covariance over initializations of wide networks, trained for the time t.
 
     Each network starts at its own random f_0 ~ N(0, K) (K the NNGP kernel) and follows the flow of
     the tangent kernel Θ:
@@ -121,6 +120,7 @@ def ensemble_mse(
         product = matmul(a, jnp.swapaxes(half, 1, 2))
         return prior + product + jnp.swapaxes(product, 1, 2)
 
+    # One time after the other, in the memory of one.
     covariance = jax.lax.map(spread, times.astype(k.dtype))
     kind = kind_of(k)
     if diagonal is None:

@@ -18,8 +18,7 @@ from ntk_jax.checks import check_number, check_vector
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.least_squares import apply_batch, least_squares
 from ntk_jax.linalg import null_rcond
-from ntk_jax.matrix_functions.basis import Basis, Function
-from ntk_jax.matrix_functions.divided_differences import divided_difference
+from ntk_jax.matrix_functions.basis import Basis, Function, divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
 
 

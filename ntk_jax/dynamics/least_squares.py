@@ -59,6 +59,7 @@ class LeastSquares(NamedTuple):
 
 @partial(jax.jit, static_argnums=3)
 def _outputs(to: OutputMap, weights: Array, shrink: Array, kind: Kind) -> Float[Array, "T ..."]:
+    # Times and columns in one axis: one large product, which matmul is fast at, for all times.
     change = matmul(to.rows, weights.reshape(*weights.shape[:2], -1))
     change = jnp.moveaxis(change.reshape(*change.shape[:2], *weights.shape[2:]), 2, 0)
     f_0 = to.f_0[None] + shrink.reshape(-1, *(1,) * to.f_0.ndim) * to.radial[None]

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_single_kernel, as_targets, check_number
 from ntk_jax.linalg import default_rcond, psd_basis
 from ntk_jax.matrix_functions.basis import fixed, matmul
 from ntk_jax.matrix_functions.functions import apply, trace
@@ -49,15 +49,10 @@ def generalized_cross_validation(
         >>> print(np.round(ntk_jax.generalized_cross_validation(k, y, diag_reg=ridges), 3))
         [1.778 1.19 ]
     """
-    k = as_kernel("k_train_train", k_train_train)
-    if k.ndim != 2:
-        raise ValueError(
-            f"k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with "
-            'outputs="mean".'
-        )
-    check_symmetric("k_train_train", k)
+    k = as_single_kernel("k_train_train", k_train_train)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
     check_number("diag_reg", diag_reg, max_ndim=1)
+    # Their squares would over- or underflow long before they do.
     k_scale, y_scale = magnitude(k), magnitude(y)
     k, y, ridges = k / k_scale, y / y_scale, jnp.asarray(diag_reg, k.dtype) / k_scale
     basis = psd_basis("k_train_train", k)

@@ -1,6 +1,4 @@
-"""Bayesian regression with a kernel as the prior covariance: with an NNGP kernel, Bayes for an
-infinitely wide network.
-"""
+"""Bayesian regression with a kernel as prior covariance: with an NNGP, Bayes for wide networks."""
 
 from typing import NamedTuple
 
@@ -84,6 +82,7 @@ def gp_posterior(
     y, factor, white = _whiten(k, y_train, noise)
     k_test = as_test_kernel(k_test_train, k)
     prior, diagonal = check_test_test(k_test_test, k_test)
+    # One triangular solve of the test kernel serves the mean and the covariance.
     gain = jnp.swapaxes(_solve(factor, jnp.swapaxes(as_matrices(k_test), 1, 2)), 1, 2)  # K_* L⁻ᵀ
     mean = from_columns(matmul(gain, white), kind, (k_test.shape[0], *y.shape[1:]))
     if diagonal is None:

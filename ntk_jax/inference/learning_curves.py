@@ -39,8 +39,7 @@ def eigenlearning(
     diag_reg: Float[ArrayLike, ""] = 0.0,
     noise: Float[ArrayLike, ""] = 0.0,
 ) -> LearningCurve:
-    """The mean test error of kernel ridge regression on n examples of a population whose
-    eigenvalues are known.
+    """The mean test error of kernel ridge regression on n examples of a known population.
 
         n = Σ_i L_i + δ / κ,   L_i = s_i / (s_i + κ),   E_0 = n / (n - Σ_i L_i²)
         test = E_0 (Σ_i (1 - L_i)² v_i² + σ²),   train = (δ / (n κ))² test

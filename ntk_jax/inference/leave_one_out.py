@@ -43,8 +43,7 @@ def leave_one_out(
     diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
 ) -> LeaveOneOut:
-    """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no
-    refits.
+    """The leave-one-out predictions of kernel ridge regression, without refits.
 
         y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
 

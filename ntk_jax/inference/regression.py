@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,7 @@ from ntk_jax.modes.solves import SolveReport, pseudo_solve, ridge_solve
 
 
 class Regression(NamedTuple):
-    """Fitted training outputs, test outputs, the dual coefficients alpha, and what the solve
-    met.
-    """
+    """Fitted training outputs, test outputs, dual coefficients alpha, and what the solve met."""
 
     train: Float[Array, "..."]
     test: Float[Array, "..."]
@@ -109,7 +107,9 @@ def kernel_regression(
     return Regression(train, test, from_columns(alpha, kind, y.shape), report)
 
 
-def _solver(diag_reg: Any, rcond: float | None, k: Array) -> Callable[[Array, Array], Any]:
+def _solver(
+    diag_reg: ArrayLike, rcond: float | None, k: Array
+) -> Callable[[Array, Array], tuple[Array, SolveReport]]:
     """Cholesky with a ridge, the pseudo-inverse without."""
     if is_concrete(diag_reg) and np.ndim(diag_reg) == 0 and diag_reg == 0:
         rcond = null_rcond(k.dtype) if rcond is None else rcond
@@ -123,9 +123,8 @@ def _solver(diag_reg: Any, rcond: float | None, k: Array) -> Callable[[Array, Ar
 
 
 def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: Array) -> None:
-    """Warn if the modes that count as 0, in single precision, hold a share of the targets that
-    shows.
-    """
+    """Warn if modes that count as 0 in single precision hold a share of the targets that shows."""
+    # Double precision is the way out that the warning names: there is none beyond it.
     if after.dtype == jnp.float64 or not all(map(is_concrete, (report.rank, before, after))):
         return
     lost = int(np.max(size - np.asarray(report.rank)))

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_single_kernel, as_targets, check_number
 from ntk_jax.inference.learning_curves import as_counts, check_below_rank, solve_kappa
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.norms import magnitude
@@ -42,12 +42,11 @@ def learning_curve(
     *,
     diag_reg: float = 0.0,
 ) -> PoolCurve:
-    """The mean error of kernel ridge regression that trains on n random rows of a pool of N and is
-    tested on the others.
+    """The mean error of kernel ridge regression on n random rows of N, and on the others.
 
         Ω_i = δ + (1 - c) / G_ii,   G = (K + Ω)⁻¹,   c = n / N,   A = diag(G_ii²) / (1 - c) - G ∘ G
-        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²,   train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G
-        y)_i²
+        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²
+        train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G y)_i²
 
     With one κ for all rows, which is where the iteration starts, and δ = 0, that is `eigenlearning`
     times N / (N - n). It is a mean over draws, accurate to a few per cent for some hundred rows; a
@@ -76,12 +75,7 @@ def learning_curve(
         >>> curve.test.shape, bool(curve.test[0] > curve.test[1] > curve.test[2])
         ((3,), True)
     """
-    matrix = as_kernel("k", k)
-    if matrix.ndim != 2:
-        raise ValueError(
-            f'k: expected a kernel (N, N); got {matrix.shape}. Compute it with outputs="mean".'
-        )
-    check_symmetric("k", matrix)
+    matrix = as_single_kernel("k", k)
     size, dtype = matrix.shape[0], matrix.dtype
     columns = as_targets("y", y, size, dtype).reshape(size, -1)
     check_number("diag_reg", diag_reg, max_ndim=0)
@@ -90,6 +84,7 @@ def learning_curve(
         raise ValueError(
             f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}."
         )
+    # Powers of resolvents would over- or underflow: everything is in units of the kernel.
     k_scale, y_scale = magnitude(matrix), magnitude(columns)
     matrix, columns, ridge = (
         matrix / k_scale,

@@ -28,10 +28,10 @@ from ntk_jax.matrix_functions.basis import (
     Constants,
     Parameters,
     SpectralFunction,
+    divided_difference,
     einsum,
     matmul,
 )
-from ntk_jax.matrix_functions.divided_differences import divided_difference
 
 Operand: TypeAlias = Any
 """An array, or what JAX puts in its place: a tangent that is known to be 0, an undefined primal."""
@@ -170,6 +170,7 @@ def _transpose(ct: Operand, *operands: Operand, **params: Any) -> list[Array | N
         back = tuple(map(T, reversed(o.matrices)))
         out[unknown[0]] = _bind(o._replace(matrices=back, columns=ct), params)
     else:
+        # <ct, T[A, X, C] c> = tr(X T[C, c ctᵀ, A]): the trace is cyclic, and f[..] symmetric.
         closing = T(ct) if o.columns is None else matmul(o.columns, T(ct))
         around = (*o.matrices[at + 1 :], closing, *o.matrices[:at])
         out[unknown[0]] = T(_bind(o._replace(matrices=around, columns=None), params))
@@ -182,6 +183,7 @@ def _parameter_cotangent(ct: Array, o: _Operands, i: int, params: dict[str, Any]
         jnp.zeros(leaf.aval.shape, leaf.aval.dtype) if is_undefined(leaf) else leaf
         for leaf in o.leaves
     ]
+    # `_Along` is linear in each tangent: its coefficient is the value with 1 in its place.
     leaves[i] = jnp.ones_like(leaves[i])
     return jnp.sum(ct * _bind(o._replace(leaves=leaves), params), axis=(-2, -1))
 

@@ -116,6 +116,7 @@ def diagonalize(
     k = as_kernel("k_train_train", k_train_train)
     if rcond is not None:
         check_number("rcond", rcond, max_ndim=0)
+    # One after the other, since each has checks of its own.
     found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
     basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
     return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, kind_of(k))

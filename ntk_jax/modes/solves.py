@@ -75,6 +75,7 @@ def ridge_solve(
 @jax.jit
 def _ridge(k: Array, b: Array, diag_reg: Array) -> tuple[Array, Array, Array]:
     """The solution, and the extreme eigenvalues: compiled once for any ridge."""
+    # Extreme eigenvalues from products alone, since a report must not cost more than the solve.
     regularized = k + jnp.diag(jnp.broadcast_to(diag_reg, k.shape[:1]))
     factor = cho_factor(regularized, lower=True)
     largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
