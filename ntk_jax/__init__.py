@@ -41,9 +41,12 @@ from ntk_jax.inference.cross_validation import (
 from ntk_jax.inference.gaussian_process import Posterior as Posterior
 from ntk_jax.inference.gaussian_process import gp_posterior as gp_posterior
 from ntk_jax.inference.gaussian_process import log_marginal_likelihood as log_marginal_likelihood
+from ntk_jax.inference.hyperparameters import Fit as Fit
 from ntk_jax.inference.hyperparameters import fit_hyperparameters as fit_hyperparameters
 from ntk_jax.inference.learning_curves import LearningCurve as LearningCurve
 from ntk_jax.inference.learning_curves import eigenlearning as eigenlearning
+from ntk_jax.inference.leave_one_out import LeaveOneOut as LeaveOneOut
+from ntk_jax.inference.leave_one_out import Ridge as Ridge
 from ntk_jax.inference.leave_one_out import leave_one_out as leave_one_out
 from ntk_jax.inference.leave_one_out import select_diag_reg as select_diag_reg
 from ntk_jax.inference.regression import Regression as Regression

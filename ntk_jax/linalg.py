@@ -1,5 +1,7 @@
 """Kernels as symmetric matrices: shape, symmetry, eigenvalues, and what rounding does to them."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -7,7 +9,7 @@ from jax.scipy.linalg import eigh
 from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.matrix_functions import NULL, Basis, matmul
+from ntk_jax.matrix_functions.basis import NULL, Basis, matmul
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
@@ -33,6 +35,9 @@ def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
     return k.transpose(0, 2, 1, 3).reshape(k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
 
 
+Decomposition: TypeAlias = tuple[Array, Array]
+
+
 @jax.custom_jvp
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, largest first, and eigenvectors in columns: K = U diag(s) Uᵀ.
@@ -46,11 +51,14 @@ def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Ar
 
 
 @symmetric_eigh.defjvp
-def _symmetric_eigh_jvp(primals, tangents):
+def _symmetric_eigh_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Decomposition, Decomposition]:
     s, U = symmetric_eigh(*primals)
     omega = matmul(U.T, matmul(tangents[0], U))
     omega = (omega + omega.T) / 2
     gap = s[None, :] - s[:, None]
+    # Eigenvectors of equal eigenvalues turn freely into each other, at any speed: at none, here.
     equal = jnp.abs(gap) <= null_rcond(s.dtype) * jnp.max(jnp.abs(s))
     return (s, U), (
         jnp.diagonal(omega),
@@ -71,6 +79,7 @@ def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
     """
     if not is_concrete(eigenvalues):
         return
+    # Ten times the bound of one rounding of K: kernels are sums, and sums are rounded more often.
     largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
     rounding = (
         10 * default_rcond(eigenvalues.size, eigenvalues.dtype) * max(abs(largest), abs(smallest))
@@ -79,8 +88,7 @@ def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
         negative = int(jnp.sum(eigenvalues < -rounding))
         raise ValueError(
             f"{name}: expected a positive semi-definite kernel; got {negative} of "
-            f"{eigenvalues.size} eigenvalues "
-            f"below -{rounding:.3g} (smallest {smallest:.6g}, largest {largest:.6g}). "
-            "Compute it in float64 or with full-precision matrix products, or check that it is a "
-            "kernel at all."
+            f"{eigenvalues.size} eigenvalues below -{rounding:.3g} (smallest {smallest:.6g}, "
+            f"largest {largest:.6g}). Compute it in float64 or with full-precision matrix "
+            "products, or check that it is a kernel at all."
         )

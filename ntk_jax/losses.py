@@ -1,9 +1,6 @@
-"""Training losses by name: functions of outputs and targets, shared by the real network and by its
-kernel.
-"""
+"""Training losses by name: functions of outputs and targets, of a network or of its kernel."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +19,7 @@ def mse(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
 
 
 def cross_entropy(f: Float[Array, "n O"], y: Float[Array, "n O"]) -> Float[Array, ""]:
-    """The mean over examples of -Σ_o y_o log softmax(f)_o; targets are probabilities, for example
-    one-hot.
-    """
+    """The mean over examples of -Σ_o y_o log softmax(f)_o; targets are probabilities."""
     return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), axis=-1))
 
 
@@ -48,9 +43,7 @@ LOSSES: dict[str, LossFn] = {
 
 
 def loss_function(loss: str | LossFn, y: Array) -> LossFn:
-    """The function that a name stands for, after a look at the targets; a function is taken as it
-    is.
-    """
+    """The function that a name stands for, after a look at the targets, or a function as it is."""
     if callable(loss):
         return loss
     check_option("loss", loss, LOSSES)
@@ -64,18 +57,18 @@ def loss_function(loss: str | LossFn, y: Array) -> LossFn:
     return LOSSES[loss]
 
 
-def _check_probabilities(y: Any) -> None:
+def _check_probabilities(y: Array) -> None:
     if y.ndim != 2 or y.shape[1] < 2:
         raise ValueError(
             "y: expected probabilities of shape (n, O) with O >= 2 for cross-entropy; got "
-            f"{y.shape}. "
-            "Use loss='logistic' for two classes and one output."
+            f"{y.shape}. Use loss='logistic' for two classes and one output."
         )
+    # Rows of float16 targets add up to 1 to three digits.
     if is_concrete(y) and not bool(
         jnp.all(y >= 0) & jnp.all(jnp.abs(jnp.sum(y, axis=1) - 1) < 1e-3)
     ):
         raise ValueError(
             "y: expected rows of probabilities, at least 0 and with sum 1, for cross-entropy; got "
-            "others. "
-            "One-hot targets that were centered by -1/O become probabilities again by adding 1/O."
+            "others. One-hot targets that were centered by -1/O become probabilities again by "
+            "adding 1/O."
         )

@@ -1,6 +1,4 @@
-"""Norms of numbers of any scale, divided by the largest before they are squared: squares over- and
-underflow early.
-"""
+"""Norms of numbers of any scale: squares over- and underflow early, unless the largest is 1."""
 
 import jax.numpy as jnp
 from jax import Array, lax

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_array, as_examples, as_outputs, check_params
+from ntk_jax.checks import as_examples, as_targets_like, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change
 from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
@@ -152,14 +152,8 @@ def _check(apply_fn: ApplyFn, params: Params, x: Any, y: Any) -> tuple[Array, An
     examples = as_examples("x", x)
     if y is None:
         return examples, None
-    targets, out = as_array("y", y), jax.eval_shape(apply_fn, params, examples)
-    if targets.shape != out.shape:
-        raise ValueError(
-            f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
-            "silently wrong."
-        )
-    return examples, as_outputs("y", targets, out.shape, out.dtype)
+    out = jax.eval_shape(apply_fn, params, examples)
+    return examples, as_targets_like("y", y, out.shape, out.dtype)
 
 
 def _by_layer(apply_fn: ApplyFn, params: Params, x: Array) -> dict[str, Float[Array, "n n O"]]:

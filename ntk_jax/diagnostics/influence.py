@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_array, as_examples, as_outputs, check_params
+from ntk_jax.checks import as_examples, as_targets_like, check_params
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs
@@ -48,16 +48,10 @@ def single_step_influence(
     """
     check_apply_fn(apply_fn, params)
     check_params(params)
-    a, targets = as_examples("x", x), as_array("y", y)
-    out = jax.eval_shape(apply_fn, params, a)
-    if targets.shape != out.shape:
-        raise ValueError(
-            f"y: expected the shape that apply_fn returns, {out.shape}; got {targets.shape}."
-        )
+    a = as_examples("x", x)
     f = check_outputs(apply_fn(params, a))
-    slope = jax.grad(loss_function(loss, targets))(
-        f, as_outputs("y", targets, f.shape, f.dtype)
-    ).reshape(f.shape[0], -1)
+    targets = as_targets_like("y", y, f.shape, f.dtype)
+    slope = jax.grad(loss_function(loss, targets))(f, targets).reshape(f.shape[0], -1)
     k = empirical_ntk(apply_fn, params, x_test, a, outputs="full")
     influence = -jnp.einsum("ijop,jp->ijo", k, slope.astype(k.dtype), precision="highest")
     return influence.reshape(*influence.shape[:2], *f.shape[1:])

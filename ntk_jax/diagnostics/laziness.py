@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_outputs, check_integer, check_option
+from ntk_jax.checks import as_targets_like, check_integer, check_option
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.inputs import check_inputs
@@ -96,13 +96,7 @@ def laziness(
     check_integer("num_samples", num_samples, minimum=2)
     a, _ = check_inputs(apply_fn, params, x, None)
     f = check_outputs(apply_fn(params, a))
-    if jnp.shape(y) != f.shape:
-        raise ValueError(
-            f"y: expected the shape that apply_fn returns, {f.shape}; got {jnp.shape(y)}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
-            "silently wrong."
-        )
-    residual = jnp.linalg.norm((f - as_outputs("y", y, f.shape, f.dtype)).reshape(-1))
+    residual = jnp.linalg.norm((f - as_targets_like("y", y, f.shape, f.dtype)).reshape(-1))
     key = jax.random.key(0) if key is None else key
     zero = jnp.zeros_like(residual)
     if norm == "operator":

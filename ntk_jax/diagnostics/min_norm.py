@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_outputs, check_integer, check_number
+from ntk_jax.checks import as_targets_like, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
@@ -72,11 +72,7 @@ def min_norm_displacement(
     check_integer("max_steps", max_steps, minimum=1)
     op = ntk_operator(apply_fn, params_0, x, block_size=block_size)
     out = jax.eval_shape(apply_fn, op.params, op.x1)
-    if jnp.shape(y) != out.shape:
-        raise ValueError(
-            f"y: expected the shape that apply_fn returns, {out.shape}; got {jnp.shape(y)}."
-        )
-    targets = as_outputs("y", y, out.shape, op.dtype)
+    targets = as_targets_like("y", y, out.shape, op.dtype)
     arrays, limit = (op.params, op.x1, None), jnp.asarray(tolerance, op.dtype)
     with forward_mode("min_norm_displacement"):
         found = _solve(

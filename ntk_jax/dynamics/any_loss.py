@@ -1,26 +1,15 @@
-"""Gradient flow of any loss under a fixed kernel, in function space, by an adaptive ODE solver
-(extra `ode`).
-"""
+"""Gradient flow of any loss under a fixed kernel, in function space, by an ODE solver."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import (
-    as_kernel,
-    as_outputs,
-    as_targets,
-    check_integer,
-    check_number,
-    check_option,
-    check_symmetric,
-)
+from ntk_jax.checks import as_kernel, as_outputs, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import check_psd
 from ntk_jax.losses import LossFn, loss_function
@@ -28,16 +17,15 @@ from ntk_jax.modes.kind import (
     apply_kernel,
     as_matrices,
     as_test_kernel,
-    check_outputs,
     initial_test_outputs,
+    targets_of_kernel,
 )
 from ntk_jax.modes.modes import Prediction, check_momentum
-from ntk_jax.progress import solver_meter
+from ntk_jax.ode import OdeSolution, State, Times, solve_ode
 
 
 class Flow(NamedTuple):
-    """A solved flow: outputs at the requested times, the solver's statistics, and dense output if
-    it was asked for.
+    """A solved flow: outputs at the requested times, and what the solver did.
 
     `stats` holds `num_steps`, `num_accepted_steps` and `num_rejected_steps`; `at(t)` is a
     Prediction at any times between 0 and the last one, or None.
@@ -45,8 +33,8 @@ class Flow(NamedTuple):
 
     train: Float[Array, "..."]
     test: Float[Array, "..."] | None
-    stats: dict[str, Any]
-    at: Callable[[Any], Prediction] | None
+    stats: dict[str, int | Array]
+    at: Callable[[Times], Prediction] | None
 
 
 def gradient_flow(
@@ -110,101 +98,92 @@ def gradient_flow(
             has no finite gradient; a solve that needs more than `max_steps`.
 
     Reference: Lee et al. 2019, eq. 7 and section 2.4.2; momentum: Kovachki, Stuart 2021.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> flow = ntk_jax.gradient_flow("logistic", k, y, [0.0, 4.0])
+        >>> flow.train.shape, bool(flow.train[1, 0] > 0 > flow.train[1, 1])
+        ((2, 2), True)
     """
-    diffrax = _import_diffrax()
     k = as_kernel("k_train_train", k_train_train)
     for matrix in as_matrices(k):
         check_symmetric("k_train_train", matrix)
         if is_concrete(matrix):  # a negative eigenvalue would grow without bound
             check_psd("k_train_train", jnp.linalg.eigvalsh(matrix)[::-1])
-    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_outputs("y_train", y, k)
-    kernels, f_0 = _sides(k, y, fx_train_0, k_test_train, fx_test_0)
-    times, shape = _times(t)
-    loss_fn = jax.tree_util.Partial(
-        loss_function(loss, y)
-    )  # static and compared by identity: compiled once
+    y = targets_of_kernel(y_train, k)
+    kernels, f_0 = _kernels_and_outputs(k, y, fx_train_0, k_test_train, fx_test_0)
+    # As a `Partial` it is static, and compared by identity: the solve is compiled once.
+    loss_fn = jax.tree_util.Partial(loss_function(loss, y))
     _check_scalar(loss_fn, f_0[0], y)
-    problem = _Problem(loss_fn, kernels, y, *_coefficients(momentum, learning_rate, k.dtype))
-    exact = is_concrete(f_0[0]) and is_concrete(k) and is_concrete(y)
-    unique, inverse = np.unique(times, return_inverse=True)
-    # diffrax is written for JAX's default promotion
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        solver_meter(diffrax, "gradient flow", enabled=progress and exact) as meter,
-    ):
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(_velocity if momentum is None else _acceleration),
-            _solver(diffrax, solver),
-            t0=jnp.zeros((), k.dtype),
-            t1=jnp.asarray(times.max(), k.dtype),
-            dt0=None,
-            y0=f_0
-            if momentum is None
-            else (f_0, tuple(f / (1 + momentum) for f in _force(problem, f_0))),
-            args=problem,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(unique, k.dtype), dense=dense),
-            stepsize_controller=_tolerances(diffrax, rtol, atol, k.dtype, times.max()),
-            max_steps=_step_limit(max_steps, dense),
-            throw=not exact,
-            progress_meter=meter,
-        )
-    if exact:
-        _check_success(diffrax, solution, problem, f_0)
-    outputs = solution.ys if momentum is None else solution.ys[0]
-    train, *test = (f[inverse].reshape(*shape, *f.shape[1:]) for f in outputs)
-    stats = {
-        name: solution.stats[name]
-        for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
-    }
-    if exact:
-        stats = {name: int(value) for name, value in stats.items()}
-    return Flow(
-        train,
-        test[0] if test else None,
-        stats,
-        _interpolation(solution, times.max(), momentum) if dense else None,
+    equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
+    start: State = f_0
+    # Heavy ball starts at rest: this velocity keeps the second order from the first step on.
+    if momentum is not None:
+        start = f_0, tuple(f / (1 + momentum) for f in _force(equation, f_0))
+    solution = solve_ode(
+        _velocity if momentum is None else _acceleration,
+        start,
+        t,
+        equation,
+        caller="gradient_flow",
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        dense=dense,
+        max_steps=max_steps,
+        progress=progress,
     )
+    if solution.failure is not None:
+        _raise_failure(solution, equation, f_0)
+
+    def outputs(state: State) -> tuple[Array, Array | None]:
+        train, *test = state if momentum is None else state[0]
+        return train, test[0] if test else None
+
+    train, test = outputs(solution.states)
+    if (at := solution.at) is None:
+        return Flow(train, test, solution.stats, None)
+    return Flow(train, test, solution.stats, lambda t: Prediction(*outputs(at(t))))
 
 
 Outputs: TypeAlias = tuple[Array, ...]
 """Train outputs, and test outputs if there are any."""
 
 
-class _Problem(NamedTuple):
-    """What the equations depend on."""
+class _Equation(NamedTuple):
+    """What the equations of motion depend on."""
 
     loss: LossFn
     kernels: tuple[Array, ...]
     y: Array
-    friction: Any
-    mass: Any
+    friction_and_mass: tuple[Array, ...]  # () without momentum
 
 
-def _force(problem: _Problem, f: Outputs) -> Outputs:
+def _force(equation: _Equation, f: Outputs) -> Outputs:
     """-K ∂L/∂f on every side."""
-    gradient = jax.grad(problem.loss)(f[0], problem.y)
-    return tuple(-apply_kernel(k, gradient) for k in problem.kernels)
+    gradient = jax.grad(equation.loss)(f[0], equation.y)
+    return tuple(-apply_kernel(k, gradient) for k in equation.kernels)
 
 
-def _velocity(t: Any, f: Outputs, problem: _Problem) -> Outputs:
-    return _force(problem, f)
+def _velocity(t: Array, f: Outputs, equation: _Equation) -> Outputs:
+    return _force(equation, f)
 
 
 def _acceleration(
-    t: Any, state: tuple[Outputs, Outputs], problem: _Problem
+    t: Array, state: tuple[Outputs, Outputs], equation: _Equation
 ) -> tuple[Outputs, Outputs]:
     f, v = state
-    change = tuple(
-        (a - problem.friction * b) / problem.mass
-        for a, b in zip(_force(problem, f), v, strict=True)
-    )
-    return v, change
+    friction, mass = equation.friction_and_mass
+    force = _force(equation, f)
+    return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-def _sides(
-    k: Array, y: Array, fx_train_0: Any, k_test_train: Any, fx_test_0: Any
+def _kernels_and_outputs(
+    k: Array,
+    y: Array,
+    fx_train_0: ArrayLike,
+    k_test_train: ArrayLike | None,
+    fx_test_0: ArrayLike | None,
 ) -> tuple[Outputs, Outputs]:
     """Kernels and initial outputs, train and test."""
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
@@ -219,68 +198,21 @@ def _sides(
     return (k, k_test), (f_0, f_test_0)
 
 
-def _times(t: Any) -> tuple[np.ndarray, tuple[int, ...]]:
-    if not is_concrete(t):
-        raise ValueError(
-            "t: expected times whose values are known; got a traced array. Close over them inside "
-            "jit."
-        )
-    check_number("t", t)
-    times = np.asarray(t, float)
-    if times.ndim > 1 or not times.size:
-        raise ValueError(f"t: expected a scalar or a non-empty vector; got shape {times.shape}.")
-    return times.reshape(-1), times.shape
-
-
-def _coefficients(momentum: Any, learning_rate: Any, dtype: Any) -> tuple[Any, Any]:
+def _coefficients(
+    momentum: float | None, learning_rate: float | None, dtype: DTypeLike
+) -> tuple[Array, ...]:
     """Of the first and the second derivative: friction and mass."""
-    if (momentum is None) != (learning_rate is None):
+    if momentum is None and learning_rate is None:
+        return ()
+    if momentum is None or learning_rate is None:
         raise ValueError(
             "learning_rate: expected together with momentum, and only then: without momentum the "
-            "flow is the same for "
-            f"all; got momentum = {momentum!r}, learning_rate = {learning_rate!r}."
+            f"flow is the same for all; got momentum = {momentum!r}, learning_rate = "
+            f"{learning_rate!r}."
         )
-    if momentum is None:
-        return None, None
     check_momentum(momentum)
     check_number("learning_rate", learning_rate, strict=True)
     return jnp.asarray(1 - momentum, dtype), jnp.asarray(learning_rate * (1 + momentum) / 2, dtype)
-
-
-def _import_diffrax() -> Any:
-    try:
-        import diffrax
-    except ImportError as error:
-        raise ImportError("gradient_flow needs diffrax: pip install 'ntk-jax[ode]'.") from error
-    return diffrax
-
-
-def _solver(diffrax: Any, solver: Any) -> Any:
-    if isinstance(solver, diffrax.AbstractSolver):
-        return solver
-    names = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "kvaerno5": diffrax.Kvaerno5}
-    check_option("solver", solver, names)
-    return names[solver]()
-
-
-def _tolerances(
-    diffrax: Any, rtol: float | None, atol: float | None, dtype: Any, end: float
-) -> Any:
-    """Step control; steps that shrink to nothing, as they do after NaN, end the solve."""
-    default = 1e-8 if dtype == jnp.float64 else 1e-5
-    rtol, atol = (default if tolerance is None else tolerance for tolerance in (rtol, atol))
-    check_number("rtol", rtol, strict=True)
-    check_number("atol", atol, strict=True)
-    return diffrax.PIDController(
-        rtol=rtol, atol=atol, dtmin=jnp.asarray(1e-25 * end, dtype), force_dtmin=False
-    )
-
-
-def _step_limit(max_steps: int | None, dense: bool) -> int:
-    if max_steps is None:
-        return 4_096 if dense else 100_000
-    check_integer("max_steps", max_steps, minimum=1)
-    return max_steps
 
 
 def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
@@ -292,42 +224,15 @@ def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
         )
 
 
-def _check_success(diffrax: Any, solution: Any, problem: _Problem, f_0: Outputs) -> None:
+def _raise_failure(solution: OdeSolution, equation: _Equation, f_0: Outputs) -> NoReturn:
     """Raise for a solve that did not reach the end, with the cause if it can be seen."""
-    if solution.result == diffrax.RESULTS.successful:
-        return
-    if not bool(jnp.all(jnp.isfinite(jax.grad(problem.loss)(f_0[0], problem.y)))):
+    if not bool(jnp.all(jnp.isfinite(jax.grad(equation.loss)(f_0[0], equation.y)))):
         raise ValueError(
             "loss: expected a finite gradient at the initial outputs; got NaN or infinity. Start "
             "elsewhere."
         )
-    steps = int(solution.stats["num_steps"])
-    reason = (
-        "max_steps"
-        if solution.result == diffrax.RESULTS.max_steps_reached
-        else str(solution.result)
-    )
     raise ValueError(
-        f"gradient_flow: the solver stopped after {steps} steps before the last time ({reason}). "
-        "Raise max_steps, ask "
-        "for earlier times, or use solver='kvaerno5' where late times of a badly conditioned "
-        "kernel make it stiff."
+        f"gradient_flow: the solver stopped after {solution.stats['num_steps']} steps before the "
+        f"last time ({solution.failure}). Raise max_steps, ask for earlier times, or use "
+        "solver='kvaerno5' where late times of a badly conditioned kernel make it stiff."
     )
-
-
-def _interpolation(solution: Any, end: float, momentum: Any) -> Callable[[Any], Prediction]:
-    """Dense output as a function of time."""
-
-    def at(t: Any) -> Prediction:
-        times, shape = _times(t)
-        if times.max() > end:
-            raise ValueError(
-                f"t: expected times up to the last one solved for, {end:g}; got {times.max():g}."
-            )
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            state = jax.vmap(solution.evaluate)(jnp.asarray(times))
-        outputs = state if momentum is None else state[0]
-        train, *test = (f.reshape(*shape, *f.shape[1:]) for f in outputs)
-        return Prediction(train, test[0] if test else None)
-
-    return at

@@ -1,11 +1,9 @@
-"""Gradient descent on the squared loss under a fixed kernel: the discrete recursion of every mode,
-exactly.
-"""
+"""Gradient descent on the squared loss under a fixed kernel: the recursion of every mode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +12,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Num
 
-from ntk_jax.checks import check_number
+from ntk_jax.checks import check_number, check_vector
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.flow import warn_of_lost_modes
+from ntk_jax.dynamics.least_squares import apply_batch, least_squares
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import Basis
+from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.modes import Modes, Prediction, check_momentum, max_learning_rate
-from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_descent_mse(
@@ -40,11 +38,10 @@ def gradient_descent_mse(
     radial_test_0: ArrayLike | None = None,
     predict_train: bool = True,
 ) -> Prediction:
-    """The outputs after a number of full-batch gradient descent steps on the half-mean squared
-    loss, exactly.
+    """The outputs after full-batch gradient descent on the half-mean squared loss, exactly.
 
-        g = ((y - f_0) - (K + r) α) / (nO),  v ← μ v + g,  α ← α + learning_rate (v, or Nesterov: μ
-        v + g),  f = f_0 + K α
+        g = ((y - f_0) - (K + r) α) / (nO),    v ← μ v + g,
+        α ← α + learning_rate (v, or Nesterov: μ v + g),    f = f_0 + K α
 
     which is `optax.sgd(learning_rate, momentum, nesterov)` on the linearized network; with weight
     decay, which shrinks the parameters towards 0,
@@ -84,11 +81,18 @@ def gradient_descent_mse(
         UserWarning: as `gradient_flow_mse`.
 
     Reference: Lee et al. 2019, section 2.2 (discrete steps); Polyak 1964; Nesterov 1983.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> modes = ntk_jax.diagonalize(k)
+        >>> out = ntk_jax.gradient_descent_mse(modes, y, [0, 1, 4], 0.5)
+        >>> print(np.round(out.train[:, 0], 3))  # 1 - (3 / 4)^steps
+        [0.    0.25  0.684]
     """
     check_number("learning_rate", learning_rate, strict=True, max_ndim=0)
     check_number("num_steps", num_steps)
     check_momentum(momentum)
-    problem = check_problem(
+    problem = least_squares(
         modes,
         y_train,
         fx_train_0,
@@ -102,9 +106,8 @@ def gradient_descent_mse(
     )
     bits, shape = _bits(num_steps)
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
-        time = (
-            float(np.max(np.asarray(num_steps))) * float(np.asarray(learning_rate)) / (1 - momentum)
-        )
+        last, rate, mass = (float(np.max(x)) for x in (num_steps, learning_rate, momentum))
+        time = last * rate / (1 - mass)
         warn_of_lost_modes(modes, time, problem.num_entries)
     rates = (
         learning_rate / problem.num_entries,
@@ -122,26 +125,21 @@ def gradient_descent_mse(
         )
         raise ValueError(
             f"learning_rate: expected at most {float(limit):.6g}, the largest stable step "
-            "(max_learning_rate; "
-            f"regularization lowers it); got {float(np.asarray(learning_rate)):.6g}, under which "
-            "the outputs overflow."
+            "(max_learning_rate; regularization lowers it); got "
+            f"{float(np.asarray(learning_rate)):.6g}, under which the outputs overflow."
         )
     return out
 
 
-def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
-    """The binary digits of every number of steps, the least first, and the shape that these came
-    in.
+def _bits(num_steps: ArrayLike | Sequence[int]) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
+    """The binary digits of every number of steps, the least first, and the shape of the numbers.
 
     Known numbers become digits in NumPy, where 64 bits are at hand whatever JAX's default integers
     are.
     """
     known = all(map(is_concrete, jax.tree.leaves(num_steps)))
     steps = np.asarray(num_steps) if known else jnp.asarray(num_steps)
-    if steps.ndim > 1 or not steps.size:
-        raise ValueError(
-            f"num_steps: expected a scalar or a non-empty vector; got shape {steps.shape}."
-        )
+    check_vector("num_steps", steps)
     if not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(
             f"num_steps: expected integers; got {steps.dtype}. For continuous time use "
@@ -153,9 +151,7 @@ def _bits(num_steps: Any) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
 
 
 class _Rates(NamedTuple):
-    """Of the recursion, for sums over all entries: learning rate / (nO), momentum, pulls to the
-    start and to 0.
-    """
+    """Of the recursion: learning rate / (nO), momentum, pulls to the start and to 0."""
 
     step_size: Array
     momentum: Array
@@ -168,7 +164,7 @@ def _weights(
     basis: Basis,
     residual: Float[Array, "B n m"],
     radial: Float[Array, "B n m"] | None,
-    rates: tuple[Any, ...],
+    rates: tuple[ArrayLike, ...],
     bits: Bool[Array, "bits T"],
     nesterov: bool,
 ) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
@@ -194,9 +190,7 @@ class _Recursion:
     """
 
     nesterov: bool
-    size: (
-        int  # of the state: 3 forced by the residual, 5 by the shrinking of the initial parameters
-    )
+    size: int  # of the state: 3 forced by the residual, 5 by the shrinking of initial parameters
 
     def value(self, s: Array, rates: _Rates, constants: tuple[Array, Array]) -> Array:
         level, bits = constants
@@ -212,11 +206,9 @@ class _Recursion:
 
 
 def _momentum_step(
-    gradient: Array, velocity: Array, momentum: Any, nesterov: bool
+    gradient: Array, velocity: Array, momentum: Array, nesterov: bool
 ) -> tuple[Array, Array]:
-    """Rows of the change of a coordinate and of its velocity, from those of its (negative, scaled)
-    gradient.
-    """
+    """Rows of the change of a coordinate and its velocity, from its negative, scaled gradient."""
     new = momentum * velocity + gradient
     return (momentum * new + gradient if nesterov else new), new - velocity
 
@@ -238,9 +230,7 @@ def _forced_by_residual(s: Array, rates: _Rates, nesterov: bool) -> Float[Array,
 
 
 def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 5 5"]:
-    """The change of (α, v, β, w, 1), where θ - θ_0 = Jᵀα + β θ_0 and α is forced by -β J θ_0 of
-    unit size.
-    """
+    """The change of (α, v, β, w, 1), θ - θ_0 = Jᵀα + β θ_0, α forced by -β J θ_0 of unit size."""
     alpha, velocity, beta, beta_velocity, one = _rows(s, 5)
     pull = rates.diag_reg + rates.decay
     gradient = -rates.step_size * (beta + (s + pull)[..., None] * alpha)

@@ -1,9 +1,7 @@
-"""All initializations at once: the Gaussian process that infinitely many trained, infinitely wide
-networks form.
-"""
+"""All initializations at once: the Gaussian process of infinitely wide networks in training."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +9,28 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number
+from ntk_jax.checks import as_kernel, check_number
 from ntk_jax.dynamics.flow import as_axis, gradient_flow_mse, relaxation
+from ntk_jax.dynamics.least_squares import apply_batch
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import fixed
+from ntk_jax.matrix_functions.basis import fixed
 from ntk_jax.modes.kind import (
     as_matrices,
     as_test_kernel,
     as_variance,
-    check_outputs,
     check_test_test,
     from_columns,
     from_matrices,
     kind_of,
+    targets_of_kernel,
 )
 from ntk_jax.modes.modes import diagonalize
-from ntk_jax.modes.targets import apply_batch, rows_in_modes
+from ntk_jax.modes.targets import rows_in_modes
 from ntk_jax.types import Kernels
 
 
 class Ensemble(NamedTuple):
-    """Mean over initializations of the test outputs at time t, and their covariance (or
-    variance).
-    """
+    """Mean over initializations of the test outputs at time t, and covariance (or variance)."""
 
     mean: Float[Array, "..."]
     covariance: Float[Array, "..."]
@@ -48,8 +45,7 @@ def ensemble_mse(
     *,
     diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Ensemble:
-    """Mean and covariance over initializations of wide networks trained on half-mean squared loss
-    for the time t.
+    """Mean and covariance over initializations of wide networks, trained for the time t.
 
     Each network starts at its own random f_0 ~ N(0, K) (K the NNGP kernel) and follows the flow of
     the tangent kernel Θ:
@@ -81,6 +77,14 @@ def ensemble_mse(
         ValueError: shapes that do not fit, negative t, kernels that are not PSD.
 
     Reference: Lee et al. 2019, eq. 13-16.
+
+    Example:
+        >>> x, x_test, y = jnp.array([[1.0], [2.0]]), jnp.array([[3.0]]), jnp.array([1.0, 2.0])
+        >>> kernel_fn = lambda *x: ntk_jax.mlp_kernels(*x, depth=1, W_std=2**0.5)
+        >>> kernels = kernel_fn(x), kernel_fn(x_test, x), kernel_fn(x_test)
+        >>> prior, late = (ntk_jax.ensemble_mse(*kernels, y, t) for t in (0.0, 1e3))
+        >>> round(float(prior.covariance[0, 0]), 3), round(float(late.mean[0]), 3)
+        (18.0, 3.0)
     """
     check_number("diag_reg", diag_reg, max_ndim=0)
     k, theta = _pair("kernels_train_train", kernels_train_train)
@@ -89,11 +93,10 @@ def ensemble_mse(
     )
     test_test = kernels_test_test[0] if isinstance(kernels_test_test, tuple) else kernels_test_test
     prior, diagonal = check_test_test(test_test, k_test)
-    check_outputs("y_train", as_targets("y_train", y_train, k.shape[0], k.dtype), k)
+    targets_of_kernel(y_train, k)
     modes = diagonalize(theta)
-    options: dict[str, Any] = {"diag_reg": diag_reg, "predict_train": False}
-    mean = jnp.asarray(
-        gradient_flow_mse(modes, y_train, t, k_test_train=theta_test, **options).test
+    flow = gradient_flow_mse(
+        modes, y_train, t, k_test_train=theta_test, diag_reg=diag_reg, predict_train=False
     )
     basis = modes.bases()
     U = fixed(basis.eigenvectors)
@@ -110,22 +113,24 @@ def ensemble_mse(
         parameters = time[None] / num_entries, ridge[None]
         moved = apply_batch(relaxation, basis, jnp.swapaxes(response, 1, 2), parameters, over=0)
         a = jnp.swapaxes(moved[:, :, 0], 1, 2)  # A U
+        # Half of A K Aᵀ - 2 A K_*ᵀ: a product and its transpose make up all three terms.
         half = matmul(a, rotated) / 2 - overlap
         if diagonal is not None:
             return prior + 2 * jnp.sum(a * half, axis=2)
         product = matmul(a, jnp.swapaxes(half, 1, 2))
         return prior + product + jnp.swapaxes(product, 1, 2)
 
+    # One time after the other, in the memory of one.
     covariance = jax.lax.map(spread, times.astype(k.dtype))
     kind = kind_of(k)
     if diagonal is None:
         out = from_matrices(covariance, kind)
     else:
-        out = from_columns(as_variance("covariance", covariance, prior)[..., None], kind, diagonal)
-    return Ensemble(mean, out.reshape(*shape, *out.shape[1:]))
+        out = from_columns(as_variance(covariance, prior)[..., None], kind, diagonal)
+    return Ensemble(jnp.asarray(flow.test), out.reshape(*shape, *out.shape[1:]))
 
 
-def _pair(name: str, kernels: Any) -> tuple[Array, Array]:
+def _pair(name: str, kernels: object) -> tuple[Array, Array]:
     if not isinstance(kernels, tuple) or len(kernels) != 2:
         raise ValueError(f"{name}: expected Kernels(nngp, ntk); got {type(kernels).__name__}.")
     nngp, ntk = (

@@ -7,7 +7,6 @@ of steps. Then df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import check_number
+from ntk_jax.checks import check_number, check_vector
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.least_squares import apply_batch, least_squares
 from ntk_jax.linalg import null_rcond
-from ntk_jax.matrix_functions import Basis, Function, divided_difference
+from ntk_jax.matrix_functions.basis import Basis, Function, divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
-from ntk_jax.modes.targets import apply_batch, check_problem
 
 
 def gradient_flow_mse(
@@ -78,9 +77,17 @@ def gradient_flow_mse(
             not.
 
     Reference: Lee et al. 2019, eq. 8-11.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> out = ntk_jax.gradient_flow_mse(ntk_jax.diagonalize(k), y, [0.0, 2.0, jnp.inf])
+        >>> print(np.round(out.train, 3))  # the mode of eigenvalue 1: y (1 - exp(-t / 2))
+        [[ 0.     0.   ]
+         [ 0.632 -0.632]
+         [ 1.    -1.   ]]
     """
     check_number("t", t, finite=False)
-    problem = check_problem(
+    problem = least_squares(
         modes,
         y_train,
         fx_train_0,
@@ -108,10 +115,9 @@ def _weights(
     residual: Float[Array, "B n m"],
     radial: Float[Array, "B n m"] | None,
     times: Float[Array, " T"],
-    decay: tuple[Any, Any],
+    decay: tuple[ArrayLike, ArrayLike],
 ) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
-    """Coefficients of the modes, and how far the initial parameters have shrunk, β; times and
-    decays for sums over entries.
+    """Weights of the modes and how far the initial parameters have shrunk, β, for sums of squares.
 
     α' = -(s + r + λ) α + (y - f_0) - β Jθ_0 with β' = -(r + λ) β - λ from zero.
     """
@@ -122,31 +128,28 @@ def _weights(
     weights = apply_batch(relaxation, basis, residual, parameters, over=0)
     if radial is None:
         return weights, jnp.zeros_like(times)
-    weights = weights + decay_rate * apply_batch(
-        _after_shrinking, basis, radial, parameters, over=0
-    )
-    return weights, -decay_rate * jax.vmap(
-        lambda t: relaxation.value(rate, (t, jnp.zeros_like(rate)), (0,))
-    )(times)
+    forced = apply_batch(_after_shrinking, basis, radial, parameters, over=0)
+    none = jnp.zeros_like(rate)
+    # β relaxes as a mode without eigenvalue does, at the same rate.
+    beta = -decay_rate * jax.vmap(lambda t: relaxation.value(rate, (t, none), (0,)))(times)
+    return weights + decay_rate * forced, beta
 
 
-def as_axis(name: str, t: Any) -> tuple[Array, tuple[int, ...]]:
+def as_axis(name: str, t: ArrayLike | Sequence[float]) -> tuple[Array, tuple[int, ...]]:
     """Times or step counts as a vector, and the shape they came in."""
     t = jnp.asarray(t)
-    if t.ndim > 1 or not t.size:
-        raise ValueError(f"{name}: expected a scalar or a non-empty vector; got shape {t.shape}.")
+    check_vector(name, t)
     return t.reshape(-1), t.shape
 
 
-def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
-    """The integral of exp(-(s + rate) u) over 0 < u < t, which is (1 - exp(-(s + rate) t)) / (s +
-    rate).
+def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLike]) -> Array:
+    """The integral of exp(-x u) over 0 < u < t, (1 - exp(-x t)) / x with x = s + rate.
 
     0 for null modes at times at which they would move by rounding alone, as at t = inf.
     """
     time, rate = parameters
     endless = jnp.isinf(time)
-    t = jnp.where(endless, 0, time)  # whose products have derivatives
+    t = jnp.where(endless, 0, time)  # products with infinity have no derivatives
     x = s + rate
     z = x * t
     early = jnp.full_like(z, _SERIES[-1])
@@ -163,20 +166,19 @@ def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -
 _SERIES = [(-1) ** k / math.factorial(k + 1) for k in range(16)]
 
 
-def _resolved(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
+def _resolved(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLike]) -> Array:
     time, rate = parameters
     return s + rate + 1 / time
 
 
 relaxation = Function(_relaxed, _resolved)
-"""The response of a mode to a constant force: parameters (time, rate), constants (the level of null
-modes,).
-"""
+"""The response of a mode to a constant force: parameters (time, rate), constants (null level,)."""
 
 
-def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) -> Array:
-    """The response to the force (1 - exp(-rate u)) / rate, of relaxations f: f[s + rate, s] +
-    f(rate) f(s) at rate 0.
+def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLike]) -> Array:
+    """The response to the force (1 - exp(-rate u)) / rate: f[s + rate, s] + f(rate) f(s).
+
+    f is the relaxation at rate 0.
     """
     time, rate = parameters
     alone = time, jnp.zeros_like(rate)
@@ -187,7 +189,7 @@ def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[Any]) ->
 _after_shrinking = Function(_shrunk, _resolved)
 
 
-def warn_of_lost_modes(modes: Modes, times: Any, num_entries: int) -> None:
+def warn_of_lost_modes(modes: Modes, times: Array | float, num_entries: int) -> None:
     """Warn of modes that float32 cannot tell from 0, but that would have moved by then."""
     s = modes.eigenvalues
     if s.dtype == jnp.float64 or not (is_concrete(s) and is_concrete(times)):
@@ -198,10 +200,8 @@ def warn_of_lost_modes(modes: Modes, times: Any, num_entries: int) -> None:
         if lost and float(jnp.max(times)) * bound > 1:
             warnings.warn(
                 f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not "
-                "move; at "
-                f"t = {float(jnp.max(times)):.3g} they might have, if the kernel is not truly "
-                "singular. "
-                f"Trust times up to {1 / bound:.3g}, or compute the kernel in float64, or use "
-                "diag_reg.",
+                f"move; at t = {float(jnp.max(times)):.3g} they might have, if the kernel is not "
+                f"truly singular. Trust times up to {1 / bound:.3g}, or compute the kernel in "
+                "float64, or use diag_reg.",
                 stacklevel=3,
             )

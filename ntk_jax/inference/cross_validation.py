@@ -6,9 +6,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_single_kernel, as_targets, check_number
 from ntk_jax.linalg import default_rcond, psd_basis
-from ntk_jax.matrix_functions import apply, fixed, matmul, trace
+from ntk_jax.matrix_functions.basis import fixed, matmul
+from ntk_jax.matrix_functions.functions import apply, trace
 from ntk_jax.modes.solves import inverse
 from ntk_jax.norms import magnitude
 
@@ -41,16 +42,17 @@ def generalized_cross_validation(
             singular.
 
     Reference: Golub, Heath, Wahba 1979; Jacot, Simsek, Spadaro, Hongler, Gabriel 2020, section 5.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> ridges = np.array([1.0, 9.0])
+        >>> print(np.round(ntk_jax.generalized_cross_validation(k, y, diag_reg=ridges), 3))
+        [1.778 1.19 ]
     """
-    k = as_kernel("k_train_train", k_train_train)
-    if k.ndim != 2:
-        raise ValueError(
-            f"k_train_train: expected a kernel (n, n); got {k.shape}. Compute it with "
-            'outputs="mean".'
-        )
-    check_symmetric("k_train_train", k)
+    k = as_single_kernel("k_train_train", k_train_train)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
     check_number("diag_reg", diag_reg, max_ndim=1)
+    # Their squares would over- or underflow long before they do.
     k_scale, y_scale = magnitude(k), magnitude(y)
     k, y, ridges = k / k_scale, y / y_scale, jnp.asarray(diag_reg, k.dtype) / k_scale
     basis = psd_basis("k_train_train", k)

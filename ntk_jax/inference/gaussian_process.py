@@ -1,8 +1,6 @@
-"""Bayesian regression with a kernel as the prior covariance: with an NNGP kernel, Bayes for an
-infinitely wide network.
-"""
+"""Bayesian regression with a kernel as prior covariance: with an NNGP, Bayes for wide networks."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_symmetric
+from ntk_jax.checks import as_kernel, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import default_rcond, matmul
 from ntk_jax.modes.kind import (
@@ -19,19 +17,17 @@ from ntk_jax.modes.kind import (
     as_matrices,
     as_test_kernel,
     as_variance,
-    check_outputs,
     check_test_test,
     from_columns,
     from_matrices,
     kind_of,
     ridge_of_rows,
+    targets_of_kernel,
 )
 
 
 class Posterior(NamedTuple):
-    """Mean and covariance (or variance) of the noise-free outputs given the data, and the evidence
-    of the model.
-    """
+    """Mean and covariance (or variance) of the noise-free outputs, and the evidence."""
 
     mean: Float[Array, "..."]
     covariance: Float[Array, "..."]
@@ -73,22 +69,27 @@ def gp_posterior(
             variances.
 
     Reference: Rasmussen, Williams 2006, algorithm 2.1; Lee et al. 2018.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> k_test_train, variance = jnp.array([[2.0, 0.0]]), jnp.array([2.0])
+        >>> posterior = ntk_jax.gp_posterior(k, y, k_test_train, variance, noise=1.0)
+        >>> print(np.round(posterior.mean, 3), np.round(posterior.covariance, 3))
+        [1.] [0.5]
     """
     k = as_kernel("k_train_train", k_train_train)
     kind = kind_of(k)
     y, factor, white = _whiten(k, y_train, noise)
     k_test = as_test_kernel(k_test_train, k)
     prior, diagonal = check_test_test(k_test_test, k_test)
+    # One triangular solve of the test kernel serves the mean and the covariance.
     gain = jnp.swapaxes(_solve(factor, jnp.swapaxes(as_matrices(k_test), 1, 2)), 1, 2)  # K_* L⁻ᵀ
     mean = from_columns(matmul(gain, white), kind, (k_test.shape[0], *y.shape[1:]))
     if diagonal is None:
-        posterior = prior - matmul(gain, jnp.swapaxes(gain, 1, 2))
-        covariance = from_matrices(posterior, kind)
+        covariance = from_matrices(prior - matmul(gain, jnp.swapaxes(gain, 1, 2)), kind)
     else:
-        variance = prior - jnp.sum(jnp.square(gain), axis=2)
-        covariance = from_columns(
-            as_variance("covariance", variance, prior)[..., None], kind, diagonal
-        )
+        variance = as_variance(prior - jnp.sum(jnp.square(gain), axis=2), prior)
+        covariance = from_columns(variance[..., None], kind, diagonal)
     return Posterior(mean, covariance, _log_likelihood(factor, white))
 
 
@@ -116,14 +117,18 @@ def log_marginal_likelihood(
         ValueError: as `gp_posterior`.
 
     Reference: Rasmussen, Williams 2006, eq. 2.30.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> round(float(ntk_jax.log_marginal_likelihood(k, y, noise=1.0)), 3)
+        -3.378
     """
     return _log_likelihood(*_whiten(as_kernel("k_train_train", k_train_train), y_train, noise)[1:])
 
 
-def _whiten(k: Array, y_train: Any, noise: Any) -> tuple[Array, Array, Array]:
+def _whiten(k: Array, y_train: ArrayLike, noise: ArrayLike) -> tuple[Array, Array, Array]:
     """Checked targets, L with L Lᵀ = K + noise I, and L⁻¹ y."""
-    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_outputs("y_train", y, k)
+    y = targets_of_kernel(y_train, k)
     matrices = as_matrices(k)
     for matrix in matrices:
         check_symmetric("k_train_train", matrix)
@@ -137,8 +142,8 @@ def _whiten(k: Array, y_train: Any, noise: Any) -> tuple[Array, Array, Array]:
         enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
         raise ValueError(
             f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in "
-            f"{k.dtype}; got "
-            f"{float(jnp.min(noises)):.3g}, and the smallest eigenvalue of K is {smallest:.3g}."
+            f"{k.dtype}; got {float(jnp.min(noises)):.3g}, and the smallest eigenvalue of K is "
+            f"{smallest:.3g}."
         )
     return y, factor, _solve(factor, as_columns(y, kind_of(k)))
 

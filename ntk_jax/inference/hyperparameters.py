@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,18 @@ from ntk_jax.checks import (
     working_dtype,
 )
 from ntk_jax.inference.gaussian_process import log_marginal_likelihood
+from ntk_jax.types import KernelFn
 
 # The noise stays above this fraction of the mean square of the targets: Cholesky factors exist all
 # the way.
 NOISE_FLOOR = 1e-6
 
+Chosen: TypeAlias = tuple[tuple[str, Any], ...]
+"""Names and values of discrete hyperparameters, hashable: a kernel is compiled once for each."""
+
 
 class Fit(NamedTuple):
-    """The best hyperparameters, and for every choice of the discrete ones its own best log marginal
-    likelihood.
-    """
+    """The best hyperparameters, and of each choice of the discrete ones the best evidence."""
 
     hyperparameters: dict[str, Any]
     noise: float
@@ -40,26 +42,25 @@ class Fit(NamedTuple):
 
 
 def fit_hyperparameters(
-    kernel_fn: Callable[..., Any],
+    kernel_fn: KernelFn,
     x: Num[ArrayLike, "n *d"],
     y: Num[ArrayLike, "n *O"],
     *,
     initial: Mapping[str, Any],
     choices: Mapping[str, Sequence[Any]] | None = None,
     noise: float = 0.1,
-    optimizer: Any = None,
+    optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 100,
     tolerance: float = 1e-4,
 ) -> Fit:
-    """The scales, depth and noise under which the data are most probable: maximum log marginal
-    likelihood.
+    """The scales, depth and noise under which the data are most probable.
 
-    Continuous hyperparameters and the noise move on a logarithmic scale, by L-BFGS; discrete ones
-    are tried in turn.
+    That is where the log marginal likelihood is largest. Continuous hyperparameters and the noise
+    move on a logarithmic scale, by L-BFGS; discrete ones are tried in turn.
 
         fit = fit_hyperparameters(ntk_jax.mlp_kernels, x, y,
-                                  initial={"W_std": 1.5, "b_std": 0.1}, choices={"depth": (1, 2,
-                                  3)})
+                                  initial={"W_std": 1.5, "b_std": 0.1},
+                                  choices={"depth": (1, 2, 3)})
 
     Args:
         kernel_fn: `kernel_fn(x, **hyperparameters)` -> kernel, or Kernels, whose NNGP is taken.
@@ -83,6 +84,14 @@ def fit_hyperparameters(
             start.
 
     Reference: Rasmussen, Williams 2006, section 5.4.1.
+
+    Example:
+        >>> linear = lambda x, scale: scale * x @ x.T
+        >>> x = jnp.array([[1.0], [2.0], [-1.0]])
+        >>> y = jnp.array([2.1, 3.9, -2.0])
+        >>> fit = ntk_jax.fit_hyperparameters(linear, x, y, initial={"scale": 1.0})
+        >>> round(fit.hyperparameters["scale"], 1)  # about the square of the slope 2
+        3.9
     """
     check_number("noise", noise, strict=True, max_ndim=0)
     check_number("tolerance", tolerance, max_ndim=0)
@@ -103,9 +112,7 @@ def fit_hyperparameters(
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
         objective = partial(_objective, kernel_fn, tuple(chosen.items()))
-        with jax.numpy_dtype_promotion(
-            "standard"
-        ):  # Optax's L-BFGS and Adam promote their step counts
+        with jax.numpy_dtype_promotion("standard"):  # L-BFGS and Adam promote their step counts
             logs, loss = _minimize(objective, optimizer, num_steps, start, *data, tolerance)
         if not bool(jnp.isfinite(loss)):
             raise ValueError(
@@ -113,20 +120,30 @@ def fit_hyperparameters(
                 "elsewhere."
             )
         floor = float(NOISE_FLOOR * jnp.mean(jnp.square(data[1])))
+        fitted_noise = float(jnp.exp(logs.pop("noise"))) + floor
         fitted = {name: _as_numbers(jnp.exp(value)) for name, value in logs.items()}
-        fitted_noise = fitted.pop("noise") + floor
         candidates.append((fitted | chosen, fitted_noise, -float(loss) * data[1].size))
     best = max(candidates, key=lambda candidate: candidate[2])
     return Fit(*best, [(hyperparameters, evidence) for hyperparameters, _, evidence in candidates])
 
 
-def _as_numbers(value: Array) -> Any:
+class _Search(NamedTuple):
+    """Where the optimizer is."""
+
+    logs: dict[str, Array]
+    optimizer_state: optax.OptState
+    value: Array
+    gradient: dict[str, Array]
+    step: Array
+
+
+def _as_numbers(value: Array) -> float | tuple[float, ...]:
     values = np.asarray(value).tolist()
     return tuple(values) if value.ndim else values
 
 
 def _objective(
-    kernel_fn: Any, chosen: tuple[tuple[str, Any], ...], logs: dict[str, Array], x: Array, y: Array
+    kernel_fn: KernelFn, chosen: Chosen, logs: dict[str, Array], x: Array, y: Array
 ) -> Array:
     """Minus the log marginal likelihood per observation."""
     values = {name: jnp.exp(value) for name, value in logs.items()}
@@ -137,33 +154,33 @@ def _objective(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _minimize(
-    objective: Any,
-    optimizer: Any,
+    objective: Callable[..., Array],
+    optimizer: optax.GradientTransformation,
     num_steps: int,
     start: dict[str, Array],
     x: Array,
     y: Array,
-    tolerance: Any,
+    tolerance: Array | float,
 ) -> tuple[dict[str, Array], Array]:
     """Where the objective ends, and its value there."""
     value_fn = partial(objective, x=x, y=y)
     update = optax.with_extra_args_support(optimizer).update
 
-    def going(carry: Any) -> Array:
-        _, _, value, gradient, step = carry
-        steepest = jnp.max(
-            jnp.abs(jnp.concatenate([slope.reshape(-1) for slope in gradient.values()]))
-        )
-        return (steepest > tolerance) & (step < num_steps) & jnp.isfinite(value)
+    def going(search: _Search) -> Array:
+        slopes = jnp.concatenate([slope.reshape(-1) for slope in search.gradient.values()])
+        steep = jnp.max(jnp.abs(slopes)) > tolerance
+        return steep & (search.step < num_steps) & jnp.isfinite(search.value)
 
-    def move(carry: Any) -> Any:
-        logs, state, value, gradient, step = carry
+    def move(search: _Search) -> _Search:
+        logs, state, value, gradient, step = search
         updates, state = update(
             gradient, state, logs, value=value, grad=gradient, value_fn=value_fn
         )
         logs = optax.apply_updates(logs, updates)
-        return logs, state, *jax.value_and_grad(value_fn)(logs), step + 1
+        return _Search(logs, state, *jax.value_and_grad(value_fn)(logs), step + 1)
 
-    first = (start, optimizer.init(start), *jax.value_and_grad(value_fn)(start), jnp.asarray(0))
-    logs, _, value, *_ = jax.lax.while_loop(going, move, first)
-    return logs, value
+    at_start = jax.value_and_grad(value_fn)(start)
+    end = jax.lax.while_loop(
+        going, move, _Search(start, optimizer.init(start), *at_start, jnp.asarray(0))
+    )
+    return end.logs, end.value

@@ -5,26 +5,24 @@ error. (Bordelon, Canatar, Pehlevan 2020; Canatar, Bordelon, Pehlevan 2021; Simo
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Int, Num
 
 from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
 from ntk_jax.compat import is_concrete
-from ntk_jax.matrix_functions import fixed
+from ntk_jax.matrix_functions.basis import fixed
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
 _BISECTIONS = 80
 
 
 class LearningCurve(NamedTuple):
-    """Predicted mean squares of errors at each number of examples, and the quantities they are made
-    of.
-    """
+    """Predicted mean squares of errors at each number of examples, and what they are made of."""
 
     test: Float[Array, "*T"]
     train: Float[Array, "*T"]
@@ -41,8 +39,7 @@ def eigenlearning(
     diag_reg: Float[ArrayLike, ""] = 0.0,
     noise: Float[ArrayLike, ""] = 0.0,
 ) -> LearningCurve:
-    """The mean test error of kernel ridge regression on n examples of a population whose
-    eigenvalues are known.
+    """The mean test error of kernel ridge regression on n examples of a known population.
 
         n = Σ_i L_i + δ / κ,   L_i = s_i / (s_i + κ),   E_0 = n / (n - Σ_i L_i²)
         test = E_0 (Σ_i (1 - L_i)² v_i² + σ²),   train = (δ / (n κ))² test
@@ -67,6 +64,12 @@ def eigenlearning(
 
     Reference: Simon et al. 2021 (The eigenlearning framework), section 4; Bordelon, Canatar,
     Pehlevan 2020, eq. 8.
+
+    Example:
+        >>> spectrum, power = jnp.array([1.0, 0.5, 0.25, 0.125]), jnp.ones(4)
+        >>> curve = ntk_jax.eigenlearning(spectrum, power, [1, 2, 3])
+        >>> print(np.round(jnp.sum(curve.learnabilities, axis=1), 3))  # as many as examples
+        [1. 2. 3.]
     """
     s = as_array("eigenvalues", eigenvalues)
     if s.ndim != 1:
@@ -85,17 +88,14 @@ def eigenlearning(
 
 
 @jax.jit
-def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> LearningCurve:
-    """The predictions at each n: compiled once for any spectrum, ridge and noise of these
-    shapes.
-    """
+def _curves(s: Array, power: Array, n: Array, diag_reg: Array, noise: Array) -> LearningCurve:
+    """The predictions at each n: compiled once for spectra, ridges and noises of these shapes."""
 
     def at(n: Array) -> LearningCurve:
         kappa = solve_kappa(s, n, lambda kappa: diag_reg / kappa, (jnp.sum(s) + diag_reg) / n)
         learnability = s / (s + kappa)
-        overfitting = n / (
-            jnp.sum(learnability * (1 - learnability)) + diag_reg / kappa
-        )  # n - Σ L², not cancelled
+        # n - Σ L², with n from the equation of κ put in: large n would cancel against Σ L².
+        overfitting = n / (jnp.sum(learnability * (1 - learnability)) + diag_reg / kappa)
         test = overfitting * (jnp.sum(jnp.square(1 - learnability) * power) + noise)
         return LearningCurve(
             test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting
@@ -104,7 +104,7 @@ def _curves(s: Array, power: Array, n: Array, diag_reg: Any, noise: Any) -> Lear
     return jax.lax.map(at, n)
 
 
-def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
+def as_counts(num_train: ArrayLike | Sequence[int], dtype: DTypeLike) -> Float[Array, "*T"]:
     """Numbers of examples, an integer or a vector of them, as floats."""
     n = as_array("num_train", num_train)
     if n.ndim > 1 or not n.size or not jnp.issubdtype(n.dtype, jnp.integer):
@@ -114,15 +114,12 @@ def as_counts(num_train: Any, dtype: Any) -> Float[Array, "*T"]:
 
 
 def check_below_rank(n: Array, s: Array) -> None:
-    """Raise unless every n is below the number of positive eigenvalues: κ > 0 then exists without a
-    ridge.
-    """
+    """Raise unless every n is below the number of positive eigenvalues: κ > 0 exists then."""
     if is_concrete(n) and is_concrete(s) and int(jnp.max(n)) >= int(jnp.sum(s > 0)):
         raise ValueError(
             f"num_train: expected less than {int(jnp.sum(s > 0))}, the number of positive "
-            "eigenvalues; got "
-            f"{int(jnp.max(n))}. All of them are learned then: use diag_reg, more examples, or "
-            "float64."
+            f"eigenvalues; got {int(jnp.max(n))}. All of them are learned then: use diag_reg, more "
+            "examples, or float64."
         )
 
 
@@ -139,19 +136,19 @@ def solve_kappa(
         kappa = jnp.exp(log_kappa)
         return jnp.sum(s / (s + kappa)) + ridge_term(kappa) - n
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bracket[0] + bracket[1]) / 2
         above = excess(middle) > 0
         return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
 
+    # On a logarithmic scale, down to eps² of the largest: κ may be smaller than any eigenvalue.
     top = fixed(jnp.log(upper))
     low, high = jax.lax.fori_loop(
         0, _BISECTIONS, halve, (top + 2 * jnp.log(jnp.finfo(s.dtype).eps), top)
     )
     root = fixed((low + high) / 2)
-    for _ in range(
-        2
-    ):  # from the root itself, k Newton steps have its derivatives up to order 2^k - 1
+    # From the root itself, k Newton steps have its derivatives up to order 2^k - 1.
+    for _ in range(2):
         value, slope = jax.jvp(excess, (root,), (jnp.ones_like(root),))
         root = root - jnp.where(slope < 0, value / jnp.where(slope < 0, slope, 1), 0)
     return jnp.exp(root)

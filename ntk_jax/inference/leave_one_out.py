@@ -1,6 +1,4 @@
-"""Leave-one-out error of kernel ridge regression in closed form, and the ridge that makes it
-smallest.
-"""
+"""Leave-one-out error of kernel ridge regression in closed form, and the ridge of the smallest."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +13,8 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_outputs, check_number
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions import Basis, apply, diagonal_blocks, fixed
+from ntk_jax.matrix_functions.basis import Basis, fixed
+from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
 from ntk_jax.modes.kind import as_columns, from_columns
 from ntk_jax.modes.modes import Modes
 from ntk_jax.modes.solves import inverse
@@ -23,9 +22,7 @@ from ntk_jax.modes.targets import targets_of
 
 
 class LeaveOneOut(NamedTuple):
-    """What regression on all other examples predicts for each example, and half the mean of its
-    squared error.
-    """
+    """What regression on all other examples predicts for each, and half its mean squared error."""
 
     predictions: Float[Array, "..."]
     loss: Float[Array, "*R"]
@@ -46,8 +43,7 @@ def leave_one_out(
     diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
 ) -> LeaveOneOut:
-    """The leave-one-out predictions of kernel ridge regression, from one eigendecomposition and no
-    refits.
+    """The leave-one-out predictions of kernel ridge regression, without refits.
 
         y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
 
@@ -66,17 +62,19 @@ def leave_one_out(
         ValueError: shapes that do not fit; diag_reg = 0 with a singular kernel.
 
     Reference: Rasmussen, Williams 2006, eq. 5.12; Cook 1977.
+
+    Example:
+        >>> modes = ntk_jax.diagonalize(jnp.array([[2.0, 1.0], [1.0, 2.0]]))
+        >>> left_out = ntk_jax.leave_one_out(modes, jnp.array([1.0, -1.0]), diag_reg=1.0)
+        >>> print(np.round(left_out.predictions, 3))  # each from the other: k y / (2 + 1)
+        [-0.333  0.333]
     """
     check_number("diag_reg", diag_reg, max_ndim=1)
     y = targets_of(modes, y_train)
     s = modes.eigenvalues
     ridge = jnp.asarray(diag_reg, s.dtype)
-    if (
-        is_concrete(ridge)
-        and is_concrete(s)
-        and bool(jnp.any(ridge == 0))
-        and bool(jnp.any(s == 0))
-    ):
+    known = is_concrete(ridge) and is_concrete(s)
+    if known and bool(jnp.any(ridge == 0)) and bool(jnp.any(s == 0)):
         raise ValueError(
             f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of "
             f"{s.shape[-1]}); got {diag_reg!r}."
@@ -110,6 +108,13 @@ def select_diag_reg(
 
     Raises:
         ValueError: as `leave_one_out`.
+
+    Example:
+        >>> x = jnp.linspace(0.0, 1.0, 8)
+        >>> modes = ntk_jax.diagonalize(jnp.exp(-8 * (x[:, None] - x[None, :]) ** 2))
+        >>> best = ntk_jax.select_diag_reg(modes, x, candidates=np.array([0.01, 1.0, 100.0]))
+        >>> round(best.diag_reg, 3)
+        0.01
     """
     if candidates is None:
         candidates = jnp.max(modes.eigenvalues) * jnp.logspace(
@@ -126,20 +131,17 @@ def select_diag_reg(
 
 @partial(jax.jit, static_argnums=3)
 def _left_out(
-    basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], together: int
+    basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], coupled: int
 ) -> Float[Array, "R B N m"]:
-    """What every example misses when it is left out, `together` with the outputs that the kernel
-    couples.
-    """
+    """What every example misses when it is left out, with the `coupled` outputs it has."""
     U = fixed(basis.eigenvectors)
     N, m = residual.shape[1:]
 
     def one(basis: Basis, U: Array, residual: Array, ridge: Array) -> Array:
-        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge)).reshape(
-            -1, together, m
-        )
-        own = diagonal_blocks(inverse, basis, U.reshape(-1, together, N), ridge)
-        return (alpha / own if together == 1 else jnp.linalg.solve(own, alpha)).reshape(N, m)
+        alpha = matmul(U, apply(inverse, basis, matmul(U.T, residual), ridge))
+        alpha = alpha.reshape(-1, coupled, m)
+        blocks = diagonal_blocks(inverse, basis, U.reshape(-1, coupled, N), ridge)  # G_ii
+        return (alpha / blocks if coupled == 1 else jnp.linalg.solve(blocks, alpha)).reshape(N, m)
 
     of_batch = jax.vmap(one, in_axes=(0, 0, 0, None))
     return jax.vmap(of_batch, in_axes=(None, None, None, 0))(basis, U, residual, ridges)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,24 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_kernel, as_outputs, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul, null_rcond
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
     as_test_kernel,
-    check_outputs,
     from_columns,
     initial_test_outputs,
     kind_of,
     ridge_of_rows,
+    targets_of_kernel,
 )
 from ntk_jax.modes.solves import SolveReport, pseudo_solve, ridge_solve
 
 
 class Regression(NamedTuple):
-    """Fitted training outputs, test outputs, the dual coefficients alpha, and what the solve
-    met.
-    """
+    """Fitted training outputs, test outputs, dual coefficients alpha, and what the solve met."""
 
     train: Float[Array, "..."]
     test: Float[Array, "..."]
@@ -80,11 +78,16 @@ def kernel_regression(
             thousandth of the targets.
 
     Reference: Jacot, Gabriel, Hongler 2018, section 5; Lee et al. 2019, eq. 9 at t = inf.
+
+    Example:
+        >>> k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, -1.0])
+        >>> fit = ntk_jax.kernel_regression(k, y, jnp.array([[2.0, 0.0]]), diag_reg=1.0)
+        >>> print(np.round(fit.train, 3), np.round(fit.test, 3))
+        [ 0.5 -0.5] [1.]
     """
     k = as_kernel("k_train_train", k_train_train)
     kind, matrices = kind_of(k), as_matrices(k)
-    y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_outputs("y_train", y, k)
+    y = targets_of_kernel(y_train, k)
     k_test = as_test_kernel(k_test_train, k)
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
     f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
@@ -104,7 +107,9 @@ def kernel_regression(
     return Regression(train, test, from_columns(alpha, kind, y.shape), report)
 
 
-def _solver(diag_reg: Any, rcond: float | None, k: Array) -> Callable[[Array, Array], Any]:
+def _solver(
+    diag_reg: ArrayLike, rcond: float | None, k: Array
+) -> Callable[[Array, Array], tuple[Array, SolveReport]]:
     """Cholesky with a ridge, the pseudo-inverse without."""
     if is_concrete(diag_reg) and np.ndim(diag_reg) == 0 and diag_reg == 0:
         rcond = null_rcond(k.dtype) if rcond is None else rcond
@@ -118,9 +123,8 @@ def _solver(diag_reg: Any, rcond: float | None, k: Array) -> Callable[[Array, Ar
 
 
 def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: Array) -> None:
-    """Warn if the modes that count as 0, in single precision, hold a share of the targets that
-    shows.
-    """
+    """Warn if modes that count as 0 in single precision hold a share of the targets that shows."""
+    # Double precision is the way out that the warning names: there is none beyond it.
     if after.dtype == jnp.float64 or not all(map(is_concrete, (report.rank, before, after))):
         return
     lost = int(np.max(size - np.asarray(report.rank)))
@@ -128,8 +132,7 @@ def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: 
     if lost and share > 1e-3:
         warnings.warn(
             f"{lost} of {size} modes of this float32 kernel cannot be told from 0 and count as 0; "
-            f"they hold {share:.2g} of the "
-            "norm of the targets, which is not fitted. Compute the kernel in float64, or use "
-            "diag_reg, unless it is singular.",
+            f"they hold {share:.2g} of the norm of the targets, which is not fitted. Compute the "
+            "kernel in float64, or use diag_reg, unless it is singular.",
             stacklevel=3,
         )

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_number, check_symmetric
+from ntk_jax.checks import as_single_kernel, as_targets, check_number
 from ntk_jax.inference.learning_curves import as_counts, check_below_rank, solve_kappa
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.norms import magnitude
@@ -28,9 +28,7 @@ _MAX_STEPS = 100
 
 
 class PoolCurve(NamedTuple):
-    """Predicted mean squares of errors on rows held out and on training rows, and what each row of
-    the pool adds.
-    """
+    """Predicted mean squares of errors on rows held out and on training rows, and each row's Ω."""
 
     test: Float[Array, "*T"]
     train: Float[Array, "*T"]
@@ -44,12 +42,11 @@ def learning_curve(
     *,
     diag_reg: float = 0.0,
 ) -> PoolCurve:
-    """The mean error of kernel ridge regression that trains on n random rows of a pool of N and is
-    tested on the others.
+    """The mean error of kernel ridge regression on n random rows of N, and on the others.
 
         Ω_i = δ + (1 - c) / G_ii,   G = (K + Ω)⁻¹,   c = n / N,   A = diag(G_ii²) / (1 - c) - G ∘ G
-        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²,   train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G
-        y)_i²
+        test = 1 / (N - n) Σ_i (A⁻¹ c 1)_i (G y)_i²
+        train = δ² / n Σ_i (A⁻¹ G_ii² / (1 - c))_i (G y)_i²
 
     With one κ for all rows, which is where the iteration starts, and δ = 0, that is `eigenlearning`
     times N / (N - n). It is a mean over draws, accurate to a few per cent for some hundred rows; a
@@ -70,13 +67,15 @@ def learning_curve(
             that do not fit.
 
     Reference: Soven 1967 (the equation); the errors, Simon et al. 2021 with one κ per row.
+
+    Example:
+        >>> x = jnp.linspace(-1.0, 1.0, 12)
+        >>> k = jnp.exp(-2 * (x[:, None] - x[None, :]) ** 2)
+        >>> curve = ntk_jax.learning_curve(k, jnp.sin(3 * x), [3, 6, 9], diag_reg=1e-3)
+        >>> curve.test.shape, bool(curve.test[0] > curve.test[1] > curve.test[2])
+        ((3,), True)
     """
-    matrix = as_kernel("k", k)
-    if matrix.ndim != 2:
-        raise ValueError(
-            f'k: expected a kernel (N, N); got {matrix.shape}. Compute it with outputs="mean".'
-        )
-    check_symmetric("k", matrix)
+    matrix = as_single_kernel("k", k)
     size, dtype = matrix.shape[0], matrix.dtype
     columns = as_targets("y", y, size, dtype).reshape(size, -1)
     check_number("diag_reg", diag_reg, max_ndim=0)
@@ -85,6 +84,7 @@ def learning_curve(
         raise ValueError(
             f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}."
         )
+    # Powers of resolvents would over- or underflow: everything is in units of the kernel.
     k_scale, y_scale = magnitude(matrix), magnitude(columns)
     matrix, columns, ridge = (
         matrix / k_scale,
@@ -132,13 +132,12 @@ def _at(k: Array, y: Array, s: Array, n: Array, ridge: Array) -> PoolCurve:
 def _row_terms(
     k: Array, c: Array, ridge: Array, start: Float[Array, " N"]
 ) -> tuple[Float[Array, " N"], Array]:
-    """Ω by Newton's method in log Ω, and whether it converged: the last step squares a gap of
-    sqrt(eps).
+    """Ω by Newton's method in log Ω, and whether it converged.
 
     The map Ω -> δ + (1 - c) / G_ii(Ω) is increasing and grows slower than its argument, so its
     fixed point is unique and the matrix of each step is a regular M-matrix.
     """
-    tol = jnp.finfo(k.dtype).eps ** 0.5
+    tol = jnp.finfo(k.dtype).eps ** 0.5  # which the last step squares
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         omega, _, count = carry
@@ -148,6 +147,7 @@ def _row_terms(
         gap = jnp.log(image / omega)
         slope = ((1 - c) / (image * jnp.square(g)))[:, None] * jnp.square(resolvent) * omega[None]
         change = jnp.linalg.solve(jnp.eye(omega.size, dtype=omega.dtype) - slope, gap)
+        # Far from the fixed point a whole step may overflow: at most a factor of e² at a time.
         return omega * jnp.exp(jnp.clip(change, -2, 2)), jnp.max(jnp.abs(gap)), count + 1
 
     going = lambda carry: (carry[1] > tol) & (carry[2] < _MAX_STEPS)

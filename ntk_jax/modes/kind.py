@@ -8,14 +8,15 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, as_outputs, check_finite, check_number
+from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_finite, check_number
 from ntk_jax.compat import is_concrete
 
 
@@ -91,54 +92,46 @@ def apply_kernel(
     return out.reshape(k.shape[0], *f.shape[1:])
 
 
-def check_outputs(name: str, y: Float[Array, "n *O"], k: Float[Array, "n n *outputs"]) -> None:
-    """Raise unless targets have one row per example of the kernel and, if it has outputs, as many
-    of them.
-    """
-    num_outputs = y.size // y.shape[0]
-    expected = (k.shape[0], k.shape[2]) if k.ndim > 2 else (k.shape[0], num_outputs)
-    if (y.shape[0], num_outputs) != expected:
-        raise ValueError(
-            f"{name}: expected shape {expected}, for a kernel of shape {k.shape}; got {y.shape}. "
-            "A kernel with output axes fixes the number of outputs; one without is shared by all."
-        )
+def targets_of_kernel(y_train: ArrayLike, k: Float[Array, "n n *outputs"]) -> Float[Array, "n *O"]:
+    """Targets with a row per example of a kernel and, if it has outputs, as many of them."""
+    return as_targets(
+        "y_train", y_train, len(k), k.dtype, kind_of(k).num_outputs, f"a kernel of shape {k.shape}"
+    )
 
 
 def as_test_kernel(
-    k_test_train: Any, k_train_train: Float[Array, "n n *outputs"]
+    k_test_train: ArrayLike, k_train_train: Float[Array, "n n *outputs"]
 ) -> Float[Array, "n_test n *outputs"]:
-    """The kernel between test rows and training columns, of a shape that fits that of the training
-    kernel.
-    """
+    """The kernel between test rows and training columns, of the kind of the training kernel."""
     k = as_kernel("k_test_train", k_test_train)
     if k.shape[1:] != k_train_train.shape[1:]:
         hint = " It is transposed." if k.shape[0] == k_train_train.shape[1] else ""
         raise ValueError(
-            f"k_test_train: expected test rows and training columns, (n_test, "
+            "k_test_train: expected test rows and training columns, (n_test, "
             f"{', '.join(map(str, k_train_train.shape[1:]))}); got {k.shape}.{hint}"
         )
     return k.astype(k_train_train.dtype)
 
 
 def initial_test_outputs(
-    fx_train_0: Any, fx_test_0: Any, shape: tuple[int, ...], dtype: Any
+    fx_train_0: ArrayLike,
+    fx_test_0: ArrayLike | None,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
 ) -> Array:
-    """Initial outputs on the test examples: 0 by default only if they are 0 on the training
-    examples by default, too.
-    """
+    """Initial outputs on the test examples: 0 by default only where those for training are."""
     if fx_test_0 is None and not (isinstance(fx_train_0, int | float) and fx_train_0 == 0):
         raise ValueError(
             "fx_test_0: expected the initial outputs on the test examples, as fx_train_0 has those "
-            "on the training "
-            "examples; got None. Pass 0.0 for a network that starts at 0 on them."
+            "on the training examples; got None. Pass 0.0 for a network that starts at 0 on them."
         )
     return as_outputs("fx_test_0", 0.0 if fx_test_0 is None else fx_test_0, shape, dtype)
 
 
-def ridge_of_rows(name: str, value: Any, k: Float[Array, "n n *outputs"]) -> Float[Array, "*N"]:
-    """A ridge or noise: a number, or one for each example, repeated for the outputs that a full
-    kernel couples.
-    """
+def ridge_of_rows(
+    name: str, value: ArrayLike, k: Float[Array, "n n *outputs"]
+) -> Float[Array, "*N"]:
+    """A ridge or noise, a number or one per example, repeated for outputs that are coupled."""
     check_number(name, value)
     ridge = jnp.asarray(value, k.dtype)
     if ridge.shape not in ((), k.shape[:1]):
@@ -150,11 +143,9 @@ def ridge_of_rows(name: str, value: Any, k: Float[Array, "n n *outputs"]) -> Flo
 
 
 def check_test_test(
-    k_test_test: Any, k_test_train: Float[Array, "n_test n *outputs"]
+    k_test_test: ArrayLike, k_test_train: Float[Array, "n_test n *outputs"]
 ) -> tuple[Array, tuple[int, ...] | None]:
-    """Test-test kernel as (matrices (B, N, N), None), or its diagonal as (columns (B, N), shape),
-    by its shape.
-    """
+    """Test-test kernel as (matrices (B, N, N), None), its diagonal as (columns (B, N), shape)."""
     kind, num_test, outputs = kind_of(k_test_train), k_test_train.shape[0], k_test_train.shape[2:]
     whole, diagonal = (num_test, num_test, *outputs), (num_test, *outputs[:1])
     k = jnp.asarray(k_test_test)
@@ -169,15 +160,16 @@ def check_test_test(
     )
 
 
-def as_variance(name: str, variance: Array, scale: Array) -> Array:
+def as_variance(variance: Array, scale: Array) -> Array:
     """Variances with rounding below 0 removed; an error if they are negative beyond rounding."""
     if is_concrete(variance):
+        # Inside someone's jit these are constants, and can be looked at.
         with jax.ensure_compile_time_eval():
             smallest, largest = float(jnp.min(variance)), float(jnp.max(jnp.abs(scale)))
         if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
             raise ValueError(
-                f"{name}: expected variances of at least 0; got {smallest:.3g} with kernels of "
-                f"{largest:.3g}. "
-                "Compute all three kernels from the same rows, in float64, or add noise."
+                f"covariance: expected variances of at least 0; got {smallest:.3g} with kernels of "
+                f"{largest:.3g}. Compute all three kernels from the same rows, in float64, or add "
+                "noise."
             )
     return jnp.maximum(variance, 0)

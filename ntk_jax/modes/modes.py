@@ -1,6 +1,4 @@
-"""The modes of a training kernel: paid for once, then all of training under squared loss is
-arithmetic on them.
-"""
+"""The modes of a training kernel: paid for once, then training under squared loss is arithmetic."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -15,18 +14,17 @@ from jaxtyping import Float
 from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import matmul, null_rcond, psd_basis
-from ntk_jax.matrix_functions import Basis
+from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
 
 @dataclass(frozen=True)
 class Modes:
-    """The eigendecomposition of a training kernel, paid once: eigenvalues, largest first, and
-    eigenvectors in columns.
+    """The eigendecomposition of a training kernel: eigenvalues, largest first, and eigenvectors.
 
     Null modes, whose eigenvalue is rounding, hold exactly 0: training never moves them. A kernel
-    (n, n, O) has O sets of modes, along a first axis; a full one (n, n, O, O) has n·O modes. `s, U
-    = modes` are the first two fields.
+    (n, n, O) has O sets of modes, along a first axis; a full one (n, n, O, O) has n·O modes. The
+    first two fields are `s, U = modes`.
 
     Attributes:
         eigenvalues: s, largest first, (*O, n).
@@ -37,7 +35,8 @@ class Modes:
         outputs: output axes of the kernel: (), (O,) or (O, O).
     """
 
-    # Unchecked where shapes are checked at run time: JAX rebuilds pytrees of placeholders, too.
+    # `Any`, since JAX rebuilds pytrees of placeholders, too, and the run-time checks of the tests
+    # (older jaxtyping) look at what `__init__` is given then.
     eigenvalues: Any
     eigenvectors: Any
     kernel: Any = None
@@ -53,9 +52,7 @@ class Modes:
 
     @property
     def rank(self) -> Array:
-        """The number of modes that training moves (one number per output for a kernel with an
-        output axis).
-        """
+        """The number of modes that training moves, one per set of modes."""
         return jnp.sum(self.eigenvalues > 0, axis=-1)
 
     @property
@@ -81,9 +78,7 @@ jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"
 
 
 class Prediction(NamedTuple):
-    """Outputs on training and test examples; `test` is None without a test kernel, `train` with
-    `predict_train=False`.
-    """
+    """Outputs on training and test examples; None without a test kernel, or `predict_train`."""
 
     train: Float[Array, "..."] | None
     test: Float[Array, "..."] | None
@@ -112,10 +107,16 @@ def diagonalize(
             the eigenvalues).
 
     Reference: Lee et al. 2019, section 2.2.
+
+    Example:
+        >>> modes = ntk_jax.diagonalize(jnp.array([[2.0, 1.0], [1.0, 2.0]]))
+        >>> print(np.round(modes.eigenvalues, 3), int(modes.rank))
+        [3. 1.] 2
     """
     k = as_kernel("k_train_train", k_train_train)
     if rcond is not None:
         check_number("rcond", rcond, max_ndim=0)
+    # One after the other, since each has checks of its own.
     found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
     basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
     return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, kind_of(k))
@@ -137,8 +138,7 @@ def max_learning_rate(
 ) -> Float[Array, ""]:
     """The largest stable step of gradient descent under half-mean squared loss.
 
-        2 n O / s_max,  with heavy-ball momentum times 1 + μ,  with Nesterov's times (1 + μ) / (1 +
-        2 μ)
+        2 n O / s_max,  with heavy-ball momentum times 1 + μ,  Nesterov's times (1 + μ) / (1 + 2 μ)
 
     Args:
         modes: of the training kernel.
@@ -155,6 +155,11 @@ def max_learning_rate(
         ValueError: momentum outside [0, 1), num_outputs below 1 or not that of the kernel.
 
     Reference: Lee et al. 2019, section 2.2; with momentum: Polyak 1964, Nesterov 1983.
+
+    Example:
+        >>> modes = ntk_jax.diagonalize(jnp.array([[2.0, 1.0], [1.0, 2.0]]))
+        >>> round(float(ntk_jax.max_learning_rate(modes)), 3)  # 2 n O / 3
+        1.333
     """
     sharing = 1 if num_outputs is None else num_outputs
     check_integer("num_outputs", sharing, minimum=1)
@@ -170,8 +175,8 @@ def max_learning_rate(
     return jnp.asarray(2 * factor * modes.eigenvalues.size * sharing / jnp.max(modes.eigenvalues))
 
 
-def check_momentum(momentum: Any) -> None:
+def check_momentum(momentum: ArrayLike) -> None:
     """Raise unless momentum is in [0, 1)."""
     check_number("momentum", momentum, max_ndim=0)
-    if is_concrete(momentum) and not momentum < 1:
+    if is_concrete(momentum) and not np.asarray(momentum) < 1:
         raise ValueError(f"momentum: expected a number in [0, 1); got {momentum!r}.")

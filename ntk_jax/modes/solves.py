@@ -1,6 +1,6 @@
 """The inverse of a kernel, with a ridge or as a pseudo-inverse, and reports of what it met."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import default_rcond, psd_basis
-from ntk_jax.matrix_functions import Function, apply, fixed, matmul
+from ntk_jax.matrix_functions.basis import Constants, Function, fixed, matmul
+from ntk_jax.matrix_functions.functions import apply
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 
 
@@ -25,11 +26,11 @@ class SolveReport(NamedTuple):
     condition_number: Array
 
 
-def _with_ridge(s: Array, ridge: Array, _: Any) -> Array:
+def _with_ridge(s: Array, ridge: Array, _: Constants) -> Array:
     return s + ridge
 
 
-def _reciprocal(s: Array, ridge: Array, _: Any) -> Array:
+def _reciprocal(s: Array, ridge: Array, _: Constants) -> Array:
     x = s + ridge
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
 
@@ -41,9 +42,7 @@ inverse = Function(value=_reciprocal, reach=_with_ridge)
 def pseudo_solve(
     k: Float[Array, "n n"], b: Float[Array, "n m"], *, rcond: float
 ) -> tuple[Float[Array, "n m"], SolveReport]:
-    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` times the largest count as
-    zero.
-    """
+    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` of the largest count as zero."""
     basis = psd_basis("k_train_train", k)
     s, U = basis.eigenvalues, fixed(basis.eigenvectors)
     kept = basis._replace(eigenvalues=jnp.where(s > rcond * s[0], s, 0))
@@ -56,30 +55,27 @@ def pseudo_solve(
 def ridge_solve(
     k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: Float[ArrayLike, "*n"]
 ) -> tuple[Float[Array, "n m"], SolveReport]:
-    """(K + diag(diag_reg))⁻¹ b by Cholesky; the reported eigenvalues are those of the regularized
-    matrix.
+    """(K + diag(diag_reg))⁻¹ b by Cholesky, and the extreme eigenvalues of K + diag(diag_reg).
 
-    They are found by power iteration on the matrix and on its inverse (30 steps: good to a few per
-    cent).
+    These are found by power iteration on the matrix and on its inverse: good to a few per cent.
     """
     solution, smallest, largest = _ridge(k, b, jnp.asarray(diag_reg, k.dtype))
     if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
         raise ValueError(
             "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky "
-            "factorization failed "
-            f"(n = {len(k)}, {k.dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, largest "
-            f"eigenvalue {float(largest):.3g}). "
-            f"Use diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, "
-            "or float64, "
-            "or diag_reg=0 for the pseudo-inverse."
+            f"factorization failed (n = {len(k)}, {k.dtype}, diag_reg = "
+            f"{float(np.min(diag_reg)):.3g}, largest eigenvalue {float(largest):.3g}). Use "
+            f"diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or "
+            "float64, or diag_reg=0 for the pseudo-inverse."
         )
     rank = jnp.asarray(k.shape[0])
     return solution, SolveReport(rank, smallest, largest, largest / smallest)
 
 
 @jax.jit
-def _ridge(k: Array, b: Array, diag_reg: Any) -> tuple[Array, Array, Array]:
+def _ridge(k: Array, b: Array, diag_reg: Array) -> tuple[Array, Array, Array]:
     """The solution, and the extreme eigenvalues: compiled once for any ridge."""
+    # Extreme eigenvalues from products alone, since a report must not cost more than the solve.
     regularized = k + jnp.diag(jnp.broadcast_to(diag_reg, k.shape[:1]))
     factor = cho_factor(regularized, lower=True)
     largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)

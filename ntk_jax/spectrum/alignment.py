@@ -3,7 +3,6 @@ examples.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_symmetric
+from ntk_jax.checks import as_kernel, as_single_kernel, as_targets, check_symmetric
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, matmul
 from ntk_jax.norms import magnitude, norm
@@ -51,7 +50,7 @@ def alignment(
         else targets.reshape(kernel.shape[0], -1)
     )
     if centered:
-        _plain("k", kernel)
+        as_single_kernel("k", kernel)
     return _checked(*_alignment(matrix, targets, centered), names=("k", "y"))
 
 
@@ -77,7 +76,7 @@ def centered_alignment(
 
     Reference: Cortes, Mohri, Rostamizadeh 2012, eq. 2; Kornblith et al. 2019, eq. 3.
     """
-    a, b = _plain("k1", k1), _plain("k2", k2)
+    a, b = as_single_kernel("k1", k1), as_single_kernel("k2", k2)
     if a.shape != b.shape:
         raise ValueError(
             f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for "
@@ -100,7 +99,7 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
         ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction;
             cosines above 1.
     """
-    k = _plain("k", k)
+    k = as_single_kernel("k", k)
     _check_pairs("k", k)
     scale = jnp.diagonal(k)
     if is_concrete(scale) and not bool(jnp.all(scale > 0)):
@@ -125,22 +124,12 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     Raises:
         ValueError: not square or symmetric; pairs whose squared distance would be negative.
     """
-    k = _plain("k", k)
+    k = as_single_kernel("k", k)
     _check_pairs("k", k)
     scale = magnitude(k)
     own = jnp.diagonal(k) / scale
     squares = jnp.maximum(own[:, None] + own[None, :] - 2 * (k / scale), 0)
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) * jnp.sqrt(scale)
-
-
-def _plain(name: str, k: Any) -> Array:
-    k = as_kernel(name, k)
-    if k.ndim != 2:
-        raise ValueError(
-            f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
-        )
-    check_symmetric(name, k)
-    return k
 
 
 def _check_pairs(name: str, k: Array) -> None:

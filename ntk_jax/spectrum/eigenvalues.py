@@ -13,7 +13,8 @@ from ntk_jax.checks import as_kernel, check_integer, check_number, check_option,
 from ntk_jax.compat import is_concrete
 from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, psd_basis, symmetric_eigh
-from ntk_jax.matrix_functions import Basis, Function, trace
+from ntk_jax.matrix_functions.basis import Basis, Function
+from ntk_jax.matrix_functions.functions import trace
 from ntk_jax.norms import magnitude, norm
 from ntk_jax.operators.lanczos import BlockLanczos, Krylov, as_operator, multiply
 from ntk_jax.types import SymmetricOperator

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import check_number
+from ntk_jax.checks import as_targets_like, check_number
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.training.record import History
 
@@ -129,11 +129,7 @@ def _curves(name: str, network: np.ndarray, predicted: Any, y: Any, loss_fn: Los
     outputs = np.stack([network, predicted.astype(network.dtype)])
     if y is None:
         return Curves(None, None, outputs)
-    if y.shape != network.shape[1:]:
-        raise ValueError(
-            f"y_{name}: expected shape {network.shape[1:]}, that of the outputs; got {y.shape}."
-        )
-    y = y.astype(outputs.dtype)
+    y = as_targets_like(f"y_{name}", y, network.shape[1:], outputs.dtype)
     loss = np.array([[float(loss_fn(jnp.asarray(f), y)) for f in side] for side in outputs])
     if y.ndim < 2 or y.shape[1] < 2:
         return Curves(loss, None, outputs)

@@ -1,6 +1,4 @@
-"""Gradient flow in the space of the parameters themselves, by an adaptive ODE solver (extra
-`ode`).
-"""
+"""Gradient flow in the space of the parameters themselves, by an ODE solver (extra `ode`)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import check_number, check_params
+from ntk_jax.checks import check_params
+from ntk_jax.ode import solve_ode
 from ntk_jax.types import Params
 
 
@@ -49,42 +48,26 @@ def parameter_flow(
             `max_steps`.
 
     Reference: Jacot et al. 2018, section 3.
-    """
-    try:
-        import diffrax
-    except ImportError as error:
-        raise ImportError("parameter_flow needs diffrax: pip install 'ntk-jax[ode]'.") from error
-    check_params(params)
-    check_number("t", t)
-    params = jax.tree.map(jnp.asarray, params)
-    dtype = jax.tree.leaves(params)[0].dtype
-    times, shape = np.atleast_1d(np.asarray(t, dtype)), np.shape(t)
-    unique, inverse = np.unique(times, return_inverse=True)
 
-    def velocity(_: Any, p: Params, __: Any) -> Params:
+    Example:
+        >>> loss = lambda params: jnp.sum(params["w"] ** 2) / 2
+        >>> out = ntk_jax.parameter_flow(loss, {"w": jnp.ones(2)}, [0.0, 1.0])
+        >>> print(np.round(out["w"], 3))  # exp(-t)
+        [[1.    1.   ]
+         [0.368 0.368]]
+    """
+    check_params(params)
+
+    def velocity(_: Array, p: Params, __: None) -> Params:
         return jax.tree.map(jnp.negative, jax.grad(loss)(p))
 
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):  # as diffrax is written
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(velocity),
-            diffrax.Tsit5(),
-            t0=jnp.zeros((), dtype),
-            t1=jnp.asarray(max(unique[-1], np.finfo(dtype).tiny), dtype),
-            dt0=None,
-            y0=params,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(unique)),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-            max_steps=max_steps,
-            throw=False,
-        )
-    if solution.result != diffrax.RESULTS.successful:
+    options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
+    start = jax.tree.map(jnp.asarray, params)
+    solution = solve_ode(velocity, start, t, caller="parameter_flow", **options)
+    if solution.failure is not None:
         raise ValueError(
             f"t: expected times that are reached within max_steps = {max_steps} steps of the "
-            "solver; got up to "
-            f"{unique[-1]:.6g}. The flow is stiff or diverges: use smaller times, more steps, or "
-            "looser tolerances."
+            f"solver; got up to {np.max(t):.6g}. The flow is stiff or diverges: use smaller times, "
+            "more steps, or looser tolerances."
         )
-    return jax.tree.map(lambda leaf: leaf[inverse].reshape(*shape, *leaf.shape[1:]), solution.ys)
+    return solution.states

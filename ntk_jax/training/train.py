@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import (
-    as_array,
     as_examples,
-    as_outputs,
+    as_targets_like,
     check_integer,
     check_number,
     check_params,
@@ -149,15 +148,9 @@ def check_pair(
     apply_fn: ApplyFn, params: Params, x_name: str, x: Any, y_name: str, y: Any
 ) -> tuple[Array, Array]:
     """Examples and targets, whose shape must be that of the outputs."""
-    a, b = as_examples(x_name, x), as_array(y_name, y)
+    a = as_examples(x_name, x)
     out = jax.eval_shape(apply_fn, params, a)
-    if b.shape != out.shape:
-        raise ValueError(
-            f"{y_name}: expected the shape that apply_fn returns, {out.shape}; got {b.shape}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
-            "silently wrong."
-        )
-    return a, as_outputs(y_name, b, out.shape, out.dtype)
+    return a, as_targets_like(y_name, y, out.shape, out.dtype)
 
 
 def check_test(

@@ -1,0 +1,165 @@
+"""Checks of what is learned from: examples, kernels, targets and outputs."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from ntk_jax.checks.values import all_finite, as_array, check_finite, working_dtype
+from ntk_jax.compat import is_concrete
+from ntk_jax.types import Kernels
+
+
+def as_examples(name: str, x: object) -> Array:
+    """`x` as a real and finite array of two axes or more, whose rows are examples."""
+    x = as_array(name, x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: expected examples in rows, shape (n, ...) with at least two axes; got shape "
+            f"{x.shape}. Use {name}[:, None] for n examples of one feature, {name}[None] for one "
+            "example."
+        )
+    if x.size == 0:
+        raise ValueError(
+            f"{name}: expected at least one example with at least one feature; got shape {x.shape}."
+        )
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{name}: expected real values; got {x.dtype}. Stack real and imaginary parts as "
+            "features."
+        )
+    check_finite(name, x)
+    return x
+
+
+def as_example_pair(x1: object, x2: object) -> tuple[Array, Array | None]:
+    """Both sets of examples, of equal feature shape; `x2` may be None."""
+    x1 = as_examples("x1", x1)
+    if x2 is None:
+        return x1, None
+    x2 = as_examples("x2", x2)
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(
+            f"x2: expected examples shaped like those of x1, {x1.shape[1:]}; got {x2.shape[1:]}. "
+            "Both sets must go through the same preprocessing."
+        )
+    return x1, x2
+
+
+def as_kernel(name: str, k: object) -> Array:
+    """`k` as a finite kernel (n1, n2), (n1, n2, O) or (n1, n2, O, O), float32 at least."""
+    if isinstance(k, Kernels):
+        raise ValueError(
+            f"{name}: expected one kernel; got Kernels(nngp, ntk). Take one of the two, .nngp or "
+            ".ntk."
+        )
+    k = as_array(name, k)
+    if k.ndim not in (2, 3, 4) or (k.ndim == 4 and k.shape[2] != k.shape[3]):
+        raise ValueError(
+            f"{name}: expected a kernel of shape (n1, n2), (n1, n2, O) or (n1, n2, O, O); got "
+            f"{k.shape}."
+        )
+    if k.size == 0:
+        raise ValueError(
+            f"{name}: expected at least one example on each side; got shape {k.shape}."
+        )
+    if not jnp.issubdtype(k.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: expected floating-point values; got {k.dtype}. Convert with .astype(float)."
+        )
+    check_finite(name, k)
+    return k.astype(working_dtype(k.dtype))  # decompositions of half precision do not exist
+
+
+def check_symmetric(name: str, k: Array) -> None:
+    """Raise unless the matrix `k` (n, n) is square and symmetric to within rounding."""
+    if k.shape[0] != k.shape[1]:
+        raise ValueError(
+            f"{name}: expected a square kernel (n, n); got shape {k.shape}. Is it k_test_train?"
+        )
+    if not is_concrete(k):
+        return
+    with jax.ensure_compile_time_eval():
+        gap, scale = float(jnp.max(jnp.abs(k - k.T))), float(jnp.max(jnp.abs(k)))
+    if gap > float(jnp.finfo(k.dtype).eps) ** 0.5 * scale:
+        raise ValueError(
+            f"{name}: expected a symmetric kernel; got max |K - K.T| = {gap:.3g} with max |K| = "
+            f"{scale:.3g}. Build it with x2=None, or from the same rows in the same order on both "
+            "sides."
+        )
+
+
+def as_single_kernel(name: str, k: object) -> Array:
+    """`k` as a symmetric kernel (n, n), of one output or shared by all."""
+    k = as_kernel(name, k)
+    if k.ndim != 2:
+        raise ValueError(
+            f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
+        )
+    check_symmetric(name, k)
+    return k
+
+
+def as_targets(
+    name: str,
+    y: object,
+    num_rows: int,
+    dtype: DTypeLike,
+    num_outputs: int | None = None,
+    kernel: str = "a kernel with outputs",
+) -> Array:
+    """`y` as a finite array (n,) or (n, O), a row per example and the outputs that a kernel has."""
+    y = as_array(name, y)
+    if y.ndim not in (1, 2) or y.shape[0] != num_rows or y.size == 0:
+        raise ValueError(
+            f"{name}: expected one row per training example, shape ({num_rows},) or ({num_rows}, "
+            f"O); got {y.shape}."
+        )
+    if num_outputs is not None and y.size != num_rows * num_outputs:
+        raise ValueError(
+            f"{name}: expected shape ({num_rows}, {num_outputs}), for {kernel}; got {y.shape}. A "
+            "kernel with output axes fixes the number of outputs; one without is shared by all."
+        )
+    return _cast(name, y, dtype)
+
+
+def as_targets_like(name: str, y: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """`y` as a finite array of exactly the shape of the outputs of a network."""
+    y = as_array(name, y)
+    if y.shape != shape:
+        raise ValueError(
+            f"{name}: expected the shape that apply_fn returns, {shape}; got {y.shape}. Reshape "
+            "the targets (y[:, None] makes one output column): broadcasting would be silently "
+            "wrong."
+        )
+    return _cast(name, y, dtype)
+
+
+def as_outputs(name: str, f: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Network outputs `f`, a scalar or exactly of `shape`: (n,) against (n, 1) would broadcast to
+    (n, n).
+    """
+    f = as_array(name, f)
+    if f.ndim and f.shape != shape:
+        raise ValueError(
+            f"{name}: expected a scalar or shape {shape}, like the targets; got {f.shape}. Reshape "
+            "one of the two: broadcasting them against each other would be silently wrong."
+        )
+    return jnp.broadcast_to(_cast(name, f, dtype), shape)
+
+
+def _cast(name: str, values: Array, dtype: DTypeLike) -> Array:
+    """Real and finite values in the dtype of the kernel, whose range may be smaller."""
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):  # which a conversion would make real
+        raise ValueError(
+            f"{name}: expected real values; got {values.dtype}. Use two outputs, real and "
+            "imaginary part."
+        )
+    check_finite(name, values)
+    cast = values.astype(dtype)
+    if values.dtype.itemsize > cast.dtype.itemsize and is_concrete(cast) and not all_finite([cast]):
+        raise ValueError(
+            f"{name}: expected values in the range of the kernel's {cast.dtype}. Use float64 "
+            "kernels."
+        )
+    return cast

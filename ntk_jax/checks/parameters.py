@@ -1,0 +1,59 @@
+"""Checks of the parameters of a network."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ntk_jax.checks.values import all_finite, check_alive, check_finite
+from ntk_jax.compat import is_concrete
+from ntk_jax.types import Params
+
+
+def check_params(params: Params) -> None:
+    """Raise unless `params` is a non-empty pytree of floating-point arrays, and nothing else."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params: expected a pytree with at least one array; got an empty one.")
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = sorted(set(map(str, params)) - {"params"})
+        raise ValueError(
+            "params: expected parameters alone; got Flax variables that also hold "
+            f"{', '.join(others)}. Use apply_fn, params = ntk_jax.from_linen(model, variables), "
+            "which keeps those fixed."
+        )
+    for path, leaf in leaves:
+        _check_parameter(f"params{jax.tree_util.keystr(path)}", leaf)
+    # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
+    arrays = (
+        (path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves
+    )
+    known = [(path, leaf) for path, leaf in arrays if is_concrete(leaf)]
+    if known and not all_finite([leaf for _, leaf in known]):
+        for path, leaf in known:
+            check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
+
+
+def _check_parameter(name: str, leaf: object) -> None:
+    """Raise unless a leaf is a floating-point array of a dtype that JAX has."""
+    array = leaf if isinstance(leaf, Array) else np.asarray(leaf)
+    if array.dtype == np.dtype(object):
+        raise ValueError(
+            f"{name}: expected a floating-point array; got {type(leaf).__name__}. Of an Equinox "
+            "module, pass the first part of eqx.partition(model, eqx.is_inexact_array) and combine "
+            "it with the second in apply_fn."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: expected a floating-point array; got {array.dtype}. Pass what is trained, "
+            "and close over the rest."
+        )
+    if isinstance(array, Array):
+        check_alive(name, array)
+    elif array.dtype.itemsize > 8 or not array.dtype.isnative:
+        raise ValueError(
+            f"{name}: expected a dtype that JAX has; got {array.dtype}. Convert with "
+            ".astype(float)."
+        )
