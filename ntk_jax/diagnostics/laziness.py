@@ -17,7 +17,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.operator import ntk_operator
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
-from ntk_jax.operators.krylov import dominant_eigenvector
+from ntk_jax.operators.lanczos import dominant_eigenvector
 from ntk_jax.types import ApplyFn, Params
 
 # Products per Lanczos run, and runs at most: the space is kept small because each vector is as

@@ -2,7 +2,7 @@
 costs.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -13,7 +13,19 @@ from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, c
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, matmul, null_rcond, pseudo_solve, ridge_solve
 from ntk_jax.norms import magnitude
-from ntk_jax.types import Eigenmodes
+
+
+@runtime_checkable
+class Eigenmodes(Protocol):
+    """Eigenvalues, largest first, with eigenvectors in columns: all (`diagonalize`) or the first
+    (`top_eigenvalues`).
+    """
+
+    @property
+    def eigenvalues(self) -> Float[Array, " k"]: ...  # noqa: D102
+
+    @property
+    def eigenvectors(self) -> Float[Array, "n k"]: ...  # noqa: D102
 
 
 def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"]:

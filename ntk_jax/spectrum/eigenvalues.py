@@ -15,8 +15,8 @@ from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, symmetric_eigh
 from ntk_jax.matrix_functions import Basis, Function, trace
 from ntk_jax.norms import magnitude, norm
-from ntk_jax.operators.lanczos import BlockLanczos, Krylov, as_operator, multiply
-from ntk_jax.types import SymmetricOperator
+from ntk_jax.operators.block_lanczos import BlockLanczos, Krylov
+from ntk_jax.operators.symmetric import SymmetricOperator, as_operator, multiply
 
 
 class TopEigenvalues(NamedTuple):

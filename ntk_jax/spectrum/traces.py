@@ -15,8 +15,8 @@ from ntk_jax.checks import check_integer, check_number
 from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import default_rcond
 from ntk_jax.norms import standard_error
-from ntk_jax.operators.lanczos import Quadrature, as_operator, gauss_quadrature
-from ntk_jax.types import SymmetricOperator
+from ntk_jax.operators.lanczos import Quadrature, gauss_quadrature
+from ntk_jax.operators.symmetric import SymmetricOperator, as_operator
 
 
 class Estimate(NamedTuple):
