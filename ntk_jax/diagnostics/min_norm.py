@@ -1,6 +1,4 @@
-"""The shortest way to the targets in parameter space, without the Jacobian and without the
-kernel.
-"""
+"""The shortest way to the targets in parameter space, without forming Jacobian or kernel."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_outputs, check_integer, check_number
+from ntk_jax.checks import as_targets_of, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
@@ -39,8 +37,7 @@ def min_norm_displacement(
     max_steps: int = 1000,
     block_size: int = 256,
 ) -> Displacement:
-    """The smallest change of parameters with which the linearized network fits the targets, J⁺ (y -
-    f_0).
+    """The smallest change of parameters, J⁺ (y - f_0), with which the linearized network fits.
 
     It is where gradient descent on the linearized network ends. Found as Jᵀα with K α = y - f_0, K
     = J Jᵀ, by conjugate residuals: a product with K costs one backward and one forward-mode pass,
@@ -66,16 +63,19 @@ def min_norm_displacement(
 
     Reference: Hestenes, Stiefel 1952; Stiefel 1955 (conjugate residuals); Jacot, Gabriel, Hongler
     2018.
+
+    Example:
+        >>> network = lambda w, x: x @ w
+        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.array([5.0])
+        >>> shortest = ntk_jax.min_norm_displacement(network, jnp.zeros(2), x, y)
+        >>> print(np.round(shortest.params, 3), bool(shortest.converged))
+        [0.6 0.8] True
     """
     check_number("tolerance", tolerance, strict=True)
     check_integer("max_steps", max_steps, minimum=1)
     op = ntk_operator(apply_fn, params_0, x, block_size=block_size)
     out = jax.eval_shape(apply_fn, op.params, op.x1)
-    if jnp.shape(y) != out.shape:
-        raise ValueError(
-            f"y: expected the shape that apply_fn returns, {out.shape}; got {jnp.shape(y)}."
-        )
-    targets = as_outputs("y", y, out.shape, op.dtype)
+    targets = as_targets_of("y", y, out, op.dtype)
     arrays, limit = (op.params, op.x1, None), jnp.asarray(tolerance, op.dtype)
     with forward_mode("min_norm_displacement"):
         found = _solve(
@@ -100,7 +100,7 @@ def _solve(
     return Displacement(_pull_back(op, alpha), alpha, residual, found.converged, found.num_steps)
 
 
-def _pull_back(op: KernelOperator, alpha: Array) -> Any:
+def _pull_back(op: KernelOperator, alpha: Array) -> Params:
     """Jᵀ alpha."""
     out, vjp = jax.vjp(lambda p: op.apply_fn(p, op.x1), op.params)
     return vjp(alpha.astype(out.dtype))[0]

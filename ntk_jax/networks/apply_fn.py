@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax import nnx
+from jax import Array
 
-from ntk_jax.checks import all_finite
+from ntk_jax.checks import all_finite, as_examples, as_targets_of
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
+from ntk_jax.types import ApplyFn, Params
 
 
 def check_apply_fn(apply_fn: Any, params: Any) -> None:
@@ -46,6 +49,14 @@ def check_apply_fn(apply_fn: Any, params: Any) -> None:
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}"
         )
+
+
+def examples_and_targets(
+    apply_fn: ApplyFn, params: Params, x: Any, y: Any, suffix: str = ""
+) -> tuple[Array, Array]:
+    """Examples, and targets of exactly the shape that the network returns for them."""
+    a = as_examples(f"x{suffix}", x)
+    return a, as_targets_of(f"y{suffix}", y, jax.eval_shape(apply_fn, params, a))
 
 
 def _is_equinox(value: Any) -> bool:

@@ -40,6 +40,13 @@ def alignment(
             centering), like y.
 
     Reference: Cristianini et al. 2001; centered: Cortes, Mohri, Rostamizadeh 2012.
+
+    Example:
+        >>> y = jnp.array([1.0, -1.0, 2.0])
+        >>> round(float(ntk_jax.alignment(jnp.outer(y, y), y)), 3)
+        1.0
+        >>> round(float(ntk_jax.alignment(jnp.eye(3), y)), 3)
+        0.577
     """
     kernel = as_kernel("k", k)
     matrix = as_matrix(kernel)
@@ -76,6 +83,11 @@ def centered_alignment(
         ValueError: shapes differ, not symmetric, or zero after centering.
 
     Reference: Cortes, Mohri, Rostamizadeh 2012, eq. 2; Kornblith et al. 2019, eq. 3.
+
+    Example:
+        >>> x = jnp.array([[0.0], [1.0], [3.0]])
+        >>> round(float(ntk_jax.centered_alignment(x @ x.T, 5 * x @ x.T + 2)), 3)
+        1.0
     """
     a, b = _plain("k1", k1), _plain("k2", k2)
     if a.shape != b.shape:
@@ -99,6 +111,12 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     Raises:
         ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction;
             cosines above 1.
+
+    Example:
+        >>> k = jnp.array([[4.0, 1.0], [1.0, 1.0]])
+        >>> print(np.round(ntk_jax.cosine(k), 3))
+        [[1.  0.5]
+         [0.5 1. ]]
     """
     k = _plain("k", k)
     _check_pairs("k", k)
@@ -124,6 +142,12 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
 
     Raises:
         ValueError: not square or symmetric; pairs whose squared distance would be negative.
+
+    Example:
+        >>> k = jnp.array([[4.0, 1.0], [1.0, 1.0]])
+        >>> print(np.round(ntk_jax.kernel_distance(k), 3))
+        [[0.    1.732]
+         [1.732 0.   ]]
     """
     k = _plain("k", k)
     _check_pairs("k", k)
