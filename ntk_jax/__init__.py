@@ -1,5 +1,7 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and training under them."""
 
+import importlib.metadata as _metadata
+
 from ntk_jax import duals as duals
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
 from ntk_jax.diagnostics.change import TaylorGap as TaylorGap
@@ -15,6 +17,7 @@ from ntk_jax.diagnostics.evolution import kernel_velocity as kernel_velocity
 from ntk_jax.diagnostics.influence import single_step_influence as single_step_influence
 from ntk_jax.diagnostics.laziness import Laziness as Laziness
 from ntk_jax.diagnostics.laziness import laziness as laziness
+from ntk_jax.diagnostics.min_norm import Displacement as Displacement
 from ntk_jax.diagnostics.min_norm import min_norm_displacement as min_norm_displacement
 from ntk_jax.dynamics.any_loss import Flow as Flow
 from ntk_jax.dynamics.any_loss import gradient_flow as gradient_flow
@@ -27,10 +30,13 @@ from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
 from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
+from ntk_jax.finite.explain import Explanation as Explanation
+from ntk_jax.finite.explain import LayerRow as LayerRow
 from ntk_jax.finite.explain import explain_ntk as explain_ntk
 from ntk_jax.finite.features.features import TangentFeatures as TangentFeatures
 from ntk_jax.finite.linearize import linearize as linearize
 from ntk_jax.finite.linearize import taylor_expand as taylor_expand
+from ntk_jax.finite.monte_carlo import MonteCarlo as MonteCarlo
 from ntk_jax.finite.monte_carlo import monte_carlo_estimates as monte_carlo_estimates
 from ntk_jax.finite.monte_carlo import monte_carlo_kernels as monte_carlo_kernels
 from ntk_jax.finite.operator import KernelOperator as KernelOperator
@@ -90,19 +96,25 @@ from ntk_jax.spectrum.eigenvalues import TopEigenvalues as TopEigenvalues
 from ntk_jax.spectrum.eigenvalues import effective_rank as effective_rank
 from ntk_jax.spectrum.eigenvalues import eigenvalues as eigenvalues
 from ntk_jax.spectrum.eigenvalues import top_eigenvalues as top_eigenvalues
-from ntk_jax.spectrum.traces import Estimate as Estimate
-from ntk_jax.spectrum.traces import SpectralDensity as SpectralDensity
-from ntk_jax.spectrum.traces import log_determinant as log_determinant
-from ntk_jax.spectrum.traces import spectral_density as spectral_density
-from ntk_jax.spectrum.traces import stochastic_trace as stochastic_trace
+from ntk_jax.spectrum.stochastic_traces import Estimate as Estimate
+from ntk_jax.spectrum.stochastic_traces import SpectralDensity as SpectralDensity
+from ntk_jax.spectrum.stochastic_traces import log_determinant as log_determinant
+from ntk_jax.spectrum.stochastic_traces import spectral_density as spectral_density
+from ntk_jax.spectrum.stochastic_traces import stochastic_trace as stochastic_trace
 from ntk_jax.training.compare import Comparison as Comparison
+from ntk_jax.training.compare import Curves as Curves
 from ntk_jax.training.compare import compare as compare
-from ntk_jax.training.ensemble import EnsembleHistory as EnsembleHistory
-from ntk_jax.training.ensemble import train_ensemble as train_ensemble
 from ntk_jax.training.parameter_flow import parameter_flow as parameter_flow
 from ntk_jax.training.record import History as History
 from ntk_jax.training.train import train as train
+from ntk_jax.training.train_ensemble import EnsembleHistory as EnsembleHistory
+from ntk_jax.training.train_ensemble import train_ensemble as train_ensemble
 from ntk_jax.types import ApplyFn as ApplyFn
 from ntk_jax.types import KernelFn as KernelFn
 from ntk_jax.types import Kernels as Kernels
 from ntk_jax.types import Params as Params
+
+try:
+    __version__ = _metadata.version("ntk-jax")
+except _metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "unknown"

@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -25,41 +25,15 @@ ApplyFn: TypeAlias = Callable[[Params, ArrayLike], Array]
 
 
 class Kernels(NamedTuple):
-    """The two kernels of a network: covariance of its outputs at initialization, and its tangent
-    kernel.
-    """
+    """The two kernels of a network: covariance of its initial outputs, and tangent kernel."""
 
     nngp: Float[Array, "n1 n2"]
     ntk: Float[Array, "n1 n2"]
 
 
-KernelFn: TypeAlias = Callable[..., Kernels | Array]
-"""`kernel_fn(x1, x2=None)` -> one kernel or `Kernels`; x2=None means x1 again."""
+K = TypeVar("K", Array, Kernels)
 
-
-@runtime_checkable
-class SymmetricOperator(Protocol):
-    """A symmetric matrix that need not be formed: `op @ v` for columns v (n, b), `shape` (n, n) and
-    `dtype`.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def dtype(self) -> Any: ...  # noqa: D102
-
-    def __matmul__(self, v: Any, /) -> Any: ...
-
-
-@runtime_checkable
-class Eigenmodes(Protocol):
-    """Eigenvalues, largest first, with eigenvectors in columns: all (`diagonalize`) or the first
-    (`top_eigenvalues`).
-    """
-
-    @property
-    def eigenvalues(self) -> Float[Array, " k"]: ...  # noqa: D102
-
-    @property
-    def eigenvectors(self) -> Float[Array, "n k"]: ...  # noqa: D102
+KernelFn: TypeAlias = Callable[..., K]
+"""`kernel_fn(x1, x2=None)` -> one kernel, `KernelFn[Array]`, or both, `KernelFn[Kernels]`; x2=None
+means x1 again.
+"""

@@ -1,6 +1,4 @@
-"""How far training has left the kernel regime: movement of weights, Jacobian and kernel, and the
-gap to the Taylor line.
-"""
+"""How far training has left the kernel regime: weights, Jacobian, kernel, and gap to Taylor."""
 
 from typing import NamedTuple
 
@@ -59,6 +57,13 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
         ValueError: the two pytrees differ in structure.
 
     Reference: Chizat, Oyallon, Bach 2019, section 1; Lee et al. 2019, figure S6.
+
+    Example:
+        >>> start = {"a": {"w": jnp.array([3.0, 4.0])}, "b": {"w": jnp.array([12.0])}}
+        >>> now = {"a": {"w": jnp.array([3.0, 3.0])}, "b": {"w": jnp.array([12.0])}}
+        >>> change = ntk_jax.relative_change(now, start)
+        >>> round(float(change.total), 3), round(float(change.by_layer["a"]), 3)
+        (0.077, 0.2)
     """
     _check_same(params, params_0)
     total, by_layer = _changes(params, params_0)
@@ -79,7 +84,7 @@ def _changes(params: Params, params_0: Params) -> tuple[Array, list[Array]]:
     def change(of: list[int]) -> Array:
         return norm_ratio(*(jnp.stack([norms[i] for i in of]) for norms in (moved, start)))
 
-    return change(list(range(len(pairs)))), [change(own) for own in _layers(params).values()]
+    return change(list(range(len(pairs)))), [change(layer) for layer in _layers(params).values()]
 
 
 def _layers(params: Params) -> dict[str, list[int]]:
@@ -108,6 +113,10 @@ def kernel_change(
         ValueError: the shapes differ; NaN or infinite entries.
 
     Reference: Fort et al. 2020, section 3, without their normalization of both kernels.
+
+    Example:
+        >>> round(float(ntk_jax.kernel_change(1.1 * jnp.eye(2), jnp.eye(2))), 3)
+        0.1
     """
     k, k_0 = (as_array(name, value) for name, value in (("k", k), ("k_0", k_0)))
     if k.shape != k_0.shape:
@@ -149,6 +158,13 @@ def jacobian_change(
         ValueError: as `empirical_ntk`; the two pytrees differ.
 
     Reference: Chizat, Oyallon, Bach 2019, section 1.1.
+
+    Example:
+        >>> network = lambda w, x: x**2 * w**2
+        >>> now, start = jnp.array(1.1), jnp.array(1.0)
+        >>> change = ntk_jax.jacobian_change(network, now, start, jnp.ones((1, 1)))
+        >>> round(float(change), 3)
+        0.1
     """
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)
@@ -203,6 +219,12 @@ def taylor_gap(
         ValueError: as `empirical_ntk`.
 
     Reference: Lee et al. 2019, eq. 3 and theorem 2.1.
+
+    Example:
+        >>> network = lambda w, x: x * w**2
+        >>> gap = ntk_jax.taylor_gap(network, jnp.array(1.5), jnp.array(1.0), jnp.ones((1, 1)))
+        >>> round(float(gap.absolute), 3), round(float(gap.relative), 3)
+        (0.25, 0.2)
     """
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)

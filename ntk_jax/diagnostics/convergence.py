@@ -82,6 +82,13 @@ def check_limit(
 
     Reference: Jacot et al. 2018 (theorem 1), Arora et al. 2019 (theorem 3.1); the rate: Huang, Yau
     2020.
+
+    Example:
+        >>> model = lambda width: ntk_jax.MLP((width,))
+        >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+        >>> check = ntk_jax.check_limit(model, x, widths=(8, 64), key=jax.random.key(0))
+        >>> check.errors.shape, bool(check.rms[1] < check.rms[0])
+        ((2, 32), True)
     """
     check_option("draw", draw, ("initializer", "gaussian"))
     check_integer("num_samples", num_samples, minimum=2)

@@ -1,9 +1,7 @@
-"""The kernel of a network while it trains: how far it moves, how fast, in which layers, and towards
-what.
-"""
+"""The kernel of a network while it trains: how far it moves, how fast, where and towards what."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_examples, as_targets_like, check_params
+from ntk_jax.checks import as_examples, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change
 from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
-from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
+from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
 from ntk_jax.norms import norm_ratio
 from ntk_jax.spectrum.alignment import alignment
 from ntk_jax.spectrum.eigenvalues import effective_rank
@@ -73,8 +71,20 @@ def kernel_evolution(
 
     Reference: Fort et al. 2020, section 3 (change, velocity); Baratin et al. 2021, section 3
     (alignment by class).
+
+    Example:
+        >>> network = lambda w, x: x * w**2
+        >>> describe = ntk_jax.kernel_evolution(network, jnp.array(1.0), jnp.array([[1.0], [2.0]]))
+        >>> record = describe(jnp.array(2.0))  # K = 4 w² x x'
+        >>> round(float(record.change), 3), round(float(record.effective_rank), 3)
+        (3.0, 1.0)
     """
-    examples, targets = _check(apply_fn, params_0, x, y)
+    check_apply_fn(apply_fn, params_0)
+    check_params(params_0)
+    if y is None:
+        examples, targets = as_examples("x", x), None
+    else:
+        examples, targets = examples_and_targets(apply_fn, params_0, x, y)
     by_layer_0 = _by_layer(apply_fn, params_0, examples)
 
     def describe(params: Params) -> KernelRecord:
@@ -136,24 +146,22 @@ def kernel_velocity(
         ValueError: bad examples or parameters; targets whose shape is not that of the outputs.
 
     Reference: Fort et al. 2020, section 3 (there between two steps).
+
+    Example:
+        >>> network = lambda w, x: x * w**2
+        >>> x, y = jnp.ones((1, 1)), jnp.full((1, 1), 2.0)
+        >>> round(float(ntk_jax.kernel_velocity(network, jnp.array(1.0), x, y)), 3)
+        4.0
     """
-    examples, targets = _check(apply_fn, params, x, y)
+    check_apply_fn(apply_fn, params)
+    check_params(params)
+    examples, targets = examples_and_targets(apply_fn, params, x, y)
     params = jax.tree.map(jnp.asarray, params)
     out, vjp = jax.vjp(lambda p: apply_fn(p, examples), params)
     (direction,) = vjp((targets - out) / out.size)
     with forward_mode("kernel_velocity"):
         k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, examples), (params,), (direction,))
     return norm_ratio(k_dot, k)
-
-
-def _check(apply_fn: ApplyFn, params: Params, x: Any, y: Any) -> tuple[Array, Any]:
-    check_apply_fn(apply_fn, params)
-    check_params(params)
-    examples = as_examples("x", x)
-    if y is None:
-        return examples, None
-    out = jax.eval_shape(apply_fn, params, examples)
-    return examples, as_targets_like("y", y, out.shape, out.dtype)
 
 
 def _by_layer(apply_fn: ApplyFn, params: Params, x: Array) -> dict[str, Float[Array, "n n O"]]:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_examples, as_targets_like, check_params
+from ntk_jax.checks import check_params
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.losses import LossFn, loss_function
-from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs
+from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, examples_and_targets
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -21,14 +21,14 @@ def single_step_influence(
     *,
     loss: str | LossFn = "mse",
 ) -> Float[jax.Array, "n_test n *O"]:
-    """How fast a gradient step on each training example moves each test output, per unit of
-    learning rate.
+    """How fast a gradient step on each training example moves each test output.
 
-        influence[i, j] = -K(x_test_i, x_j) ∂L/∂f(x_j) = lim (f(x_test_i; params - h ∂L_j/∂params) -
-        f(x_test_i; params)) / h
+        influence[i, j] = -K(x_test_i, x_j) ∂L/∂f(x_j)
+                        = lim (f(x_test_i; params - h ∂L_j/∂params) - f(x_test_i; params)) / h
 
-    where L_j is the share of example j in the loss, so that the sum over j is df_test/dt of
-    gradient flow. The kernel is the influence; the residual ∂L/∂f drives it.
+    per unit h of the learning rate, where L_j is the share of example j in the loss, so that the
+    sum over j is df_test/dt of gradient flow. The kernel is the influence; the residual ∂L/∂f
+    drives it.
 
     Args:
         apply_fn: `apply_fn(params, x)`.
@@ -45,12 +45,18 @@ def single_step_influence(
         ValueError: targets whose shape is not that of the outputs, and as `empirical_ntk`.
 
     Reference: Koh, Liang 2017, without the inverse Hessian; Pruthi et al. 2020 (one step).
+
+    Example:
+        >>> network = lambda w, x: x @ w
+        >>> x, y = jnp.eye(2), jnp.array([1.0, 3.0])
+        >>> influence = ntk_jax.single_step_influence(network, jnp.zeros(2), jnp.ones((1, 2)), x, y)
+        >>> print(np.round(influence, 3))
+        [[0.5 1.5]]
     """
     check_apply_fn(apply_fn, params)
     check_params(params)
-    a = as_examples("x", x)
+    a, targets = examples_and_targets(apply_fn, params, x, y)
     f = check_outputs(apply_fn(params, a))
-    targets = as_targets_like("y", y, f.shape, f.dtype)
     slope = jax.grad(loss_function(loss, targets))(f, targets).reshape(f.shape[0], -1)
     k = empirical_ntk(apply_fn, params, x_test, a, outputs="full")
     influence = -jnp.einsum("ijop,jp->ijo", k, slope.astype(k.dtype), precision="highest")

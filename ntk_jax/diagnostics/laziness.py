@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.operator import ntk_operator
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
-from ntk_jax.operators.krylov import dominant_eigenvector
+from ntk_jax.operators.lanczos import dominant_eigenvector
 from ntk_jax.types import ApplyFn, Params
 
 # Products per Lanczos run, and runs at most: the space is kept small because each vector is as
@@ -90,6 +90,13 @@ def laziness(
             that is zero.
 
     Reference: Chizat, Oyallon, Bach 2019, eq. 4 and section 1.1.
+
+    Example:
+        >>> network = lambda w, x: x * w**2
+        >>> x, y = jnp.ones((1, 1)), jnp.full((1, 1), 3.0)
+        >>> lazy = ntk_jax.laziness(network, jnp.array([1.0]), x, y)
+        >>> print(*(round(float(v), 3) for v in lazy))  # kappa, |f - y|, |Df|, |D²f|, error
+        1.0 2.0 2.0 2.0 0.0
     """
     check_option("norm", norm, ["operator", "frobenius"])
     check_integer("num_starts", num_starts, minimum=1)
@@ -117,8 +124,7 @@ def laziness(
     if is_concrete(jacobian) and not jacobian > 0:
         raise ValueError(
             "laziness: expected a network whose outputs depend on its parameters; got a Jacobian "
-            "of 0 at these "
-            "parameters and examples. Is the readout, or every input, exactly zero?"
+            "of 0 at these parameters and examples. Is the readout, or every input, exactly zero?"
         )
     unit = residual / jacobian**2
     return Laziness(unit * hessian, residual, jacobian, hessian, unit * spread)
@@ -133,7 +139,7 @@ class _Derivatives(NamedTuple):
     bend: Callable[[Array, Array], Array]  # Σ_i c_i ∇²f_i u
     num_params: int
     num_entries: int
-    dtype: Any
+    dtype: jnp.dtype
 
 
 def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
@@ -163,31 +169,31 @@ def _operator_norms(
     with jax.default_matmul_precision("highest"):
         d = _derivatives(apply_fn, params, x)
         c_key, u_key = jax.random.split(key)
-        c, u = (
-            jax.random.normal(c_key, (d.num_entries,), d.dtype),
-            jax.random.normal(u_key, (d.num_params,), d.dtype),
-        )
+        c = jax.random.normal(c_key, (d.num_entries,), d.dtype)
+        u = jax.random.normal(u_key, (d.num_params,), d.dtype)
 
-        def run(_: Any, c: Array) -> Array:
+        def run(_: int, c: Array) -> Array:
             return dominant_eigenvector(
                 lambda v: d.push(d.pull(v)), c, min(LANCZOS_STEPS, d.num_entries)
             )[1]
 
         jacobian = jnp.linalg.norm(d.pull(jax.lax.fori_loop(0, 10, run, c)))
 
-        def alone(entry: Array) -> Array:
+        def curvature(entry: Array) -> Array:
             """The spectral norm of the Hessian of one output of one example, roughly."""
-            own = _derivatives(apply_fn, params, x[entry // num_outputs][None])
+            of_one = _derivatives(apply_fn, params, x[entry // num_outputs][None])
             unit = jax.nn.one_hot(entry % num_outputs, num_outputs, dtype=d.dtype)
-            return jnp.abs(dominant_eigenvector(lambda v: own.bend(unit, v), u, 4)[0])
+            return jnp.abs(dominant_eigenvector(lambda v: of_one.bend(unit, v), u, 4)[0])
 
         num_outputs = d.num_entries // x.shape[0]
-        sizes = jax.lax.map(alone, jnp.arange(d.num_entries))
+        sizes = jax.lax.map(curvature, jnp.arange(d.num_entries))
         starts = jax.nn.one_hot(jax.lax.top_k(sizes, num_starts)[1], d.num_entries, dtype=d.dtype)
         return jacobian, jnp.max(jax.lax.map(lambda c: _second_norm(d, c, u), starts))
 
 
 class _State(NamedTuple):
+    """Outputs c and direction u, |D²f[u, u]| now and before the last run, and runs so far."""
+
     c: Array
     u: Array
     norm: Array
@@ -197,6 +203,7 @@ class _State(NamedTuple):
 
 def _second_norm(d: _Derivatives, c: Array, u: Array) -> Array:
     """The local maximum of |D²f[u, u]| over unit u that is reached from the outputs c."""
+    # Smaller rises are rounding, and would keep the loop going up to MAX_RUNS.
     precision = 100 * jnp.finfo(d.dtype).eps
 
     def going(s: _State) -> Array:

@@ -1,6 +1,4 @@
-"""The shortest way to the targets in parameter space, without the Jacobian and without the
-kernel.
-"""
+"""The shortest way to the targets in parameter space, without forming Jacobian or kernel."""
 
 from typing import Any, NamedTuple
 
@@ -15,13 +13,12 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
+from ntk_jax.operators.conjugate_residuals import conjugate_residuals
 from ntk_jax.types import ApplyFn, Params
 
 
 class Displacement(NamedTuple):
-    """A displacement Jᵀα of the parameters, its coefficients α, the residual that is left, and how
-    the solver ended.
-    """
+    """A displacement Jᵀα of the parameters, its coefficients α, and how the solver ended."""
 
     params: Params
     coefficients: Array
@@ -40,8 +37,7 @@ def min_norm_displacement(
     max_steps: int = 1000,
     block_size: int = 256,
 ) -> Displacement:
-    """The smallest change of parameters with which the linearized network fits the targets, J⁺ (y -
-    f_0).
+    """The smallest change of parameters, J⁺ (y - f_0), with which the linearized network fits.
 
     It is where gradient descent on the linearized network ends. Found as Jᵀα with K α = y - f_0, K
     = J Jᵀ, by conjugate residuals: a product with K costs one backward and one forward-mode pass,
@@ -67,6 +63,13 @@ def min_norm_displacement(
 
     Reference: Hestenes, Stiefel 1952; Stiefel 1955 (conjugate residuals); Jacot, Gabriel, Hongler
     2018.
+
+    Example:
+        >>> network = lambda w, x: x @ w
+        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.array([5.0])
+        >>> shortest = ntk_jax.min_norm_displacement(network, jnp.zeros(2), x, y)
+        >>> print(np.round(shortest.params, 3), bool(shortest.converged))
+        [0.6 0.8] True
     """
     check_number("tolerance", tolerance, strict=True)
     check_integer("max_steps", max_steps, minimum=1)
@@ -83,16 +86,6 @@ def min_norm_displacement(
     return found
 
 
-class _State(NamedTuple):
-    alpha: Array
-    residual: Array
-    k_residual: Array
-    direction: Array
-    k_direction: Array
-    rho: Array  # residualᵀ K residual = |Jᵀ residual|²
-    step: Array
-
-
 @compiled
 def _solve(
     apply_fn: Reading, arrays: Any, y: Array, tolerance: Array, *, max_steps: int, **options: Any
@@ -100,38 +93,14 @@ def _solve(
     params, x1, x2 = arrays
     op = KernelOperator(params, x1, x2, apply_fn, **options)
     f_0 = op.apply_fn(op.params, op.x1).astype(op.dtype)
-    start = (y - f_0).reshape(-1)
-    k_start = op @ start
-    rho_0 = jnp.vdot(start, k_start)
-
-    def going(state: _State) -> Array:
-        return (state.rho > tolerance**2 * rho_0) & (state.step < max_steps)
-
-    def step(state: _State) -> _State:
-        length = state.rho / jnp.vdot(state.k_direction, state.k_direction)
-        residual = state.residual - length * state.k_direction
-        k_residual = op @ residual
-        rho = jnp.vdot(residual, k_residual)
-        turn = rho / state.rho
-        return _State(
-            state.alpha + length * state.direction,
-            residual,
-            k_residual,
-            residual + turn * state.direction,
-            k_residual + turn * state.k_direction,
-            rho,
-            state.step + 1,
-        )
-
-    first = _State(jnp.zeros_like(start), start, k_start, start, k_start, rho_0, jnp.asarray(0))
-    last = jax.lax.while_loop(going, step, first)
-    alpha, converged = last.alpha.reshape(f_0.shape), last.rho <= tolerance**2 * rho_0
-    return Displacement(
-        _pull_back(op, alpha), alpha, last.residual.reshape(f_0.shape), converged, last.step
+    found = conjugate_residuals(
+        lambda v: op @ v, (y - f_0).reshape(-1), tolerance=tolerance, max_steps=max_steps
     )
+    alpha, residual = (v.reshape(f_0.shape) for v in (found.value, found.residual))
+    return Displacement(_pull_back(op, alpha), alpha, residual, found.converged, found.num_steps)
 
 
-def _pull_back(op: KernelOperator, alpha: Array) -> Any:
+def _pull_back(op: KernelOperator, alpha: Array) -> Params:
     """Jᵀ alpha."""
     out, vjp = jax.vjp(lambda p: op.apply_fn(p, op.x1), op.params)
     return vjp(alpha.astype(out.dtype))[0]

@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ntk_jax.checks import all_finite
+from ntk_jax.checks import all_finite, as_examples, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
+from ntk_jax.types import ApplyFn, Params
 
 
 def check_apply_fn(apply_fn: object, params: object) -> None:
@@ -41,6 +42,15 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}"
         )
+
+
+def examples_and_targets(
+    apply_fn: ApplyFn, params: Params, x: Any, y: Any, suffix: str = ""
+) -> tuple[Array, Array]:
+    """Examples, and targets of exactly the shape that the network returns for them."""
+    a = as_examples(f"x{suffix}", x)
+    out = jax.eval_shape(apply_fn, params, a)
+    return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
 
 
 def _is_equinox(value: object) -> bool:

@@ -1,1 +1,1 @@
-"""Matrices that are only multiplied with, and what products with them tell."""
+"""Matrices that are only multiplied, and what products with them tell."""

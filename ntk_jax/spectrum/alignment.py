@@ -39,6 +39,13 @@ def alignment(
             centering), like y.
 
     Reference: Cristianini et al. 2001; centered: Cortes, Mohri, Rostamizadeh 2012.
+
+    Example:
+        >>> y = jnp.array([1.0, -1.0, 2.0])
+        >>> round(float(ntk_jax.alignment(jnp.outer(y, y), y)), 3)
+        1.0
+        >>> round(float(ntk_jax.alignment(jnp.eye(3), y)), 3)
+        0.577
     """
     kernel = as_kernel("k", k)
     matrix = as_matrix(kernel)
@@ -75,6 +82,11 @@ def centered_alignment(
         ValueError: shapes differ, not symmetric, or zero after centering.
 
     Reference: Cortes, Mohri, Rostamizadeh 2012, eq. 2; Kornblith et al. 2019, eq. 3.
+
+    Example:
+        >>> x = jnp.array([[0.0], [1.0], [3.0]])
+        >>> round(float(ntk_jax.centered_alignment(x @ x.T, 5 * x @ x.T + 2)), 3)
+        1.0
     """
     a, b = as_single_kernel("k1", k1), as_single_kernel("k2", k2)
     if a.shape != b.shape:
@@ -98,6 +110,12 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     Raises:
         ValueError: not square or symmetric; a diagonal entry that is not above 0 has no direction;
             cosines above 1.
+
+    Example:
+        >>> k = jnp.array([[4.0, 1.0], [1.0, 1.0]])
+        >>> print(np.round(ntk_jax.cosine(k), 3))
+        [[1.  0.5]
+         [0.5 1. ]]
     """
     k = as_single_kernel("k", k)
     _check_pairs("k", k)
@@ -123,6 +141,12 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
 
     Raises:
         ValueError: not square or symmetric; pairs whose squared distance would be negative.
+
+    Example:
+        >>> k = jnp.array([[4.0, 1.0], [1.0, 1.0]])
+        >>> print(np.round(ntk_jax.kernel_distance(k), 3))
+        [[0.    1.732]
+         [1.732 0.   ]]
     """
     k = as_single_kernel("k", k)
     _check_pairs("k", k)

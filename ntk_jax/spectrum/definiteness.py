@@ -74,6 +74,12 @@ def definiteness(
         ValueError: not a finite symmetric kernel, or not PSD beyond rounding.
 
     Reference: Jacot et al. 2018, proposition 2 (for which inputs the limit is definite).
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> report = ntk_jax.definiteness(x @ x.T)
+        >>> report.rank, report.positive_definite, report.duplicates.tolist()
+        (2, False, [[1, 2]])
     """
     kernel = as_kernel("k", k)
     matrices = as_matrices(kernel)

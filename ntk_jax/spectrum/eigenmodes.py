@@ -2,7 +2,7 @@
 costs.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,7 +14,19 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, matmul, null_rcond
 from ntk_jax.modes.solves import pseudo_solve, ridge_solve
 from ntk_jax.norms import magnitude
-from ntk_jax.types import Eigenmodes
+
+
+@runtime_checkable
+class Eigenmodes(Protocol):
+    """Eigenvalues, largest first, with eigenvectors in columns: all (`diagonalize`) or the first
+    (`top_eigenvalues`).
+    """
+
+    @property
+    def eigenvalues(self) -> Float[Array, " k"]: ...  # noqa: D102
+
+    @property
+    def eigenvectors(self) -> Float[Array, "n k"]: ...  # noqa: D102
 
 
 def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"]:
@@ -36,6 +48,11 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
             would grow.
 
     Reference: Lee et al. 2019, eq. 8; Jacot, Gabriel, Hongler 2018, section 5.
+
+    Example:
+        >>> modes = ntk_jax.diagonalize(jnp.diag(jnp.array([4.0, 1.0, 0.5])))
+        >>> print(np.round(ntk_jax.learning_times(modes), 3))
+        [0.75 3.   6.  ]
     """
     check_integer("num_outputs", num_outputs, minimum=1)
     s = modes.eigenvalues
@@ -65,6 +82,11 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
         ValueError: targets that do not fit, or are zero.
 
     Reference: Canatar, Bordelon, Pehlevan 2021, eq. 6.
+
+    Example:
+        >>> modes = ntk_jax.diagonalize(jnp.diag(jnp.array([4.0, 1.0, 0.5])))
+        >>> print(np.round(ntk_jax.cumulative_power(modes, jnp.array([3.0, 4.0, 0.0])), 3))
+        [0.36 1.   1.  ]
     """
     vectors = modes.eigenvectors
     if vectors.ndim != 2:
@@ -106,6 +128,11 @@ def rkhs_norm(
         ValueError: as `kernel_regression`.
 
     Reference: Bartlett, Mendelson 2002, lemma 22; Arora et al. 2019, theorem 5.1.
+
+    Example:
+        >>> k = jnp.diag(jnp.array([4.0, 1.0]))
+        >>> round(float(ntk_jax.rkhs_norm(k, jnp.array([2.0, 1.0]))), 3)
+        1.414
     """
     kernel = as_kernel("k_train_train", k_train_train)
     check_number("diag_reg", diag_reg, max_ndim=0)

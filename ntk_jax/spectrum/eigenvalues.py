@@ -16,8 +16,8 @@ from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, psd_basi
 from ntk_jax.matrix_functions.basis import Basis, Function
 from ntk_jax.matrix_functions.functions import trace
 from ntk_jax.norms import magnitude, norm
-from ntk_jax.operators.lanczos import BlockLanczos, Krylov, as_operator, multiply
-from ntk_jax.types import SymmetricOperator
+from ntk_jax.operators.block_lanczos import BlockLanczos, Krylov
+from ntk_jax.operators.symmetric import SymmetricOperator, as_operator, multiply
 
 
 class TopEigenvalues(NamedTuple):
@@ -42,6 +42,10 @@ def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
 
     Raises:
         ValueError: not square, symmetric or finite.
+
+    Example:
+        >>> print(np.round(ntk_jax.eigenvalues(jnp.array([[2.0, 1.0], [1.0, 2.0]])), 3))
+        [3. 1.]
     """
     matrix = as_matrix(as_kernel("k", k))
     check_symmetric("k", matrix)
@@ -83,6 +87,12 @@ def top_eigenvalues(
         ValueError: not square, or `num` not between 1 and n.
 
     Reference: Golub, Underwood 1977; Musco, Musco 2015 (what the start block guarantees).
+
+    Example:
+        >>> k = jnp.diag(jnp.arange(1.0, 21.0))
+        >>> top = ntk_jax.top_eigenvalues(k, 2, key=jax.random.key(0))
+        >>> print(np.round(top.eigenvalues, 3), top.eigenvectors.shape)
+        [20. 19.] (20, 2)
     """
     operator = as_operator("k", k)
     n, dtype = operator.shape[0], jnp.dtype(operator.dtype)
@@ -159,6 +169,13 @@ def effective_rank(
         ValueError: not symmetric and positive semi-definite to within rounding; zero; unknown kind.
 
     Reference: Roy, Vetterli 2007 (entropy).
+
+    Example:
+        >>> round(float(ntk_jax.effective_rank(jnp.eye(4))), 3)
+        4.0
+        >>> k = jnp.diag(jnp.array([3.0, 1.0]))
+        >>> round(float(ntk_jax.effective_rank(k, kind="participation")), 3)
+        1.6
     """
     check_option("kind", kind, ("entropy", "participation"))
     matrix = as_matrix(as_kernel("k", k))

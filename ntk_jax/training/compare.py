@@ -100,6 +100,19 @@ def compare(
         ValueError: a history without outputs; predictions at other times or of other shapes.
 
     Reference: Lee et al. 2019, figures 3, 4 and S5.
+
+    Example:
+        >>> import optax
+        >>> network, x, y = lambda w, x: x @ w, jnp.eye(2), jnp.array([1.0, -1.0])
+        >>> history = ntk_jax.train(
+        ...     network, jnp.zeros(2), x, y, optimizer=optax.sgd(1.0), num_steps=2,
+        ...     record_outputs=True, progress=False,
+        ... )
+        >>> modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(network, jnp.zeros(2), x))
+        >>> prediction = ntk_jax.gradient_descent_mse(modes, y, history.steps, 1.0)
+        >>> comparison = ntk_jax.compare(history, prediction, y, learning_rate=1.0)
+        >>> float(comparison.train.gap.max()) < 1e-5
+        True
     """
     check_number("learning_rate", learning_rate, strict=True)
     if history.fx_train is None:

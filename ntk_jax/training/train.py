@@ -11,16 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import (
-    as_examples,
-    as_targets_like,
-    check_integer,
-    check_number,
-    check_params,
-)
+from ntk_jax.checks import as_examples, check_integer, check_number, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
-from ntk_jax.networks.apply_fn import check_apply_fn, forward_mode
+from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import History, Recorder, schedule
@@ -52,8 +46,7 @@ def train(
     stop_loss: float | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a network by steps of an Optax optimizer, full-batch or on mini-batches, and record
-    what happens.
+    """Train a network by steps of an Optax optimizer, and record what happens.
 
     Every recorded number belongs to the parameters after that many steps: losses before and after a
     step are not mixed.
@@ -91,17 +84,29 @@ def train(
     Raises:
         ValueError: bad examples, targets whose shape is not that of the outputs, unknown options.
         FloatingPointError: training diverged; the message holds the critical learning rate.
+
+    Example:
+        >>> import optax
+        >>> network = lambda w, x: x @ w
+        >>> x, y = jnp.eye(2), jnp.array([1.0, -1.0])
+        >>> history = ntk_jax.train(
+        ...     network, jnp.zeros(2), x, y, optimizer=optax.sgd(1.0), num_steps=2, progress=False
+        ... )
+        >>> print(history.steps, np.round(history.loss, 4), np.round(history.params, 3))
+        [0 1 2] [0.5    0.125  0.0312] [ 0.75 -0.75]
     """
     check_apply_fn(apply_fn, params)
     check_params(params)
     check_integer("num_steps", num_steps, minimum=0)
-    a, b = check_pair(apply_fn, params, "x", x, "y", y)
+    a, b = examples_and_targets(apply_fn, params, x, y)
     loss_fn = loss_function(loss, b)
     check_batches(batch_size, key, a.shape[0])
-    a_test, b_test = (
-        (None, None) if x_test is None else check_test(apply_fn, params, x_test, y_test)
-    )
-    if y_test is not None and x_test is None:
+    a_test = b_test = None
+    if y_test is None and x_test is not None:
+        a_test = as_examples("x_test", x_test)
+    elif x_test is not None:
+        a_test, b_test = examples_and_targets(apply_fn, params, x_test, y_test, "_test")
+    elif y_test is not None:
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:
         check_number("stop_loss", stop_loss)
@@ -133,33 +138,14 @@ def check_start(loss: Array) -> None:
     if not np.isfinite(loss).all():
         raise ValueError(
             "apply_fn: expected a finite loss at the initial parameters; got "
-            f"{float(np.sum(loss))}. Look at "
-            "apply_fn(params, x): NaN comes from logarithms, roots and quotients outside their "
-            "domain, or from overflow."
+            f"{float(np.sum(loss))}. Look at apply_fn(params, x): NaN comes from logarithms, roots "
+            "and quotients outside their domain, or from overflow."
         )
 
 
 def divergence_bound(loss: Array) -> Array:
     """The loss above which training counts as diverged, from its value at the start."""
     return jnp.where(loss == 0, 1, _DIVERGED * jnp.abs(loss))
-
-
-def check_pair(
-    apply_fn: ApplyFn, params: Params, x_name: str, x: Any, y_name: str, y: Any
-) -> tuple[Array, Array]:
-    """Examples and targets, whose shape must be that of the outputs."""
-    a = as_examples(x_name, x)
-    out = jax.eval_shape(apply_fn, params, a)
-    return a, as_targets_like(y_name, y, out.shape, out.dtype)
-
-
-def check_test(
-    apply_fn: ApplyFn, params: Params, x_test: Any, y_test: Any
-) -> tuple[Array, Array | None]:
-    """Test examples, and their targets if there are any."""
-    if y_test is None:
-        return as_examples("x_test", x_test), None
-    return check_pair(apply_fn, params, "x_test", x_test, "y_test", y_test)
 
 
 @compiled
@@ -186,7 +172,6 @@ def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State
         return message + "Take a smaller learning rate."
     return message + (
         "Gradient descent on half-mean squared loss is stable at this initialization up to the "
-        "critical learning rate "
-        f"2 n O / lambda_max = {critical:.6g}; half of it is a good start. "
+        f"critical learning rate 2 n O / lambda_max = {critical:.6g}; half of it is a good start. "
         "In the 'ntk' parameterization it does not depend on the width."
     )

@@ -15,8 +15,8 @@ from ntk_jax.checks import check_integer, check_number
 from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import default_rcond
 from ntk_jax.norms import standard_error
-from ntk_jax.operators.lanczos import Quadrature, as_operator, gauss_quadrature
-from ntk_jax.types import SymmetricOperator
+from ntk_jax.operators.lanczos import Quadrature, gauss_quadrature
+from ntk_jax.operators.symmetric import SymmetricOperator, as_operator
 
 
 class Estimate(NamedTuple):
@@ -61,6 +61,12 @@ def stochastic_trace(
         ValueError: not square; fewer than 2 probes; f is not finite at some node.
 
     Reference: Hutchinson 1990; Ubaru, Chen, Saad 2017 (for functions).
+
+    Example:
+        >>> k = jnp.diag(jnp.array([1.0, 4.0, 9.0]))
+        >>> estimate = ntk_jax.stochastic_trace(k, jnp.sqrt, key=jax.random.key(0))
+        >>> round(float(estimate.value), 3), round(float(estimate.standard_error), 3)
+        (6.0, 0.0)
     """
     steps = 1 if function is None else num_steps
     return _trace(*_quadrature(k, key, num_probes, steps), function)
@@ -106,6 +112,12 @@ def log_determinant(
             semi-definite.
 
     Reference: Ubaru, Chen, Saad 2017.
+
+    Example:
+        >>> k = jnp.diag(jnp.array([1.0, 2.0]))
+        >>> estimate = ntk_jax.log_determinant(k, diag_reg=1.0, key=jax.random.key(0))
+        >>> round(float(estimate.value), 3)  # log(2 · 3)
+        1.792
     """
     check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
     n, rule = _quadrature(k, key, num_probes, num_steps)
@@ -143,6 +155,12 @@ def spectral_density(
         ValueError: as `stochastic_trace`.
 
     Reference: Lin, Saad, Yang 2016; Ghorbani, Krishnan, Xiao 2019.
+
+    Example:
+        >>> k = jnp.diag(jnp.array([1.0, 4.0]))
+        >>> nodes, weights = ntk_jax.spectral_density(k, key=jax.random.key(0), num_probes=2)
+        >>> print(np.round(nodes, 3), round(float(weights.sum()), 3))
+        [1. 1. 4. 4.] 1.0
     """
     _, rule = _quadrature(k, key, num_probes, num_steps)
     order = jnp.argsort(rule.nodes.reshape(-1))

@@ -17,11 +17,11 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
-from ntk_jax.networks.apply_fn import check_apply_fn
+from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
 from ntk_jax.training.step import Data, Rule, State, check_batches
-from ntk_jax.training.train import check_pair, check_start, divergence_bound, divergence_message
+from ntk_jax.training.train import check_start, divergence_bound, divergence_message
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -84,12 +84,23 @@ def train_ensemble(
         FloatingPointError: a network diverged.
 
     Reference: Lee et al. 2019, figure 2 (ensembles of 100 networks).
+
+    Example:
+        >>> import optax
+        >>> init_fn = lambda key: jax.random.normal(key, (2,))
+        >>> history = ntk_jax.train_ensemble(
+        ...     init_fn, lambda w, x: x @ w, jnp.eye(2), jnp.array([1.0, -1.0]),
+        ...     key=jax.random.key(0), num_networks=3, optimizer=optax.sgd(1.0), num_steps=2,
+        ...     progress=False,
+        ... )
+        >>> history.loss.shape, history.fx_train.shape
+        ((3, 3), (3, 3, 2))
     """
     check_apply_fn(apply_fn, None)
     check_integer("num_networks", num_networks, minimum=1)
     check_integer("num_steps", num_steps, minimum=0)
     params = jax.eval_shape(init_fn, key)
-    a, b = check_pair(apply_fn, params, "x", x, "y", y)
+    a, b = examples_and_targets(apply_fn, params, x, y)
     a_test = None if x_test is None else as_examples("x_test", x_test)
     batch_key = None if batch_size is None else key
     check_batches(batch_size, batch_key, a.shape[0])

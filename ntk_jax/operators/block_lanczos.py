@@ -1,0 +1,66 @@
+"""Block Lanczos: one Krylov space of a whole block of vectors, which finds repeated eigenvalues."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from ntk_jax.linalg import matmul
+from ntk_jax.operators.symmetric import Operator, multiply
+
+
+class Krylov(NamedTuple):
+    """An orthonormal basis (n, m), the operator in that basis (m, m), and what of it leaves the
+    space (b, b).
+    """
+
+    basis: Float[Array, "n m"]
+    projected: Float[np.ndarray, "m m"]
+    remainder: Float[np.ndarray, "b b"]
+
+
+class BlockLanczos:
+    """Grows a Krylov space block by block, each block orthogonalized against all before it."""
+
+    def __init__(self, k: Operator, start: Float[Array, "n b"], max_dimension: int):
+        self.k, self.block = k, jnp.linalg.qr(start)[0]
+        n, self.size = start.shape
+        self.basis = jnp.zeros((n, max_dimension), start.dtype)
+        self.projected = np.zeros((max_dimension, max_dimension), start.dtype)
+        self.dimension = 0
+
+    def grow(self) -> Krylov:
+        """Add the next block to the basis."""
+        m, b = self.dimension, self.size
+        product = multiply(self.k, self.block)
+        self.basis, self.block, column, remainder = _orthogonalize(
+            self.basis, self.block, m, product
+        )
+        self.projected[:, m : m + b] = column
+        self.dimension = m + b
+        inside = self.projected[: m + b, : m + b]
+        return Krylov(self.basis, np.triu(inside) + np.triu(inside, 1).T, np.asarray(remainder))
+
+
+@jax.jit
+def _orthogonalize(
+    basis: Array, block: Array, m: int | Array, product: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The basis with the block, the next block, K's coefficients in the basis, and those in the
+    next block.
+    """
+    basis = jax.lax.dynamic_update_slice(basis, block, (0, m))
+    # Each projection is made twice, as rounding of the first one needs.
+    coefficients = matmul(basis.T, product)
+    rest = product - matmul(basis, coefficients)
+    correction = matmul(basis.T, rest)
+    block, remainder = jnp.linalg.qr(rest - matmul(basis, correction))
+    # Where the space is invariant, directions of the block are only rounding, which the first
+    # factorization scales up to 1: the second makes them orthogonal to the basis too.
+    for _ in range(2):
+        block, factor = jnp.linalg.qr(block - matmul(basis, matmul(basis.T, block)))
+        remainder = matmul(factor, remainder)
+    return basis, block, coefficients + correction, remainder

@@ -1,0 +1,57 @@
+"""A symmetric matrix that need not be formed: what it must offer, and the check that it does."""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float
+
+from ntk_jax.checks import as_kernel, check_symmetric
+from ntk_jax.linalg import as_matrix, matmul
+
+
+@runtime_checkable
+class SymmetricOperator(Protocol):
+    """What is only multiplied: `op @ v` for columns v (n, b), `shape` (n, n) and `dtype`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> DTypeLike: ...  # noqa: D102
+
+    def __matmul__(self, v: Any, /) -> ArrayLike: ...
+
+
+Operator: TypeAlias = Array | SymmetricOperator
+"""A matrix that passed `as_operator`: held as an array, or only multiplied."""
+
+
+def as_operator(name: str, k: SymmetricOperator | ArrayLike) -> Operator:
+    """A kernel as a symmetric matrix (n, n), or an operator with `@` and a square `shape` as it is.
+
+    Raises:
+        ValueError: neither, not square, an array that is not symmetric, an operator that is not in
+            float32 or float64.
+    """
+    if isinstance(k, SymmetricOperator) and not isinstance(k, Array | np.ndarray):
+        if len(k.shape) != 2 or k.shape[0] != k.shape[1]:
+            raise ValueError(
+                f"{name}: expected a square operator; got shape {k.shape}. Make it with x2=None."
+            )
+        if jnp.dtype(k.dtype) not in (jnp.float32, jnp.float64):
+            raise ValueError(
+                f"{name}: expected an operator in float32 or float64; got {k.dtype}. Convert its "
+                "products."
+            )
+        return k
+    matrix = as_matrix(as_kernel(name, k))
+    check_symmetric(name, matrix)
+    return matrix
+
+
+def multiply(k: Operator, v: Float[Array, "n b"]) -> Float[Array, "n b"]:
+    """K v, in full precision for an array."""
+    return matmul(k, v) if isinstance(k, Array) else jnp.asarray(k @ v)
