@@ -34,9 +34,12 @@ def observed(
 
         def one(x):
             moments, _ = program.kernels((x, x), {}, (0, 0), observe=True, key=samples_key)
-            functions, variances = largest_variances(moments)
-            names["functions"], names["tails"] = functions, [name for name, _ in moments.tails]
-            return variances, [jnp.max(t) for _, t in moments.tails]
+            functions, variances = largest_variances(moments.observed)
+            names["functions"], names["tails"] = (
+                functions,
+                [name for name, _ in moments.observed.tails],
+            )
+            return variances, [jnp.max(t) for _, t in moments.observed.tails]
 
         known[key] = (jax.jit(lambda x: jax.lax.map(one, x, batch_size=min(len(x), 256))), names)
     run, names = known[key]

@@ -12,6 +12,7 @@ from jax import Array
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
+from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.moments.samples import Sampling
 from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct, Segment, Weight
@@ -52,7 +53,8 @@ class Program:
         there are any.
         """
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
-        moments = Moments(self.dtype, table, observe, sampling)
+        observed = Observed([], []) if observe else None
+        moments = Moments(self.dtype, table, observed, sampling)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
         sides = tuple(
             x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides
@@ -189,9 +191,9 @@ def _inside(value: Wide) -> list[Field]:
     return found + [a for t in value.random if t.masked for a in _inside(t.masked.value)]
 
 
-def largest_variances(moments: Moments) -> tuple[list[Any], list[Array]]:
+def largest_variances(observed: Observed) -> tuple[list[Any], list[Array]]:
     """The scalar functions met, and for each the largest variance of its argument."""
-    functions = list(dict.fromkeys(f for f, _ in moments.seen))
+    functions = list(dict.fromkeys(f for f, _ in observed.functions))
     return functions, [
-        jnp.max(jnp.stack([jnp.max(q) for f, q in moments.seen if f == g])) for g in functions
+        jnp.max(jnp.stack([jnp.max(q) for f, q in observed.functions if f == g])) for g in functions
     ]
