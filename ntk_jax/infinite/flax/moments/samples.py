@@ -26,7 +26,7 @@ Fields: TypeAlias = tuple[Field, ...]
 class Sampling(NamedTuple):
     """How many samples, and the key of their normals."""
 
-    key: Array
+    key: Array | None
     num_samples: int
 
 
@@ -84,8 +84,8 @@ class Samples:
         return self._scales(fields2, sides[1]) * z
 
     def _normals(self, fields: Fields, slot: int) -> Array:
-        assert self.sampling is not None
-        key, n = self.sampling
+        key, n = self.sampling or (None, 0)
+        assert key is not None
         keys = [jax.random.fold_in(jax.random.fold_in(key, self.number(g)), slot) for g in fields]
         normals = [
             draw_flat(jax.random.normal, k, (n, size(g)), self.dtype)
