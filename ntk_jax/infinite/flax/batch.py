@@ -1,5 +1,6 @@
 """From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.infinite.flax.traced_model import Program
-from ntk_jax.jaxprs import open_jaxpr
+from ntk_jax.infinite.flax.traced_model import Duals, Program
+from ntk_jax.jaxprs import Jaxpr, open_jaxpr
 from ntk_jax.memory import memory_budget
 from ntk_jax.tiling import corners, even, mirror_upper, pad_rows, tile_size, write_both
 from ntk_jax.types import Kernels
@@ -18,7 +19,6 @@ UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
-Table = tuple[tuple[Any, Any], ...]
 
 
 class Pairs:
@@ -32,17 +32,22 @@ class Pairs:
         self.sizes: dict[Any, int] = {}
 
     def __call__(
-        self, x1: Array, x2: Array | None, table: Table, memory_limit: int | None, key: Any = None
+        self,
+        x1: Array,
+        x2: Array | None,
+        duals: Duals,
+        memory_limit: int | None,
+        key: Array | None = None,
     ) -> Kernels:
         """Kernels (n1, n2); with x2 = None the upper tiles only, mirrored, with an exact
         diagonal.
         """
         limit = memory_budget(memory_limit, most=MOST_BYTES)
-        per_pair = self.pair_bytes(x1.shape[1:], x1.dtype, table, key is not None)
+        per_pair = self.pair_bytes(x1.shape[1:], x1.dtype, duals, key is not None)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
         if x2 is None and per_pair >= COSTLY:
             most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
-        out, exact = self.compiled(x1, x2, key, table, most)
+        out, exact = self.compiled(x1, x2, key, duals, most)
         if exact is None:
             return cast(Kernels, out)
         return (
@@ -51,27 +56,28 @@ class Pairs:
             else _mirrored(out, exact)
         )
 
-    def pair_bytes(self, shape: tuple[int, ...], dtype: Any, table: Table, sampled: bool) -> int:
+    def pair_bytes(self, shape: tuple[int, ...], dtype: Any, duals: Duals, sampled: bool) -> int:
         """The largest array of one pair, in bytes: those that grow with both sides of a small
         trace.
         """
-        if (shape, dtype, table, sampled) not in self.sizes:
+        if (shape, dtype, duals, sampled) not in self.sizes:
             rows, columns = 5, 7
             shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
             key = jax.random.key(0) if sampled else None
-            closed = jax.make_jaxpr(lambda a, b: block(self.program, table, a, b, key))(*shapes)
-            self.sizes[shape, dtype, table, sampled] = max(_largest(closed.jaxpr, rows, columns), 8)
-        return self.sizes[shape, dtype, table, sampled]
+            closed = jax.make_jaxpr(lambda a, b: block(self.program, duals, a, b, key))(*shapes)
+            self.sizes[shape, dtype, duals, sampled] = max(_largest(closed.jaxpr, rows, columns), 8)
+        return self.sizes[shape, dtype, duals, sampled]
 
 
-def _largest(jaxpr: Any, rows: int, columns: int) -> int:
+def _largest(jaxpr: Jaxpr, rows: int, columns: int) -> int:
     largest = 0
     for eqn in jaxpr.eqns:
         for v in eqn.outvars:
-            shape = getattr(v.aval, "shape", ())
+            aval: Any = v.aval
+            shape = getattr(aval, "shape", ())
             if rows in shape and columns in shape:
                 largest = max(
-                    largest, int(np.prod(shape)) * v.aval.dtype.itemsize // (rows * columns)
+                    largest, int(np.prod(shape)) * aval.dtype.itemsize // (rows * columns)
                 )
         for p in eqn.params.values():
             for inner in p if isinstance(p, tuple | list) else (p,):
@@ -80,30 +86,34 @@ def _largest(jaxpr: Any, rows: int, columns: int) -> int:
     return largest
 
 
-def block(program: Program, table: Table, x1: Array, x2: Array, key: Any = None) -> Kernels:
+def block(
+    program: Program, duals: Duals, x1: Array, x2: Array, key: Array | None = None
+) -> Kernels:
     """All pairs at once."""
-    pair = lambda a, b: program.kernels((a, b), dict(table), (0, 1), key=key)[1]
+    pair = lambda a, b: program.kernels((a, b), dict(duals), (0, 1), key=key)
     return jax.vmap(jax.vmap(pair, (None, 0)), (0, None))(x1, x2)
 
 
-def own(program: Program, table: Table, x: Array, at_once: int, key: Any = None) -> Kernels:
+def with_itself(
+    program: Program, duals: Duals, x: Array, at_once: int, key: Array | None = None
+) -> Kernels:
     """Of every example with itself, exactly."""
-    one = lambda a: program.kernels((a, a), dict(table), (0, 0), key=key)[1]
+    one = lambda a: program.kernels((a, a), dict(duals), (0, 0), key=key)
     return lax.map(one, x, batch_size=min(len(x), at_once))
 
 
 def _all_pairs(
-    program: Program, x1: Array, x2: Array | None, key: Any, table: Table, most: int
-) -> tuple[Kernels, Any]:
+    program: Program, x1: Array, x2: Array | None, key: Array | None, duals: Duals, most: int
+) -> tuple[Kernels, Kernels | None]:
     """All pairs, symmetric or for one tile right above the diagonal; with x2 = None each example
     with itself.
     """
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     t1, t2 = (min(tile_size(n), even(n, most)) if n > UNTILED else min(n, most) for n in (n1, n2))
 
-    def tile(a, b):
+    def tile(a: Array, b: Array) -> Array:
         # XLA's fusion on CPU has one output: as two arrays, the kernels would be computed twice.
-        return lax.complex(*block(program, table, a, b, key=key))
+        return lax.complex(*block(program, duals, a, b, key=key))
 
     if n1 <= t1 and n2 <= t2:
         both = tile(x1, x1 if x2 is None else x2)
@@ -111,7 +121,7 @@ def _all_pairs(
     else:
         out = _tiled(tile, pad_rows(x1, t1), None if x2 is None else pad_rows(x2, t2), t1, t2)
         out = Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
-    return out, None if x2 is not None else own(program, table, x1, most, key)
+    return out, None if x2 is not None else with_itself(program, duals, x1, most, key)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -134,7 +144,9 @@ def _mirrored(out: Kernels, exact: Kernels) -> Kernels:
     )
 
 
-def _tiled(tile: Any, x1: Array, x2: Array | None, t1: int, t2: int) -> Kernels:
+def _tiled(
+    tile: Callable[[Array, Array], Array], x1: Array, x2: Array | None, t1: int, t2: int
+) -> Kernels:
     """Tile by tile, each computed again for its derivative; the upper ones if x2 is None."""
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2

@@ -11,6 +11,7 @@ from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
+from ntk_jax.infinite.flax.moments.factors import Function
 from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct
 from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Wide
 from ntk_jax.jaxprs import source_line
@@ -37,13 +38,13 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     """
     x = as_examples("x", x)
     kernel = infinite_width(model, **options)
-    program: Any = kernel.program(x)
-    table = dict(kernel.table(program, x, None))
+    compiled = kernel.model.program(x)
+    duals = dict(compiled.observer.duals(x, None))
     found: list[tuple[str, Any, str]] = []
 
     def moments_of(row):
         log: list[Any] = []
-        moments, _ = program.interpret((row, row), table, log=log, key=kernel.key)
+        moments, _ = compiled.program.interpret((row, row), duals, log=log, key=kernel.key)
         found.clear()
         seconds = []
         for eqn, values, outs in log:
@@ -63,7 +64,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     seconds = jax.jit(moments_of)(x[0])
     rows = [HEADER]
     for (name, value, line), second in zip(found, seconds, strict=True):
-        dual = _dual(value, table, kernel.num_samples)
+        dual = _dual(value, duals, kernel.num_samples)
         rows.append((name, _kind(value), dual, _shape(value), f"{float(second):.4g}", line))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = [
@@ -118,7 +119,7 @@ def _names(g: Field) -> str:
     return getattr(g, "leaf", None) or _names(g.source)  # type: ignore[attr-defined]
 
 
-def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> str:
+def _dual(value: Any, duals: dict[Function, DualRule], num_samples: int | None) -> str:
     """The duals of the functions in a value."""
     if (
         not isinstance(value, Wide)
@@ -135,7 +136,7 @@ def _dual(value: Any, table: dict[Any, DualRule], num_samples: int | None) -> st
             if f.node is None:
                 continue
             rule = next(
-                (r for function, r in table.items() if getattr(function, "node", None) is f.node),
+                (r for function, r in duals.items() if getattr(function, "node", None) is f.node),
                 None,
             )
             names.append("(part of what follows)" if rule is None else rule.description)

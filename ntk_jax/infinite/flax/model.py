@@ -81,8 +81,8 @@ def _linen(
             else {}
         )
         if others := [name for name in shapes if name != "params"]:
-            fixed = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
-            variables |= outside_traces(fixed)
+            draw = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
+            variables |= outside_traces(draw)
         apply_fn, params = from_linen(model, variables, **call)
         if not keys:
             return apply_fn, params

@@ -2,22 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend import core as jex_core
 
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
+from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
+from ntk_jax.infinite.flax.moments.pair import Sides
 from ntk_jax.infinite.flax.moments.samples import Sampling
 from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct, Segment, Weight
-from ntk_jax.infinite.flax.values.values import Det, Param, Wide
+from ntk_jax.infinite.flax.values.linear import Shape
+from ntk_jax.infinite.flax.values.values import Det, Param, Value, Wide
 from ntk_jax.initializers.stats import InitStats, leaf_path
-from ntk_jax.types import Kernels
+from ntk_jax.types import ApplyFn, Kernels, Params
+
+# Those of the scalar functions that a program meets, where the default of `rule_of` is not meant.
+Duals: TypeAlias = tuple[tuple[Function, DualRule], ...]
+# A parameter's path and statistics -> its learning-rate multiplier.
+Rate: TypeAlias = Callable[[str, InitStats], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,66 +43,66 @@ class Program:
         checked: equations whose custom derivatives are known to be right.
     """
 
-    jaxpr: Any
+    jaxpr: jex_core.ClosedJaxpr
     params: list[Param]
-    dtype: Any
+    dtype: np.dtype
     options: Mapping[str, Any]
     num_samples: int | None = None
     checked: dict[int, Any] = field(default_factory=dict)
 
     def interpret(
         self,
-        sides: tuple[Any, Any],
-        table: Mapping[Any, Any],
-        observe: bool = False,
-        log: Any = None,
-        key: Any = None,
-    ):
+        examples: tuple[Array, Array],
+        duals: Mapping[Function, DualRule],
+        *,
+        observed: Observed | None = None,
+        log: list[Any] | None = None,
+        key: Array | None = None,
+    ) -> tuple[Moments, Value]:
         """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if
         there are any.
         """
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
-        moments = Moments(self.dtype, table, observe, sampling)
+        moments = Moments(self.dtype, duals, observed, sampling)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
-        sides = tuple(
-            x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in sides
-        )
-        example = Det(sides, (1,) * sides[0].ndim)
+        floating = jnp.issubdtype(examples[0].dtype, jnp.floating)
+        one, other = (x.astype(self.dtype) if floating else x for x in examples)
+        example = Det((one, other), (1,) * one.ndim)
         (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
         return moments, out
 
     def kernels(
         self,
-        sides: tuple[Any, Any],
-        table: Mapping[Any, Any],
-        which: tuple[int, int],
-        observe: bool = False,
-        key: Any = None,
-    ):
-        """(moments, Kernels of scalars) of the outputs, averaged over their positions."""
-        moments, out = self.interpret(sides, table, observe, key=key)
+        examples: tuple[Array, Array],
+        duals: Mapping[Function, DualRule],
+        sides: Sides,
+        *,
+        observed: Observed | None = None,
+        key: Array | None = None,
+    ) -> Kernels:
+        """Of the outputs, scalars averaged over their positions."""
+        moments, out = self.interpret(examples, duals, observed=observed, key=key)
         g = output_gaussian(out)
-        both = (ask(g, g, which, True) for ask in (moments.covariance, moments.tangent))
+        both = (ask(g, g, sides, True) for ask in (moments.covariance, moments.tangent))
         zero = jnp.zeros((), self.dtype)
-        return moments, Kernels(*(zero if k is None else jnp.mean(k) for k in both))
+        return Kernels(*(zero if k is None else jnp.mean(k) for k in both))
 
 
-def trace(
-    apply_fn: Callable[..., Any],
-    params: Any,
-    stats: Any,
-    eta: Callable[[str, InitStats], float],
-    example: Any,
-    options: Any,
+def traced(
+    apply_fn: ApplyFn,
+    params: Params,
+    stats: Params,
+    rate: Rate,
+    example: jax.ShapeDtypeStruct,
+    options: Mapping[str, str],
     num_samples: int | None = None,
 ) -> Program:
-    """Trace a network for an example of this shape and dtype."""
+    """The program of a network for an example of this shape and dtype."""
     leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
-    jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(
-        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params), example
-    )
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+    jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(shapes, example)
     found = [
-        _param(leaf_path(path), leaf.shape, s, eta)
+        _param(leaf_path(path), leaf.shape, s, rate)
         for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
     ]
     dtype = jnp.float64 if example.dtype == jnp.float64 else jnp.float32
@@ -101,7 +111,7 @@ def trace(
     return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
 
 
-def _one(apply_fn, params, x):
+def _one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     out = apply_fn(params, x[None])
     if not isinstance(out, jax.Array) or out.ndim == 0 or out.shape[0] != 1:
         raise ValueError(
@@ -110,17 +120,13 @@ def _one(apply_fn, params, x):
     return out[0]
 
 
-def _param(
-    path: str, shape: tuple[int, ...], stats: InitStats, eta: Callable[[str, InitStats], float]
-) -> Param:
+def _param(path: str, shape: Shape, stats: InitStats, rate: Rate) -> Param:
     mean, variance = (
         _one_number(path, name, v)
         for name, v in (("mean", stats.mean), ("variance", stats.variance))
     )
-    rate = float(eta(path, InitStats(mean, variance, stats.distribution)))
-    return Param(
-        path, tuple(shape), mean, variance, rate, tuple(range(len(shape))), (tuple(shape),)
-    )
+    eta = float(rate(path, InitStats(mean, variance, stats.distribution)))
+    return Param(path, tuple(shape), mean, variance, eta, tuple(range(len(shape))), (tuple(shape),))
 
 
 def _one_number(path: str, name: str, value: Any) -> float:
@@ -133,7 +139,7 @@ def _one_number(path: str, name: str, value: Any) -> float:
     return float(np.mean(value))
 
 
-def output_gaussian(out: Any) -> Field:
+def output_gaussian(out: Value) -> Field:
     """The Gaussian that the outputs are.
 
     Raises:
@@ -187,11 +193,3 @@ def _inside(value: Wide) -> list[Field]:
     """All Gaussians that a value is made of."""
     found = [a for t in value.random for f in t.factors for a in f.gaussians]
     return found + [a for t in value.random if t.masked for a in _inside(t.masked.value)]
-
-
-def largest_variances(moments: Moments) -> tuple[list[Any], list[Array]]:
-    """The scalar functions met, and for each the largest variance of its argument."""
-    functions = list(dict.fromkeys(f for f, _ in moments.seen))
-    return functions, [
-        jnp.max(jnp.stack([jnp.max(q) for f, q in moments.seen if f == g])) for g in functions
-    ]

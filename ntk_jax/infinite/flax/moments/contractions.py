@@ -11,12 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
+from ntk_jax.infinite.flax.moments.pair import Answer, AskValues, Sides, plus
 from ntk_jax.infinite.flax.values.fields import InnerProduct, Weight
 from ntk_jax.infinite.flax.values.linear import Shape, diagonal
 from ntk_jax.infinite.flax.values.values import Det
-
-Answer = Array | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DotContraction:
     units: int
 
     def __call__(
-        self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any
+        self, dtype: DTypeLike, g: Weight, h: Weight, sides: Sides, diag: bool, ask: AskValues
     ) -> Answer:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         other: DotContraction = h.contract
@@ -61,23 +61,19 @@ class DotContraction:
         if not small:
             out += [right[b] for b in other.free]
         if isinstance(g.value, Det) and isinstance(h.value, Det):
-            first, second = (
-                _full(v, s, moments.dtype, side)
+            one, two = (
+                _full(v, s, dtype, side)
                 for v, s, side in zip(
                     (g.value, h.value), (self.shape, other.shape), sides, strict=True
                 )
             )
-            k = jnp.einsum(first, left, second, right, out, precision="highest")
-        elif small and self.shape == other.shape and right == left:
-            k = ask(g.value, h.value, sides, True)
-            if k is None:
-                return None
-            k = jnp.einsum(k, left, out)
+            k = jnp.einsum(one, left, two, right, out, precision="highest")
         else:
-            k = ask(g.value, h.value, sides, False)
-            if k is None:
+            equal = small and self.shape == other.shape and right == left
+            second = ask(g.value, h.value, sides, equal)
+            if second is None:
                 return None
-            k = jnp.einsum(k, left + right, out)
+            k = jnp.einsum(second, left if equal else left + right, out)
         if self.units != 1:
             k = self.units * k
         return self._placed(k, g, h, diag, small)
@@ -120,13 +116,13 @@ class ConvContraction:
     units: int
 
     def __call__(
-        self, moments: Any, g: Weight, h: Weight, sides: tuple[int, int], diag: bool, ask: Any
+        self, dtype: DTypeLike, g: Weight, h: Weight, sides: Sides, diag: bool, ask: AskValues
     ) -> Answer:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         rank = len(self.shape)
         if isinstance(g.value, Det):
             a, b = (
-                _full(v, self.shape, moments.dtype, side)
+                _full(v, self.shape, dtype, side)
                 for v, side in zip((g.value, h.value), sides, strict=True)
             )
             left = list(range(rank))
@@ -140,16 +136,16 @@ class ConvContraction:
                 kept += [right[a] for i, a in enumerate(self.order) if i != 1]
             k = jnp.einsum(a, left, b, right, kept, precision="highest")
         else:
-            k = ask(g.value, h.value, sides, diag)
-            if k is None:
+            second = ask(g.value, h.value, sides, diag)
+            if second is None:
                 return None
             left = list(range(rank))
             right = [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
             kept = [a for i, a in enumerate(self.order) if i != 1]
             k = (
-                jnp.einsum(k, left, kept)
+                jnp.einsum(second, left, kept)
                 if diag
-                else jnp.einsum(k, left + right, kept + [right[a] for a in kept])
+                else jnp.einsum(second, left + right, kept + [right[a] for a in kept])
             )
         spatial = len(self.windows)
         for i, window in enumerate(self.windows):
@@ -223,38 +219,30 @@ def _window_sum(
 
 
 def inner_products(
-    moments: Any,
+    second: AskValues,
+    theta: AskValues,
     g: InnerProduct,
     h: InnerProduct,
-    sides: tuple[int, int],
+    sides: Sides,
     diag: bool,
     tangent: bool,
-):
+) -> Answer:
     """Covariance of two inner products, E[x x'] E[y y'] at each unit, or their tangent kernel by
     the product rule.
     """
     total: Answer = None
-    other = [tuple(1000 + a for a in part) for part in h.labels]
-    straight = ((g.left, h.left, g.labels[0], other[0]), (g.right, h.right, g.labels[1], other[1]))
-    crossed = ((g.left, h.right, g.labels[0], other[1]), (g.right, h.left, g.labels[1], other[0]))
+    # Labels of h's axes that g's do not use.
+    left, right, out = (tuple(1000 + a for a in part) for part in h.labels)
+    straight = ((g.left, h.left, g.labels[0], left), (g.right, h.right, g.labels[1], right))
+    crossed = ((g.left, h.right, g.labels[0], right), (g.right, h.left, g.labels[1], left))
     for one, two in (straight, crossed):
-        for ask1, ask2 in (
-            ((moments.theta, moments.second), (moments.second, moments.theta))
-            if tangent
-            else ((moments.second, moments.second),)
-        ):
+        for ask1, ask2 in ((theta, second), (second, theta)) if tangent else ((second, second),):
             k1 = ask1(one[0], one[1], sides, False)
             k2 = None if k1 is None else ask2(two[0], two[1], sides, False)
             if k1 is not None and k2 is not None:
-                k = jnp.einsum(
-                    k1,
-                    [*one[2], *one[3]],
-                    k2,
-                    [*two[2], *two[3]],
-                    [*g.labels[2], *other[2]],
-                    precision="highest",
-                )
-                total = k if total is None else total + k
+                axes1, axes2 = [*one[2], *one[3]], [*two[2], *two[3]]
+                k = jnp.einsum(k1, axes1, k2, axes2, [*g.labels[2], *out], precision="highest")
+                total = plus(total, k)
     if total is None:
         return None
     total = g.units * total

@@ -1,327 +1,157 @@
-"""Moments of products of functions of Gaussians, entry by entry: where the duals come in."""
+"""Moments of two factors, entry by entry: where the duals come in."""
 
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.duals.numerics import covariance_at_poles
-from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.moments import mehler
-from ntk_jax.infinite.flax.moments.expectations import Answer, Sides
-from ntk_jax.infinite.flax.moments.samples import Draws
-from ntk_jax.infinite.flax.values.expression import (
-    nodes,
+from ntk_jax.infinite.flax.moments.estimates import Estimates
+from ntk_jax.infinite.flax.moments.expectations import Expectations
+from ntk_jax.infinite.flax.moments.gaussians import Gaussians
+from ntk_jax.infinite.flax.moments.general_series import GeneralSeries
+from ntk_jax.infinite.flax.moments.pair import (
+    Answer,
+    Half,
+    Pair,
+    lifted,
+    random_gaussians,
+    remembered,
 )
-from ntk_jax.infinite.flax.values.fields import Field
-from ntk_jax.infinite.flax.values.linear import Shape, diagonal, outer
-from ntk_jax.infinite.flax.values.values import Factor, Term
+from ntk_jax.infinite.flax.values.expression import PartialDerivative, ScalarFunction
+from ntk_jax.infinite.flax.values.linear import outer
+from ntk_jax.infinite.flax.values.values import Factor
+
+Function = ScalarFunction | PartialDerivative
 
 
-class FactorMoments(Draws):
-    """Moments of terms on both sides."""
+class Observed(NamedTuple):
+    """What an interpretation met.
 
-    def spread(
-        self, ask: Any, g: Field, h: Field, sides: Sides, diag: bool, shape1: Shape, shape2: Shape
-    ) -> Answer:
-        """A covariance or tangent kernel of Gaussians, at the positions of values that they are
-        broadcast into.
-        """
-        if diag and g.shape == h.shape:
-            k = ask(g, h, sides, True)
-            return None if k is None else jnp.broadcast_to(k, shape1)
-        k = ask(g, h, sides, False)
-        if k is None:
-            return None
-        lead = lambda s, full: (1,) * (len(full) - len(s)) + tuple(s)
-        k = jnp.broadcast_to(
-            k.reshape(lead(g.shape, shape1) + lead(h.shape, shape2)), shape1 + shape2
-        )
-        return diagonal(k, shape1) if diag else k
+    Attributes:
+        functions: scalar functions with the variances of their arguments.
+        tails: names of other functions, with what their series leave out of E[f²], relative to it.
+    """
 
-    # Terms
+    functions: list[tuple[Function, Array]]
+    tails: list[tuple[str, Array]]
 
-    def moment(
+
+class Factors:
+    """Means and second moments of factors and of their derivatives."""
+
+    def __init__(
         self,
-        t: Term,
-        u: Term,
-        sides: Sides,
-        diag: bool,
-        dt: Any = None,
-        du: Any = None,
-        skip: Any = (None, None),
-    ) -> Answer:
-        """E[t u'] before their linear maps; of derivatives if `dt`, `du` name a factor and one of
-        its Gaussians.
+        gaussians: Gaussians,
+        expectations: Expectations,
+        estimates: Estimates,
+        observed: Observed | None,
+    ):
+        self.gaussians, self.expectations, self.estimates = gaussians, expectations, estimates
+        self.observed = observed
+        self.series = GeneralSeries(expectations, observed.tails if observed else None)
+        self.memory: dict[Any, Any] = {}
 
-        Factor number skip[0] of t and skip[1] of u, correlated with no other, are left out.
-        """
-        pairs = self._matched(t, u, sides)
-        if skip != (None, None):
-            if skip not in pairs and ((skip[0], None) not in pairs or (None, skip[1]) not in pairs):
-                raise NoLimitError(
-                    "products of correlated wide vectors meet each other: their moment has no rule,"
-                )
-            pairs = [(i, j) for i, j in pairs if i != skip[0] and j != skip[1]]
-        total: Answer = jnp.ones((), self.dtype) if not pairs else None
-        for i, j in pairs:
-            d1, d2 = (
-                d[1] if d is not None and d[0] == at else None for d, at in ((dt, i), (du, j))
-            )
-            if i is not None and j is not None:
-                k = self._both(t.factors[i], u.factors[j], d1, d2, sides, diag, t.base, u.base)
-            else:
-                factor, side, d = (
-                    (t.factors[i or 0], sides[0], d1) if j is None else (u.factors[j], sides[1], d2)
-                )
-                k = self.mean(factor, side, d)
-                if k is not None:
-                    own, other = (t.base, u.base) if j is None else (u.base, t.base)
-                    k = jnp.broadcast_to(k, own)
-                    if not diag:
-                        one = jnp.ones((1,) * len(other), self.dtype)
-                        k = outer(k, one) if j is None else outer(one, k)
-            if k is None:
-                return None
-            total = k if total is None else total * k
-        return (
-            None if total is None else jnp.broadcast_to(total, t.base if diag else t.base + u.base)
-        )
+    @remembered
+    def mean(self, half: Half) -> Answer:
+        """E[f], or of its derivative."""
+        by = self.expectations if half.factor.sampled is None else self.estimates
+        return by.mean(half)
 
-    def _matched(self, t: Term, u: Term, sides: Sides) -> list[tuple[int | None, int | None]]:
-        """Which factor of t is correlated with which of u."""
-        if t is u or len(t.factors) == len(u.factors) == 1:
-            return [(i, i) for i in range(len(t.factors))]
-        pairs: list[tuple[int | None, int | None]] = []
-        for i, f in enumerate(t.factors):
-            met = [
-                j
-                for j, g in enumerate(u.factors)
-                if any(self.related(a, b, sides) for a in f.gaussians for b in g.gaussians)
-            ]
-            if len(met) > 1 or any(j == m for _, j in pairs for m in met):
-                raise NoLimitError(
-                    "products of correlated wide vectors meet each other: their moment has no rule,"
-                )
-            pairs.append((i, met[0] if met else None))
-        used = {j for _, j in pairs}
-        return pairs + [(None, j) for j in range(len(u.factors)) if j not in used]
+    def related(self, f: Factor, g: Factor, sides: tuple[int, int]) -> bool:
+        """Whether two factors are not independent."""
+        related = self.gaussians.related
+        return any(related(a, b, sides) for a in f.gaussians for b in g.gaussians)
 
-    def related(self, g: Field, h: Field, sides: Sides) -> bool:
-        """Whether two random Gaussians are not independent."""
-        if g is h:
-            return True
-        if g.degenerate or h.degenerate:
-            return False
-        return self.covariance(g, h, sides, g.shape == h.shape) is not None
-
-    def term_mean(self, t: Term, side: int) -> Answer:
-        """E[t] before its map."""
-        if t.masked:
-            return self.mean_of(t.masked.value, side)
-        total: Answer = None
-        for f in t.factors:
-            m = self.mean(f, side, None)
-            if m is None:
-                return None
-            total = m if total is None else total * m
-        return None if total is None else jnp.broadcast_to(total, t.base)
-
-    def mean_of(self, x: Any, side: int) -> Answer:
-        """E[x] of a value on one side."""
-        raise NotImplementedError
-
-    def _both(self, f, g, d1, d2, sides, diag, shape1, shape2):
-        """E[f g'] of two factors that may be correlated, at the positions of the terms that they
-        stand in.
-        """
+    def moment(self, pair: Pair) -> Answer:
+        """E[f g'] of two factors that may be correlated."""
+        f, g = pair.left.factor, pair.right.factor
         if f.sampled is not None or g.sampled is not None:
-            return self._sampled_pair(f, g, sides, diag, shape1, shape2)
-        m1, m2 = f.mains, g.mains
-        links = [
-            [
-                self.spread(
-                    self.covariance, f.gaussians[i], g.gaussians[j], sides, diag, shape1, shape2
-                )
-                for j in m2
-            ]
-            for i in m1
+            related = self.related(f, g, pair.sides)
+            return self.estimates.second(pair) if related else self._independent(pair)
+        covariances = [
+            [pair.between(self.gaussians.covariance, a, b) for b in random_gaussians(g)]
+            for a in random_gaussians(f)
         ]
-        if not any(c is not None for row in links for c in row):
-            return self._unrelated(f, g, d1, d2, sides, diag, shape1, shape2)
-        if len(m1) == len(m2) == 1:
-            k = self._scalar_pair(f, g, d1, d2, links[0][0], sides, diag, shape1, shape2)
-            if k is not None:
-                return k
-        return self._series_pair(f, g, d1, d2, links, sides, diag, shape1, shape2)
+        met = [c for c in chain(*covariances) if c is not None]
+        if not met:
+            return self._independent(pair)
+        if len(f.mains) == len(g.mains) == 1 and (k := self._scalar(pair, met[0])) is not None:
+            return k
+        return self.series.moment(pair, covariances)
 
-    def _unrelated(self, f, g, d1, d2, sides, diag, shape1, shape2):
-        a, b = self.mean(f, sides[0], d1), self.mean(g, sides[1], d2)
+    def _independent(self, pair: Pair) -> Answer:
+        a, b = self.mean(pair.left), self.mean(pair.right)
         if a is None or b is None:
             return None
-        a, b = jnp.broadcast_to(a, shape1), jnp.broadcast_to(b, shape2)
-        return a * b if diag else outer(a, b)
+        a, b = (jnp.broadcast_to(m, s) for m, s in zip((a, b), pair.shapes, strict=True))
+        return a * b if pair.diag else outer(a, b)
 
-    def _sampled_pair(self, f, g, sides, diag, shape1, shape2):
-        if any(self.related(a, b, sides) for a in f.gaussians for b in g.gaussians):
-            return self.sampled_second(f, g, sides, diag, shape1, shape2)
-        return self._unrelated(f, g, None, None, sides, diag, shape1, shape2)
-
-    def _scalar_pair(self, f, g, d1, d2, c, sides, diag, shape1, shape2):
-        main1, main2 = d1 is not None and d1 in f.mains, d2 is not None and d2 in g.mains
+    def _scalar(self, pair: Pair, c: Array) -> Answer:
+        """Of functions of one random Gaussian each, of covariance c; None if no dual answers."""
+        f, g = pair.left.factor, pair.right.factor
+        by_main = [h.wrt is not None and h.wrt in h.factor.mains for h in (pair.left, pair.right)]
         if f.node is None and g.node is None:
-            return jnp.ones_like(c) if main1 and main2 else c if not main1 and not main2 else None
-        if f.node is None or g.node is None:  # Stein: E[u phi(v)] = E[u v] E[phi'(v)]
-            return self._stein(f, g, d1, d2, c, sides, diag, shape1, shape2)
-        function, other = self.scalar(f, d1), self.scalar(g, d2)
-        if function is None or function != other or main1 != main2:
+            return jnp.ones_like(c) if all(by_main) else None if any(by_main) else c
+        if f.node is None or g.node is None:
+            return self._stein(pair, c)
+        functions = [self.expectations.scalar(h.factor, h.wrt) for h in (pair.left, pair.right)]
+        if functions[0] is None or functions[0] != functions[1] or by_main[0] != by_main[1]:
             return None
-        key = ("dual", f, g, function, sides, diag, shape1, shape2)
-        if key not in self.memory:
-            self.memory[key] = self._dual(f, g, function, c, sides, diag, shape1, shape2)
-        return self.memory[key][1 if main1 else 0]
+        # One dual answers for the functions and for their derivatives: asked for without `wrt`.
+        plain = pair._replace(left=Half(f, pair.left.side), right=Half(g, pair.right.side))
+        return self._dual(plain, functions[0])[1 if by_main[0] else 0]
 
-    def _stein(self, f, g, d1, d2, c, sides, diag, shape1, shape2):
-        swapped = g.node is None
-        h, d, other, side = (f, d1, d2, sides[0]) if swapped else (g, d2, d1, sides[1])
-        if d is not None and d not in h.mains:
-            return None
-        slope = self.mean(h, side, h.mains[0])
-        if d is not None:
-            if other is None:
-                return None  # the mean of a second derivative: left to the series
-            factor: Any = slope
-        else:
-            if other is not None:
-                return None
-            factor = slope
-        own = shape1 if swapped else shape2
-        factor = jnp.broadcast_to(factor, own)
-        if not diag:
-            factor = (
-                factor.reshape(shape1 + (1,) * len(shape2))
-                if swapped
-                else factor.reshape((1,) * len(shape1) + shape2)
-            )
-        return jnp.broadcast_to(factor, jnp.shape(c)) if d is not None else c * factor
+    def _stein(self, pair: Pair, c: Array) -> Answer:
+        """E[u phi(v)] = E[u v] E[phi'(v)] (Stein); of the derivatives, E[phi'(v)]."""
+        swapped = pair.right.factor.node is None
+        linear, function = (pair.right, pair.left) if swapped else (pair.left, pair.right)
+        (main,) = function.factor.mains
+        if function.wrt not in (None, main) or (function.wrt is None) != (linear.wrt is None):
+            return None  # such as the mean of a second derivative: left to the series
+        slope = self.mean(function._replace(wrt=main))
+        assert slope is not None
+        slope = lifted(slope, len(pair.shapes[0 if swapped else 1]))
+        slope = pair.at_left(slope) if swapped else pair.at_right(slope)
+        return c * slope if function.wrt is None else jnp.broadcast_to(slope, c.shape)
 
-    def _dual(self, f, g, function, c, sides, diag, shape1, shape2):
-        rule = self.rule(function)
-        same = (
-            f.gaussians[f.mains[0]] is g.gaussians[g.mains[0]]
-            and sides[0] == sides[1]
-            and shape1 == shape2
+    @remembered
+    def _dual(self, pair: Pair, function: Function) -> tuple[Array, Array]:
+        """E[phi phi'] and that of the slopes, for the same scalar function on both sides."""
+        (f, side, _), (g, other, _) = pair.left, pair.right
+        (u,), (v,) = random_gaussians(f), random_gaussians(g)
+        rule = self.expectations.rule(function)
+        itself = u is v and side == other and pair.shapes[0] == pair.shapes[1]
+        q1, q2 = (
+            lifted(self.expectations.variance(h.factor, h.factor.mains[0], h.side), len(shape))
+            for h, shape in zip((pair.left, pair.right), pair.shapes, strict=True)
         )
-        q1 = _lift(self._variance_in(f, f.mains[0], sides[0]), len(shape1))
-        if self.observe and sides[0] == sides[1]:
-            self.seen.append((function, q1))
-        if diag and same:
-            own = rule.diagonal(q1)
-            return tuple(jnp.broadcast_to(k, shape1) for k in own)
-        rows1, rows2 = (
-            self._rows(f, function, sides[0], len(shape1)),
-            self._rows(g, function, sides[1], len(shape2)),
-        )
-        first, second = q1, _lift(self._variance_in(g, g.mains[0], sides[1]), len(shape2))
-        if not diag:
-            rank1, rank2 = len(shape1), len(shape2)
-            rows1, first = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * rank2), (rows1, q1))
-            rows2, second = jax.tree.map(
-                lambda a: a.reshape(
-                    a.shape[: a.ndim - rank2] + (1,) * rank1 + a.shape[a.ndim - rank2 :]
-                ),
-                (rows2, second),
-            )
-        dual = rule.pair(rows1, covariance_at_poles(c, first, second), rows2)
-        full = shape1 if diag else shape1 + shape2
-        both = tuple(jnp.broadcast_to(k, full) for k in dual)
-        if same:
-            own = rule.diagonal(q1)
-            both = tuple(
-                _with_diagonal(k, jnp.broadcast_to(o, shape1))
-                for k, o in zip(both, own, strict=True)
-            )
-        return both
+        if self.observed is not None and side == other:
+            self.observed.functions.append((function, q1))
+        if pair.diag and itself:
+            k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in rule.diagonal(q1))
+            return k, k_dot
+        first = (self._rows(f, function, side, len(pair.shapes[0])), q1)
+        second = (self._rows(g, function, other, len(pair.shapes[1])), q2)
+        rows1, q1_here = jax.tree.map(pair.at_left, first)
+        rows2, q2_here = jax.tree.map(pair.at_right, second)
+        # What both sides know of q12 = sqrt(q1 q2) at a pole decides which pairs count as there.
+        c = pair.between(self.gaussians.covariance, u, v)
+        assert c is not None
+        dual = rule.pair(rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
+        k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in dual)
+        if itself:
+            # An example with itself: the dual of equal arguments is known without rounding.
+            own = (jnp.broadcast_to(a, pair.shapes[0]) for a in rule.diagonal(q1))
+            k, k_dot = (_with_diagonal(a, o) for a, o in zip((k, k_dot), own, strict=True))
+        return k, k_dot
 
-    def _rows(self, f, function, side, rank):
-        key = ("rows", f, function, side, rank)
-        if key not in self.memory:
-            self.memory[key] = self.rule(function).rows(
-                _lift(self._variance_in(f, f.mains[0], side), rank)
-            )
-        return self.memory[key]
-
-    def _series_pair(self, f, g, d1, d2, links, sides, diag, shape1, shape2):
-        """By the general series: variables of f and g are matched where they are correlated."""
-        n = max(len(links), len(links[0]))
-        columns: list[int | None] = []
-        for row in links:
-            met = [j for j, c in enumerate(row) if c is not None]
-            if len(met) > 1 or any(j in columns for j in met):
-                raise NoLimitError("a nonlinearity of correlated wide vectors has no rule,")
-            columns.append(met[0] if met else None)
-        free = [j for j in range(n) if j not in columns]
-        columns = [free.pop(0) if j is None else j for j in columns] + [None] * (n - len(columns))
-        columns = [free.pop(0) if j is None else j for j in columns]
-        a, b = (
-            self._expanded(f, sides[0], d1, n, shape1),
-            self._expanded(g, sides[1], d2, n, shape2),
-        )
-        b = jnp.transpose(b, (*columns, *range(n, b.ndim)))
-        rank1, rank2 = len(shape1), len(shape2)
-        if not diag:
-            a = a.reshape(a.shape + (1,) * rank2)
-            b = b.reshape(b.shape[:n] + (1,) * rank1 + b.shape[n:])
-        rhos = [
-            self._correlation(f, g, i, j, links, sides, diag, rank1, rank2)
-            for i, j in enumerate(columns)
-        ]
-        out = mehler.total(a, b, rhos, n)
-        return jnp.broadcast_to(out, shape1 if diag else shape1 + shape2)
-
-    def _correlation(self, f, g, i, j, links, sides, diag, rank1, rank2):
-        if i >= len(links) or j >= len(links[0]) or links[i][j] is None:
-            return None
-        q1 = _lift(self._variance_in(f, f.mains[i], sides[0]), rank1)
-        q2 = _lift(self._variance_in(g, g.mains[j], sides[1]), rank2)
-        if not diag:
-            q1 = q1.reshape(q1.shape + (1,) * rank2)
-        return mehler.correlation(q1, links[i][j], q2)
-
-    def _expanded(self, f, side, d, n, shape):
-        """Coefficients in n variables, the missing ones constant, at the positions of a term."""
-        key = ("coefficients", f, side, d, n, shape)
-        if key not in self.memory:
-            function, variances = (
-                self._function(f, side, d),
-                [self._variance_in(f, i, side) for i in f.mains],
-            )
-            variances = [jnp.broadcast_to(q, f.shape) for q in variances]
-            a = mehler.coefficients(function, variances)
-            if self.observe:
-                self.tails.append(
-                    (", ".join(sorted(_names(f))), mehler.relative_tail(function, variances))
-                )
-            have = len(variances)
-            terms = mehler.TERMS[n]
-            a = a[(slice(terms),) * have]
-            a = a.reshape(a.shape[:have] + (1,) * (n - have) + a.shape[have:])
-            a = jnp.pad(
-                a, [(0, 0)] * have + [(0, terms - 1)] * (n - have) + [(0, 0)] * (a.ndim - n)
-            )
-            lead = (1,) * (len(shape) - (a.ndim - n))
-            self.memory[key] = a.reshape(a.shape[:n] + lead + a.shape[n:])
-        return self.memory[key]
-
-
-def _lift(q: Array, rank: int) -> Array:
-    return q.reshape((1,) * (rank - q.ndim) + q.shape)
-
-
-def _names(f: Factor) -> set[str]:
-    below = [] if f.node is None else nodes(f.node)
-    return {n.label[0].name for n in below if n.kind == "apply"}
+    @remembered
+    def _rows(self, f: Factor, function: Function, side: int, rank: int) -> Any:
+        q = self.expectations.variance(f, f.mains[0], side)
+        return self.expectations.rule(function).rows(lifted(q, rank))
 
 
 def _with_diagonal(k: Array, own: Array) -> Array:

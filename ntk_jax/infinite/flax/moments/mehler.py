@@ -105,7 +105,8 @@ def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
         return total(a[0], b[0], correlations[1:], n - 1)
 
     def step(value, pair):
-        return value * rho + total(*pair, correlations[1:], n - 1), None
+        ak, bk = pair
+        return value * rho + total(ak, bk, correlations[1:], n - 1), None
 
     return lax.scan(step, jnp.zeros(shape, a.dtype), (a[::-1], b[::-1]))[0]
 

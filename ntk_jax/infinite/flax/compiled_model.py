@@ -1,0 +1,71 @@
+"""What is compiled for a model and kept: everything that is expensive, by shape of an example."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from ntk_jax.checks import check_finite
+from ntk_jax.infinite.flax.batch import Pairs
+from ntk_jax.infinite.flax.observed import Observer, out_of_range
+from ntk_jax.infinite.flax.reading import Reading
+from ntk_jax.infinite.flax.traced_model import Program
+from ntk_jax.types import Kernels
+
+
+class CompiledProgram:
+    """The kernels of one program, traced for examples of one shape and dtype."""
+
+    def __init__(self, program: Program, key: Array | None):
+        self.program, self.observer = program, Observer(program, key)
+        self.pairs: dict[int | None, Pairs] = {}
+
+    def kernels(
+        self,
+        x1: Array,
+        x2: Array | None,
+        num_samples: int | None,
+        keys: Sequence[Array | None],
+        memory_limit: int | None,
+    ) -> list[Kernels]:
+        """One estimate for each key, of that many samples."""
+        duals = self.observer.duals(x1, x2)
+        if num_samples not in self.pairs:
+            self.pairs[num_samples] = Pairs(replace(self.program, num_samples=num_samples))
+        pairs = self.pairs[num_samples]
+        return [_within_range(pairs(x1, x2, duals, memory_limit, key)) for key in keys]
+
+
+class CompiledModel:
+    """The programs of one model, made when they are asked for. Copied and pickled as what it was
+    made from: what was traced and compiled is made again.
+    """
+
+    def __init__(self, reading: Reading, num_samples: int | None, key: Array | None):
+        self.made_from = (reading, num_samples, key)
+        self.network = reading.network()
+        self.programs: dict[Any, CompiledProgram] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledModel, self.made_from
+
+    def program(self, x: Array) -> CompiledProgram:
+        """That for examples like the rows of x."""
+        # The default precision is that of what the model makes itself.
+        traced_for = (x.shape[1:], x.dtype, jnp.result_type(float))
+        if traced_for not in self.programs:
+            reading, num_samples, key = self.made_from
+            program = reading.program(self.network, x, num_samples)
+            self.programs[traced_for] = CompiledProgram(program, key)
+        return self.programs[traced_for]
+
+
+def _within_range(kernels: Kernels) -> Kernels:
+    try:
+        for k in kernels:
+            check_finite("kernel", k)
+    except ValueError:
+        raise out_of_range(kernels.ntk.dtype) from None
+    return kernels

@@ -1,0 +1,89 @@
+"""How a model is read: its parameters' laws and learning rates, and the trace of its outputs."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from flax.errors import InvalidRngError, ModifyScopeVariableError
+from jax import Array
+
+from ntk_jax.checks import check_number
+from ntk_jax.compat import is_concrete
+from ntk_jax.infinite.flax.errors import NoLimitError
+from ntk_jax.infinite.flax.model import Network, network
+from ntk_jax.infinite.flax.traced_model import Program, Rate, traced
+from ntk_jax.initializers.stats import InitStats, as_given, given_stats, init_stats, leaf_path
+from ntk_jax.networks.adapters import TrainingModeError
+from ntk_jax.networks.per_example import check_per_example
+from ntk_jax.types import ApplyFn, Params
+
+Given: TypeAlias = Mapping[str, tuple[float, float]] | None
+LearningRates: TypeAlias = str | Rate | None
+
+
+class Reading(NamedTuple):
+    """What the user said of a model; the attributes are the arguments of `infinite_width`."""
+
+    model: Any
+    call: Mapping[str, Any]
+    given: Given
+    learning_rates: LearningRates
+    options: Mapping[str, str]
+
+    def network(self) -> Network:
+        """The model as functions of parameters and examples."""
+        return network(self.model, self.call, with_dropout=self.options["dropout"] == "expectation")
+
+    def program(self, net: Network, x: Array, num_samples: int | None) -> Program:
+        """Its program for examples like the rows of x."""
+        blank = np.zeros((1, *x.shape[1:]), x.dtype)
+        apply_fn, params = net.build(blank)
+        if is_concrete(x):
+            _check_rows(apply_fn, params, x)
+        if (init_fn := net.init_fn) is not None:
+            stats = init_stats(lambda key: init_fn(key, blank), given=self.given)
+        else:
+            stats = _given_for_all(params, as_given(self.given))
+        example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        return traced(apply_fn, params, stats, self._rate, example, self.options, num_samples)
+
+    def _rate(self, path: str, stats: InitStats) -> float:
+        rates = self.learning_rates
+        if rates is None:
+            return 1.0
+        rate = stats.variance if isinstance(rates, str) else rates(path, stats)
+        check_number(f"learning_rates, of {path}", rate)
+        return float(rate)
+
+
+def _check_rows(apply_fn: ApplyFn, params: Params, x: Array) -> None:
+    try:
+        check_per_example(apply_fn, params, x)
+    except (TrainingModeError, InvalidRngError, ModifyScopeVariableError) as error:
+        if getattr(error, "draws", isinstance(error, InvalidRngError)):
+            raise NoLimitError(
+                "the model asks for random numbers of its own (dropout in training mode),",
+                "Turn dropout off: deterministic=True or train=False, through the argument `call`; "
+                'or take its mean over masks: infinite_width(..., dropout="expectation").',
+            ) from error
+        raise NoLimitError(
+            "the model updates statistics of its batch, so that its outputs depend on the other "
+            "examples,",
+            "Use running averages (use_running_average=True, train=False, module.eval()), through "
+            "the argument `call`.",
+        ) from error
+
+
+def _given_for_all(params: Params, given: Mapping[str, tuple[float, float]]) -> Params:
+    """Statistics of a module that does not remember its initializers."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [leaf_path(path) for path, _ in leaves]
+    if set(given) != set(paths):
+        raise ValueError(
+            f"init_stats: expected (mean, variance) for each of {', '.join(paths)}, as an NNX "
+            "module does not remember its "
+            f"initializers; got {', '.join(sorted(given)) or 'none'}. Or pass a function rngs -> "
+            "module, such as its class."
+        )
+    return jax.tree.unflatten(tree, [given_stats(path, given[path]) for path in paths])
