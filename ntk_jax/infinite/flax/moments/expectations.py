@@ -75,7 +75,7 @@ class Expectations:
         if f.node is None:
             return None if d is None else jnp.ones(f.shape, self.dtype)
         function = self.scalar(f, d)
-        mains = f.mains
+        mains = f.nondegenerate
         if not mains:
             return self._function(f, side, d)([])
         variances = [self._variance_in(f, i, side) for i in mains]
@@ -98,7 +98,7 @@ class Expectations:
         return self.memory[key]
 
     def _scalar(self, f, d):
-        mains = f.mains
+        mains = f.nondegenerate
         if len(mains) != 1 or f.operands:
             return None
         node = IDENTITY if f.node is None else f.node
@@ -112,7 +112,7 @@ class Expectations:
 
     def _function(self, f: Factor, side: int, d: int | None) -> Callable[[list[Array]], Array]:
         """f of its random Gaussians on one side, the others at 0."""
-        mains = f.mains
+        mains = f.nondegenerate
         operands = [jnp.asarray(o.sides[side]) for o in f.operands]
         operands = [
             o.astype(self.dtype) if jnp.issubdtype(o.dtype, jnp.floating) else o for o in operands

@@ -138,7 +138,7 @@ class FactorMoments(Draws):
         """
         if f.sampled is not None or g.sampled is not None:
             return self._sampled_pair(f, g, sides, diag, shape1, shape2)
-        m1, m2 = f.mains, g.mains
+        m1, m2 = f.nondegenerate, g.nondegenerate
         links = [
             [
                 self.spread(
@@ -169,7 +169,10 @@ class FactorMoments(Draws):
         return self._unrelated(f, g, None, None, sides, diag, shape1, shape2)
 
     def _scalar_pair(self, f, g, d1, d2, c, sides, diag, shape1, shape2):
-        main1, main2 = d1 is not None and d1 in f.mains, d2 is not None and d2 in g.mains
+        main1, main2 = (
+            d1 is not None and d1 in f.nondegenerate,
+            d2 is not None and d2 in g.nondegenerate,
+        )
         if f.node is None and g.node is None:
             return jnp.ones_like(c) if main1 and main2 else c if not main1 and not main2 else None
         if f.node is None or g.node is None:  # Stein: E[u phi(v)] = E[u v] E[phi'(v)]
@@ -185,9 +188,9 @@ class FactorMoments(Draws):
     def _stein(self, f, g, d1, d2, c, sides, diag, shape1, shape2):
         swapped = g.node is None
         h, d, other, side = (f, d1, d2, sides[0]) if swapped else (g, d2, d1, sides[1])
-        if d is not None and d not in h.mains:
+        if d is not None and d not in h.nondegenerate:
             return None
-        slope = self.mean(h, side, h.mains[0])
+        slope = self.mean(h, side, h.nondegenerate[0])
         if d is not None:
             if other is None:
                 return None  # the mean of a second derivative: left to the series
@@ -209,11 +212,11 @@ class FactorMoments(Draws):
     def _dual(self, f, g, function, c, sides, diag, shape1, shape2):
         rule = self.rule(function)
         same = (
-            f.gaussians[f.mains[0]] is g.gaussians[g.mains[0]]
+            f.gaussians[f.nondegenerate[0]] is g.gaussians[g.nondegenerate[0]]
             and sides[0] == sides[1]
             and shape1 == shape2
         )
-        q1 = _lift(self._variance_in(f, f.mains[0], sides[0]), len(shape1))
+        q1 = _lift(self._variance_in(f, f.nondegenerate[0], sides[0]), len(shape1))
         if self.observe and sides[0] == sides[1]:
             self.seen.append((function, q1))
         if diag and same:
@@ -223,7 +226,7 @@ class FactorMoments(Draws):
             self._rows(f, function, sides[0], len(shape1)),
             self._rows(g, function, sides[1], len(shape2)),
         )
-        first, second = q1, _lift(self._variance_in(g, g.mains[0], sides[1]), len(shape2))
+        first, second = q1, _lift(self._variance_in(g, g.nondegenerate[0], sides[1]), len(shape2))
         if not diag:
             rank1, rank2 = len(shape1), len(shape2)
             rows1, first = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * rank2), (rows1, q1))
@@ -248,7 +251,7 @@ class FactorMoments(Draws):
         key = ("rows", f, function, side, rank)
         if key not in self.memory:
             self.memory[key] = self.rule(function).rows(
-                _lift(self._variance_in(f, f.mains[0], side), rank)
+                _lift(self._variance_in(f, f.nondegenerate[0], side), rank)
             )
         return self.memory[key]
 
@@ -283,8 +286,8 @@ class FactorMoments(Draws):
     def _correlation(self, f, g, i, j, links, sides, diag, rank1, rank2):
         if i >= len(links) or j >= len(links[0]) or links[i][j] is None:
             return None
-        q1 = _lift(self._variance_in(f, f.mains[i], sides[0]), rank1)
-        q2 = _lift(self._variance_in(g, g.mains[j], sides[1]), rank2)
+        q1 = _lift(self._variance_in(f, f.nondegenerate[i], sides[0]), rank1)
+        q2 = _lift(self._variance_in(g, g.nondegenerate[j], sides[1]), rank2)
         if not diag:
             q1 = q1.reshape(q1.shape + (1,) * rank2)
         return mehler.correlation(q1, links[i][j], q2)
@@ -295,7 +298,7 @@ class FactorMoments(Draws):
         if key not in self.memory:
             function, variances = (
                 self._function(f, side, d),
-                [self._variance_in(f, i, side) for i in f.mains],
+                [self._variance_in(f, i, side) for i in f.nondegenerate],
             )
             variances = [jnp.broadcast_to(q, f.shape) for q in variances]
             a = mehler.coefficients(function, variances)

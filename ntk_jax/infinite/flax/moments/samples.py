@@ -276,7 +276,7 @@ def _multiple(s: Sampled, at: Mapping[Field, Array], side: int, g: Field) -> Arr
 
 
 def _random(f: Factor) -> tuple[Field, ...]:
-    return tuple(f.gaussians[i] for i in f.mains)
+    return tuple(f.gaussians[i] for i in f.nondegenerate)
 
 
 def _with_constants(f: Factor, z: Array) -> Array:

@@ -2,6 +2,7 @@
 of such.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Entries(Field):
     shape: Shape
     variance: float
     eta: float
-    key: Any
+    key: Hashable
 
     @property
     def degenerate(self) -> bool:  # type: ignore[override]
@@ -45,7 +46,7 @@ class Weight(Field):
     shape: Shape
     variance: float
     eta: float
-    key: Any
+    key: Hashable
     value: Any
     fan_in: int
     contract: Any
@@ -94,7 +95,7 @@ class Segment(Field):
     """A part of the wide axis of another Gaussian: parts with different tags are independent."""
 
     source: Field
-    tag: tuple[Any, int, int]
+    tag: tuple[Hashable, int, int]
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]

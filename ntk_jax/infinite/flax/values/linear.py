@@ -3,16 +3,19 @@ its diagonal.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-Shape = tuple[int, ...]
+from ntk_jax.infinite.flax.values.deterministic import Det, Shape
+
+Key: TypeAlias = tuple[Hashable, ...]
+Sides: TypeAlias = tuple[int, int]
 
 
 @dataclass(eq=False)
@@ -30,11 +33,11 @@ class Linear:
 
     apply: Callable[[int, Array], Array]
     shape: Shape
-    key: Any = None
-    factor: Any = None
+    key: Key | None = None
+    factor: Det | None = None
 
 
-def then(first: "Linear | None", second: Linear) -> Linear:
+def then(first: Linear | None, second: Linear) -> Linear:
     """`second` after `first`."""
     if first is None:
         return second
@@ -42,29 +45,27 @@ def then(first: "Linear | None", second: Linear) -> Linear:
     factor = None
     if first.factor is not None and second.factor is not None:
         factor = first.factor.times(second.factor)
-    return Linear(
-        lambda side, z: second.apply(side, first.apply(side, z)), second.shape, key, factor
-    )
+    apply = lambda side, z: second.apply(side, first.apply(side, z))
+    return Linear(apply, second.shape, key, factor)
 
 
-def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
+def add(maps: Sequence[Linear | None], shape: Shape) -> Linear:
     """The sum of maps of one argument."""
-    keys = {() if m is None else m.key for m in maps}
-    same = len(keys) == 1 and None not in keys
+    keys: set[Key | None] = {() if m is None else m.key for m in maps}
 
-    def apply(side, z):
+    def apply(side: int, z: Array) -> Array:
         total = z if maps[0] is None else maps[0].apply(side, z)
         for m in maps[1:]:
             total = total + (z if m is None else m.apply(side, z))
         return jnp.broadcast_to(total, shape)
 
-    return Linear(apply, shape, keys.pop() if same else None)
+    return Linear(apply, shape, keys.pop() if len(keys) == 1 else None)
 
 
 def on_both(
-    left: "Linear | None",
-    right: "Linear | None",
-    sides: tuple[int, int],
+    left: Linear | None,
+    right: Linear | None,
+    sides: Sides,
     k: Array,
     shape1: Shape,
     shape2: Shape,
@@ -81,7 +82,7 @@ def on_both(
 
 
 def on_diagonal(
-    left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape: Shape
+    left: Linear | None, right: Linear | None, sides: Sides, k: Array, shape: Shape
 ) -> Array:
     """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry,
     times a factor per side.
@@ -93,10 +94,12 @@ def on_diagonal(
     return k
 
 
-def keeps_diagonal(left: "Linear | None", right: "Linear | None") -> bool:
+def keeps_diagonal(left: Linear | None, right: Linear | None) -> bool:
     """Whether `on_diagonal` applies."""
     if left is right:
         return left is None or left.key is not None
+    k1: Key | None
+    k2: Key | None
     k1, k2 = (() if m is None else m.key for m in (left, right))
     return k1 is not None and k1 == k2
 
