@@ -4,28 +4,40 @@ scalar scalar.
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
 
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values import linear
-from ntk_jax.infinite.flax.values.deterministic import both_sides
-from ntk_jax.infinite.flax.values.expression import PrimitiveParams, apply
-from ntk_jax.infinite.flax.values.expression_builder import ExpressionBuilder, root
-from ntk_jax.infinite.flax.values.fields import Combination, Field
-from ntk_jax.infinite.flax.values.linear import Linear, Shape
-from ntk_jax.infinite.flax.values.values import Det, Factor, Term, Wide, fields_of, fields_of_terms
+from ntk_jax.infinite.flax.values import (
+    Combination,
+    Det,
+    ExpressionBuilder,
+    Factor,
+    Field,
+    Linear,
+    PrimitiveParams,
+    Shape,
+    Term,
+    Wide,
+    add_maps,
+    apply,
+    both_sides,
+    fields_of,
+    fields_of_terms,
+    root,
+    then,
+)
 
 # Expectations are integrated on a grid over all Gaussians of a function: 4 of them for two examples
 # would be a grid in 8 dimensions.
 MOST_GAUSSIANS = 3
 
-Related: TypeAlias = Callable[[Field, Field], bool]
+Related = Callable[[Field, Field], bool]
 """Whether two random fields are not independent."""
-Parts: TypeAlias = list[tuple[Linear | None, Field]]
+Parts = list[tuple[Linear | None, Field]]
 AnyValue = TypeVar("AnyValue")
 
 
@@ -70,7 +82,7 @@ def map_term(t: Term, by: Linear | None) -> Term:
         return t
     if t.gaussian is not None:
         return gaussian_term([(by, t.gaussian)], by.shape)
-    return Term(t.factors, linear.then(t.map, by))
+    return Term(t.factors, then(t.map, by))
 
 
 def gaussian_term(parts: Parts, shape: Shape) -> Term:
@@ -142,7 +154,7 @@ def _merged_parts(parts: Parts) -> Parts:
             m, g = g.parts[0]
         found.setdefault(g, []).append(m)
         shape = g.shape if m is None else m.shape
-    return [(ms[0] if len(ms) == 1 else linear.add(ms, shape), g) for g, ms in found.items()]
+    return [(ms[0] if len(ms) == 1 else add_maps(ms, shape), g) for g, ms in found.items()]
 
 
 def by_law(terms: Sequence[tuple[AnyValue, Term]]) -> list[list[tuple[AnyValue, Term]]]:
@@ -157,7 +169,7 @@ def _merged(terms: list[Term]) -> list[Term]:
     merged = []
     for group in by_law([(None, t) for t in terms]):
         (_, first), *more = group
-        total = linear.add([t.map for _, t in group], first.shape) if more else None
+        total = add_maps([t.map for _, t in group], first.shape) if more else None
         merged.append(map_term(Term(first.factors), total) if more else first)
     return merged
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
 
-from ntk_jax.infinite.flax.values.fields import Field
+from ntk_jax.infinite.flax.values import Field
 
 
 @runtime_checkable

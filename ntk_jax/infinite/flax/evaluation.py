@@ -8,7 +8,6 @@ large numbers); until then its value is pending, and may pass through what leave
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,20 @@ from jax import Array
 from ntk_jax.compat import bind
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.layouts import LAYOUTS, lazy_broadcast
-from ntk_jax.infinite.flax.values.deterministic import AnyArray, Det, joint_wide, static_det
-from ntk_jax.infinite.flax.values.expression import bind_elementwise
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.primitives import ELEMENTWISE, PASSING, REDUCTIONS
+from ntk_jax.infinite.flax.values import (
+    ELEMENTWISE,
+    PASSING,
+    REDUCTIONS,
+    AnyArray,
+    Det,
+    Shape,
+    bind_elementwise,
+    joint_wide,
+    static_det,
+)
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
-Evaluation: TypeAlias = Callable[[list[AnyArray]], Sequence[Array]]
+Evaluation = Callable[[list[AnyArray]], Sequence[Array]]
 
 # Between a scale that a model wrote, such as (1 / sqrt(width))**2 in float32, and 1 / width.
 CLOSE = 1e-4

@@ -5,7 +5,7 @@ Rules are registered by the name of their primitive in `RULES`; they call each o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,21 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.evaluation import deterministic
 from ntk_jax.infinite.flax.layouts import LAYOUTS
 from ntk_jax.infinite.flax.parameter_uses import Uses
-from ntk_jax.infinite.flax.values.deterministic import static_det
-from ntk_jax.infinite.flax.values.fields import Field
-from ntk_jax.infinite.flax.values.primitives import ELEMENTWISE, RANDOMNESS
-from ntk_jax.infinite.flax.values.values import Det, Joined, Noise, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    ELEMENTWISE,
+    RANDOMNESS,
+    Det,
+    Field,
+    Joined,
+    Noise,
+    Value,
+    Wide,
+    static_det,
+)
 from ntk_jax.jaxprs import INNER, Eqn, Jaxpr, evaluate, inner_jaxpr, source_line
 
-Rule: TypeAlias = Callable[["Interpreter", Eqn, Any], Sequence[Value]]
-Step: TypeAlias = tuple[Eqn, list[Value], Sequence[Value]]
+Rule = Callable[["Interpreter", Eqn, Any], Sequence[Value]]
+Step = tuple[Eqn, list[Value], Sequence[Value]]
 
 RULES: dict[str, Rule] = {}
 USER_RULES: dict[str, Rule] = {}

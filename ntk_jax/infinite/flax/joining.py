@@ -12,9 +12,19 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.parameter_uses import Uses
 from ntk_jax.infinite.flax.parameter_views import entries
-from ntk_jax.infinite.flax.values.deterministic import both_sides
-from ntk_jax.infinite.flax.values.linear import Key, Linear, Shape, then
-from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Term, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Joined,
+    Key,
+    Linear,
+    Param,
+    Shape,
+    Term,
+    Value,
+    Wide,
+    both_sides,
+    then,
+)
 
 
 def side_by_side(values: Sequence[Value], axis: int, shapes: Sequence[Shape]) -> Joined:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.linear import Key, Shape
+from ntk_jax.infinite.flax.values import Key, Shape
 from ntk_jax.jaxprs import Eqn, shape_of
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.values import Cut, Param
+from ntk_jax.infinite.flax.values import Cut, Param
 
 
 class Uses:

@@ -12,10 +12,17 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.layouts import axis_groups
 from ntk_jax.infinite.flax.parameter_uses import Uses
-from ntk_jax.infinite.flax.values.deterministic import number
-from ntk_jax.infinite.flax.values.fields import Entries
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.values import Cut, Det, Param, Value, Wide, gaussian
+from ntk_jax.infinite.flax.values import (
+    Cut,
+    Det,
+    Entries,
+    Param,
+    Shape,
+    Value,
+    Wide,
+    gaussian,
+    number,
+)
 from ntk_jax.jaxprs import Eqn, shape_of
 
 

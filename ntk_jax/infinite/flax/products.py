@@ -20,11 +20,20 @@ from ntk_jax.infinite.flax.algebra import (
     tidy,
 )
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.deterministic import both_sides
-from ntk_jax.infinite.flax.values.expression_builder import ExpressionBuilder, root
-from ntk_jax.infinite.flax.values.linear import Shape, then
-from ntk_jax.infinite.flax.values.primitives import MUL
-from ntk_jax.infinite.flax.values.values import Det, Factor, Masked, Term, Wide, fields_of
+from ntk_jax.infinite.flax.values import (
+    MUL,
+    Det,
+    ExpressionBuilder,
+    Factor,
+    Masked,
+    Shape,
+    Term,
+    Wide,
+    both_sides,
+    fields_of,
+    root,
+    then,
+)
 
 
 def product(x: Wide, y: Wide, wide: Sequence[int], related: Related) -> Wide:

@@ -10,10 +10,17 @@ from jax import Array
 
 from ntk_jax.infinite.flax.answers import Answers
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.deterministic import AnyArray
-from ntk_jax.infinite.flax.values.expression import bind_elementwise
-from ntk_jax.infinite.flax.values.expression_builder import ExpressionBuilder
-from ntk_jax.infinite.flax.values.values import Det, Factor, Sampled, Term, Wide, fields_of
+from ntk_jax.infinite.flax.values import (
+    AnyArray,
+    Det,
+    ExpressionBuilder,
+    Factor,
+    Sampled,
+    Term,
+    Wide,
+    bind_elementwise,
+    fields_of,
+)
 from ntk_jax.jaxprs import Eqn
 
 

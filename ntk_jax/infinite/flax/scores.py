@@ -14,10 +14,18 @@ import numpy as np
 from ntk_jax.infinite.flax.answers import Answers
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.evaluation import CLOSE
-from ntk_jax.infinite.flax.values.deterministic import Det, zeros
-from ntk_jax.infinite.flax.values.expression_builder import multiple_of
-from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct, Segment
-from ntk_jax.infinite.flax.values.values import Wide, fields_of, gaussian
+from ntk_jax.infinite.flax.values import (
+    Combination,
+    Det,
+    Field,
+    InnerProduct,
+    Segment,
+    Wide,
+    fields_of,
+    gaussian,
+    multiple_of,
+    zeros,
+)
 
 
 def scores(

@@ -11,9 +11,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.layouts import reduce_sum as summed
 from ntk_jax.infinite.flax.scores import check_heads
-from ntk_jax.infinite.flax.values.deterministic import both_sides, zeros
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Det, Param, Wide
+from ntk_jax.infinite.flax.values import Det, Linear, Param, Wide, both_sides, zeros
 from ntk_jax.jaxprs import Eqn
 
 FEW = 3  # fewer units of an axis, beside others that stay, are not meant to be infinitely many

@@ -15,9 +15,17 @@ from ntk_jax.infinite.flax.evaluation import deterministic
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.joining import joined, with_axis
 from ntk_jax.infinite.flax.parameter_views import cut
-from ntk_jax.infinite.flax.values.deterministic import both_sides
-from ntk_jax.infinite.flax.values.linear import Linear, Shape
-from ntk_jax.infinite.flax.values.values import Det, Joined, Noise, Param, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Joined,
+    Linear,
+    Noise,
+    Param,
+    Shape,
+    Value,
+    Wide,
+    both_sides,
+)
 from ntk_jax.jaxprs import Eqn, open_jaxpr, shape_of
 
 REFUSED = {

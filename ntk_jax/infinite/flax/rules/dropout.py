@@ -18,9 +18,19 @@ from ntk_jax.compat import CALLS, outside_traces
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
-from ntk_jax.infinite.flax.values.deterministic import Det, Shape, number
-from ntk_jax.infinite.flax.values.primitives import RANDOMNESS
-from ntk_jax.infinite.flax.values.values import Joined, Masked, Noise, Param, Term, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    RANDOMNESS,
+    Det,
+    Joined,
+    Masked,
+    Noise,
+    Param,
+    Shape,
+    Term,
+    Value,
+    Wide,
+    number,
+)
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
 GRID = 2**16  # even random bits of 8 can be told apart on it, and a rate to 5 digits

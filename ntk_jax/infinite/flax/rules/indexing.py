@@ -12,8 +12,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.parameter_views import cut
-from ntk_jax.infinite.flax.values.linear import Linear, Shape
-from ntk_jax.infinite.flax.values.values import Det, Param, Value, Wide
+from ntk_jax.infinite.flax.values import Det, Linear, Param, Shape, Value, Wide
 from ntk_jax.jaxprs import Eqn, shape_of
 
 

@@ -4,7 +4,6 @@ finite axes a sum of products, as of attention weights and values.
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +16,10 @@ from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.sampling import sampled
 from ntk_jax.infinite.flax.scores import scores
-from ntk_jax.infinite.flax.values.deterministic import both_sides
-from ntk_jax.infinite.flax.values.expression_builder import multiple_of
-from ntk_jax.infinite.flax.values.linear import Linear, Shape
-from ntk_jax.infinite.flax.values.values import Det, Term, Wide
+from ntk_jax.infinite.flax.values import Det, Linear, Shape, Term, Wide, both_sides, multiple_of
 from ntk_jax.jaxprs import Eqn
 
-Axes: TypeAlias = Sequence[int]
+Axes = Sequence[int]
 
 
 @rule("inner_product")

@@ -5,7 +5,7 @@ the parts.
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import jax
 
@@ -15,12 +15,10 @@ from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.joining import side_by_side
 from ntk_jax.infinite.flax.layouts import axis_groups
 from ntk_jax.infinite.flax.parameter_views import cut_of_each
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.primitives import ELEMENTWISE
-from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Value, Wide
+from ntk_jax.infinite.flax.values import ELEMENTWISE, Det, Joined, Param, Shape, Value, Wide
 from ntk_jax.jaxprs import Eqn, Var, dtype_of, shape_of
 
-Part: TypeAlias = Det | Wide | Joined
+Part = Det | Wide | Joined
 
 NO_RULE = "values joined along an infinite axis go through an operation that has no rule for them,"
 

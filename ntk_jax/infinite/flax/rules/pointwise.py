@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +16,20 @@ from ntk_jax.infinite.flax.parameter_views import inverse, param_arithmetic, pro
 from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.sampling import sampled_elementwise
 from ntk_jax.infinite.flax.scores import settled
-from ntk_jax.infinite.flax.values.deterministic import both_sides, joint_wide, number, static_det
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.values import Det, Param, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Param,
+    Shape,
+    Value,
+    Wide,
+    both_sides,
+    joint_wide,
+    number,
+    static_det,
+)
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
-Operand: TypeAlias = Wide | Det
+Operand = Wide | Det
 
 
 @rule("elementwise")

@@ -9,7 +9,7 @@ from ntk_jax.compat import bind
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.sampling import sampled
-from ntk_jax.infinite.flax.values.values import Value, Wide
+from ntk_jax.infinite.flax.values import Value, Wide
 from ntk_jax.jaxprs import Eqn
 
 MIXING = {

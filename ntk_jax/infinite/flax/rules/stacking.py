@@ -10,8 +10,7 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.joining import joined, with_axis
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Det, Param, Value, Wide
+from ntk_jax.infinite.flax.values import Det, Linear, Param, Value, Wide
 from ntk_jax.jaxprs import Eqn, shape_of
 
 

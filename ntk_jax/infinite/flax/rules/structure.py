@@ -3,7 +3,6 @@ one.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,21 +14,22 @@ from ntk_jax.infinite.flax.joining import joined, side_by_side
 from ntk_jax.infinite.flax.layouts import LAYOUTS, Layout
 from ntk_jax.infinite.flax.parameter_views import cut, view
 from ntk_jax.infinite.flax.scores import check_heads
-from ntk_jax.infinite.flax.values.fields import Segment
-from ntk_jax.infinite.flax.values.linear import Linear, Shape
-from ntk_jax.infinite.flax.values.values import (
+from ntk_jax.infinite.flax.values import (
     Det,
     Factor,
     Joined,
+    Linear,
     Masked,
     Param,
+    Segment,
+    Shape,
     Term,
     Value,
     Wide,
 )
 from ntk_jax.jaxprs import Eqn, shape_of
 
-Tag: TypeAlias = tuple[Hashable, int, int]
+Tag = tuple[Hashable, int, int]
 """(which axis, start, stop) of a part of an infinite axis."""
 
 

@@ -4,7 +4,7 @@ convolutions, embeddings.
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,20 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
-from ntk_jax.infinite.flax.values.deterministic import Det, Shape, both_sides
-from ntk_jax.infinite.flax.values.fields import Weight
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Param, Value, Wide, gaussian
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Linear,
+    Param,
+    Shape,
+    Value,
+    Weight,
+    Wide,
+    both_sides,
+    gaussian,
+)
 from ntk_jax.jaxprs import Eqn, shape_of
 
-Contraction: TypeAlias = DotContraction | ConvContraction
+Contraction = DotContraction | ConvContraction
 
 
 @rule("dot_general")

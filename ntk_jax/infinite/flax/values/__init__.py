@@ -18,3 +18,92 @@ A pair of examples is interpreted at once. The words used in all of `infinite/fl
 - view: a parameter, or a part of it, with its axes moved; not yet contracted with anything.
 - side: which example of the pair, 0 or 1; deterministic values hold one array per side.
 """
+
+from ntk_jax.infinite.flax.values.deterministic import (
+    AnyArray,
+    Det,
+    Shape,
+    both_sides,
+    joint_wide,
+    number,
+    static_det,
+    zeros,
+)
+from ntk_jax.infinite.flax.values.expression import PrimitiveParams, apply, bind_elementwise
+from ntk_jax.infinite.flax.values.expression_builder import ExpressionBuilder, multiple_of, root
+from ntk_jax.infinite.flax.values.fields import (
+    Combination,
+    Entries,
+    Field,
+    InnerProduct,
+    Segment,
+    Weight,
+)
+from ntk_jax.infinite.flax.values.linear import Key, Linear, add_maps, then
+from ntk_jax.infinite.flax.values.primitives import (
+    ELEMENTWISE,
+    MUL,
+    PASSING,
+    RANDOMNESS,
+    REDUCTIONS,
+)
+from ntk_jax.infinite.flax.values.values import (
+    Cut,
+    Factor,
+    Joined,
+    Masked,
+    Noise,
+    Param,
+    Sampled,
+    Term,
+    Value,
+    Wide,
+    fields_of,
+    fields_of_terms,
+    gaussian,
+)
+
+__all__ = [
+    "ELEMENTWISE",
+    "MUL",
+    "PASSING",
+    "RANDOMNESS",
+    "REDUCTIONS",
+    "AnyArray",
+    "Combination",
+    "Cut",
+    "Det",
+    "Entries",
+    "ExpressionBuilder",
+    "Factor",
+    "Field",
+    "InnerProduct",
+    "Joined",
+    "Key",
+    "Linear",
+    "Masked",
+    "Noise",
+    "Param",
+    "PrimitiveParams",
+    "Sampled",
+    "Segment",
+    "Shape",
+    "Term",
+    "Value",
+    "Weight",
+    "Wide",
+    "add_maps",
+    "apply",
+    "bind_elementwise",
+    "both_sides",
+    "fields_of",
+    "fields_of_terms",
+    "gaussian",
+    "joint_wide",
+    "multiple_of",
+    "number",
+    "root",
+    "static_det",
+    "then",
+    "zeros",
+]

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jax import Array
 
-Shape: TypeAlias = tuple[int, ...]
-AnyArray: TypeAlias = Array | np.ndarray | np.number | np.bool_
-Number: TypeAlias = bool | int | float
+Shape = tuple[int, ...]
+AnyArray = Array | np.ndarray | np.number | np.bool_
+Number = bool | int | float
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ compilation.
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakValueDictionary
 
 import jax
@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from ntk_jax.infinite.flax.values.deterministic import Number, Shape
 
-PrimitiveParams: TypeAlias = dict[str, Any]
+PrimitiveParams = dict[str, Any]
 
 
 class Expression:
@@ -174,4 +174,4 @@ def _full(node: Expression, shape: Shape, *variables: Array) -> Array:
     return jnp.broadcast_to(evaluate(node, variables), shape)
 
 
-Scalar: TypeAlias = Callable[[Array], Array]
+Scalar = Callable[[Array], Array]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from jax import Array
 
 from ntk_jax.infinite.flax.values.deterministic import Det, Shape
 
-Key: TypeAlias = tuple[Hashable, ...]
-Sides: TypeAlias = tuple[int, int]
+Key = tuple[Hashable, ...]
+Sides = tuple[int, int]
 
 
 @dataclass(eq=False)
@@ -49,7 +48,7 @@ def then(first: Linear | None, second: Linear) -> Linear:
     return Linear(apply, second.shape, key, factor)
 
 
-def add(maps: Sequence[Linear | None], shape: Shape) -> Linear:
+def add_maps(maps: Sequence[Linear | None], shape: Shape) -> Linear:
     """The sum of maps of one argument."""
     keys: set[Key | None] = {() if m is None else m.key for m in maps}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -275,7 +275,7 @@ class Noise:
     part: tuple[int, ...] = ()
 
 
-Value: TypeAlias = Det | Param | Wide | Joined | Noise
+Value = Det | Param | Wide | Joined | Noise
 
 
 def gaussian(g: Field, wide: Sequence[int]) -> Wide:
