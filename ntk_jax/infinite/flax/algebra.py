@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax.numpy as jnp
-from jax import Array
 from jax.extend.core import Primitive
 
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -28,7 +27,6 @@ from ntk_jax.infinite.flax.values import (
     fields_of,
     fields_of_terms,
     root,
-    then,
 )
 
 # Expectations are integrated on a grid over all Gaussians of a function: 4 of them for two examples
@@ -47,9 +45,7 @@ def scaling(d: Det, shape: Shape) -> Linear | None:
     if d.literal == 1 and target == shape:
         return None
 
-    def times(side: int, z: Array) -> Array:
-        return jnp.broadcast_to(z * jnp.asarray(d.sides[side], z.dtype), target)
-
+    times = lambda side, z: jnp.broadcast_to(z * jnp.asarray(d.sides[side], z.dtype), target)
     if target == shape:
         return Linear(times, target, (), d)
     return Linear(times, target, (("broadcast", shape, target),))
@@ -82,7 +78,7 @@ def map_term(t: Term, by: Linear | None) -> Term:
         return t
     if t.gaussian is not None:
         return gaussian_term([(by, t.gaussian)], by.shape)
-    return Term(t.factors, then(t.map, by))
+    return t.mapped(by)
 
 
 def gaussian_term(parts: Parts, shape: Shape) -> Term:
@@ -135,7 +131,8 @@ def tidy(terms: list[Term], shape: Shape) -> list[Term]:
         return [gaussian_term(_merged_parts(gaussians), shape)]
     # Degenerate fields stay apart: as a variable, one would hide that it is 0 at initialization.
     scalar = all(len(t.factors) == 1 and t.factors[0].sampled is None for t in terms)
-    numbers = all(t.map is None or _literal(t.map) is not None for t in terms)
+    factors = [t.map.factor for t in terms if t.map is not None]
+    numbers = all(d is not None and d.literal is not None for d in factors)
     if not scalar or not numbers or any(g.degenerate for g in fields_of_terms(terms)):
         return terms
     builder = ExpressionBuilder()
@@ -174,17 +171,13 @@ def _merged(terms: list[Term]) -> list[Term]:
     return merged
 
 
-def _literal(by: Linear) -> object:
-    return None if by.factor is None else by.factor.literal
-
-
 def gathered(value: AnyValue) -> AnyValue | Wide:
     """The value, with independent Gaussians that always occur together as a sum made one Gaussian:
     a function of it is then one of a single variable.
     """
     if not isinstance(value, Wide) or value.terms is None or len(value.terms) < 2:
         return value
-    taken = {root(g) for g in fields_of_terms([t for t in value.terms if not t.is_gaussian])}
+    taken = {root(g) for g in fields_of_terms([t for t in value.terms if t.gaussian is None])}
     parts: Parts = []
     rest: list[Term] = []
     for t in value.terms:

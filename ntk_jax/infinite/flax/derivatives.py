@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.extend import core as jex_core
 
 from ntk_jax.compat import CUSTOM_CALLS, bind, outside_traces
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.jaxprs import Atom, Eqn, closed_jaxpr, dtype_of, shape_of
+
+Evaluate = Callable[[list[jax.Array]], Sequence[jax.Array]]
 
 
 def check_custom_derivative(eqn: Eqn, checked: dict[int, Eqn]) -> None:
@@ -37,12 +38,14 @@ def _agrees(eqn: Eqn) -> bool:
     args = [_sample(rng, v) for v in eqn.invars]
     floats = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
 
-    def along(f: Callable[[list[Array]], Sequence[Array]], *chosen: Array) -> list[Array]:
+    def along(f: Evaluate, *chosen: jax.Array) -> list[jax.Array]:
         full = list(args)
         for i, a in zip(floats, chosen, strict=True):
             full[i] = a
         return [o for o in f(full) if jnp.issubdtype(o.dtype, jnp.floating)]
 
+    # The rule as it stands, against the derivative of the function that it belongs to: both pull
+    # the same cotangents back.
     pulled = []
     for f in (lambda a: bind(eqn, a), lambda a: jex_core.jaxpr_as_fun(closed)(*a)):
         out, pull = jax.vjp(lambda *chosen, f=f: along(f, *chosen), *(args[i] for i in floats))
@@ -56,7 +59,7 @@ def _agrees(eqn: Eqn) -> bool:
     )
 
 
-def _sample(rng: np.random.Generator, atom: Atom) -> Array:
+def _sample(rng: np.random.Generator, atom: Atom) -> jax.Array:
     shape, dtype = shape_of(atom), dtype_of(atom)
     floating = jnp.issubdtype(dtype, jnp.floating)
     return jnp.asarray(rng.standard_normal(shape), dtype) if floating else jnp.zeros(shape, dtype)

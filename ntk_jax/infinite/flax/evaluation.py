@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ntk_jax.compat import bind
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
@@ -30,7 +29,7 @@ from ntk_jax.infinite.flax.values import (
 )
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
-Evaluation = Callable[[list[AnyArray]], Sequence[Array]]
+Evaluation = Callable[[list[AnyArray]], Sequence[jax.Array]]
 
 # Between a scale that a model wrote, such as (1 / sqrt(width))**2 in float32, and 1 / width.
 CLOSE = 1e-4
@@ -44,7 +43,9 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
     sides = []
     for side in (0,) if static else (0, 1):
         with jax.ensure_compile_time_eval() if static else contextlib.nullcontext():
-            outs = [_cast(o, dtype) for o in evaluate([v.sides[side] for v in values])]
+            floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+            outs = evaluate([v.sides[side] for v in values])
+            outs = [o.astype(dtype) if floating(o) else o for o in outs]
             sides.append([np.asarray(o) for o in outs] if static else outs)
     pending = None if static else _still_pending(eqn, values)
     results = []
@@ -52,10 +53,6 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
         d = static_det(pair[0]) if static else Det(pair, (1,) * pair[0].ndim, pending=pending)
         results.append(d if wide is None else Det(d.sides, wide, d.literal, d.static, d.pending))
     return results
-
-
-def _cast(a: Array, dtype: np.dtype) -> Array:
-    return jnp.asarray(a).astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
 def _evaluation(
@@ -85,7 +82,7 @@ def _evaluation(
         wide = tuple(w for i, w in enumerate(values[0].wide) if i not in axes)
         return lambda arrays: bind(eqn, [jnp.asarray(a) for a in arrays]), wide
 
-    def evaluate(arrays: list[AnyArray]) -> list[Array]:
+    def evaluate(arrays: list[AnyArray]) -> list[jax.Array]:
         spread = [jnp.broadcast_to(jnp.asarray(a), s) for a, s in zip(arrays, full, strict=True)]
         dtypes = [dtype_of(v) for v in eqn.invars]
         floats = [jnp.issubdtype(d, jnp.floating) for d in dtypes]

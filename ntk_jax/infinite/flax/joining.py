@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -64,7 +63,7 @@ def joined(
     if all(d is None or d.is_zero for d in offsets):
         return Wide(shape, wide, algebra.tidy(terms, shape))
 
-    def joint(side: int) -> Array:
+    def joint(side: int) -> jax.Array:
         arrays = [0 if d is None else d.sides[side] for d in offsets]
         full = [
             jnp.broadcast_to(jnp.asarray(a, dtype), s) for a, s in zip(arrays, stored, strict=True)
@@ -110,8 +109,8 @@ def _places(
     once = len(dict(keys)) == len(keys) and all(k is not None for _, k in keys)
     key: Key | None = (("join", axis, shape, tuple(keys)),) if once else None
 
-    def apply(side: int, z: Array) -> Array:
-        total: Array | None = None
+    def apply(side: int, z: jax.Array) -> jax.Array:
+        total: jax.Array | None = None
         for start, m in maps:
             piece = z if m is None else m.apply(side, z)
             config = [(0, 0, 0)] * piece.ndim

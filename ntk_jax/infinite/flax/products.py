@@ -32,7 +32,6 @@ from ntk_jax.infinite.flax.values import (
     both_sides,
     fields_of,
     root,
-    then,
 )
 
 
@@ -47,6 +46,8 @@ def product(x: Wide, y: Wide, wide: Sequence[int], related: Related) -> Wide:
         if found is not None:
             out.terms, out.offset = tidy(found.random, shape), found.offset
         return out
+    # Functions of one Gaussian multiply to one function of it, whose dual is exact. A degenerate
+    # field stays apart: at its value, 0, the product would lose the other factor.
     fields = fields_of([x, y])
     if len({root(g) for g in fields}) == 1 and not any(g.degenerate for g in fields):
         try:
@@ -122,9 +123,9 @@ def _times(t: Term | Det, u: Term | Det, shape: Shape, related: Related) -> Term
     for m in (t.map, u.map):
         if m is not None:
             by = m if m.factor is None else scaling(m.factor, term.shape) or m
-            term = Term(factors, then(term.map, by))
+            term = term.mapped(by)
     spread = broadcasting(term.shape, shape)
-    return term if spread is None else Term(factors, then(term.map, spread))
+    return term if spread is None else term.mapped(spread)
 
 
 def _scale_only(t: Term) -> Term:

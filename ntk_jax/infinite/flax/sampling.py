@@ -6,7 +6,6 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from ntk_jax.infinite.flax.answers import Answers
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -26,7 +25,7 @@ from ntk_jax.jaxprs import Eqn
 
 def sampled(
     moments: Answers,
-    apply: Callable[[int, list[AnyArray]], Array],
+    apply: Callable[[int, list[AnyArray]], jax.Array],
     values: Sequence[Wide | Det],
     wide: Sequence[int],
 ) -> Wide:
@@ -46,7 +45,7 @@ def sampled(
         jax.ShapeDtypeStruct(v.shape, moments.dtype if isinstance(v, Wide) else v.sides[0].dtype)
         for v in values
     ]
-    shape = cast(Array, jax.eval_shape(partial(apply, 0), examples)).shape
+    shape = cast(jax.Array, jax.eval_shape(partial(apply, 0), examples)).shape
     function = Sampled(apply, list(values), variables, resolved, shape)
     return Wide(shape, tuple(wide), [Term((Factor(variables, sampled=function),))])
 
@@ -55,9 +54,6 @@ def sampled_elementwise(
     moments: Answers, eqn: Eqn, values: Sequence[Wide | Det], wide: Sequence[int]
 ) -> Wide:
     """An elementwise function of values of any kind."""
-
-    def apply(_: int, arrays: list[AnyArray]) -> Array:
-        return bind_elementwise(eqn.primitive, eqn.params, arrays, moments.dtype)
-
+    bind = partial(bind_elementwise, eqn.primitive, eqn.params, dtype=moments.dtype)
     typed = [v.mapped(jnp.asarray) if isinstance(v, Det) else v for v in values]
-    return sampled(moments, apply, typed, wide)
+    return sampled(moments, lambda _, arrays: bind(arrays), typed, wide)

@@ -30,7 +30,7 @@ def reduce_sum(program: Interpreter, eqn: Eqn, values: Sequence[Wide | Param]) -
     if units == 1:
         by = Linear(lambda _, z: layout.apply(z), layout.shape)
         return [algebra.mapped(value, by, layout.wide)]
-    if any(w > 1 for w in layout.wide):
+    if any(w > 1 for w in layout.wide):  # else a mean over all units, however few the model has
         if units < FEW:
             raise NoLimitError(
                 f"a mean over {units} units of each group is not deterministic, and not Gaussian,"

@@ -12,7 +12,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ntk_jax.compat import CALLS, outside_traces
 from ntk_jax.infinite.flax import algebra
@@ -89,7 +88,7 @@ def _followed(eqn: Eqn, values: Sequence[Value]) -> Noise:
         return Noise()
     dtypes = [dtype_of(a) for a in eqn.invars]
 
-    def after(bits: Array) -> Array:
+    def after(bits: jax.Array) -> jax.Array:
         args = [v.literal if isinstance(v, Det) else before(bits) for v in values]
         arrays = [jnp.asarray(a, d) for a, d in zip(args, dtypes, strict=True)]
         return eqn.primitive.bind(*(jnp.broadcast_to(a, bits.shape) for a in arrays), **eqn.params)
@@ -127,7 +126,7 @@ def _law(mask: Noise) -> tuple[float, float, float]:
     return low, high, keep
 
 
-def _on_grid(of_bits: Callable[[Array], Array], dtype: np.dtype) -> Array:
+def _on_grid(of_bits: Callable[[jax.Array], jax.Array], dtype: np.dtype) -> jax.Array:
     """The values at evenly spaced bits."""
     width = np.iinfo(dtype).bits
     grid = (

@@ -143,6 +143,6 @@ def _aligned(
     apply = lambda _, z: jnp.transpose(z, order).reshape(align(z.shape))
     key = (("align", value.shape, tuple(order), shape),)
     moved = algebra.mapped(value, Linear(apply, shape, key), wide)
-    if all(t.is_gaussian for t in moved.random):
+    if all(t.gaussian is not None for t in moved.random):
         return moved
     return sampled(program.moments, lambda _, arrays: jnp.asarray(arrays[0]), [moved], wide)

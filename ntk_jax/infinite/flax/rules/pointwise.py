@@ -43,6 +43,7 @@ def elementwise(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequ
         return [values[0]]
     values = _ranked(values, len(full))
     if any(isinstance(v, Param) for v in values):
+        # Scaled by a number, a parameter can still be a weight; as a value it cannot.
         view = param_arithmetic(name, values)
         if view is not None:
             return [view]

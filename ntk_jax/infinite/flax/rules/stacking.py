@@ -30,12 +30,9 @@ def unstack(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wid
     if not isinstance(value, Wide) or value.wide[axis] > 1:
         raise NoLimitError("single entries of a parameter or of an infinite axis are taken,")
     shape, wide = ((*s[:axis], *s[axis + 1 :]) for s in (value.shape, value.wide))
-
-    def entry(i: int) -> Linear:
-        key = (("entry", axis, i, value.shape),)
-        return Linear(lambda _, z: jnp.take(z, i, axis=axis), shape, key)
-
-    return [algebra.mapped(value, entry(i), wide) for i in range(len(eqn.outvars))]
+    key = lambda i: (("entry", axis, i, value.shape),)
+    take = lambda i: Linear(lambda _, z: jnp.take(z, i, axis=axis), shape, key(i))
+    return [algebra.mapped(value, take(i), wide) for i in range(len(eqn.outvars))]
 
 
 @rule("tile")

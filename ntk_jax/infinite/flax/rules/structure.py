@@ -53,6 +53,8 @@ def layout(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Valu
 
 
 def _moved(value: Wide, found: Layout) -> Wide:
+    # Entries that stay in place need no map, behind which a nonlinearity would see no function of
+    # Gaussians any more.
     if found.key != ():
         by = Linear(lambda _, z: found.apply(z), found.shape, found.key)
         return algebra.mapped(value, by, found.wide)

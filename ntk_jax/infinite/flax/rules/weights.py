@@ -9,7 +9,6 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -148,7 +147,7 @@ def _with_constant(eqn: Eqn, values: Sequence[Value]) -> Wide:
             shape[a] = 1
     sides = [jnp.broadcast_to(jnp.asarray(s), tuple(shape)) for s in d.sides]
 
-    def apply(side: int, z: Array) -> Array:
+    def apply(side: int, z: jax.Array) -> jax.Array:
         m = sides[side].astype(z.dtype)
         return jax.lax.dot_general(*((m, z) if left else (z, m)), numbers, precision="highest")
 
@@ -265,7 +264,7 @@ def embedding(
     if p.offset_dims != (len(shape_of(eqn.outvars[0])) - 1,):
         raise NoLimitError(f"the rows of table {param.leaf} are not the last axis of the result,")
 
-    def hot(side: int) -> Array:
+    def hot(side: int) -> jax.Array:
         rows = jnp.broadcast_to(jnp.asarray(indices.sides[side]), shape_of(eqn.invars[1]))[..., 0]
         return jax.nn.one_hot(
             jnp.clip(rows, 0, table[0] - 1), table[0], dtype=program.moments.dtype

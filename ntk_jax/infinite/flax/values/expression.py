@@ -5,7 +5,7 @@ Equal graphs are one object, so that two layers with the same activation share i
 compilation.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from weakref import WeakValueDictionary
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.extend.core import Primitive
 from jax.typing import ArrayLike
 
@@ -34,6 +33,7 @@ class Expression:
         self.kind, self.label, self.args = kind, label, args
 
 
+# Weak: what no model uses any more goes, with the duals that are kept by it.
 _NODES: WeakValueDictionary[Hashable, Expression] = WeakValueDictionary()
 
 
@@ -62,6 +62,7 @@ def constant(value: Number) -> Expression:
 def apply(primitive: Primitive, params: PrimitiveParams, args: Sequence[Expression]) -> Expression:
     """One elementwise primitive."""
     items = tuple(sorted(params.items(), key=lambda item: item[0]))
+    # Parameters that cannot be hashed are compared as they are printed.
     key: Hashable = (primitive, items)
     try:
         hash(key)
@@ -105,7 +106,7 @@ def evaluate(
     variables: Sequence[ArrayLike],
     operands: Sequence[ArrayLike] = (),
     dtype: np.dtype | None = None,
-) -> Array:
+) -> jax.Array:
     """The value at broadcastable arrays; floats are of one dtype."""
     dtype = dtype or jnp.result_type(*variables)
     leaves = {"variable": variables, "operand": operands}
@@ -121,7 +122,7 @@ def evaluate(
 
 def bind_elementwise(
     primitive: Primitive, params: PrimitiveParams, args: Sequence[ArrayLike], dtype: np.dtype
-) -> Array:
+) -> jax.Array:
     """One elementwise primitive at broadcastable arrays and Python numbers, with floats in
     `dtype`.
     """
@@ -135,7 +136,7 @@ def bind_elementwise(
     if any(floating(a.dtype) for a in arrays[chosen:]):
         arrays = [*arrays[:chosen], *(a.astype(dtype) for a in arrays[chosen:])]
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
-    out: Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
+    out: jax.Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
     return out.astype(dtype) if floating(out.dtype) else out
 
 
@@ -147,7 +148,7 @@ class ScalarFunction:
 
     node: Expression
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: jax.Array) -> jax.Array:
         """The value at each entry."""
         return jnp.broadcast_to(evaluate(self.node, [z]), z.shape)
 
@@ -161,7 +162,7 @@ class PartialDerivative:
     main: int
     wrt: int
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: jax.Array) -> jax.Array:
         """The value at each entry."""
         zero = jnp.zeros_like(z)
         point = [z if i == self.main else zero for i in range(self.num_variables)]
@@ -170,8 +171,5 @@ class PartialDerivative:
         return jax.jvp(f, tuple(point), tuple(tangent))[1]
 
 
-def _full(node: Expression, shape: Shape, *variables: Array) -> Array:
+def _full(node: Expression, shape: Shape, *variables: jax.Array) -> jax.Array:
     return jnp.broadcast_to(evaluate(node, variables), shape)
-
-
-Scalar = Callable[[Array], Array]

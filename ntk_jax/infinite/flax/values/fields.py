@@ -18,28 +18,9 @@ class Field:
 
 
 @dataclass(eq=False)
-class Entries(Field):
-    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
-
-    leaf: str
-    shape: Shape
-    variance: float
-    eta: float
-    key: Hashable
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        """Whether it is a trained constant."""
-        return self.variance == 0
-
-
-@dataclass(eq=False)
-class Weight(Field):
-    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite
-    one.
-
-    `contract` takes the second moments of two such h (a request object) to those of z: see
-    rules/weights.py.
+class OfParameter(Field):
+    """What is linear in one parameter: its leaf, the law of its entries and their learning rate;
+    fields of equal leaf and key are made of the same entries.
     """
 
     leaf: str
@@ -47,14 +28,29 @@ class Weight(Field):
     variance: float
     eta: float
     key: Hashable
-    value: Any
-    fan_in: int
-    contract: Any
 
     @property
     def degenerate(self) -> bool:  # type: ignore[override]
         """Whether it is a trained constant."""
         return self.variance == 0
+
+
+class Entries(OfParameter):
+    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
+
+
+@dataclass(eq=False)
+class Weight(OfParameter):
+    """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite
+    one.
+
+    `contract` takes the second moments of two such h (a request object) to those of z: see
+    rules/weights.py.
+    """
+
+    value: Any
+    fan_in: int
+    contract: Any
 
 
 @dataclass(eq=False)

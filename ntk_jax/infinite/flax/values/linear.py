@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from ntk_jax.infinite.flax.values.deterministic import Det, Shape
 
@@ -30,7 +29,7 @@ class Linear:
         factor: the deterministic value that it multiplies by, if it does nothing else.
     """
 
-    apply: Callable[[int, Array], Array]
+    apply: Callable[[int, jax.Array], jax.Array]
     shape: Shape
     key: Key | None = None
     factor: Det | None = None
@@ -52,7 +51,7 @@ def add_maps(maps: Sequence[Linear | None], shape: Shape) -> Linear:
     """The sum of maps of one argument."""
     keys: set[Key | None] = {() if m is None else m.key for m in maps}
 
-    def apply(side: int, z: Array) -> Array:
+    def apply(side: int, z: jax.Array) -> jax.Array:
         total = z if maps[0] is None else maps[0].apply(side, z)
         for m in maps[1:]:
             total = total + (z if m is None else m.apply(side, z))
@@ -65,10 +64,10 @@ def on_both(
     left: Linear | None,
     right: Linear | None,
     sides: Sides,
-    k: Array,
+    k: jax.Array,
     shape1: Shape,
     shape2: Shape,
-) -> Array:
+) -> jax.Array:
     """left k rightᵀ for k of shape (*shape1, *shape2)."""
     if left is not None:
         flat = k.reshape(*shape1, -1)
@@ -81,8 +80,8 @@ def on_both(
 
 
 def on_diagonal(
-    left: Linear | None, right: Linear | None, sides: Sides, k: Array, shape: Shape
-) -> Array:
+    left: Linear | None, right: Linear | None, sides: Sides, k: jax.Array, shape: Shape
+) -> jax.Array:
     """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry,
     times a factor per side.
     """
@@ -97,18 +96,16 @@ def keeps_diagonal(left: Linear | None, right: Linear | None) -> bool:
     """Whether `on_diagonal` applies."""
     if left is right:
         return left is None or left.key is not None
-    k1: Key | None
-    k2: Key | None
-    k1, k2 = (() if m is None else m.key for m in (left, right))
-    return k1 is not None and k1 == k2
+    keys: set[Key | None] = {() if m is None else m.key for m in (left, right)}
+    return len(keys) == 1 and None not in keys
 
 
-def diagonal(k: Array, shape: Shape) -> Array:
+def diagonal(k: jax.Array, shape: Shape) -> jax.Array:
     """The entries (p, p) of (*shape, *shape)."""
     n = math.prod(shape)
     return jnp.diagonal(k.reshape(n, n)).reshape(shape)
 
 
-def outer(a: Array, b: Array) -> Array:
+def outer(a: jax.Array, b: jax.Array) -> jax.Array:
     """All products, (*a.shape, *b.shape)."""
     return a.reshape(a.shape + (1,) * b.ndim) * b

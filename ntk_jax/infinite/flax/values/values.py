@@ -92,7 +92,7 @@ class Factor:
     @property
     def is_gaussian(self) -> bool:
         """Whether it is its Gaussian."""
-        return self.node is None and self.sampled is None
+        return self.node is None and self.sampled is None and len(self.gaussians) == 1
 
     @property
     def nondegenerate(self) -> list[int]:
@@ -126,11 +126,6 @@ class Masked(Factor):
         self.value, self.source, self.mask_shape, self.keep = value, source, mask_shape, keep
 
     @property
-    def is_gaussian(self) -> bool:
-        """Never."""
-        return False
-
-    @property
     def shape(self) -> Shape:
         """That of the value."""
         return self.value.shape
@@ -159,19 +154,15 @@ class Term:
         return self.base if self.map is None else self.map.shape
 
     @property
-    def is_gaussian(self) -> bool:
-        """Whether it is a linear map of one Gaussian."""
-        return len(self.factors) == 1 and self.factors[0].is_gaussian
-
-    @property
     def gaussian(self) -> Field | None:
         """The Gaussian that it is a linear map of, if it is one."""
-        return self.factors[0].gaussians[0] if self.is_gaussian else None
+        (f, *others) = self.factors
+        return f.gaussians[0] if f.is_gaussian and not others else None
 
     @property
     def law(self) -> Hashable:
         """Equal for terms that are linear maps of the same."""
-        return self.factors[0].gaussians if self.is_gaussian else self.factors
+        return self.gaussian or self.factors
 
     @property
     def masked(self) -> Masked | None:
