@@ -1,6 +1,6 @@
 """Custom derivative rules: a limit is that of the function, so the rule must be its derivative."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,12 @@ from jax.extend import core as jex_core
 
 from ntk_jax.compat import CUSTOM_CALLS, bind, outside_traces
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.jaxprs import closed_jaxpr
+from ntk_jax.jaxprs import Atom, Eqn, closed_jaxpr, dtype_of, shape_of
+
+Evaluate = Callable[[list[jax.Array]], Sequence[jax.Array]]
 
 
-def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:
+def check_custom_derivative(eqn: Eqn, checked: dict[int, Eqn]) -> None:
     """Raise unless the custom rule of an equation is the derivative of its function, at random
     arguments.
 
@@ -25,24 +27,25 @@ def check_custom_derivative(eqn: Any, checked: dict[int, Any]) -> None:
         name = eqn.params.get("name", eqn.primitive.name)
         raise NoLimitError(
             f"`{name}` has a custom derivative that is not the derivative of its values (such as a "
-            "straight-through "
-            "gradient), which has no rule,"
+            "straight-through gradient), which has no rule,"
         )
     checked[id(eqn)] = eqn
 
 
-def _agrees(eqn: Any) -> bool:
+def _agrees(eqn: Eqn) -> bool:
     closed = closed_jaxpr(eqn.params[CUSTOM_CALLS[eqn.primitive.name]])
     rng = np.random.default_rng(0)
-    args = [_sample(rng, v.aval) for v in eqn.invars]
+    args = [_sample(rng, v) for v in eqn.invars]
     floats = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
 
-    def along(f, *chosen):
+    def along(f: Evaluate, *chosen: jax.Array) -> list[jax.Array]:
         full = list(args)
         for i, a in zip(floats, chosen, strict=True):
             full[i] = a
         return [o for o in f(full) if jnp.issubdtype(o.dtype, jnp.floating)]
 
+    # The rule as it stands, against the derivative of the function that it belongs to: both pull
+    # the same cotangents back.
     pulled = []
     for f in (lambda a: bind(eqn, a), lambda a: jex_core.jaxpr_as_fun(closed)(*a)):
         out, pull = jax.vjp(lambda *chosen, f=f: along(f, *chosen), *(args[i] for i in floats))
@@ -56,7 +59,7 @@ def _agrees(eqn: Any) -> bool:
     )
 
 
-def _sample(rng: Any, aval: Any) -> Any:
-    if jnp.issubdtype(aval.dtype, jnp.floating):
-        return jnp.asarray(rng.standard_normal(aval.shape), aval.dtype)
-    return jnp.zeros(aval.shape, aval.dtype)
+def _sample(rng: np.random.Generator, atom: Atom) -> jax.Array:
+    shape, dtype = shape_of(atom), dtype_of(atom)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.asarray(rng.standard_normal(shape), dtype) if floating else jnp.zeros(shape, dtype)

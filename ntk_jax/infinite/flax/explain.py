@@ -104,7 +104,7 @@ def _kind(value: Any) -> str:
         return f"Gaussian: {_names(value.gaussian)}"
     if any(t.masked for t in value.terms):
         return "value after dropout"
-    several = max(len(f.mains) for t in value.terms for f in t.factors)
+    several = max(len(f.nondegenerate) for t in value.terms for f in t.factors)
     terms = f"{len(value.terms)} terms, " if len(value.terms) > 1 else ""
     return f"{terms}function of {several} Gaussian{'s' if several > 1 else ''}"
 

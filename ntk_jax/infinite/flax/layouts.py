@@ -1,17 +1,16 @@
-"""Operations that move, repeat, pick or add entries along finite axes: on values stored with wide
-axes of size 1.
-"""
+"""Operations that move, repeat, pick or add entries along finite axes, wide axes having size 1."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array, lax
 
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.linear import Shape
+from ntk_jax.infinite.flax.values import Key, Shape
+from ntk_jax.jaxprs import Eqn, shape_of
 
 
 class Layout(NamedTuple):
@@ -21,27 +20,27 @@ class Layout(NamedTuple):
     The key describes which entry each result takes; None if entries are added.
     """
 
-    apply: Callable[[Any], Array]
+    apply: Callable[[Array], Array]
     shape: Shape
     wide: Shape
-    key: Any
+    key: Key | None
 
 
-def transpose(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def transpose(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Axes in another order."""
     p = eqn.params["permutation"]
     infinite = [a for a in p if wide[a] > 1]
     if infinite != sorted(infinite):
         raise NoLimitError("two infinite axes change places: which unit meets which is lost,")
-    pick = lambda s: tuple(s[i] for i in p)
-    return Layout(lambda z: z.transpose(p), pick(shape), pick(wide), (("transpose", p),))
+    shape, wide = (tuple(s[i] for i in p) for s in (shape, wide))
+    return Layout(lambda z: z.transpose(p), shape, wide, (("transpose", p),))
 
 
-def reshape(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def reshape(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Axes split and merged: a wide axis stays wide, and a merged one is wide by its wide
     factor.
     """
-    old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    old, new = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     out = [1] * len(new)
     for before, after, size in axis_groups(old, new):
         factor = math.prod(wide[i] for i in before)
@@ -52,7 +51,8 @@ def reshape(eqn: Any, shape: Shape, wide: Shape) -> Layout:
             for j in after:
                 out[j] = new[j]
             continue
-        for j in reversed(after):  # (finite, .., wide) regrouped: the wide factor is the last
+        # The last axes take the wide factor: in (finite, .., wide) a unit's entries lie together.
+        for j in reversed(after):
             out[j] = math.gcd(factor, new[j])
             factor //= out[j]
         finite_last = [i for i in before if old[i] > 1 and wide[i] == 1]
@@ -66,7 +66,7 @@ def reshape(eqn: Any, shape: Shape, wide: Shape) -> Layout:
                 f"a reshape from {old} to {new} mixes finite axes with an infinite one,"
             )
     target = tuple(n // w for n, w in zip(new, out, strict=True))
-    key = () if target == shape else (("reshape", shape, target),)
+    key: Key = () if target == shape else (("reshape", shape, target),)
     return Layout(lambda z: z.reshape(target), target, tuple(out), key)
 
 
@@ -99,7 +99,7 @@ def axis_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int], int]
     return groups
 
 
-def broadcast_in_dim(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def broadcast_in_dim(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """New and repeated axes."""
     full, dims = list(eqn.params["shape"]), eqn.params["broadcast_dimensions"]
     out = [1] * len(full)
@@ -111,7 +111,7 @@ def broadcast_in_dim(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     return Layout(lambda z: lax.broadcast_in_dim(z, target, dims), target, tuple(out), key)
 
 
-def lazy_broadcast(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def lazy_broadcast(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """New and repeated axes, stored with size 1: for deterministic values."""
     full, dims = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     stored, out = [1] * len(full), list(full)
@@ -122,12 +122,12 @@ def lazy_broadcast(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     return Layout(lambda z: lax.broadcast_in_dim(z, target, dims), target, tuple(out), None)
 
 
-def slice_(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def slice_(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """A regular part of finite axes; all of the wide ones."""
     p = eqn.params
     strides = p["strides"] or (1,) * len(shape)
     limits = list(p["limit_indices"])
-    full = eqn.invars[0].aval.shape
+    full = shape_of(eqn.invars[0])
     for a, w in enumerate(wide):
         if w > 1:
             if p["start_indices"][a] or limits[a] != full[a] or strides[a] != 1:
@@ -135,21 +135,21 @@ def slice_(eqn: Any, shape: Shape, wide: Shape) -> Layout:
             limits[a] = shape[a]
     key = ("slice", shape, p["start_indices"], tuple(limits), strides)
     take = lambda z: lax.slice(z, p["start_indices"], limits, strides)
-    return Layout(take, _shape_of(take, shape), wide, (key,))
+    return Layout(take, shape_after(take, shape), wide, (key,))
 
 
-def pad(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def pad(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Zeros around and between finite entries."""
     config = eqn.params["padding_config"]
     if any(w > 1 and tuple(c) != (0, 0, 0) for w, c in zip(wide, config, strict=True)):
         raise NoLimitError("an infinite axis is padded,")
     extend = lambda z: lax.pad(z, np.zeros((), z.dtype), config)
     return Layout(
-        extend, _shape_of(extend, shape), wide, (("pad", shape, tuple(map(tuple, config))),)
+        extend, shape_after(extend, shape), wide, (("pad", shape, tuple(map(tuple, config))),)
     )
 
 
-def rev(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def rev(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Finite axes backwards."""
     dims = eqn.params["dimensions"]
     if any(wide[d] > 1 for d in dims):
@@ -157,34 +157,35 @@ def rev(eqn: Any, shape: Shape, wide: Shape) -> Layout:
     return Layout(lambda z: lax.rev(z, dims), shape, wide, (("rev", dims),))
 
 
-def reduce_sum(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def reduce_sum(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Sums over finite axes."""
     axes = eqn.params["axes"]
-    keep = lambda s: tuple(v for i, v in enumerate(s) if i not in axes)
-    return Layout(lambda z: z.sum(axes), keep(shape), keep(wide), None)
+    shape, wide = (tuple(v for i, v in enumerate(s) if i not in axes) for s in (shape, wide))
+    return Layout(lambda z: z.sum(axes), shape, wide, None)
 
 
-def cumulative(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def cumulative(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Running sums along a finite axis."""
     if wide[eqn.params["axis"]] > 1:
         raise NoLimitError("a running sum along an infinite axis,")
     return Layout(lambda z: eqn.primitive.bind(z, **eqn.params), shape, wide, None)
 
 
-def window_sum(eqn: Any, shape: Shape, wide: Shape) -> Layout:
+def window_sum(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Sums over windows of finite axes."""
     p = eqn.params
     if any(w > 1 and d > 1 for w, d in zip(wide, p["window_dimensions"], strict=True)):
         raise NoLimitError("a pooling window spans an infinite axis,")
     pool = lambda z: eqn.primitive.bind(z, **p)
-    return Layout(pool, _shape_of(pool, shape), wide, None)
+    return Layout(pool, shape_after(pool, shape), wide, None)
 
 
-def _shape_of(f: Callable[[Any], Any], shape: Shape) -> Shape:
+def shape_after(f: Callable[[Array], Array], shape: Shape) -> Shape:
+    """The shape of what f makes of an array."""
     return tuple(jax.eval_shape(f, jax.ShapeDtypeStruct(shape, np.float32)).shape)
 
 
-LAYOUTS: dict[str, Callable[[Any, Shape, Shape], Layout]] = {
+LAYOUTS: dict[str, Callable[[Eqn, Shape, Shape], Layout]] = {
     "transpose": transpose,
     "reshape": reshape,
     "squeeze": reshape,

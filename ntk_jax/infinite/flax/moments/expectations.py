@@ -50,7 +50,7 @@ class Expectations:
         if f.node is None:
             return None if d is None else jnp.ones(f.shape, self.dtype)
         function = self.scalar(f, d)
-        mains = f.mains
+        mains = f.nondegenerate
         if not mains:
             return self.function(half)([])
         variances = [self.variance(f, i, side) for i in mains]
@@ -64,10 +64,10 @@ class Expectations:
         """The scalar function of its one random Gaussian that f is (for `wrt` the derivative by a
         trained constant), or None.
         """
-        if len(f.mains) != 1 or f.operands:
+        if len(f.nondegenerate) != 1 or f.operands:
             return None
         node = IDENTITY if f.node is None else f.node
-        (main,) = f.mains
+        (main,) = f.nondegenerate
         if wrt is not None and wrt != main:
             return PartialDerivative(node, len(f.gaussians), main, wrt)
         zero = constant(0.0)
@@ -84,7 +84,7 @@ class Expectations:
 
         def at(random: Sequence[Array]) -> Array:
             zs = [jnp.zeros(f.shape, self.dtype)] * len(f.gaussians)
-            for i, z in zip(f.mains, random, strict=True):
+            for i, z in zip(f.nondegenerate, random, strict=True):
                 zs[i] = z
             return full(*zs) if d is None else mehler.differentiated(full, zs, d)
 

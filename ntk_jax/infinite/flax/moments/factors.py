@@ -78,7 +78,10 @@ class Factors:
         met = [c for c in chain(*covariances) if c is not None]
         if not met:
             return self._independent(pair)
-        if len(f.mains) == len(g.mains) == 1 and (k := self._scalar(pair, met[0])) is not None:
+        if (
+            len(f.nondegenerate) == len(g.nondegenerate) == 1
+            and (k := self._scalar(pair, met[0])) is not None
+        ):
             return k
         return self.series.moment(pair, covariances)
 
@@ -92,7 +95,9 @@ class Factors:
     def _scalar(self, pair: Pair, c: Array) -> Answer:
         """Of functions of one random Gaussian each, of covariance c; None if no dual answers."""
         f, g = pair.left.factor, pair.right.factor
-        by_main = [h.wrt is not None and h.wrt in h.factor.mains for h in (pair.left, pair.right)]
+        by_main = [
+            h.wrt is not None and h.wrt in h.factor.nondegenerate for h in (pair.left, pair.right)
+        ]
         if f.node is None and g.node is None:
             return jnp.ones_like(c) if all(by_main) else None if any(by_main) else c
         if f.node is None or g.node is None:
@@ -108,7 +113,7 @@ class Factors:
         """E[u phi(v)] = E[u v] E[phi'(v)] (Stein); of the derivatives, E[phi'(v)]."""
         swapped = pair.right.factor.node is None
         linear, function = (pair.right, pair.left) if swapped else (pair.left, pair.right)
-        (main,) = function.factor.mains
+        (main,) = function.factor.nondegenerate
         if function.wrt not in (None, main) or (function.wrt is None) != (linear.wrt is None):
             return None  # such as the mean of a second derivative: left to the series
         slope = self.mean(function._replace(wrt=main))
@@ -125,7 +130,9 @@ class Factors:
         rule = self.expectations.rule(function)
         itself = u is v and side == other and pair.shapes[0] == pair.shapes[1]
         q1, q2 = (
-            lifted(self.expectations.variance(h.factor, h.factor.mains[0], h.side), len(shape))
+            lifted(
+                self.expectations.variance(h.factor, h.factor.nondegenerate[0], h.side), len(shape)
+            )
             for h, shape in zip((pair.left, pair.right), pair.shapes, strict=True)
         )
         if self.observed is not None and side == other:
@@ -150,7 +157,7 @@ class Factors:
 
     @remembered
     def _rows(self, f: Factor, function: Function, side: int, rank: int) -> Any:
-        q = self.expectations.variance(f, f.mains[0], side)
+        q = self.expectations.variance(f, f.nondegenerate[0], side)
         return self.expectations.rule(function).rows(lifted(q, rank))
 
 

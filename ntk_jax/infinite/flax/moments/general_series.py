@@ -43,7 +43,9 @@ class GeneralSeries:
         if c is None:
             return None
         q1, q2 = (
-            lifted(self.expectations.variance(h.factor, h.factor.mains[at], h.side), len(shape))
+            lifted(
+                self.expectations.variance(h.factor, h.factor.nondegenerate[at], h.side), len(shape)
+            )
             for h, at, shape in zip((pair.left, pair.right), (i, j), pair.shapes, strict=True)
         )
         return mehler.correlation(pair.at_left(q1), c, pair.at_right(q2))
@@ -53,7 +55,8 @@ class GeneralSeries:
         """Coefficients in n variables, the missing ones constant, at the positions of a term."""
         f, function = half.factor, self.expectations.function(half)
         variances = [
-            jnp.broadcast_to(self.expectations.variance(f, i, half.side), f.shape) for i in f.mains
+            jnp.broadcast_to(self.expectations.variance(f, i, half.side), f.shape)
+            for i in f.nondegenerate
         ]
         a = mehler.coefficients(function, variances)
         if self.tails is not None:

@@ -95,7 +95,7 @@ def plus(a: Answer, b: Answer) -> Answer:
 
 def random_gaussians(f: Factor) -> tuple[Field, ...]:
     """Those that are not trained constants."""
-    return tuple(f.gaussians[i] for i in f.mains)
+    return tuple(f.gaussians[i] for i in f.nondegenerate)
 
 
 def remembered(method: Method) -> Method:

@@ -2,13 +2,30 @@
 them all.
 """
 
-from ntk_jax.infinite.flax.rules import averages as averages
-from ntk_jax.infinite.flax.rules import control as control
-from ntk_jax.infinite.flax.rules import dropout as dropout
-from ntk_jax.infinite.flax.rules import joined as joined
-from ntk_jax.infinite.flax.rules import parameters as parameters
-from ntk_jax.infinite.flax.rules import pointwise as pointwise
-from ntk_jax.infinite.flax.rules import sampled as sampled
-from ntk_jax.infinite.flax.rules import stacking as stacking
-from ntk_jax.infinite.flax.rules import structure as structure
-from ntk_jax.infinite.flax.rules import weights as weights
+from ntk_jax.infinite.flax.rules import (
+    averages,
+    control,
+    dropout,
+    indexing,
+    inner_products,
+    joined,
+    pointwise,
+    sampled,
+    stacking,
+    structure,
+    weights,
+)
+
+__all__ = [
+    "averages",
+    "control",
+    "dropout",
+    "indexing",
+    "inner_products",
+    "joined",
+    "pointwise",
+    "sampled",
+    "stacking",
+    "structure",
+    "weights",
+]

@@ -2,20 +2,31 @@
 by name.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Never
 
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.interpreter import Interpreter, deterministic, rule
-from ntk_jax.infinite.flax.rules.parameters import cut
-from ntk_jax.infinite.flax.rules.stacking import with_axis
-from ntk_jax.infinite.flax.rules.structure import joined
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Det, Noise, Param, with_view
-from ntk_jax.jaxprs import open_jaxpr
+from ntk_jax.infinite.flax.evaluation import deterministic
+from ntk_jax.infinite.flax.interpreter import Interpreter, rule
+from ntk_jax.infinite.flax.joining import joined, with_axis
+from ntk_jax.infinite.flax.parameter_views import cut
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Joined,
+    Linear,
+    Noise,
+    Param,
+    Shape,
+    Value,
+    Wide,
+    both_sides,
+)
+from ntk_jax.jaxprs import Eqn, open_jaxpr, shape_of
 
 REFUSED = {
     "argmax": "argmax of random values is not differentiable and not a function of single units,",
@@ -28,92 +39,69 @@ REFUSED = {
 }
 
 
-def _refuse(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
-    advice = (
-        "Use average pooling"
-        if "pooling" in REFUSED[eqn.primitive.name]
-        else "Rewrite that part of the model"
-    )
-    raise NoLimitError(
-        REFUSED[eqn.primitive.name], f"{advice}, or estimate with ntk_jax.monte_carlo_kernels."
-    )
-
-
-rule(*REFUSED)(_refuse)
+@rule(*REFUSED)
+def refuse(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Never:
+    """No limit, or no rule."""
+    why = REFUSED[eqn.primitive.name]
+    advice = "Use average pooling" if "pooling" in why else "Rewrite that part of the model"
+    raise NoLimitError(why, f"{advice}, or estimate with ntk_jax.monte_carlo_kernels.")
 
 
 @rule("scan")
-def scan(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def scan(program: Interpreter, eqn: Eqn, values: list[Value]) -> Sequence[Value]:
     """A loop over steps, unrolled: the same weights at every step, or a slice of stacked ones."""
-    p = eqn.params
-    consts, carry, xs = p["num_consts"], p["num_carry"], values[p["num_consts"] + p["num_carry"] :]
-    if all(isinstance(v, Det) for v in values) and _small(eqn):
-        return deterministic(program, eqn, values)
-    fixed, state = values[:consts], values[consts : consts + carry]
+    p, fixed = eqn.params, [v for v in values if isinstance(v, Det)]
+    consts, carry = p["num_consts"], p["num_carry"]
     inner, inner_consts = open_jaxpr(p["jaxpr"])
-    avals = [v.aval for v in eqn.invars[consts + carry :]]
+    # Random bits inside must become a mask, not numbers: such a loop is unrolled too.
+    draws = any(e.primitive.name == "random_bits" for e in inner.eqns)
+    if len(fixed) == len(values) and not draws:
+        return deterministic(eqn, fixed, program.moments.dtype)
+    shared, state, xs = values[:consts], values[consts : consts + carry], values[consts + carry :]
+    shapes = [shape_of(v) for v in eqn.invars[consts + carry :]]
     steps, results = range(p["length"]), []
     for t in reversed(steps) if p["reverse"] else steps:
-        at = [_step_of(x, aval.shape, t) for x, aval in zip(xs, avals, strict=True)]
-        outs = program.run(inner, inner_consts, [*fixed, *state, *at])
-        state, collected = outs[:carry], outs[carry:]
-        results.append(collected)
+        at = [_step_of(x, shape, t) for x, shape in zip(xs, shapes, strict=True)]
+        outs = program.run(inner, inner_consts, [*shared, *state, *at])
+        state = outs[:carry]
+        results.append(outs[carry:])
     if p["reverse"]:
         results.reverse()
-    stacked = [
-        _stacked(program, list(column), v)
-        for column, v in zip(zip(*results, strict=True), eqn.outvars[carry:], strict=True)
-    ]
-    return [*state, *stacked]
+    columns = zip(zip(*results, strict=True), eqn.outvars[carry:], strict=True)
+    return [*state, *(_stacked(program, column, shape_of(v)) for column, v in columns)]
 
 
-def _small(eqn: Any) -> bool:
-    return not any(
-        e.primitive.name == "random_bits" for e in open_jaxpr(eqn.params["jaxpr"])[0].eqns
-    )
-
-
-def _step_of(value: Any, full: tuple[int, ...], t: int) -> Any:
+def _step_of(value: Value, full: Shape, t: int) -> Value:
+    """Step t of a value whose first axis lists the steps."""
     if isinstance(value, Noise):
         return value
     if isinstance(value, Param):
         part = cut(value, (t,) + (0,) * (len(full) - 1), (t + 1, *full[1:]))
-        return with_view(part, shape=part.shape[1:], axes=part.axes[1:])
+        return replace(part, shape=part.shape[1:], axes=part.axes[1:])
     if isinstance(value, Det):
-        sides = [
-            jnp.broadcast_to(jnp.asarray(s), full)[t]
-            if not value.static
-            else np.broadcast_to(s, full)[t]
-            for s in value.sides
-        ]
-        return Det((sides[0], sides[1]), (1,) * (len(full) - 1), value.literal, value.static)
-    if value.wide[0] > 1:
+        at = (
+            (lambda s: np.broadcast_to(s, full)[t])
+            if value.static
+            else (lambda s: jnp.broadcast_to(jnp.asarray(s), full)[t])
+        )
+        return value.mapped(at, (1,) * (len(full) - 1))
+    if isinstance(value, Joined) or value.wide[0] > 1:
         raise NoLimitError("a scan over an infinite axis,")
-    key = (("step", t, value.shape),)
-    return algebra.mapped(value, Linear(lambda _, z: z[t], value.shape[1:], key), value.wide[1:])
+    by = Linear(lambda _, z: z[t], value.shape[1:], (("step", t, value.shape),))
+    return algebra.mapped(value, by, value.wide[1:])
 
 
-def _stacked(program: Interpreter, column: list[Any], var: Any) -> Any:
+def _stacked(program: Interpreter, column: Sequence[Value], shape: Shape) -> Value:
     """The results of all steps along a new first axis."""
     if any(isinstance(v, Noise) for v in column):
         return column[0]
-    if all(isinstance(v, Det) for v in column):
-        full = var.aval.shape[1:]
-        sides = [
-            jnp.stack([jnp.broadcast_to(jnp.asarray(v.sides[i]), full) for v in column])
-            for i in (0, 1)
-        ]
-        return Det((sides[0], sides[1]), (1,) * (len(full) + 1))
-    return joined(
-        program,
-        [_collected(v) for v in column],
-        0,
-        [(1, *var.aval.shape[1:])] * len(column),
-        var.aval.shape,
-    )
-
-
-def _collected(value: Any) -> Any:
-    if isinstance(value, Param):
+    fixed = [v for v in column if isinstance(v, Det)]
+    if len(fixed) == len(column):
+        spread = lambda v, side: jnp.broadcast_to(jnp.asarray(v.sides[side]), shape[1:])
+        stack = lambda side: jnp.stack([spread(v, side) for v in fixed])
+        return both_sides(stack, (1,) * len(shape))
+    found = [with_axis(v, 0) for v in column if isinstance(v, Det | Wide)]
+    if len(found) < len(column):
         raise NoLimitError("a scan collects parameters,")
-    return with_axis(value, 0)
+    shapes = [(1, *shape[1:])] * len(column)
+    return joined(program.uses, program.moments.dtype, found, 0, shapes, shape)

@@ -3,29 +3,33 @@ the parts.
 """
 
 import math
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, cast
 
 import jax
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.interpreter import ELEMENTWISE, Interpreter, rule
+from ntk_jax.infinite.flax.interpreter import Interpreter, rule
+from ntk_jax.infinite.flax.joining import side_by_side
 from ntk_jax.infinite.flax.layouts import axis_groups
-from ntk_jax.infinite.flax.rules.parameters import cut_of_each
-from ntk_jax.infinite.flax.rules.structure import side_by_side
-from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Wide
+from ntk_jax.infinite.flax.parameter_views import cut_of_each
+from ntk_jax.infinite.flax.values import ELEMENTWISE, Det, Joined, Param, Shape, Value, Wide
+from ntk_jax.jaxprs import Eqn, Var, dtype_of, shape_of
+
+Part = Det | Wide | Joined
 
 NO_RULE = "values joined along an infinite axis go through an operation that has no rule for them,"
 
 
 @rule("joined")
-def joined(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def joined(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequence[Value]:
     """An operation with at least one joined operand."""
     name = eqn.primitive.name
     whole = next(v for v in values if isinstance(v, Joined))
     if name == "concatenate" and eqn.params["dimension"] == whole.axis and whole.repeats == 1:
-        return [side_by_side(values, whole.axis, [a.aval.shape for a in eqn.invars])]
+        return [side_by_side(values, whole.axis, [shape_of(a) for a in eqn.invars])]
     if any(isinstance(v, Joined) and v.places != whole.places for v in values):
         raise NoLimitError("values joined in different places along an infinite axis meet,")
     if name in ELEMENTWISE or name == "concatenate":
@@ -41,13 +45,15 @@ def joined(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
     return [_rejoined(whole, axis, parts, repeats)]
 
 
-def _rejoined(whole: Joined, axis: int, parts: list[Any], repeats: int | None = None) -> Joined:
+def _rejoined(
+    whole: Joined, axis: int, parts: Sequence[Part], repeats: int | None = None
+) -> Joined:
     repeats = repeats or whole.repeats
     sizes = tuple(size * repeats // whole.repeats for size in whole.sizes)
-    return Joined(axis, sizes, parts, repeats)
+    return Joined(axis, sizes, list(parts), repeats)
 
 
-def _contracted(eqn: Any, values: list[Any], whole: Joined) -> bool:
+def _contracted(eqn: Eqn, values: Sequence[Value], whole: Joined) -> bool:
     """Whether the joined axis is summed over: with a weight, or with another value that is joined
     in the same places.
     """
@@ -65,7 +71,7 @@ def _contracted(eqn: Any, values: list[Any], whole: Joined) -> bool:
     return isinstance(values[1 - at], Param) and whole.axis in contract[at]
 
 
-def _moved(eqn: Any, values: list[Any], whole: Joined) -> tuple[int, int]:
+def _moved(eqn: Eqn, values: Sequence[Value], whole: Joined) -> tuple[int, int]:
     """Where the joined axis is after an operation that leaves it whole, and how often the parts
     take turns along it.
     """
@@ -96,11 +102,11 @@ def _moved(eqn: Any, values: list[Any], whole: Joined) -> tuple[int, int]:
     raise NoLimitError(NO_RULE)
 
 
-def _regrouped(eqn: Any, whole: Joined) -> tuple[int, int]:
+def _regrouped(eqn: Eqn, whole: Joined) -> tuple[int, int]:
     """A reshape that keeps the joined axis, or lists it for every position: then the parts take
     turns.
     """
-    old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    old, new = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     before, after = next((b, a) for b, a, _ in axis_groups(old, new) if whole.axis in b)
     before = [a for a in before if old[a] > 1]
     after = [a for a in after if new[a] > 1]
@@ -109,19 +115,19 @@ def _regrouped(eqn: Any, whole: Joined) -> tuple[int, int]:
     return after[0], whole.repeats * math.prod(old[a] for a in before[:-1])
 
 
-def _left_over(eqn: Any, at: int, axis: int) -> int:
+def _left_over(eqn: Eqn, at: int, axis: int) -> int:
     """Where an axis of operand `at` is in the result of a product that does not contract it."""
     contract, batch = eqn.params["dimension_numbers"]
     if axis in contract[at] or axis in batch[at]:
         raise NoLimitError(NO_RULE)
     free = [
-        [a for a in range(v.aval.ndim) if a not in c and a not in b]
+        [a for a in range(len(shape_of(v))) if a not in c and a not in b]
         for v, c, b in zip(eqn.invars, contract, batch, strict=True)
     ]
     return len(batch[0]) + (len(free[0]) if at == 1 else 0) + free[at].index(axis)
 
 
-def _whole_parts(eqn: Any, whole: Joined) -> list[Any] | None:
+def _whole_parts(eqn: Eqn, whole: Joined) -> list[Value] | None:
     """Cuts along the joined axis, None for cuts along others; only between parts."""
     p, axis = eqn.params, whole.axis
     if eqn.primitive.name == "split":
@@ -132,7 +138,7 @@ def _whole_parts(eqn: Any, whole: Joined) -> list[Any] | None:
     else:
         bounds = [(p["start_indices"][axis], p["limit_indices"][axis])]
         others = [a for a in range(len(p["start_indices"])) if a != axis]
-        full = eqn.invars[0].aval.shape
+        full = shape_of(eqn.invars[0])
         if bounds == [(0, full[axis])] and (p["strides"] is None or p["strides"][axis] == 1):
             return None
         if any((p["start_indices"][a], p["limit_indices"][a]) != (0, full[a]) for a in others):
@@ -155,89 +161,96 @@ def _whole_parts(eqn: Any, whole: Joined) -> list[Any] | None:
     ]
 
 
-def _param_axis(eqn: Any, values: list[Any], at: int, whole: Joined) -> int | None:
-    """Which axis of a parameter lies along the joined one."""
+def _param_axis(eqn: Eqn, param: Param, at: int, whole: Joined) -> int | None:
+    """Which axis of a parameter, operand number `at`, lies along the joined one."""
     name = eqn.primitive.name
     if name == "conv_general_dilated":
         return int(eqn.params["dimension_numbers"].rhs_spec[1])
     if name == "dot_general":
         contract, _ = eqn.params["dimension_numbers"]
         return int(contract[at][list(contract[1 - at]).index(whole.axis)])
-    rank = eqn.outvars[0].aval.ndim
-    axis = whole.axis - (rank - len(values[at].shape))
-    return axis if axis >= 0 and values[at].shape[axis] > 1 else None
+    axis = whole.axis - (len(shape_of(eqn.outvars[0])) - len(param.shape))
+    return axis if axis >= 0 and param.shape[axis] > 1 else None
 
 
 def _each(
     program: Interpreter,
-    eqn: Any,
-    values: list[Any],
+    eqn: Eqn,
+    values: Sequence[Value],
     whole: Joined,
     out_axis: int | None,
     repeats: int | None = None,
-) -> list[Any]:
+) -> list[Part]:
     """The results for all parts: the equation with the joined axis as long as each part is."""
-    results, start = [], 0
+    results: list[Part] = []
+    start = 0
     for i, size in enumerate(whole.sizes):
-        parts, avals = [], []
-        for at, (v, var) in enumerate(zip(values, eqn.invars, strict=True)):
-            shape = list(var.aval.shape)
-            if isinstance(v, Joined):
-                v = v.parts[i]
-                shape[whole.axis] = size
-            elif isinstance(v, Param):
-                axis = _param_axis(eqn, values, at, whole)
-                if axis is not None:
-                    v, shape[axis] = cut_of_each(v, axis, start, size, whole.repeats), size
-            elif _along(eqn, v, shape, whole):
-                if isinstance(v, Wide) or v.shape[whole.axis] > 1:
-                    raise NoLimitError("a value meets one that is joined along an infinite axis,")
-                shape[whole.axis] = size
-            parts.append(v)
-            avals.append(SimpleNamespace(aval=jax.ShapeDtypeStruct(tuple(shape), var.aval.dtype)))
-        out = eqn.outvars[0].aval
+        operands = [_operand(eqn, values, at, whole, i, start) for at in range(len(values))]
         out_size = size * (repeats or whole.repeats) // whole.repeats
-        out_shape = tuple(out_size if a == out_axis else s for a, s in enumerate(out.shape))
-        part = SimpleNamespace(
-            primitive=eqn.primitive,
-            params=_params(eqn, whole, size, out_axis),
-            invars=avals,
-            outvars=[SimpleNamespace(aval=jax.ShapeDtypeStruct(out_shape, out.dtype))],
-            source_info=eqn.source_info,
-        )
-        results.append(program.step(part, parts)[0])
+        out = _with_size(shape_of(eqn.outvars[0]), out_axis, out_size)
+        shapes = [*(shape for _, shape in operands), out]
+        dtypes = [dtype_of(v) for v in [*eqn.invars, *eqn.outvars]]
+        variables = _variables(shapes, dtypes)
+        params = _params(eqn, whole, size, out_axis)
+        part = eqn.replace(invars=[*variables[:-1]], outvars=variables[-1:], params=params)
+        (result,) = program.step(part, [v for v, _ in operands])
+        results.append(cast(Part, result))
         start += size
     return results
 
 
-def _along(eqn: Any, value: Any, shape: list[int], whole: Joined) -> bool:
-    """Whether another value has an axis of units next to the joined one."""
+def _operand(
+    eqn: Eqn, values: Sequence[Value], at: int, whole: Joined, i: int, start: int
+) -> tuple[Value, Shape]:
+    """Operand number `at` next to part i, whose entries begin at `start`, and its full shape."""
+    v, shape, size = values[at], shape_of(eqn.invars[at]), whole.sizes[i]
+    if isinstance(v, Joined):
+        return v.parts[i], _with_size(shape, whole.axis, size)
+    if isinstance(v, Param):
+        axis = _param_axis(eqn, v, at, whole)
+        if axis is None:
+            return v, shape
+        return cut_of_each(v, axis, start, size, whole.repeats), _with_size(shape, axis, size)
+    if not _beside(eqn, shape, whole):
+        return v, shape
+    if not isinstance(v, Det) or v.shape[whole.axis] > 1:
+        raise NoLimitError("a value meets one that is joined along an infinite axis,")
+    return v, _with_size(shape, whole.axis, size)
+
+
+def _with_size(shape: Shape, axis: int | None, size: int) -> Shape:
+    return tuple(size if a == axis else s for a, s in enumerate(shape))
+
+
+def _variables(shapes: Sequence[Shape], dtypes: Sequence[Any]) -> list[Var]:
+    """New variables of a jaxpr."""
+    avals = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
+    return list(jax.make_jaxpr(lambda *args: args)(*avals).jaxpr.invars)
+
+
+def _beside(eqn: Eqn, shape: Shape, whole: Joined) -> bool:
+    """Whether another operand has an axis of units next to the joined one."""
     beside = eqn.primitive.name in ELEMENTWISE or eqn.primitive.name == "concatenate"
     return beside and len(shape) > whole.axis and shape[whole.axis] > 1
 
 
-def _params(eqn: Any, whole: Joined, size: int, out_axis: int | None) -> Any:
+def _params(eqn: Eqn, whole: Joined, size: int, out_axis: int | None) -> dict[str, Any]:
     """The parameters of an equation with the joined axis of another length."""
     p, name = eqn.params, eqn.primitive.name
-    swapped = lambda s, axis: tuple(size if a == axis else v for a, v in enumerate(s))
     if name == "slice":
-        return {**p, "limit_indices": swapped(p["limit_indices"], whole.axis)}
+        return {**p, "limit_indices": _with_size(p["limit_indices"], whole.axis, size)}
     if name == "broadcast_in_dim":
-        return {**p, "shape": swapped(p["shape"], out_axis)}
+        return {**p, "shape": _with_size(p["shape"], out_axis, size)}
     return p
 
 
-def _total(results: list[Any]) -> Any:
-    total = results[0]
-    for r in results[1:]:
-        if isinstance(total, Det) and isinstance(r, Det):
-            # Inner products that wait for a division by their width: by that of all parts together.
-            pending = (total.pending or 0) + (r.pending or 0) or None
-            total = total.plus(r)
-            total.pending = pending
-        elif isinstance(total, Det) or isinstance(r, Det):
-            d, v = (total, r) if isinstance(total, Det) else (r, total)
-            total = algebra.shifted(v, d, v.wide)
-        else:
-            total = algebra.added(total, r, total.wide)
+def _total(results: Sequence[Part]) -> Wide | Det:
+    return reduce(_sum, cast(Sequence[Wide | Det], results))
+
+
+def _sum(x: Wide | Det, y: Wide | Det) -> Wide | Det:
+    total = algebra.sum_of(x, y, (x if isinstance(x, Wide) else y).wide)
+    if isinstance(x, Det) and isinstance(y, Det) and isinstance(total, Det):
+        # Inner products that wait for a division by their width: by that of all parts together.
+        total.pending = (x.pending or 0) + (y.pending or 0) or None
     return total

@@ -1,79 +1,91 @@
 """Entry by entry: sums stay sums, everything else becomes one function of independent Gaussians."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.interpreter import Interpreter, check_pending, deterministic, rule
+from ntk_jax.infinite.flax.evaluation import check_pending, deterministic
+from ntk_jax.infinite.flax.interpreter import Interpreter, rule
+from ntk_jax.infinite.flax.parameter_views import inverse, param_arithmetic, promoted
 from ntk_jax.infinite.flax.products import product
-from ntk_jax.infinite.flax.rules import sampled
-from ntk_jax.infinite.flax.rules.attention import settled
-from ntk_jax.infinite.flax.rules.parameters import inverse, param_arithmetic, promoted
-from ntk_jax.infinite.flax.values.values import (
+from ntk_jax.infinite.flax.sampling import sampled_elementwise
+from ntk_jax.infinite.flax.scores import settled
+from ntk_jax.infinite.flax.values import (
     Det,
     Param,
+    Shape,
+    Value,
     Wide,
+    both_sides,
     joint_wide,
     number,
     static_det,
-    with_view,
 )
+from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
-SAME = ("copy", "reduce_precision")
+Operand = Wide | Det
 
 
 @rule("elementwise")
-def elementwise(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def elementwise(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequence[Value]:
     """Any elementwise primitive with at least one random operand."""
-    name = eqn.primitive.name
+    name, full = eqn.primitive.name, shape_of(eqn.outvars[0])
     check_pending(eqn, values)
-    out = eqn.outvars[0].aval
-    if name in SAME or (name == "convert_element_type" and _float_to_float(eqn)):
+    if name in ("copy", "reduce_precision") or (
+        name == "convert_element_type" and _float_to_float(eqn)
+    ):
         return [values[0]]
-    values = _ranked(values, out.ndim)
+    values = _ranked(values, len(full))
     if any(isinstance(v, Param) for v in values):
+        # Scaled by a number, a parameter can still be a weight; as a value it cannot.
         view = param_arithmetic(name, values)
         if view is not None:
             return [view]
-        values = promoted(program, eqn, _regrouped(name, values))
-        if not any(isinstance(v, Wide) for v in values):
-            return deterministic(program, eqn, values)
-    values = [_fit(v, values) for v in values]
-    wide = _wide(values, out.shape)
-    found = _linear(name, values, wide)
+        values = promoted(program.uses, eqn, _regrouped(name, values))
+    # Joined values and noise have rules of their own, before this one.
+    operands = cast(list[Operand], values)
+    if all(isinstance(v, Det) for v in operands):
+        return deterministic(eqn, cast(list[Det], operands), program.moments.dtype)
+    operands = [_fit(v, operands) if isinstance(v, Det) else v for v in operands]
+    wide = _wide(operands, full)
+    found = _linear(name, operands, wide)
     if found is not None:
-        return [settled(program, found)]
-    wides = [v for v in values if isinstance(v, Wide)]
-    sampling = program.moments.sampling is not None
-    if name == "mul" and len(wides) == 2:
-        result = product(wides[0], wides[1], wide, program.moments)
-        if result.terms is None and sampling:
-            result.terms = sampled.elementwise(program, eqn, values, wide).terms
-        return [result]
+        return [settled(found, program.moments.dtype)]
+    return [_nonlinear(program, eqn, operands, wide)]
+
+
+def _nonlinear(program: Interpreter, eqn: Eqn, values: Sequence[Operand], wide: Shape) -> Wide:
+    """A function of Gaussians, or known by samples; of products what a mean over them needs."""
+    name, moments = eqn.primitive.name, program.moments
+    (x, *more) = [v for v in values if isinstance(v, Wide)]
+    if name == "mul" and more:
+        result = product(x, more[0], wide, program.related)
+        if result.terms is None and moments.sampling is not None:
+            result.terms = sampled_elementwise(moments, eqn, values, wide).terms
+        return result
     squared = name == "square" or (name == "integer_pow" and eqn.params["y"] == 2)
-    if squared and wides[0].terms is not None:
-        try:
-            result = algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)
-        except NoLimitError:
-            result = (
-                sampled.elementwise(program, eqn, values, wide)
-                if sampling
-                else Wide(wides[0].shape, wide, None)
-            )
-        result.product = (wides[0], wides[0])
-        return [result]
+    squared = squared and x.terms is not None
     try:
-        return [algebra.function(eqn.primitive, eqn.params, values, wide, program.moments)]
+        result = algebra.function(eqn.primitive, eqn.params, values, wide, program.related)
     except NoLimitError:
-        if not sampling:
+        if moments.sampling is not None:
+            result = sampled_elementwise(moments, eqn, values, wide)
+        elif squared:
+            result = Wide(x.shape, wide, None)
+        else:
             raise
-        return [sampled.elementwise(program, eqn, values, wide)]
+    if squared:  # a mean over it, as of normalization, needs its second moment alone
+        result.product = (x, x)
+    return result
 
 
-def _regrouped(name: str, values: list[Any]) -> list[Any]:
+def _regrouped(name: str, values: Sequence[Value]) -> Sequence[Value]:
     """x (d p) as (x d) p: a Gaussian times a deterministic value is one, and what follows stays a
     function of it alone.
     """
@@ -83,16 +95,16 @@ def _regrouped(name: str, values: list[Any]) -> list[Any]:
     if not isinstance(value, Wide) or not isinstance(param, Param) or param.factor is None:
         return values
     factor = _fit(param.factor, [value])
-    return [algebra.scaled(value, factor, value.wide), with_view(param, factor=None)]
+    return [algebra.scaled(value, factor, value.wide), replace(param, factor=None)]
 
 
-def _float_to_float(eqn: Any) -> bool:
+def _float_to_float(eqn: Eqn) -> bool:
     return all(
-        jnp.issubdtype(t, jnp.floating) for t in (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
+        jnp.issubdtype(t, jnp.floating) for t in (dtype_of(eqn.invars[0]), eqn.params["new_dtype"])
     )
 
 
-def _ranked(values: list[Any], rank: int) -> list[Any]:
+def _ranked(values: Sequence[Value], rank: int) -> list[Value]:
     """Numbers get axes of size 1."""
     return [
         number(v.literal, rank) if isinstance(v, Det) and v.literal is not None else v
@@ -100,11 +112,9 @@ def _ranked(values: list[Any], rank: int) -> list[Any]:
     ]
 
 
-def _fit(value: Any, values: list[Any]) -> Any:
+def _fit(value: Det, values: Sequence[Operand]) -> Det:
     """A deterministic operand must be constant along wide axes."""
-    if not isinstance(value, Det):
-        return value
-    wide = np.max([v.wide for v in values if isinstance(v, Wide)], axis=0)
+    wide = np.max([v.wide for v in values if isinstance(v, Wide)], axis=0).tolist()
     if len(value.shape) != len(wide):
         return value
     axes = tuple(a for a, w in enumerate(wide) if w > 1 and value.shape[a] > 1)
@@ -114,36 +124,28 @@ def _fit(value: Any, values: list[Any]) -> Any:
     if array is None or np.any(np.ptp(array, axis=axes)):
         raise NoLimitError(
             "a fixed array that differs along an infinite axis meets a wide value (trained batch "
-            "statistics, a sinusoidal "
-            "embedding, the raw input added to a hidden layer): its units are not alike,",
+            "statistics, a sinusoidal embedding, the raw input added to a hidden layer): its units "
+            "are not alike,",
             "Use the statistics of initialization, or embed the input by a linear layer first.",
         )
     at = tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))
-    fitted = static_det(array[at])
-    return Det(
-        fitted.sides,
-        tuple(
-            int(w) if a in axes else v
-            for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))
-        ),
-        fitted.literal,
-        True,
-    )
+    counts = [w if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))]
+    return replace(static_det(array[at]), wide=tuple(counts))
 
 
-def _wide(values: list[Any], full: tuple[int, ...]) -> tuple[int, ...]:
+def _wide(values: Sequence[Operand], full: Shape) -> Shape:
     """The multiplicities of the result; a random value shared by the units of a wide axis has no
     limit.
     """
     wides = [v for v in values if isinstance(v, Wide)]
-    out = tuple(int(w) for w in np.max([v.wide for v in wides], axis=0))
+    out = tuple(np.max([v.wide for v in wides], axis=0).tolist())
     for v in wides:
         for a, w in enumerate(out):
             if w > 1 and v.wide[a] != w:
                 raise NoLimitError(
                     f"a random value of length {v.wide[a] * v.shape[a]} along an axis meets a wide "
-                    f"one of length {w}: all "
-                    "units would share it, and no average over them is deterministic,"
+                    f"one of length {w}: all units would share it, and no average over them is "
+                    "deterministic,"
                 )
     stored = np.broadcast_shapes(*(v.shape for v in values))
     if any(s * w != f for s, w, f in zip(stored, out, full, strict=True) if w > 1):
@@ -151,50 +153,41 @@ def _wide(values: list[Any], full: tuple[int, ...]) -> tuple[int, ...]:
     return out
 
 
-def _linear(name: str, values: list[Any], wide: tuple[int, ...]) -> Wide | None:
+def _linear(name: str, values: Sequence[Operand], wide: Shape) -> Wide | None:
     """Sums, and products with deterministic values."""
+    x, minus_one = values[0], number(-1.0, len(wide))
+    found: Operand | None = None
     if name == "neg":
-        return algebra.scaled(values[0], number(-1.0, len(wide)), wide)
-    if name in ("add", "add_any", "sub"):
-        x, y = values
-        if name == "sub":
-            y = (
-                y.times(number(-1.0, len(wide)))
-                if isinstance(y, Det)
-                else algebra.scaled(y, number(-1.0, len(wide)), wide)
-            )
-        if isinstance(x, Wide) and isinstance(y, Wide):
-            return algebra.added(x, y, wide)
-        v, d = (x, y) if isinstance(x, Wide) else (y, x)
-        return algebra.shifted(v, d, wide)
-    if name == "mul" and sum(isinstance(v, Wide) for v in values) == 1:
-        v, d = values if isinstance(values[0], Wide) else values[::-1]
-        return algebra.scaled(v, d, wide)
-    if name == "div" and isinstance(values[1], Det):
-        return algebra.scaled(values[0], inverse(values[1]), wide)
-    if name == "select_n" and isinstance(values[0], Det) and len(values) == 3:
-        return _selected(values[0], values[1], values[2], wide)
-    return None
+        found = algebra.scaled(cast(Wide, x), minus_one, wide)
+    elif name in ("add", "add_any", "sub"):
+        y = values[1]
+        if name == "sub" and isinstance(y, Det):
+            y = y.times(minus_one)
+        elif name == "sub":
+            y = algebra.scaled(cast(Wide, y), minus_one, wide)
+        found = algebra.sum_of(x, y, wide)
+    elif name == "mul" and sum(isinstance(v, Wide) for v in values) == 1:
+        v, d = values if isinstance(x, Wide) else values[::-1]
+        found = algebra.scaled(cast(Wide, v), cast(Det, d), wide)
+    elif name == "div" and isinstance(values[1], Det):
+        found = algebra.scaled(cast(Wide, x), inverse(values[1]), wide)
+    elif name == "select_n" and isinstance(x, Det) and len(values) == 3:
+        found = _selected(x, values[1], values[2], wide)
+    return cast(Wide | None, found)
 
 
-def _selected(which: Det, no: Any, yes: Any, wide: tuple[int, ...]) -> Wide:
+def _selected(which: Det, no: Operand, yes: Operand, wide: Shape) -> Operand:
     """A choice by a deterministic mask: no (1 - mask) + yes mask."""
-    total: Any = None
-    for value, chosen in ((yes, True), (no, False)):
-        masks = [jnp.asarray(a, bool) if chosen else ~jnp.asarray(a, bool) for a in which.sides]
-        if isinstance(value, Det):
-            sides = [
-                jnp.where(m, jnp.asarray(a), 0) for m, a in zip(masks, value.sides, strict=True)
-            ]
-            part: Any = Det((sides[0], sides[1]), joint_wide([which, value]))
-        else:
-            mask = Det((masks[0].astype(float), masks[1].astype(float)), which.wide)
-            part = algebra.scaled(value, mask, wide)
-        if total is None:
-            total = part
-        elif isinstance(part, Det) or isinstance(total, Det):
-            v, d = (total, part) if isinstance(part, Det) else (part, total)
-            total = algebra.shifted(v, d, wide) if isinstance(v, Wide) else v.plus(d)
-        else:
-            total = algebra.added(total, part, wide)
-    return total
+    masks = [jnp.asarray(a, bool) for a in which.sides]
+    chosen = _kept(yes, masks, which.wide, wide)
+    return algebra.sum_of(chosen, _kept(no, [~m for m in masks], which.wide, wide), wide)
+
+
+def _kept(value: Operand, masks: Sequence[Array], mask_wide: Shape, wide: Shape) -> Operand:
+    """The value where a mask is true, else 0."""
+    if isinstance(value, Wide):
+        mask = both_sides(lambda side: masks[side].astype(float), mask_wide)
+        return algebra.scaled(value, mask, wide)
+    # Chosen, not multiplied: what is hidden may be infinite.
+    choose = lambda side: jnp.where(masks[side], jnp.asarray(value.sides[side]), 0)
+    return both_sides(choose, joint_wide([Det((masks[0], masks[1]), mask_wide), value]))

@@ -1,65 +1,42 @@
-"""Values along a new axis, one entry of an axis each, repeated blocks, and sums into fixed
-places.
-"""
+"""Values along a new axis, entries of an axis, repeated blocks, and sums into fixed places."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
+from jax import Array
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
-from ntk_jax.infinite.flax.rules.structure import joined
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Det, Param, Wide, with_view
+from ntk_jax.infinite.flax.joining import joined, with_axis
+from ntk_jax.infinite.flax.values import Det, Linear, Param, Value, Wide
+from ntk_jax.jaxprs import Eqn, shape_of
 
 
 @rule("stack")
-def stack(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def stack(program: Interpreter, eqn: Eqn, values: Sequence[Det | Param | Wide]) -> list[Wide]:
     """Values of one shape along a new finite axis."""
-    axis, out = eqn.params["axis"], eqn.outvars[0].aval.shape
-    shape = tuple(1 if a == axis else s for a, s in enumerate(out))
-    return [joined(program, [with_axis(v, axis) for v in values], axis, [shape] * len(values), out)]
-
-
-def with_axis(value: Any, axis: int) -> Any:
-    """A value with a new axis of size 1."""
-    insert = lambda s, new: (*s[:axis], new, *s[axis:])
-    if isinstance(value, Det):
-        sides = [
-            np.expand_dims(a, axis) if value.static else jnp.expand_dims(a, axis)
-            for a in value.sides
-        ]
-        return Det((sides[0], sides[1]), insert(value.wide, 1), value.literal, value.static)
-    if isinstance(value, Param):
-        return with_view(value, shape=insert(value.shape, 1), axes=insert(value.axes, None))
-    by = Linear(
-        lambda _, z: jnp.expand_dims(z, axis),
-        insert(value.shape, 1),
-        (("axis", axis, value.shape),),
-    )
-    return algebra.mapped(value, by, insert(value.wide, 1))
+    axis, out = eqn.params["axis"], shape_of(eqn.outvars[0])
+    shapes = [tuple(1 if a == axis else s for a, s in enumerate(out))] * len(values)
+    parts = [with_axis(v, axis) for v in values]
+    return [joined(program.uses, program.moments.dtype, parts, axis, shapes, out)]
 
 
 @rule("unstack")
-def unstack(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def unstack(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wide]:
     """The entries of a finite axis."""
     (value,), axis = values, eqn.params["axis"]
     if not isinstance(value, Wide) or value.wide[axis] > 1:
         raise NoLimitError("single entries of a parameter or of an infinite axis are taken,")
-    drop = lambda s: (*s[:axis], *s[axis + 1 :])
-
-    def entry(i):
-        key = (("entry", axis, i, value.shape),)
-        return Linear(lambda _, z: jnp.take(z, i, axis=axis), drop(value.shape), key)
-
-    return [algebra.mapped(value, entry(i), drop(value.wide)) for i in range(len(eqn.outvars))]
+    shape, wide = ((*s[:axis], *s[axis + 1 :]) for s in (value.shape, value.wide))
+    key = lambda i: (("entry", axis, i, value.shape),)
+    take = lambda i: Linear(lambda _, z: jnp.take(z, i, axis=axis), shape, key(i))
+    return [algebra.mapped(value, take(i), wide) for i in range(len(eqn.outvars))]
 
 
 @rule("tile")
-def tile(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def tile(program: Interpreter, eqn: Eqn, values: Sequence[Wide | Param]) -> list[Wide | Param]:
     """Finite axes repeated as a whole."""
     (value,), reps = values, tuple(eqn.params["reps"])
     if isinstance(value, Param):
@@ -74,43 +51,40 @@ def tile(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
 
 
 @rule("scatter-add", "scatter_add")
-def scatter_add(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def scatter_add(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wide]:
     """Random values added into fixed places of finite axes, as messages along the edges of a fixed
     graph.
     """
     operand, indices, updates = values
     if (
-        not isinstance(operand, Det)
+        not isinstance(updates, Wide)
+        or not isinstance(operand, Det)
         or not isinstance(indices, Det)
-        or not isinstance(updates, Wide)
     ):
         raise NoLimitError(
             "random values are added at random places, or to other random values in place,"
         )
-    full, numbers = eqn.outvars[0].aval.shape, eqn.params["dimension_numbers"]
-    fixed = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    full, numbers = shape_of(eqn.outvars[0]), eqn.params["dimension_numbers"]
+    inserted = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    windows = [a for a in range(len(full)) if a not in inserted]
     wide = [1] * len(full)
-    for a, u in zip(
-        [a for a in range(len(full)) if a not in fixed], numbers.update_window_dims, strict=True
-    ):
+    for a, u in zip(windows, numbers.update_window_dims, strict=True):
         wide[a] = updates.wide[u]
-        if wide[a] > 1 and eqn.invars[2].aval.shape[u] != full[a]:
+        if wide[a] > 1 and shape_of(eqn.invars[2])[u] != full[a]:
             raise NoLimitError("random values are added into a part of an infinite axis,")
     if math.prod(wide) != math.prod(updates.wide):
         raise NoLimitError("an infinite axis lists the places that random values are added to,")
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
 
-    def apply(side, z):
-        at = jnp.broadcast_to(jnp.asarray(indices.sides[side]), eqn.invars[1].aval.shape)
+    def apply(side: int, z: Array) -> Array:
+        at = jnp.broadcast_to(jnp.asarray(indices.sides[side]), shape_of(eqn.invars[1]))
         return eqn.primitive.bind(jnp.zeros(stored, z.dtype), at, z, **eqn.params)
 
-    out = algebra.mapped(updates, Linear(apply, stored, None), wide)
-    return [out if operand.is_zero else algebra.shifted(out, _fitted(operand, wide), wide)]
-
-
-def _fitted(operand: Det, wide: list[int]) -> Det:
-    if any(w > 1 and np.shape(operand.sides[0])[a] > 1 for a, w in enumerate(wide)):
+    out = algebra.mapped(updates, Linear(apply, stored), wide)
+    if operand.is_zero:
+        return [out]
+    if any(w > 1 and operand.shape[a] > 1 for a, w in enumerate(wide)):
         raise NoLimitError(
             "random values are added to a fixed array that differs along an infinite axis,"
         )
-    return operand
+    return [algebra.shifted(out, operand, wide)]

@@ -3,7 +3,8 @@ convolutions, embeddings.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,27 @@ import numpy as np
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.interpreter import Interpreter, rule
+from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
+from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
-from ntk_jax.infinite.flax.rules.averages import inner_product
-from ntk_jax.infinite.flax.values.fields import Weight
-from ntk_jax.infinite.flax.values.linear import Linear
-from ntk_jax.infinite.flax.values.values import Det, Param, Wide, gaussian
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Linear,
+    Param,
+    Shape,
+    Value,
+    Weight,
+    Wide,
+    both_sides,
+    gaussian,
+)
+from ntk_jax.jaxprs import Eqn, shape_of
+
+Contraction = DotContraction | ConvContraction
 
 
 @rule("dot_general")
-def dot_general(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def dot_general(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequence[Value]:
     """A product of matrices: with a weight, with a constant, or of two wide values."""
     params = [isinstance(v, Param) for v in values]
     if all(params):
@@ -28,56 +40,69 @@ def dot_general(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
             "two parameters are multiplied with each other: a product of weights is not Gaussian,"
         )
     if any(params):
-        return [with_weight(program, eqn, values, params.index(True))]
+        return [_with_weight(program, eqn, values, params.index(True))]
     if all(isinstance(v, Wide) for v in values):
-        return [inner_product(program, eqn, values)]
-    return [with_constant(eqn, values)]
+        return RULES["inner_product"](program, eqn, values)
+    return [_with_constant(eqn, values)]
 
 
-def with_weight(program: Interpreter, eqn: Any, values: list[Any], at: int) -> Any:
+def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: int) -> Wide:
     """A contraction of a value with a weight, the operand number `at`."""
     contract, batch = eqn.params["dimension_numbers"]
-    param, value = values[at], values[1 - at]
-    pc, hc = contract[at], contract[1 - at]
-    pb, hb = batch[at], batch[1 - at]
-    full = eqn.invars[1 - at].aval.shape
-    value, wide = _checked_input(program, param, value, full)
+    param = cast(Param, values[at])
+    full = shape_of(eqn.invars[1 - at])
+    value, wide = _checked_input(param, values[1 - at], full)
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
-    free = tuple(a for a in range(len(full)) if a not in hc and a not in hb)
-    if any(wide[a] > 1 for a in (*free, *hb)):
+    # By the axes of the leaf: x @ W and another order of the same contraction are one use of it.
+    pairs = sorted(
+        zip(contract[at], contract[1 - at], strict=True), key=lambda ph: _axis(param, ph[0])
+    )
+    summed, batched = tuple(h for _, h in pairs), tuple(batch[1 - at])
+    free = tuple(a for a in range(len(full)) if a not in summed and a not in batched)
+    if any(wide[a] > 1 for a in (*free, *batched)):
         raise NoLimitError(
             "a weight is contracted with a value of which another axis is infinite (weights that "
-            "mix positions for every "
-            "channel, or differ by channel): its units are not independent,"
+            "mix positions for every channel, or differ by channel): its units are not independent,"
         )
-    units = math.prod(wide[a] for a in hc)
+    units = math.prod(wide[a] for a in summed)
     _check_width(value, units)
-    order = sorted(range(len(pc)), key=lambda i: _axis(param, pc[i]))
-    hc = tuple(hc[i] for i in order)
-    pc = tuple(pc[i] for i in order)
-    border = sorted(range(len(pb)), key=lambda i: i)
-    contraction = DotContraction(stored, hc, tuple(hb[i] for i in border), free, units)
-    new = [s for a, s in enumerate(param.shape) if a not in pc and a not in pb]
-    lead = tuple(stored[a] for a in hb)
-    free_shape = tuple(stored[a] for a in free)
-    ones = (1,) * len(new)
-    parts = (ones, free_shape) if at == 0 else (free_shape, ones)
-    shape = lead + parts[0] + parts[1]
-    counts = (tuple(new), (1,) * len(free)) if at == 0 else ((1,) * len(free), tuple(new))
-    axes = tuple(_axis(param, a) for a in pc)
-    key = program.uses.add(param, "weight", (axes, tuple(_axis(param, a) for a in pb)))
-    g = Weight(param.leaf, shape, param.variance, param.eta, key, value, units, contraction)
-    return gaussian(g, (1,) * len(hb) + counts[0] + counts[1])
+    met = {*contract[at], *batch[at]}
+    new = tuple(s for a, s in enumerate(param.shape) if a not in met)
+    free_shape, ones = tuple(stored[a] for a in free), (1,) * len(free)
+    new_ones = (1,) * len(new)
+    lead = tuple(stored[a] for a in batched)
+    shape = lead + (new_ones + free_shape if at == 0 else free_shape + new_ones)
+    counts = (1,) * len(lead) + (new + ones if at == 0 else ones + new)
+    axes = tuple(_axis(param, p) for p, _ in pairs)
+    use = (axes, tuple(_axis(param, a) for a in batch[at]))
+    contraction = DotContraction(stored, summed, batched, free, units)
+    return _weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
+
+
+def _weighted(
+    program: Interpreter,
+    param: Param,
+    use: tuple[str, tuple],
+    shape: Sequence[int],
+    value: Wide | Det,
+    units: int,
+    contraction: Contraction,
+    wide: Sequence[int],
+) -> Wide:
+    """The Gaussian that a weight makes of a value."""
+    key = program.uses.add(param, *use)
+    eta, variance = param.eta, param.variance
+    g = Weight(param.leaf, tuple(shape), variance, eta, key, value, units, contraction)
+    return gaussian(g, wide)
 
 
 def _axis(param: Param, a: int) -> int:
+    """The axis of the leaf that axis a of the view is; a negative number for one that was added."""
     axis = param.axes[a]
     return -1 - a if axis is None else axis
 
 
-def _checked_input(
-    program: Interpreter, param: Param, value: Any, full: tuple[int, ...]
-) -> tuple[Any, tuple[int, ...]]:
+def _checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det, Shape]:
     """The value that meets a weight, and its multiplicities."""
     if param.factor is not None:
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
@@ -88,105 +113,104 @@ def _checked_input(
             "Initialize weights with mean 0, or give init_stats.",
         )
     if isinstance(value, Wide):
-        if value.terms is None:
-            value.random  # noqa: B018 - raises
-        if not value.terms and value.offset is not None:
-            value = value.offset
-        else:
+        if value.random or value.offset is None:
             return value, value.wide
-    return Det(value.sides, (1,) * len(full), value.literal, value.static), (1,) * len(full)
+        value = value.offset
+    fixed, ones = cast(Det, value), (1,) * len(full)
+    return Det(fixed.sides, ones, fixed.literal, fixed.static), ones
 
 
-def _check_width(value: Any, units: int) -> None:
+def _check_width(value: Wide | Det, units: int) -> None:
     if isinstance(value, Wide) and units == 1 and not value.degenerate:
         raise NoLimitError(
             "a weight is contracted with finitely many random entries (a layer of one unit, or "
-            "positions): the sum is "
-            "not Gaussian,"
+            "positions): the sum is not Gaussian,"
         )
 
 
-def with_constant(eqn: Any, values: list[Any]) -> Wide:
+def _with_constant(eqn: Eqn, values: Sequence[Value]) -> Wide:
     """A product with a constant matrix: a linear map over finite axes."""
-    (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
-    left = isinstance(values[1], Wide)
-    value, d = (values[1], values[0]) if left else (values[0], values[1])
-    vc, vb, db = (rc, rb, lb) if left else (lc, lb, rb)
+    numbers = eqn.params["dimension_numbers"]
+    left = isinstance(values[1], Wide)  # the constant is the first operand
+    value, d = cast(tuple[Wide, Det], (values[1], values[0]) if left else tuple(values))
+    (vc, _), (vb, db) = (pair[::-1] for pair in numbers) if left else numbers
     if any(value.wide[a] > 1 for a in vc):
         raise NoLimitError(
             "an infinite axis is contracted with a fixed array: its units are not alike under it,",
             "Use a parameter in its place, or a mean over the axis.",
         )
-    shape = eqn.invars[0 if left else 1].aval.shape
-    cuts = []
-    for a, size in enumerate(shape):
-        shared = a in db and value.wide[vb[list(db).index(a)]] > 1
-        if shared and d.shape and d.shape[a] > 1:
-            raise NoLimitError("a fixed array differs along an infinite axis,")
-        cuts.append(1 if shared else size)
-    sides = [jnp.broadcast_to(jnp.asarray(s), tuple(cuts)) for s in d.sides]
-    numbers = eqn.params["dimension_numbers"]
+    shape = list(shape_of(eqn.invars[0 if left else 1]))
+    for a, b in zip(db, vb, strict=True):
+        if value.wide[b] > 1:
+            if d.shape and d.shape[a] > 1:
+                raise NoLimitError("a fixed array differs along an infinite axis,")
+            shape[a] = 1
+    sides = [jnp.broadcast_to(jnp.asarray(s), tuple(shape)) for s in d.sides]
 
-    def apply(side, z):
+    def apply(side: int, z: jax.Array) -> jax.Array:
         m = sides[side].astype(z.dtype)
         return jax.lax.dot_general(*((m, z) if left else (z, m)), numbers, precision="highest")
 
-    out = jax.eval_shape(
-        lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)
-    ).shape
-    full = eqn.outvars[0].aval.shape
-    order = [*vb, *(a for a in range(len(value.wide)) if a not in vb and a not in vc)]
-    kept = len(full) - len(order)
-    wide_free = [value.wide[a] for a in order[len(vb) :]]
-    lead = [value.wide[a] for a in vb]
-    wide = (*lead, *([1] * kept), *wide_free) if left else (*lead, *wide_free, *([1] * kept))
-    return algebra.mapped(value, Linear(apply, tuple(out), None), wide)
+    out = shape_after(lambda z: apply(0, z), value.shape)
+    lead = tuple(value.wide[a] for a in vb)
+    free = tuple(w for a, w in enumerate(value.wide) if a not in vb and a not in vc)
+    kept = (1,) * (len(out) - len(lead) - len(free))
+    wide = lead + (kept + free if left else free + kept)
+    return algebra.mapped(value, Linear(apply, out), wide)
 
 
 @rule("conv_general_dilated")
-def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
+def convolution(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wide]:
     """A convolution with a weight."""
-    value, param = values
-    p, (full, kernel) = eqn.params, (a.aval.shape for a in eqn.invars)
-    dims, groups = p["dimension_numbers"], p["feature_group_count"]
-    if isinstance(value, Wide) and isinstance(param, Det):
-        return [_patches(eqn, value, param)]
-    if isinstance(value, Param) or not isinstance(param, Param):
+    given, param = values
+    if isinstance(given, Wide) and isinstance(param, Det):
+        return [_patches(eqn, given, param)]
+    if isinstance(given, Param) or not isinstance(param, Param):
         raise NoLimitError("a convolution whose kernel is not a parameter has no rule,")
+    p, full = eqn.params, shape_of(eqn.invars[0])
+    dims, groups = p["dimension_numbers"], p["feature_group_count"]
     if p["batch_group_count"] != 1:
         raise NoLimitError("a convolution grouped by batch has no rule,")
-    value, wide = _checked_input(program, param, value, full)
+    value, wide = _checked_input(param, given, full)
     channel = dims.lhs_spec[1]
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
-    if groups > 1 and wide[channel] == 1:
+    _check_channels(value, wide[channel], groups)
+    stored = tuple(s // w for s, w in zip(full, wide, strict=True))
+    out, windows, units = shape_of(eqn.outvars[0]), _windows(eqn), wide[channel] // groups
+    contraction = ConvContraction(
+        stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
+    )
+    shape, counts = list(out), [1] * len(out)
+    shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
+    use = (tuple(_axis(param, a) for a in dims.rhs_spec), windows, groups)
+    return [
+        _weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
+    ]
+
+
+def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
+    """Every output channel must be a sum over many alike input channels."""
+    if groups > 1 and channels == 1:
         raise NoLimitError(
             "a grouped convolution of finitely many channels: its outputs see different inputs,"
         )
-    if groups > 1 and wide[channel] // groups < 2:
+    if groups > 1 and channels // groups < 2:
         raise NoLimitError(
             "a depthwise convolution: each output sees one channel, and is not Gaussian,"
         )
-    _check_width(value, wide[channel])
-    if (
-        param.mean == 0
-        and len(value.wide)
-        and wide[channel] == 1
-        and isinstance(value, Wide)
-        and not value.degenerate
-    ):
-        raise NoLimitError("a convolution over a single random channel is not Gaussian,")
-    stored = tuple(s // w for s, w in zip(full, wide, strict=True))
-    out = eqn.outvars[0].aval.shape
-    windows = tuple(
-        (
-            kernel[k],
-            stride,
-            (int(pads[0]), int(pads[1])),
-            dilation,
-            taps,
-            out[o],
-        )  # NumPy integers in old versions
+    _check_width(value, channels)
+
+
+def _windows(eqn: Eqn) -> tuple[tuple, ...]:
+    """(size, stride, padding, dilation of the input, of the kernel, size of the result) along each
+    spatial axis.
+    """
+    p, dims = eqn.params, eqn.params["dimension_numbers"]
+    kernel, out = shape_of(eqn.invars[1]), shape_of(eqn.outvars[0])
+    return tuple(
+        # Old versions of JAX have paddings of NumPy integers, which differ from Python's as keys.
+        (kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, taps, out[o])
         for k, o, stride, pads, dilation, taps in zip(
             dims.rhs_spec[2:],
             dims.out_spec[2:],
@@ -197,27 +221,18 @@ def convolution(program: Interpreter, eqn: Any, values: list[Any]) -> list[Any]:
             strict=True,
         )
     )
-    units = wide[channel] // groups
-    contraction = ConvContraction(
-        stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
-    )
-    shape, counts = list(out), [1] * len(out)
-    shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
-    axes = tuple(_axis(param, a) for a in dims.rhs_spec)
-    key = program.uses.add(param, "convolution", (axes, windows, groups))
-    g = Weight(param.leaf, tuple(shape), param.variance, param.eta, key, value, units, contraction)
-    return [gaussian(g, counts)]
 
 
-def _patches(eqn: Any, value: Wide, kernel: Det) -> Wide:
+def _patches(eqn: Eqn, value: Wide, kernel: Det) -> Wide:
     """A fixed kernel, the same for every channel: patches, as local convolutions take them."""
-    p, dims, full = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
-    channel, channels = dims.lhs_spec[1], full[dims.lhs_spec[1]]
+    p, dims = eqn.params, eqn.params["dimension_numbers"]
+    channel, out_channel = dims.lhs_spec[1], dims.out_spec[1]
+    channels = shape_of(eqn.invars[0])[channel]
     if value.wide[channel] != channels or p["feature_group_count"] != channels or not kernel.static:
         raise NoLimitError(
             "a convolution with a fixed kernel that mixes channels: its units are not alike,"
         )
-    k = np.moveaxis(np.broadcast_to(kernel.sides[0], eqn.invars[1].aval.shape), dims.rhs_spec[0], 0)
+    k = np.moveaxis(np.broadcast_to(kernel.sides[0], shape_of(eqn.invars[1])), dims.rhs_spec[0], 0)
     k = k.reshape(channels, -1, *k.shape[1:])
     if np.any(np.ptp(k, axis=0)):
         raise NoLimitError(
@@ -226,44 +241,40 @@ def _patches(eqn: Any, value: Wide, kernel: Det) -> Wide:
     one = np.moveaxis(k[0], 0, dims.rhs_spec[0])
     params = {**p, "feature_group_count": 1}
     apply = lambda _, z: eqn.primitive.bind(z, jnp.asarray(one, z.dtype), **params)
-    shape = tuple(
-        jax.eval_shape(
-            lambda z: apply(0, z), jax.ShapeDtypeStruct(value.shape, jnp.zeros(()).dtype)
-        ).shape
-    )
-    wide = tuple(channels if a == dims.out_spec[1] else 1 for a in range(len(shape)))
-    out = algebra.mapped(value, Linear(apply, shape, None), wide)
-    out.interleaved = shape[dims.out_spec[1]] > 1
+    shape = shape_after(lambda z: apply(0, z), value.shape)
+    wide = tuple(channels if a == out_channel else 1 for a in range(len(shape)))
+    out = algebra.mapped(value, Linear(apply, shape), wide)
+    out.interleaved = shape[out_channel] > 1
     return out
 
 
-def embedding(program: Interpreter, eqn: Any, param: Param, indices: Det) -> Wide:
+@rule("embedding")
+def embedding(
+    program: Interpreter, eqn: Eqn, values: tuple[Param, Det] | list[Param | Det]
+) -> list[Wide]:
     """Rows of a table: the product of one-hot vectors with it."""
-    p, table = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
-    sizes, out = eqn.params["slice_sizes"], eqn.outvars[0].aval.shape
-    if (
-        len(table) != 2
-        or p.start_index_map != (0,)
-        or p.collapsed_slice_dims != (0,)
-        or sizes != (1, table[1])
-    ):
+    param, indices = cast(tuple[Param, Det], values)
+    p, table = eqn.params["dimension_numbers"], shape_of(eqn.invars[0])
+    whole_rows = p.start_index_map == p.collapsed_slice_dims == (0,)
+    if len(table) != 2 or not whole_rows or eqn.params["slice_sizes"] != (1, table[1]):
         raise NoLimitError(
             f"parameter {param.leaf} is indexed in a way that has no rule (only rows of a table "
             "do),"
         )
-    if p.offset_dims != (len(out) - 1,):
+    if p.offset_dims != (len(shape_of(eqn.outvars[0])) - 1,):
         raise NoLimitError(f"the rows of table {param.leaf} are not the last axis of the result,")
-    full = eqn.invars[1].aval.shape
-    clipped = [
-        jnp.clip(jnp.broadcast_to(jnp.asarray(s), full)[..., 0], 0, table[0] - 1)
-        for s in indices.sides
-    ]
-    hot = [jax.nn.one_hot(s, table[0], dtype=program.moments.dtype) for s in clipped]
-    value = Det((hot[0], hot[1]), (1,) * hot[0].ndim)
-    _checked_input(program, param, value, hot[0].shape)
-    stored = tuple(hot[0].shape)
-    contraction = DotContraction(stored, (len(stored) - 1,), (), tuple(range(len(stored) - 1)), 1)
-    key = program.uses.add(param, "weight", ((_axis(param, 0),), ()))
-    shape = (*stored[:-1], 1)
-    g = Weight(param.leaf, shape, param.variance, param.eta, key, value, 1, contraction)
-    return gaussian(g, (*(1 for _ in stored[:-1]), table[1]))
+
+    def hot(side: int) -> jax.Array:
+        rows = jnp.broadcast_to(jnp.asarray(indices.sides[side]), shape_of(eqn.invars[1]))[..., 0]
+        return jax.nn.one_hot(
+            jnp.clip(rows, 0, table[0] - 1), table[0], dtype=program.moments.dtype
+        )
+
+    stored = (*shape_of(eqn.invars[1])[:-1], table[0])
+    ones = (1,) * len(stored)
+    value, _ = _checked_input(param, both_sides(hot, ones), stored)
+    last = len(stored) - 1
+    contraction = DotContraction(stored, (last,), (), tuple(range(last)), 1)
+    use = ((_axis(param, 0),), ())
+    shape, counts = (*stored[:-1], 1), (*ones[:-1], table[1])
+    return [_weighted(program, param, ("weight", use), shape, value, 1, contraction, counts)]

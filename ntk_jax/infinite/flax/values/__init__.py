@@ -1,3 +1,109 @@
-"""The values of a tensor program: deterministic arrays, views of parameters, wide random
-vectors.
+"""The values of a tensor program: what is deterministic, views of parameters, random vectors.
+
+A pair of examples is interpreted at once. The words used in all of `infinite/flax`:
+
+- wide axis: its entries are independent and alike (the units of a hidden layer), and infinitely
+  many in the limit. It is stored with size 1, its true length in `wide`, its multiplicity.
+- finite axis: any other (positions, channels of the input); stored in full, multiplicity 1.
+- field: a Gaussian for each position along finite axes, the same in law for every unit: what a
+  random weight makes of its input, or the entries of a parameter.
+- degenerate field: one of zero variance at initialization (a bias that starts at 0): only its
+  derivative counts.
+- expression: an elementwise function as a graph of primitives; its leaves are variables (fields),
+  operands (deterministic arrays) and constants.
+- factor: an expression of some fields, or a field itself, or a function known by samples.
+- term: a linear map over finite axes of a product of independent factors.
+- wide value: a random vector, the sum of terms and a deterministic offset.
+- mask: the independent zeros of dropout, of which only the first two moments count.
+- view: a parameter, or a part of it, with its axes moved; not yet contracted with anything.
+- side: which example of the pair, 0 or 1; deterministic values hold one array per side.
 """
+
+from ntk_jax.infinite.flax.values.deterministic import (
+    AnyArray,
+    Det,
+    Shape,
+    both_sides,
+    joint_wide,
+    number,
+    static_det,
+    zeros,
+)
+from ntk_jax.infinite.flax.values.expression import PrimitiveParams, apply, bind_elementwise
+from ntk_jax.infinite.flax.values.expression_builder import ExpressionBuilder, multiple_of, root
+from ntk_jax.infinite.flax.values.fields import (
+    Combination,
+    Entries,
+    Field,
+    InnerProduct,
+    Segment,
+    Weight,
+)
+from ntk_jax.infinite.flax.values.linear import Key, Linear, add_maps, then
+from ntk_jax.infinite.flax.values.primitives import (
+    ELEMENTWISE,
+    MUL,
+    PASSING,
+    RANDOMNESS,
+    REDUCTIONS,
+)
+from ntk_jax.infinite.flax.values.values import (
+    Cut,
+    Factor,
+    Joined,
+    Masked,
+    Noise,
+    Param,
+    Sampled,
+    Term,
+    Value,
+    Wide,
+    fields_of,
+    fields_of_terms,
+    gaussian,
+)
+
+__all__ = [
+    "ELEMENTWISE",
+    "MUL",
+    "PASSING",
+    "RANDOMNESS",
+    "REDUCTIONS",
+    "AnyArray",
+    "Combination",
+    "Cut",
+    "Det",
+    "Entries",
+    "ExpressionBuilder",
+    "Factor",
+    "Field",
+    "InnerProduct",
+    "Joined",
+    "Key",
+    "Linear",
+    "Masked",
+    "Noise",
+    "Param",
+    "PrimitiveParams",
+    "Sampled",
+    "Segment",
+    "Shape",
+    "Term",
+    "Value",
+    "Weight",
+    "Wide",
+    "add_maps",
+    "apply",
+    "bind_elementwise",
+    "both_sides",
+    "fields_of",
+    "fields_of_terms",
+    "gaussian",
+    "joint_wide",
+    "multiple_of",
+    "number",
+    "root",
+    "static_det",
+    "then",
+    "zeros",
+]

@@ -1,12 +1,15 @@
 """Deterministic values of a tensor program: one array per example of a pair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax import Array
 
-from ntk_jax.infinite.flax.values.linear import Shape
+Shape = tuple[int, ...]
+AnyArray = Array | np.ndarray | np.number | np.bool_
+Number = bool | int | float
 
 
 @dataclass(eq=False)
@@ -22,9 +25,9 @@ class Det:
             by.
     """
 
-    sides: tuple[Any, Any]
+    sides: tuple[AnyArray, AnyArray]
     wide: Shape
-    literal: Any = None
+    literal: Number | None = None
     static: bool = False
     pending: int | None = None
 
@@ -35,21 +38,16 @@ class Det:
 
     def times(self, other: "Det") -> "Det":
         """The product, broadcast."""
-        literal = (
-            None if self.literal is None or other.literal is None else self.literal * other.literal
-        )
-        return _combined(
-            self, other, [a * b for a, b in zip(self.sides, other.sides, strict=True)], literal
-        )
+        return _combined(self, other, lambda a, b: a * b)
 
     def plus(self, other: "Det") -> "Det":
         """The sum, broadcast."""
-        literal = (
-            None if self.literal is None or other.literal is None else self.literal + other.literal
-        )
-        return _combined(
-            self, other, [a + b for a, b in zip(self.sides, other.sides, strict=True)], literal
-        )
+        return _combined(self, other, lambda a, b: a + b)
+
+    def mapped(self, f: Callable[[Any], AnyArray], wide: Shape | None = None) -> "Det":
+        """`f` of both arrays, which moves entries only: a number stays that number."""
+        sides = (f(self.sides[0]), f(self.sides[1]))
+        return Det(sides, self.wide if wide is None else tuple(wide), self.literal, self.static)
 
     @property
     def is_zero(self) -> bool:
@@ -57,9 +55,18 @@ class Det:
         return self.static and not np.any(np.asarray(self.sides[0]))
 
 
-def _combined(a: Det, b: Det, sides: list[Any], literal: Any) -> Det:
+def _combined(a: Det, b: Det, f: Callable[[Any, Any], Any]) -> Det:
+    literal = None if a.literal is None or b.literal is None else f(a.literal, b.literal)
+    left, right = (f(x, y) for x, y in zip(a.sides, b.sides, strict=True))
     static = a.static and b.static
-    return Det((sides[0], sides[0] if static else sides[1]), joint_wide([a, b]), literal, static)
+    return Det((left, left if static else right), joint_wide([a, b]), literal, static)
+
+
+def both_sides(
+    f: Callable[[int], AnyArray], wide: Sequence[int], pending: int | None = None
+) -> Det:
+    """The value that is f(side) on each side."""
+    return Det((f(0), f(1)), tuple(wide), pending=pending)
 
 
 def joint_wide(values: Sequence[Any]) -> Shape:
@@ -73,13 +80,19 @@ def joint_wide(values: Sequence[Any]) -> Shape:
     return tuple(1 if size > 1 else max(w) for size, *w in zip(shape, *wides, strict=True))
 
 
-def number(value: Any, rank: int = 0) -> Det:
+def number(value: Number, rank: int = 0) -> Det:
     """A constant number, with `rank` axes of size 1."""
     array = np.full((1,) * rank, value)
     return Det((array, array), (1,) * rank, value, True)
 
 
-def static_det(array: Any) -> Det:
+def zeros(shape: Shape, wide: Shape, dtype: np.dtype) -> Det:
+    """Constant zeros."""
+    array = np.zeros(shape, dtype)
+    return Det((array, array), tuple(wide), 0.0 if array.size else None, True)
+
+
+def static_det(array: AnyArray | Number) -> Det:
     """A constant array; a number if all its entries are equal."""
     array = np.asarray(array)
     literal = array.flat[0].item() if array.size and np.all(array == array.flat[0]) else None

@@ -5,7 +5,7 @@ Equal graphs are one object, so that two layers with the same activation share i
 compilation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,13 @@ from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax.extend.core import Primitive
+from jax.typing import ArrayLike
+
+from ntk_jax.infinite.flax.values.deterministic import Number, Shape
+
+PrimitiveParams = dict[str, Any]
 
 
 class Expression:
@@ -27,14 +33,14 @@ class Expression:
         self.kind, self.label, self.args = kind, label, args
 
 
-_NODES: WeakValueDictionary[Any, Expression] = WeakValueDictionary()
+# Weak: what no model uses any more goes, with the duals that are kept by it.
+_NODES: WeakValueDictionary[Hashable, Expression] = WeakValueDictionary()
 
 
-def _node(kind: str, label: Any, key: Any, args: tuple[Expression, ...] = ()) -> Expression:
+def _node(kind: str, label: Any, key: Hashable, args: tuple[Expression, ...] = ()) -> Expression:
     full = (kind, key, tuple(map(id, args)))
-    found = _NODES.get(full)
-    if found is None:
-        found = _NODES[full] = Expression(kind, label, args)
+    found = _NODES.get(full) or Expression(kind, label, args)
+    _NODES[full] = found
     return found
 
 
@@ -48,15 +54,16 @@ def operand(i: int) -> Expression:
     return _node("operand", i, i)
 
 
-def constant(value: Any) -> Expression:
+def constant(value: Number) -> Expression:
     """A Python number."""
     return _node("constant", value, (type(value), value))
 
 
-def apply(primitive: Any, params: dict[str, Any], args: Sequence[Expression]) -> Expression:
+def apply(primitive: Primitive, params: PrimitiveParams, args: Sequence[Expression]) -> Expression:
     """One elementwise primitive."""
     items = tuple(sorted(params.items(), key=lambda item: item[0]))
-    key: Any = (primitive, items)
+    # Parameters that cannot be hashed are compared as they are printed.
+    key: Hashable = (primitive, items)
     try:
         hash(key)
     except TypeError:
@@ -68,28 +75,23 @@ def substitute(
     node: Expression, variables: Sequence[Expression], operands: Sequence[Expression] = ()
 ) -> Expression:
     """The same function of other variables and operands."""
-    memo: dict[Expression, Expression] = {}
-
-    def visit(n):
-        if n not in memo:
-            if n.kind == "variable":
-                memo[n] = variables[n.label]
-            elif n.kind == "operand":
-                memo[n] = operands[n.label] if operands else n
-            elif n.kind == "constant":
-                memo[n] = n
-            else:
-                memo[n] = apply(*n.label, [visit(a) for a in n.args])
-        return memo[n]
-
-    return visit(node)
+    found: dict[Expression, Expression] = {}
+    for n in nodes(node):
+        if n.kind == "apply":
+            primitive, params = n.label
+            found[n] = apply(primitive, params, [found[a] for a in n.args])
+        elif n.kind == "variable":
+            found[n] = variables[n.label]
+        else:
+            found[n] = operands[n.label] if n.kind == "operand" and operands else n
+    return found[node]
 
 
 def nodes(node: Expression) -> list[Expression]:
     """All nodes below and including this one, each once, arguments first."""
     found: dict[Expression, None] = {}
 
-    def visit(n):
+    def visit(n: Expression) -> None:
         if n not in found:
             for a in n.args:
                 visit(a)
@@ -100,51 +102,42 @@ def nodes(node: Expression) -> list[Expression]:
 
 
 def evaluate(
-    node: Expression, variables: Sequence[Any], operands: Sequence[Any] = (), dtype: Any = None
-) -> Array:
+    node: Expression,
+    variables: Sequence[ArrayLike],
+    operands: Sequence[ArrayLike] = (),
+    dtype: np.dtype | None = None,
+) -> jax.Array:
     """The value at broadcastable arrays; floats are of one dtype."""
     dtype = dtype or jnp.result_type(*variables)
-    values: dict[Expression, Any] = {}
+    leaves = {"variable": variables, "operand": operands}
+    values: dict[Expression, ArrayLike] = {}
     for n in nodes(node):
         if n.kind == "apply":
             primitive, params = n.label
             values[n] = bind_elementwise(primitive, params, [values[a] for a in n.args], dtype)
         else:
-            values[n] = (
-                {"variable": variables, "operand": operands}[n.kind][n.label]
-                if n.kind != "constant"
-                else n.label
-            )
+            values[n] = n.label if n.kind == "constant" else leaves[n.kind][n.label]
     return jnp.asarray(values[node], dtype if node.kind == "constant" else None)
 
 
 def bind_elementwise(
-    primitive: Any, params: dict[str, Any], args: Sequence[Any], dtype: Any
-) -> Array:
+    primitive: Primitive, params: PrimitiveParams, args: Sequence[ArrayLike], dtype: np.dtype
+) -> jax.Array:
     """One elementwise primitive at broadcastable arrays and Python numbers, with floats in
     `dtype`.
     """
     name = primitive.name
-    integral = name == "convert_element_type" and not jnp.issubdtype(
-        params["new_dtype"], jnp.floating
-    )
+    floating = lambda a: jnp.issubdtype(a, jnp.floating)
     if name in ("convert_element_type", "reduce_precision", "copy", "copy_p"):
+        integral = name == "convert_element_type" and not floating(params["new_dtype"])
         return jnp.asarray(args[0]).astype(params["new_dtype"] if integral else dtype)
-    arrays = [_typed(a, dtype) for a in args]
-    kinds = [a.dtype for i, a in enumerate(arrays) if not (name == "select_n" and i == 0)]
-    if any(jnp.issubdtype(k, jnp.floating) for k in kinds):
-        arrays = [
-            a if name == "select_n" and i == 0 else a.astype(dtype) for i, a in enumerate(arrays)
-        ]
+    arrays = [jnp.asarray(a, dtype if isinstance(a, float) else None) for a in args]
+    chosen = 1 if name == "select_n" else 0  # the first operand of a choice stays what it is
+    if any(floating(a.dtype) for a in arrays[chosen:]):
+        arrays = [*arrays[:chosen], *(a.astype(dtype) for a in arrays[chosen:])]
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
-    out: Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
-    return out.astype(dtype) if jnp.issubdtype(out.dtype, jnp.floating) else out
-
-
-def _typed(a: Any, dtype: Any) -> Array:
-    if isinstance(a, float):
-        return jnp.asarray(a, dtype)
-    return jnp.asarray(a)
+    out: jax.Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
+    return out.astype(dtype) if floating(out.dtype) else out
 
 
 @dataclass(frozen=True)
@@ -155,7 +148,7 @@ class ScalarFunction:
 
     node: Expression
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: jax.Array) -> jax.Array:
         """The value at each entry."""
         return jnp.broadcast_to(evaluate(self.node, [z]), z.shape)
 
@@ -169,7 +162,7 @@ class PartialDerivative:
     main: int
     wrt: int
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: jax.Array) -> jax.Array:
         """The value at each entry."""
         zero = jnp.zeros_like(z)
         point = [z if i == self.main else zero for i in range(self.num_variables)]
@@ -178,8 +171,5 @@ class PartialDerivative:
         return jax.jvp(f, tuple(point), tuple(tangent))[1]
 
 
-def _full(node, shape, *variables):
+def _full(node: Expression, shape: Shape, *variables: jax.Array) -> jax.Array:
     return jnp.broadcast_to(evaluate(node, variables), shape)
-
-
-Scalar = Callable[[Array], Array]

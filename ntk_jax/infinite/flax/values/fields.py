@@ -2,6 +2,7 @@
 of such.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,16 @@ class Field:
 
 
 @dataclass(eq=False)
-class Entries(Field):
-    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
+class OfParameter(Field):
+    """What is linear in one parameter: its leaf, the law of its entries and their learning rate;
+    fields of equal leaf and key are made of the same entries.
+    """
 
     leaf: str
     shape: Shape
     variance: float
     eta: float
-    key: Any
+    key: Hashable
 
     @property
     def degenerate(self) -> bool:  # type: ignore[override]
@@ -32,8 +35,12 @@ class Entries(Field):
         return self.variance == 0
 
 
+class Entries(OfParameter):
+    """The entries of a parameter themselves: a bias, a scale, a positional embedding."""
+
+
 @dataclass(eq=False)
-class Weight(Field):
+class Weight(OfParameter):
     """A weight contracted with a value, z = sum h W over `fan_in` alike entries for each finite
     one.
 
@@ -41,19 +48,9 @@ class Weight(Field):
     rules/weights.py.
     """
 
-    leaf: str
-    shape: Shape
-    variance: float
-    eta: float
-    key: Any
     value: Any
     fan_in: int
     contract: Any
-
-    @property
-    def degenerate(self) -> bool:  # type: ignore[override]
-        """Whether it is a trained constant."""
-        return self.variance == 0
 
 
 @dataclass(eq=False)
@@ -94,7 +91,7 @@ class Segment(Field):
     """A part of the wide axis of another Gaussian: parts with different tags are independent."""
 
     source: Field
-    tag: tuple[Any, int, int]
+    tag: tuple[Hashable, int, int]
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]

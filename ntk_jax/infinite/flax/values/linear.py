@@ -3,16 +3,17 @@ its diagonal.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
-Shape = tuple[int, ...]
+from ntk_jax.infinite.flax.values.deterministic import Det, Shape
+
+Key = tuple[Hashable, ...]
+Sides = tuple[int, int]
 
 
 @dataclass(eq=False)
@@ -28,13 +29,13 @@ class Linear:
         factor: the deterministic value that it multiplies by, if it does nothing else.
     """
 
-    apply: Callable[[int, Array], Array]
+    apply: Callable[[int, jax.Array], jax.Array]
     shape: Shape
-    key: Any = None
-    factor: Any = None
+    key: Key | None = None
+    factor: Det | None = None
 
 
-def then(first: "Linear | None", second: Linear) -> Linear:
+def then(first: Linear | None, second: Linear) -> Linear:
     """`second` after `first`."""
     if first is None:
         return second
@@ -42,33 +43,31 @@ def then(first: "Linear | None", second: Linear) -> Linear:
     factor = None
     if first.factor is not None and second.factor is not None:
         factor = first.factor.times(second.factor)
-    return Linear(
-        lambda side, z: second.apply(side, first.apply(side, z)), second.shape, key, factor
-    )
+    apply = lambda side, z: second.apply(side, first.apply(side, z))
+    return Linear(apply, second.shape, key, factor)
 
 
-def add(maps: Sequence["Linear | None"], shape: Shape) -> Linear:
+def add_maps(maps: Sequence[Linear | None], shape: Shape) -> Linear:
     """The sum of maps of one argument."""
-    keys = {() if m is None else m.key for m in maps}
-    same = len(keys) == 1 and None not in keys
+    keys: set[Key | None] = {() if m is None else m.key for m in maps}
 
-    def apply(side, z):
+    def apply(side: int, z: jax.Array) -> jax.Array:
         total = z if maps[0] is None else maps[0].apply(side, z)
         for m in maps[1:]:
             total = total + (z if m is None else m.apply(side, z))
         return jnp.broadcast_to(total, shape)
 
-    return Linear(apply, shape, keys.pop() if same else None)
+    return Linear(apply, shape, keys.pop() if len(keys) == 1 else None)
 
 
 def on_both(
-    left: "Linear | None",
-    right: "Linear | None",
-    sides: tuple[int, int],
-    k: Array,
+    left: Linear | None,
+    right: Linear | None,
+    sides: Sides,
+    k: jax.Array,
     shape1: Shape,
     shape2: Shape,
-) -> Array:
+) -> jax.Array:
     """left k rightᵀ for k of shape (*shape1, *shape2)."""
     if left is not None:
         flat = k.reshape(*shape1, -1)
@@ -81,8 +80,8 @@ def on_both(
 
 
 def on_diagonal(
-    left: "Linear | None", right: "Linear | None", sides: tuple[int, int], k: Array, shape: Shape
-) -> Array:
+    left: Linear | None, right: Linear | None, sides: Sides, k: jax.Array, shape: Shape
+) -> jax.Array:
     """The diagonal of left diag(k) rightᵀ, for maps of equal key: each result takes one entry,
     times a factor per side.
     """
@@ -93,20 +92,20 @@ def on_diagonal(
     return k
 
 
-def keeps_diagonal(left: "Linear | None", right: "Linear | None") -> bool:
+def keeps_diagonal(left: Linear | None, right: Linear | None) -> bool:
     """Whether `on_diagonal` applies."""
     if left is right:
         return left is None or left.key is not None
-    k1, k2 = (() if m is None else m.key for m in (left, right))
-    return k1 is not None and k1 == k2
+    keys: set[Key | None] = {() if m is None else m.key for m in (left, right)}
+    return len(keys) == 1 and None not in keys
 
 
-def diagonal(k: Array, shape: Shape) -> Array:
+def diagonal(k: jax.Array, shape: Shape) -> jax.Array:
     """The entries (p, p) of (*shape, *shape)."""
     n = math.prod(shape)
     return jnp.diagonal(k.reshape(n, n)).reshape(shape)
 
 
-def outer(a: Array, b: Array) -> Array:
+def outer(a: jax.Array, b: jax.Array) -> jax.Array:
     """All products, (*a.shape, *b.shape)."""
     return a.reshape(a.shape + (1,) * b.ndim) * b

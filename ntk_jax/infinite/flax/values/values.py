@@ -1,27 +1,27 @@
-"""The values of a tensor program: deterministic arrays, views of a parameter, and wide random
-vectors.
+"""Views of parameters, wide random values with their terms and factors, and random numbers."""
 
-A pair of examples is interpreted at once: what is deterministic has one array per side. A wide axis
-is one along which entries are independent and alike; it is stored with size 1, its true length in
-`wide` (1 marks a finite axis).
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.deterministic import Det as Det
-from ntk_jax.infinite.flax.values.deterministic import joint_wide as joint_wide
-from ntk_jax.infinite.flax.values.deterministic import number as number
-from ntk_jax.infinite.flax.values.deterministic import static_det as static_det
+from ntk_jax.infinite.flax.values.deterministic import AnyArray, Det, Shape
 from ntk_jax.infinite.flax.values.expression import Expression
 from ntk_jax.infinite.flax.values.fields import Field
-from ntk_jax.infinite.flax.values.linear import Linear, Shape, then
+from ntk_jax.infinite.flax.values.linear import Linear, then
+
+
+class Cut(NamedTuple):
+    """Entries start to stop of one axis of a parameter that is read as `layout`."""
+
+    layout: Hashable
+    axis: int | None
+    start: int
+    stop: int
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Param:
             that was added.
         layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a
             new one.
-        box: the part of the leaf that the view covers: (layout, axis, start, stop) of each cut.
+        box: the part of the leaf that the view covers: every cut.
         factor: a deterministic value that multiplies it, entry by entry.
     """
 
@@ -47,8 +47,8 @@ class Param:
     variance: float
     eta: float
     axes: tuple[int | None, ...]
-    layout: tuple[Shape, ...]
-    box: tuple[Any, ...] = ()
+    layout: tuple[Hashable, ...]
+    box: tuple[Cut, ...] = ()
     factor: Det | None = None
 
     @property
@@ -71,8 +71,8 @@ class Sampled:
         shape: of the result.
     """
 
-    apply: Callable[[int, list[Array]], Array]
-    inputs: "list[Any]"
+    apply: Callable[[int, list[AnyArray]], Array]
+    inputs: "list[Wide | Det]"
     variables: tuple[Field, ...]
     multiples: dict[Field, tuple[Field, Det | None]]
     shape: Shape
@@ -92,11 +92,11 @@ class Factor:
     @property
     def is_gaussian(self) -> bool:
         """Whether it is its Gaussian."""
-        return self.node is None and self.sampled is None
+        return self.node is None and self.sampled is None and len(self.gaussians) == 1
 
     @property
-    def mains(self) -> list[int]:
-        """Which Gaussians are random."""
+    def nondegenerate(self) -> list[int]:
+        """Which Gaussians are random at initialization."""
         return [i for i, g in enumerate(self.gaussians) if not g.degenerate]
 
     @property
@@ -121,14 +121,9 @@ class Masked(Factor):
         keep: the probability.
     """
 
-    def __init__(self, value: "Wide", source: Any, mask_shape: Shape, keep: float):
+    def __init__(self, value: "Wide", source: Hashable, mask_shape: Shape, keep: float):
         super().__init__(())
         self.value, self.source, self.mask_shape, self.keep = value, source, mask_shape, keep
-
-    @property
-    def is_gaussian(self) -> bool:
-        """Never."""
-        return False
 
     @property
     def shape(self) -> Shape:
@@ -138,7 +133,13 @@ class Masked(Factor):
 
 @dataclass(eq=False)
 class Term:
-    """A linear map of a product of functions of independent Gaussians."""
+    """A linear map of a product of functions of independent Gaussians.
+
+    Attributes:
+        factors: the functions.
+        map: the linear map; None for the identity.
+        base: the shape of the product.
+    """
 
     factors: tuple[Factor, ...]
     map: Linear | None = None
@@ -153,9 +154,15 @@ class Term:
         return self.base if self.map is None else self.map.shape
 
     @property
-    def is_gaussian(self) -> bool:
-        """Whether it is a linear map of one Gaussian."""
-        return len(self.factors) == 1 and self.factors[0].is_gaussian
+    def gaussian(self) -> Field | None:
+        """The Gaussian that it is a linear map of, if it is one."""
+        (f, *others) = self.factors
+        return f.gaussians[0] if f.is_gaussian and not others else None
+
+    @property
+    def law(self) -> Hashable:
+        """Equal for terms that are linear maps of the same."""
+        return self.gaussian or self.factors
 
     @property
     def masked(self) -> Masked | None:
@@ -194,14 +201,9 @@ class Wide:
     @property
     def gaussian(self) -> Field | None:
         """The Gaussian that it is, apart from an offset."""
-        if (
-            self.terms is not None
-            and len(self.terms) == 1
-            and self.terms[0].is_gaussian
-            and self.terms[0].map is None
-        ):
-            return self.terms[0].factors[0].gaussians[0]
-        return None
+        if self.terms is None or len(self.terms) != 1 or self.terms[0].map is not None:
+            return None
+        return self.terms[0].gaussian
 
     @property
     def random(self) -> list[Term]:
@@ -219,7 +221,7 @@ class Wide:
         return self.terms is not None and all(
             t.masked.value.degenerate
             if t.masked
-            else any(g.degenerate for f in t.factors for g in f.gaussians)
+            else any(g.degenerate for g in fields_of_terms([t]))
             for t in self.terms
         )
 
@@ -235,11 +237,11 @@ class Joined:
 
     axis: int
     sizes: tuple[int, ...]
-    parts: list[Any]
+    parts: "list[Det | Wide | Joined]"
     repeats: int = 1
 
     @property
-    def places(self) -> Any:
+    def places(self) -> tuple[int, tuple[int, ...], int]:
         """Equal for values whose parts meet each other."""
         return self.axis, self.sizes, self.repeats
 
@@ -256,11 +258,11 @@ class Noise:
         origin: the drawing that they come from; `part` which part of it.
     """
 
-    of_bits: Any = None
+    of_bits: Callable[[Array], Array] | None = None
     shape: Shape | None = None
-    bits: Any = None
+    bits: np.dtype | None = None
     nominal: float | None = None
-    origin: Any = field(default_factory=object)
+    origin: object = field(default_factory=object)
     part: tuple[int, ...] = ()
 
 
@@ -272,13 +274,19 @@ def gaussian(g: Field, wide: Sequence[int]) -> Wide:
     return Wide(g.shape, tuple(wide), [Term((Factor((g,)),))])
 
 
-def offsets(value: Wide, dtype: Any) -> list[Array]:
+def fields_of_terms(terms: Sequence[Term]) -> list[Field]:
+    """All Gaussians of the terms, in order."""
+    return [g for t in terms for f in t.factors for g in f.gaussians]
+
+
+def fields_of(values: Sequence[object]) -> list[Field]:
+    """All Gaussians of the wide values, each once."""
+    wides = [v for v in values if isinstance(v, Wide)]
+    return list(dict.fromkeys(fields_of_terms([t for v in wides for t in v.random])))
+
+
+def offsets(value: Wide, dtype: np.dtype) -> list[Array]:
     """The deterministic part on both sides, in full internal shape."""
     if value.offset is None:
         return [jnp.zeros(value.shape, dtype)] * 2
     return [jnp.broadcast_to(jnp.asarray(a, dtype), value.shape) for a in value.offset.sides]
-
-
-def with_view(param: Param, **changes: Any) -> Param:
-    """Another view of the same leaf."""
-    return replace(param, **changes)
