@@ -45,7 +45,7 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
 
 
 def examples_and_targets(
-    apply_fn: ApplyFn, params: Params, x: Any, y: Any, suffix: str = ""
+    apply_fn: ApplyFn, params: Params, x: object, y: object, suffix: str = ""
 ) -> tuple[Array, Array]:
     """Examples, and targets of exactly the shape that the network returns for them."""
     a = as_examples(f"x{suffix}", x)
