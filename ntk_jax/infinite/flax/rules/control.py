@@ -4,7 +4,6 @@ by name.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Never
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +39,7 @@ REFUSED = {
 
 
 @rule(*REFUSED)
-def refuse(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Never:
+def refuse(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequence[Value]:
     """No limit, or no rule."""
     why = REFUSED[eqn.primitive.name]
     advice = "Use average pooling" if "pooling" in why else "Rewrite that part of the model"
