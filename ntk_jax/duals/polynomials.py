@@ -1,4 +1,4 @@
-"""Duals of polynomials: Mehler's formula, k = sum_j q12^j / j! m_j(q11) m_j(q22), ends at the degree.
+"""Duals of polynomials: Mehler's sum k = sum_j q12^j / j! m_j(q11) m_j(q22) ends at the degree.
 
 Here m_j(q) = E[phi^(j)(sqrt(q) z)], and k_dot is the same sum from m_(j + 1). (Daniely, Frostig,
 Singer 2016, section 4.)

@@ -232,7 +232,7 @@ def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
 
 @jax.custom_jvp
 def _square(rows1: Scales, q12: Array, rows2: Scales) -> Array:
-    # Order 2: k = q11 q22 J2 / (2 pi), J2 = 3 sin theta cos theta + (pi - theta) (1 + 2 cos² theta).
+    # Order 2: k = q11 q22 (3 sin theta cos theta + (pi - theta) (1 + 2 cos² theta)) / (2 pi).
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     gap = angle(1 - jnp.abs(rho), CORRELATION).second_gap
     J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)
