@@ -2,6 +2,8 @@
 inputs.
 """
 
+from ntk_jax.duals.any_function import rule as rule
+from ntk_jax.duals.any_function import series as series
 from ntk_jax.duals.catalogue import CLOSED_FORM_NAMES as CLOSED_FORM_NAMES
 from ntk_jax.duals.catalogue import SERIES_NAMES as SERIES_NAMES
 from ntk_jax.duals.dual_rule import Dual as Dual
@@ -22,8 +24,6 @@ from ntk_jax.duals.functions import rbf as rbf
 from ntk_jax.duals.functions import rectified_monomial as rectified_monomial
 from ntk_jax.duals.functions import rectifier as rectifier
 from ntk_jax.duals.functions import relu as relu
-from ntk_jax.duals.functions import rule as rule
-from ntk_jax.duals.functions import series as series
 from ntk_jax.duals.functions import sigmoid as sigmoid
 from ntk_jax.duals.functions import sign as sign
 from ntk_jax.duals.functions import silu as silu

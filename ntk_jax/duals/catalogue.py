@@ -16,7 +16,7 @@ from jax import Array
 from jax.scipy import special
 
 from ntk_jax.checks import check_integer, check_option
-from ntk_jax.duals import closed_forms
+from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.closed_forms import ClosedForm
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.hermite_series.series import series_rule
@@ -63,7 +63,7 @@ def _polynomial(coefficients: Sequence[float]) -> DualRule:
     coefficients = tuple(map(float, coefficients))
     if not coefficients:
         raise ValueError("coefficients: expected at least one, lowest power first; got none.")
-    return ClosedForm(closed_forms.POLYNOMIAL, (coefficients,))
+    return ClosedForm(polynomials.POLYNOMIAL, (coefficients,))
 
 
 def _monomial(degree: int) -> DualRule:
@@ -73,7 +73,7 @@ def _monomial(degree: int) -> DualRule:
 
 def _hermite(degree: int) -> DualRule:
     check_integer("degree", degree, minimum=0)
-    return ClosedForm(closed_forms.HERMITE, (int(degree),))
+    return ClosedForm(polynomials.HERMITE, (int(degree),))
 
 
 def _hermite_function(u: Array, degree: int) -> Array:

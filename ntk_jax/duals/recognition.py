@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.duals import closed_forms
+from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.closed_forms import ClosedForm
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import series_rule
@@ -208,7 +208,7 @@ def _polynomial(x: np.ndarray, values: np.ndarray, at: _Values) -> Iterator[Cand
     while len(found) > 1 and found[-1] == 0:
         found.pop()
     yield Candidate(
-        ClosedForm(closed_forms.POLYNOMIAL, (tuple(found),)),
+        ClosedForm(polynomials.POLYNOMIAL, (tuple(found),)),
         powers[:, : len(found)] @ np.array(found),
     )
 

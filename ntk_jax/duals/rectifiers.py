@@ -113,6 +113,10 @@ def _known(rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None) -> 
 def _rectifier(
     a: float, b: float, noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array
 ) -> tuple[Array, Array]:
+    # The arc-cosine kernel of order 1 (Cho, Saul 2009), for a = 1, b = 0:
+    #     k = s1 s2 (sin theta + (pi - theta) cos theta) / (2 pi),   k_dot = (pi - theta) / (2 pi).
+    # With phi = angle to the nearer pole, sin theta - |rho| phi is `first_gap`, free of
+    # cancellation; what is left of k is linear in q12.
     even = (a + b) ** 2 / (2 * np.pi)
     at = angle(pole_gap, noise)
     positive = q12 > 0
@@ -188,6 +192,7 @@ class Step(DualRule):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sign(noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array) -> Array:
+    # Order 0: E[sign(u) sign(v)] = 2 arcsin(rho) / pi (Sheppard 1899).
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     cosine = angle(pole_gap, noise).sine
     return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
@@ -227,6 +232,7 @@ def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
 
 @jax.custom_jvp
 def _square(rows1: Scales, q12: Array, rows2: Scales) -> Array:
+    # Order 2: k = q11 q22 (3 sin theta cos theta + (pi - theta) (1 + 2 cos² theta)) / (2 pi).
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
     gap = angle(1 - jnp.abs(rho), CORRELATION).second_gap
     J2 = jnp.where(rho > 0, np.pi * (1 + 2 * rho * rho) - gap, gap)

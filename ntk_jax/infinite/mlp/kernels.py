@@ -74,6 +74,13 @@ def mlp_kernels(
 
     Reference: Lee et al. 2018, eq. 5; Jacot, Gabriel, Hongler 2018, theorem 1; "standard":
     Sohl-Dickstein et al. 2020, eq. 19.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> kernels = ntk_jax.mlp_kernels(x, depth=2, activation="erf")
+        >>> print(np.round(kernels.ntk, 3))
+        [[0.846 0.   ]
+         [0.    0.846]]
     """
     network = _network(
         x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
@@ -93,6 +100,11 @@ def mlp_kernels_by_layer(
 
     Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut
     after its l-th Dense layer.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> ntk_jax.mlp_kernels_by_layer(x, depth=2, activation="erf").ntk.shape
+        (3, 2, 2)
     """
     return Kernels(*kernels_by_layer(*_network(x1, x2, depth, **{**_DEFAULTS, **options})))
 
@@ -102,6 +114,11 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
     forming it.
 
     Arguments and errors are those of `mlp_kernels`.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> print(np.round(ntk_jax.kernel_diagonal(x, depth=2, activation="erf").ntk, 3))
+        [0.846 0.846]
     """
     network, known = _network(x, None, depth, **{**_DEFAULTS, **options})
     (diagonal,) = known or diagonals(*network)

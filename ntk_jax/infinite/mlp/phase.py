@@ -53,6 +53,11 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
         ValueError: an unknown activation, or scales that are negative or not finite.
 
     Reference: Poole et al. 2016, eq. 3-5; Schoenholz et al. 2017, eq. 5, 7 and 9.
+
+    Example:
+        >>> found = ntk_jax.phase("erf", W_std=1.5, b_std=0.1)
+        >>> found.name, round(found.q_star, 3), round(found.correlation, 3)
+        ('chaotic', 1.093, 0.091)
     """
     check_number("W_std", W_std, max_ndim=0)
     check_number("b_std", b_std, max_ndim=0)
@@ -81,6 +86,10 @@ def critical_W_std(
         ValueError: chi_1 - 1 does not change sign between `bounds`.
 
     Reference: Schoenholz et al. 2017, section 3.
+
+    Example:
+        >>> round(ntk_jax.critical_W_std("relu", b_std=0.1), 3)
+        1.414
     """
     check_number("b_std", b_std, max_ndim=0)
     rule, b2 = dual_rule(activation), float(b_std) ** 2
