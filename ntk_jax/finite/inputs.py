@@ -36,6 +36,7 @@ def check_inputs(
     check_apply_fn(apply_fn, params)
     check_params(params)
     a1, a2 = as_example_pair(x1, x2)
+    # Shapes first: they cost nothing, and the rows of what is no array cannot be compared.
     _check_outputs_are_rows(apply_fn, params, a1)
     check_per_example(apply_fn, params, a1)
     return a1, a2

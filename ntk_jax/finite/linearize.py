@@ -93,6 +93,7 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
             """The outputs and their directional derivatives up to `order`."""
             if order == 0:
                 return (apply_fn(at, x),)
+            # The last tangent is the next derivative; the others repeat what `lower` has.
             lower, tangents = jax.jvp(lambda p: derivatives(order - 1, p), (at,), (displacement,))
             return (*lower, tangents[-1])
 

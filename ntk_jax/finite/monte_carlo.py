@@ -47,14 +47,11 @@ def monte_carlo_kernels(
     """The empirical kernels averaged over `num_samples` initializations, with standard errors.
 
     Example:
-        >>> model, x = ntk_jax.MLP(widths=(64,)), jnp.ones((2, 3))
-        >>> init_fn = lambda key: model.init(key, x)["params"]
-        >>> apply_fn = lambda params, x: model.apply({"params": params}, x)
+        >>> init_fn = lambda key: jax.random.normal(key, (3, 2))
         >>> mean, standard_error = ntk_jax.monte_carlo_kernels(
-        ...     init_fn, apply_fn, x, key=jax.random.key(0), num_samples=50
+        ...     init_fn, lambda W, x: x @ W, jnp.eye(3), key=jax.random.key(0), num_samples=50
         ... )
-        >>> limit = ntk_jax.mlp_kernels(x, depth=1).ntk
-        >>> bool(abs(mean.ntk - limit).max() < 5 * standard_error.ntk.max())
+        >>> bool((abs(mean.nngp - jnp.eye(3)) < 5 * standard_error.nngp).all())
         True
 
     Args:
@@ -115,6 +112,7 @@ def monte_carlo_estimates(
         some = keys[start : start + chunk]
         part = Samples(len(some), *_sampled((init_fn, apply_fn), a1, a2, some))
         samples = part if samples is None else _merged(samples, part)
+        # One sample has no standard error.
         if samples.number > 1:
             yield samples.number, _estimate(samples)
 

@@ -215,6 +215,7 @@ def _multiply(
     op = KernelOperator(params, x1, x2, apply_fn, **options)
     with jax.default_matmul_precision("highest"):
         one = lambda w: _pushed(op, _pulled(op, w))
+        # Few vectors need no loop, which would be slower and cannot be fused.
         if v.shape[2] <= VECTORS_AT_ONCE:
             return jax.vmap(one, 2, 2)(v)
         products = jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE)
@@ -232,6 +233,7 @@ def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Params:
         (gradient,) = vjp(weights.reshape(out.shape).astype(out.dtype))
         return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient), None
 
+    # Half-precision gradients are summed in single: blocks add up rounding errors.
     start = jax.tree.map(lambda p: jnp.zeros(p.shape, working_dtype(p.dtype)), op.params)
     return jax.lax.scan(add, start, blocks)[0]
 

@@ -62,6 +62,7 @@ def projected_features(
     row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     blocks = blocks_of_row(apply_fn, params, row, "highest", False, "layerwise")
     rows = even(n, _rows_at_once(blocks, plan, k, memory_budget(memory_limit)))
+    # The key enters once, as two words: the signs are a hash of them, see `_signs`.
     root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(result.shape, result.dtype)
     for taken, tile in row_tiles(x, rows):
         features = features_jit(apply_fn, params, tile, precision=precision)
@@ -121,6 +122,7 @@ def _add_leaf(
     """`total` + G S, with a chunk of the gradients G and of the signs S at a time."""
     (n, B, T, I), (_, O, _, _, D), k = a.shape, d.shape, total.shape[2]
     index = jnp.arange(B * I * D) if order is None else entries(order)
+    # A chunk spans whole rows of cotangents before it spans inputs: these are cheaper to cut.
     columns = even(D, CHUNK)
     rows = even(I, max(1, CHUNK // columns))
     fill_rows, fill_columns = -I % rows, -D % columns

@@ -33,6 +33,7 @@ def contract_features(
 ) -> Float[Array, "n1 n2 ..."]:
     """The kernel block of all pairs: the sum over the blocks of both features."""
     dtype = working_dtype(f1.dtype, f2.dtype)
+    # Two functions of the same parameters may read none in common.
     if not f1.blocks:
         num_outputs = (f1.num_outputs, f2.num_outputs)[: output_axes(outputs)]
         return jnp.zeros((f1.num_rows, f2.num_rows, *num_outputs), dtype)
@@ -138,6 +139,7 @@ def _parts(
     b1: Block, b2: Block, outputs: str, precision: str, dtype: jnp.dtype, *, split: bool = False
 ) -> list[Array]:
     """The kernel of a block, or with `split` one per leaf."""
+    # Shared cotangents carry the mean's weights on one side alone: they enter once.
     b1 = b1.weighted(dtype)
     if isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
         return _factored(b1, b2, outputs, precision, dtype, split)

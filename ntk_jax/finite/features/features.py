@@ -250,6 +250,7 @@ def _outer(
     """sum_t a delta for every example and output: one product (I, T) x (T, O D) per example."""
     dtype = working_dtype(a.dtype, d.dtype)
     (n, B, T, I), (O, D) = a.shape, (d.shape[1], d.shape[4])
+    # Outputs folded into the columns: one larger product instead of O small ones.
     flat = d.astype(dtype).transpose(0, 2, 3, 1, 4).reshape(n, B, T, O * D)
     g = jnp.einsum("nbti,nbtk->nbik", a.astype(dtype), flat, precision=precision)
     return g.reshape(n, B, I, O, D).transpose(0, 3, 1, 2, 4).reshape(n, O, B * I * D)

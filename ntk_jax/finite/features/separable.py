@@ -57,20 +57,14 @@ class Cotangents:
     closed: ClosedJaxpr
     found: tuple[Separable | None, ...]
 
-    def mask(self, tap: int, x: Array) -> Array:
+    def mask(self, part: Separable, x: Array) -> Array:
         """m of one example: the cotangent with ones in place of c."""
-        part = self._part(tap)
         ones = jnp.ones(shape_of(part.weight), dtype_of(part.weight))
         return self._evaluate(part.cotangent, {self.closed.jaxpr.invars[0]: x, part.weight: ones})
 
-    def weight(self, tap: int, e: Array) -> Array:
+    def weight(self, part: Separable, e: Array) -> Array:
         """c of one output, whose cotangent is e."""
-        return self._evaluate(self._part(tap).weight, {self.closed.jaxpr.invars[1]: e})
-
-    def _part(self, tap: int) -> Separable:
-        part = self.found[tap]
-        assert part is not None
-        return part
+        return self._evaluate(part.weight, {self.closed.jaxpr.invars[1]: e})
 
     def _evaluate(self, variable: Var, known: dict[Var, Array]) -> Array:
         jaxpr, consts = self.closed.jaxpr, self.closed.consts
@@ -85,6 +79,7 @@ class Cotangents:
 def separate(cotangents: Callable[[Array, Array], list[Array]], x: Array, e: Array) -> Cotangents:
     """Which results of `cotangents(x, e)`, arrays that are linear in e, factorize."""
     closed = jax.make_jaxpr(cotangents)(x, e)
+    # Traced again without calls: a multiple of c can be behind one.
     inlined = lambda *args: evaluate(closed.jaxpr, closed.consts, args, _bind_inlined)
     closed = jax.make_jaxpr(inlined)(x, e)
     return Cotangents(closed, _analyse(closed.jaxpr))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.closures.programs import compiled, remembered
 from ntk_jax.finite.features.features import Block, FactoredBlock, GradientBlock, TangentFeatures
-from ntk_jax.finite.features.separable import Cotangents, separate
+from ntk_jax.finite.features.separable import Cotangents, Separable, separate
 from ntk_jax.finite.inputs import ShapeAndDtype, shapes_of
 from ntk_jax.finite.uses.canonical import OutputAxes, canonical
 from ntk_jax.finite.uses.entries import order_of
@@ -120,14 +120,14 @@ def _shared(
         varies = lambda p, shape=shape, found=found: shape[p] > 1 and p not in found.constant
         if found is None or use.scans or any(map(varies, axes.positions)):
             continue
-        weights = jax.vmap(lambda e, tap=tap: cotangents.weight(tap, e))(eye)
+        weights = jax.vmap(partial(cotangents.weight, found))(eye)
         scales = jnp.mean(jax.vmap(axes.arrange)(weights)[:, :, :1] ** 2, axis=0)
-        shared[i] = partial(_mask, cotangents, tap, axes), scales
+        shared[i] = partial(_mask, cotangents, found, axes), scales
     return shared
 
 
-def _mask(cotangents: Cotangents, tap: int, axes: OutputAxes, x: Array) -> Array:
-    return axes.arrange(cotangents.mask(tap, x))[None]
+def _mask(cotangents: Cotangents, part: Separable, axes: OutputAxes, x: Array) -> Array:
+    return axes.arrange(cotangents.mask(part, x))[None]
 
 
 def _features_of_one(

@@ -155,6 +155,7 @@ def footprint(
     return Footprint(row, work, max([8, *(c.pair_bytes for c in costs)]))
 
 
+# A quarter of the budget, as in `choose_tiling`, is for what is in the making.
 def rows_at_once(forms: tuple[str, ...], footprint: Footprint, request: Request) -> int | None:
     """Rows whose features are made together: few if what they are made from is the larger part."""
     if all(form == "factors" for form in forms) or footprint.work < 4 * footprint.row:

@@ -55,6 +55,7 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
         quarter // max(footprint.work, footprint.row, 1),
         math.isqrt(quarter // max(footprint.pair, 1)),
     )
+    # Equal tiles: a short last one would be filled up, and computed in vain.
     rows1, rows2 = (even(n, max(cap, 1)) for n in (n1, n2))
     held1, held2 = (max(1, quarter // max(rows * footprint.row, 1)) for rows in (rows1, rows2))
     return Tiling(rows1, rows2, min(held1, -(-n1 // rows1)), min(held2, -(-n2 // rows2)))

@@ -60,6 +60,7 @@ class OutputAxes:
         d = jnp.transpose(d, (*self.blocks, *self.positions, *self.features))
         if self.groups == 1:
             return d.reshape(B, T, D)
+        # A convolution with groups has the group as the slow part of its feature axis.
         return d.reshape(T, self.groups, D).transpose(1, 0, 2)
 
 
@@ -142,6 +143,7 @@ def dot_use(eqn: Eqn, weight_side: int, h_ndim: int) -> DotUse:
     (h_contract, w_contract), (h_batch, w_batch) = (
         (pair[1 - weight_side], pair[weight_side]) for pair in (contracted, batch)
     )
+    # Two uses of one weight must contract its axes in one order, whatever the inputs' order is.
     order = sorted(range(len(w_contract)), key=lambda i: w_contract[i])
     summed = tuple(h_contract[i] for i in order)
     free = tuple(i for i in range(h_ndim) if i not in summed and i not in h_batch)

@@ -35,6 +35,7 @@ def entries(order: Order) -> Int[Array, " p"]:
 def in_order_of_leaf(gradient: Float[Array, "n O p"], order: Order) -> Float[Array, "n O p"]:
     """The gradient with its entries where the leaf has them."""
     index = entries(order)
+    # The inverse permutation by a scatter: sorting the indices would take longer.
     places = jnp.zeros_like(index).at[index].set(jnp.arange(index.size, dtype=index.dtype))
     return jnp.take(gradient, places, axis=2)
 

@@ -27,6 +27,7 @@ def _dot(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value] | 
     leaf = values[side]
     if not isinstance(leaf, Reindexed) or leaf.repeats:
         return None
+    # The layer input is recorded as it is, so that a product in it needs its own tap first.
     (h,) = run.settle([values[1 - side]])
     (out,) = bind(eqn, [leaf.array, h] if side == 0 else [h, leaf.array])
     return [Product(out, (_pending(leaf, dot_use(eqn, side, h.ndim), h),))]
@@ -119,6 +120,7 @@ def _remat(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value]:
         args = [v if isinstance(v, Reindexed) else next(left) for v in values]
         return inner.settle(inner.run(jaxpr, consts, args))
 
+    # Looked through once for its taps: they are arguments of what is rematerialized.
     found = run.child()
     jax.eval_shape(lambda plain: segment(found, plain), arrays)
     taps = run.enter(found)
@@ -150,6 +152,7 @@ def _scan(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value]:
         ]
         return inner.settle(inner.run(jaxpr, jaxpr_consts, [*consts, *carry, *now]))
 
+    # Looked through once for its taps: the loop must slice them, one per step.
     found = run.child(deeper=1)
     slices = [jax.ShapeDtypeStruct(raw(x).shape[1:], raw(x).dtype) for x in xs]
     jax.eval_shape(lambda c, s: step(found, c, s), carry, slices)
