@@ -1,14 +1,9 @@
-"""The main job: train a wide network and predict the same trajectory from its kernel, in closed
-form.
-"""
+"""The main job: train a wide network, and predict its trajectory from its kernel in closed form."""
 
-import importlib.util
-import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +22,7 @@ from ntk_jax.networks.adapters import from_linen, zero_output
 from ntk_jax.networks.mlp import MLP
 from ntk_jax.training.record import History
 from ntk_jax.training.train import train
+from ntk_jax.types import ApplyFn, KernelFn, Params
 
 
 class Settings(NamedTuple):
@@ -43,6 +39,13 @@ class Settings(NamedTuple):
     compare_widths: tuple[int, ...] = ()
 
 
+class Outputs(NamedTuple):
+    """Outputs (T, n, O) of a network or of its prediction, at every record."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
 class Experiment(NamedTuple):
     """Everything that was measured, ready for the table, the figures and the JSON."""
 
@@ -52,14 +55,12 @@ class Experiment(NamedTuple):
     ntk: dict[str, np.ndarray]
     t: np.ndarray
     history: History
-    predictions: dict[str, Any]
+    predictions: dict[str, Outputs]
     movement: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def linear_settings(data: Dataset, *, width: int, depth: int, seed: int) -> Settings:
-    """The unit-row experiment: first layer weights and biases N(0, 1), readout sqrt(2 / width)
-    without bias.
-    """
+    """Unit rows: first layer weights and biases N(0, 1), readout sqrt(2 / width) without bias."""
     W_std = (data.x_train.shape[1] ** 0.5, *(2**0.5,) * depth)
     b_std = (*(1.0,) * depth, None)
     widths = tuple(w for w in (16, 128, 1024) if w < width)
@@ -84,110 +85,37 @@ def run(settings: Settings, *, progress: bool = True) -> Experiment:
     data = settings.data.astype(np.float32)
     apply_fn, params = _network(settings, settings.width)
     x, x_test = jnp.asarray(data.x_train), jnp.asarray(data.x_test)
-    with _timed(seconds, "analytic kernel"):
-        options: dict[str, Any] = {
-            "depth": settings.depth,
-            "W_std": settings.W_std,
-            "b_std": settings.b_std,
-        }
-        analytic = jax.block_until_ready(
-            (mlp_kernels(x, **options).ntk, mlp_kernels(x_test, x, **options).ntk)
-        )
-    with _timed(seconds, "empirical kernel"):
-        pair = empirical_ntk(apply_fn, params, x), empirical_ntk(apply_fn, params, x_test, x)
-        empirical = jax.block_until_ready(pair)
+    options: dict[str, Any] = {
+        "depth": settings.depth,
+        "W_std": settings.W_std,
+        "b_std": settings.b_std,
+    }
+    kernel_fns: dict[str, KernelFn[Array]] = {
+        "analytic": lambda x1, x2=None: mlp_kernels(x1, x2, **options).ntk,
+        "empirical": partial(empirical_ntk, apply_fn, params),
+    }
+    kernels = {}
+    for name, kernel_fn in kernel_fns.items():
+        with _timed(seconds, f"{name} kernel"):
+            kernels[name] = jax.block_until_ready((kernel_fn(x), kernel_fn(x_test, x)))
     with _timed(seconds, "diagonalize"):
-        modes = {"empirical": diagonalize(empirical[0]), "analytic": diagonalize(analytic[0])}
+        modes = {name: diagonalize(kernels[name][0]) for name in ("empirical", "analytic")}
     learning_rate = 0.5 * float(max_learning_rate(modes["empirical"], data.y_train.shape[1]))
     with _timed(seconds, "train the network"):
         history = _train(apply_fn, params, settings, data, learning_rate, progress=progress)
     with _timed(seconds, "predict training"):
-        tests = {"empirical": empirical[1], "analytic": analytic[1]}
         predictions = {
-            name: jax.block_until_ready(
-                _predict(modes[name], tests[name], data, history, learning_rate)
-            )
+            name: _predict(modes[name], kernels[name][1], data, history, learning_rate)
             for name in modes
         }
     movement = {}
     if settings.compare_widths:
         with _timed(seconds, "train other widths"):
             movement = _movement(settings, data, history, progress=progress)
-    ntk = {"analytic": np.asarray(analytic[0]), "empirical": np.asarray(empirical[0])}
+    ntk = {name: np.asarray(pair[0]) for name, pair in kernels.items()}
     numbers = _compare(data, history, predictions, ntk, learning_rate)
-    return Experiment(
-        settings,
-        numbers,
-        seconds,
-        ntk,
-        learning_rate * history.steps,
-        history,
-        predictions,
-        movement,
-    )
-
-
-def check_out(out: Path, *, figures: bool = True) -> None:
-    """Raise before any work if its results could not be saved to `out`.
-
-    Raises:
-        ValueError: `out` is not a folder that can be written.
-        ImportError: figures are wanted, and matplotlib (extra `plots`) is missing.
-    """
-    if figures and importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            "The figures need matplotlib: pip install 'ntk-jax[plots]', or leave them out "
-            "(--no-figures)."
-        )
-    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(
-            f"--out: expected a folder; got {out}, where {existing} is a file. Choose another name."
-        )
-    if not os.access(existing, os.W_OK):
-        raise ValueError(
-            f"--out: expected a folder that can be written; got {out}, without permission in "
-            f"{existing}."
-        )
-
-
-def save(experiments: list[Experiment], out: Path, *, figures: bool = True) -> list[Path]:
-    """Write figures and `demo.json` to `out`; returns the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [out / "demo.json"]
-    report = {e.settings.data.name: _report(e) for e in experiments}
-    paths[0].write_text(json.dumps(report, indent=2) + "\n")
-    if figures:
-        from ntk_jax import plots
-
-        for experiment in experiments:
-            paths += _figures(experiment, out, plots)
-    return paths
-
-
-def table(experiments: list[Experiment]) -> str:
-    """One text table of all experiments, a column each."""
-    columns = [_column(e) for e in experiments]
-    names = max((list(column) for column in columns), key=len)
-    names += [name for column in columns for name in column if name not in names]
-    rows = {name: [column.get(name, "-") for column in columns] for name in names}
-    first = max(map(len, rows))
-    width = max(len(cell) for cells in rows.values() for cell in cells) + 2
-    return "\n".join(
-        name.ljust(first) + "".join(cell.rjust(width) for cell in cells)
-        for name, cells in rows.items()
-    )
-
-
-def _column(e: Experiment) -> dict[str, str]:
-    s = e.settings
-    return {
-        "": s.data.name,
-        "hidden layers x width": f"{s.depth} x {s.width}",
-        "train / test rows": f"{len(s.data.x_train)} / {len(s.data.x_test)}",
-        **{name: f"{value:.4g}" for name, value in e.numbers.items() if isinstance(value, float)},
-        **{f"seconds: {name}": f"{value:.1f}" for name, value in e.seconds.items()},
-    }
+    t = learning_rate * history.steps
+    return Experiment(settings, numbers, seconds, ntk, t, history, predictions, movement)
 
 
 @contextmanager
@@ -198,7 +126,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def _network(settings: Settings, width: int) -> tuple[Any, Any]:
+def _network(settings: Settings, width: int) -> tuple[ApplyFn, Params]:
     model = MLP(
         (width,) * settings.depth,
         settings.data.y_train.shape[1],
@@ -211,7 +139,13 @@ def _network(settings: Settings, width: int) -> tuple[Any, Any]:
 
 
 def _train(
-    apply_fn, params, settings: Settings, data: Dataset, learning_rate: float, *, progress: bool
+    apply_fn: ApplyFn,
+    params: Params,
+    settings: Settings,
+    data: Dataset,
+    learning_rate: float,
+    *,
+    progress: bool,
 ) -> History:
     steps = np.unique(np.round(np.geomspace(1, settings.num_steps, 40)).astype(int))
     return train(
@@ -229,30 +163,26 @@ def _train(
     )
 
 
-def _movement(settings: Settings, data: Dataset, history: History, *, progress: bool):
-    """Steps and relative weight change of networks of several widths, each at half its critical
-    learning rate.
-    """
-    movement = {}
+def _movement(
+    settings: Settings, data: Dataset, history: History, *, progress: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and relative weight change at several widths, each at half its critical rate."""
+    histories = {settings.width: history}
     for width in settings.compare_widths:
         if width != settings.width:
             apply_fn, params = _network(settings, width)
             modes = diagonalize(empirical_ntk(apply_fn, params, data.x_train))
-            learning_rate = 0.5 * float(max_learning_rate(modes, data.y_train.shape[1]))
-            history_of_width = _train(
-                apply_fn, params, settings, data, learning_rate, progress=progress
-            )
-        else:
-            history_of_width = history
-        movement[f"width {width}"] = history_of_width.steps, history_of_width.relative_change
-    return movement
+            rate = 0.5 * float(max_learning_rate(modes, data.y_train.shape[1]))
+            histories[width] = _train(apply_fn, params, settings, data, rate, progress=progress)
+    by_width = {width: histories[width] for width in settings.compare_widths}
+    return {f"width {width}": (h.steps, h.relative_change) for width, h in by_width.items()}
 
 
 def _predict(
     modes: Modes, k_test_train: Array, data: Dataset, history: History, learning_rate: float
-):
+) -> Outputs:
     assert history.fx_train is not None and history.fx_test is not None
-    return gradient_descent_mse(
+    found = gradient_descent_mse(
         modes,
         data.y_train,
         history.steps,
@@ -261,16 +191,21 @@ def _predict(
         k_test_train=k_test_train,
         fx_test_0=history.fx_test[0],
     )
+    return Outputs(np.asarray(found.train), np.asarray(found.test))
 
 
 def _compare(
-    data: Dataset, history: History, predictions, ntk, learning_rate: float
+    data: Dataset,
+    history: History,
+    predictions: dict[str, Outputs],
+    ntk: dict[str, np.ndarray],
+    learning_rate: float,
 ) -> dict[str, Any]:
     mse = lambda a, b: float(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))
     assert history.fx_test is not None
     final = {
         "network": history.fx_test[-1],
-        **{name: np.asarray(p.test[-1]) for name, p in predictions.items()},
+        **{name: p.test[-1] for name, p in predictions.items()},
     }
     numbers: dict[str, Any] = {
         "learning rate (half the critical one)": learning_rate,
@@ -293,64 +228,3 @@ def _compare(
         name: float(values[-1]) for name, values in by_layer
     }
     return numbers
-
-
-def _report(e: Experiment) -> dict[str, Any]:
-    s = e.settings
-    losses = {name: _loss(p.train, s.data.y_train).tolist() for name, p in e.predictions.items()}
-    return {
-        "settings": {name: value for name, value in s._asdict().items() if name != "data"},
-        "numbers": e.numbers,
-        "seconds": e.seconds,
-        "curves": {
-            "steps": e.history.steps.tolist(),
-            "t": e.t.tolist(),
-            "training loss": {"network": e.history.loss.tolist(), **losses},
-            "relative weight change": e.history.relative_change.tolist(),
-        },
-        "jax": jax.__version__,
-        "device": jax.devices()[0].platform,
-    }
-
-
-def _loss(f: Array, y: np.ndarray) -> np.ndarray:
-    return np.mean((np.asarray(f, float) - y) ** 2, axis=(1, 2)) / 2
-
-
-def _figures(e: Experiment, out: Path, plots: Any) -> list[Path]:
-    plt, name, s = plots.plt, e.settings.data.name, e.settings
-    shown = np.arange(len(s.data.y_train))[:64]
-    if s.data.classes is not None:
-        shown = shown[
-            np.argsort(np.argmax(s.data.y_train[shown], 1), kind="stable")
-        ]  # blocks of a class together
-    analytic, empirical = (
-        e.ntk[kernel][np.ix_(shown, shown)] for kernel in ("analytic", "empirical")
-    )
-    kernels = plots.plot_kernels(analytic, empirical)[0].figure
-    fig, axes = plt.subplots(
-        1, 2 + bool(e.movement), figsize=(13.5 if e.movement else 9.2, 3.8), layout="constrained"
-    )
-    curves = {"network": e.history.loss}
-    curves |= {
-        f"{kernel} kernel": _loss(p.train, s.data.y_train) for kernel, p in e.predictions.items()
-    }
-    plots.plot_curves(
-        e.t,
-        curves,
-        axes[0],
-        ylabel="training loss, half mean square",
-        title=f"{name}, width {s.width}",
-    )
-    assert e.history.fx_test is not None
-    tests = {f"{kernel} kernel": p.test[-1] for kernel, p in e.predictions.items()}
-    plots.plot_predictions(e.history.fx_test[-1], tests, axes[1])
-    if e.movement:
-        steps, changes = ({w: pair[i] for w, pair in e.movement.items()} for i in (0, 1))
-        plots.plot_relative_change(steps, changes, axes[2])
-    paths = []
-    for figure, kind in ((kernels, "kernels"), (fig, "training")):
-        paths.append(out / f"{name}_{kind}.png")
-        figure.savefig(paths[-1], dpi=130)
-        plt.close(figure)
-    return paths

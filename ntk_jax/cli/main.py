@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from ntk_jax.cli import demo
+from ntk_jax.cli import demo, report
 from ntk_jax.data import csv_data, digits_data, linear_data
 
 
@@ -64,7 +64,7 @@ def run_demo(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < minimum:
             raise ValueError(f"--{name}: expected at least {minimum}; got {value}.")
-    demo.check_out(args.out, figures=not args.no_figures)
+    report.check_out(args.out, figures=not args.no_figures)
     experiments = []
     for settings in _settings(args):
         print(
@@ -72,8 +72,8 @@ def run_demo(args: argparse.Namespace) -> int:
         )
         experiments.append(demo.run(settings))
     print("  save ...", flush=True)
-    paths = demo.save(experiments, args.out, figures=not args.no_figures)
-    print("\n" + demo.table(experiments))
+    paths = report.save(experiments, args.out, figures=not args.no_figures)
+    print("\n" + report.summary(experiments))
     print(
         f"\nDone in {time.perf_counter() - start:.0f} s. Look at "
         f"{', '.join(str(path) for path in paths)}"

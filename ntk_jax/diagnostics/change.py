@@ -99,8 +99,7 @@ def _layers(params: Params) -> dict[str, list[int]]:
 def kernel_change(
     k: Float[ArrayLike, "n1 n2 *outputs"], k_0: Float[ArrayLike, "n1 n2 *outputs"]
 ) -> Float[Array, ""]:
-    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm, at any scale of
-    the two.
+    """How far a kernel is from another, |K - K_0| / |K_0| in the Frobenius norm.
 
     Args:
         k: kernel now.
@@ -127,12 +126,10 @@ def kernel_change(
     check_finite("k", k)
     check_finite("k_0", k_0)
     dtype = working_dtype(k.dtype, k_0.dtype)
-    return _kernel_change(k.astype(dtype), k_0.astype(dtype))
+    return _distance_ratio(k.astype(dtype), k_0.astype(dtype))
 
 
-@jax.jit
-def _kernel_change(k: Array, k_0: Array) -> Array:
-    return norm_ratio(k - k_0, k_0)
+_distance_ratio = jax.jit(lambda k, k_0: norm_ratio(k - k_0, k_0))
 
 
 def jacobian_change(
@@ -200,10 +197,9 @@ def _jacobian_norms(
 def taylor_gap(
     apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
 ) -> TaylorGap:
-    """How far the network is from its first-order expansion at the start, |f(params) -
-    f_lin(params)|.
+    """How far the network is from its first-order expansion at the start, |f - f_lin|.
 
-    f_lin is `linearize(apply_fn, params_0)` at the same parameters.
+    f_lin is `linearize(apply_fn, params_0)`, both at the same parameters.
 
     Args:
         apply_fn: `apply_fn(params, x)`.

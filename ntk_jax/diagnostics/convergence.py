@@ -1,9 +1,6 @@
-"""How the tangent kernel of a model approaches its infinite-width limit as the model grows
-wider.
-"""
+"""How the tangent kernel of a model approaches its limit as the model grows wider."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -24,6 +21,7 @@ from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.model import network
 from ntk_jax.initializers.stats import gaussian_initializer, init_stats, leaf_path
 from ntk_jax.norms import norm_ratio
+from ntk_jax.types import KernelFn, Kernels, Params
 
 FALLING = -0.25  # a fitted slope below it is taken for a fall like width^-1/2, above it for a level
 UNDECIDED = -0.4  # above FALLING, but not by three standard errors away from a fall
@@ -37,7 +35,7 @@ class LimitCheck(NamedTuple):
 
     widths: tuple[int, ...]
     errors: Float[Array, "widths samples"]
-    rms: Float[Array, "widths"]
+    rms: Float[Array, " widths"]
     slope: float
     slope_error: float
     verdict: str
@@ -53,12 +51,12 @@ def check_limit(
     draw: str = "initializer",
     call: Mapping[str, Any] | None = None,
 ) -> LimitCheck:
-    """Compare the tangent kernels of randomly initialized networks of growing width with their
-    limit; nothing is trained.
+    """Compare the tangent kernels of random networks of growing width with their limit.
 
-    In the kernel regime the relative error falls like width^-1/2. A model whose error stays level
-    has no such limit as it is built: something in it does not grow with its width, or its weights
-    in a layer with few inputs are not Gaussian, which `draw="gaussian"` tells apart.
+    Nothing is trained. In the kernel regime the relative error falls like width^-1/2. A model whose
+    error stays level has no such limit as it is built: something in it does not grow with its
+    width, or its weights in a layer with few inputs are not Gaussian, which `draw="gaussian"` tells
+    apart.
 
     Args:
         model: width -> a model as `infinite_width` takes it, such as `lambda width: MLP((width,
@@ -122,23 +120,26 @@ def _build(model: Any, width: int) -> Any:
 def _errors(
     model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]
 ) -> Array:
-    limit = infinite_width(model, call=call)(x).ntk
+    kernel_fn: KernelFn[Kernels] = infinite_width(model, call=call)
+    limit = kernel_fn(x).ntk
     net = network(model, call)
     if net.init_fn is None:
         raise ValueError(
             "model: expected a width -> model with an initializer; got an NNX module, which keeps "
-            "none. "
-            "Return a function instead: lambda width: lambda rngs: Net(width, rngs=rngs)."
+            "none. Return a function instead: lambda width: lambda rngs: Net(width, rngs=rngs)."
         )
     apply_fn, _ = net.build(x[:1])
-    own = partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype))
-    init_fn = gaussian_initializer(own) if draw == "gaussian" else own
+    init_fn = _initializer(net.init_fn, x)
+    if draw == "gaussian":
+        init_fn = gaussian_initializer(init_fn)
     kernels = _kernels((init_fn, apply_fn), x, jax.random.split(key, num_samples))
     return jax.vmap(lambda k: norm_ratio(k - limit, limit))(kernels)
 
 
-def _init(init_fn: Any, blank: Any, key: Array) -> Any:
-    return init_fn(key, blank)
+def _initializer(init_fn: Callable[..., Params], x: Array) -> Callable[[Array], Params]:
+    """key -> params. Zeros will do for an example: initial parameters depend on shapes alone."""
+    blank = np.zeros((1, *x.shape[1:]), x.dtype)
+    return lambda key: init_fn(key, blank)
 
 
 @compiled
@@ -164,7 +165,7 @@ def _not_gaussian(model: Any, x: Array, call: dict[str, Any]) -> list[str]:
     net = network(model, call)
     if net.init_fn is None:
         return []
-    stats = init_stats(partial(_init, net.init_fn, np.zeros((1, *x.shape[1:]), x.dtype)))
+    stats = init_stats(_initializer(net.init_fn, x))
     leaves = jax.tree_util.tree_leaves_with_path(
         stats, is_leaf=lambda s: hasattr(s, "distribution")
     )

@@ -172,7 +172,7 @@ def _operator_norms(
         c = jax.random.normal(c_key, (d.num_entries,), d.dtype)
         u = jax.random.normal(u_key, (d.num_params,), d.dtype)
 
-        def run(_: int, c: Array) -> Array:
+        def run(_: int | Array, c: Array) -> Array:
             return dominant_eigenvector(
                 lambda v: d.push(d.pull(v)), c, min(LANCZOS_STEPS, d.num_entries)
             )[1]

@@ -1,17 +1,15 @@
-"""Training, moving: each function returns a matplotlib animation, for `save_gif` or, in a notebook,
-`to_jshtml`.
-"""
+"""Training, moving: matplotlib animations, for `save_gif` or, in a notebook, `to_jshtml`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.artist import Artist
 
 from ntk_jax.plots.flow import kernel_ellipse
-from ntk_jax.plots.style import COLORS, LINES, finish, plt
+from ntk_jax.plots.style import COLORS, finish, line, plt
 
 
 def save_gif(animation: FuncAnimation, path: str | Path, *, fps: int = 12, dpi: int = 72) -> Path:
@@ -29,8 +27,7 @@ def animate_networks(
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
 ) -> FuncAnimation:
-    """Many networks being trained at once: a thin line each, with the mean ± 2 standard deviations
-    that theory gives.
+    """Many networks in training, a thin line each, with the mean ± 2 std that theory gives.
 
     Args:
         x: inputs (n,).
@@ -49,14 +46,12 @@ def animate_networks(
     lines = [ax.plot(grid, row, color=COLORS[0], linewidth=0.8, alpha=alpha)[0] for row in f[0]]
     bands, ends = [], list(np.quantile(f, [0.002, 0.998]))
     if mean is not None:
-        middle, width = (
-            np.asarray(mean),
-            2 * np.asarray(np.zeros_like(mean) if std is None else std),
-        )
+        middle = np.asarray(mean)
+        width = 2 * np.asarray(np.zeros_like(middle) if std is None else std)
         for sign, style in ((0, "-"), (1, "--"), (-1, "--")):
             label = {0: "kernel: mean", 1: "kernel: ±2 std", -1: None}[sign]
-            line = ax.plot([], [], color=COLORS[1], linestyle=style, linewidth=1.8, label=label)[0]
-            bands.append((line, middle + sign * width))
+            curve = ax.plot([], [], color=COLORS[1], linestyle=style, linewidth=1.8, label=label)[0]
+            bands.append((curve, middle + sign * width))
             ends += [bands[-1][1].min(), bands[-1][1].max()]
     ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
     low, high = min(ends), max(ends)
@@ -67,16 +62,13 @@ def animate_networks(
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=3)
 
-    def update(i: int) -> Sequence[Any]:
-        for line, row in zip(lines, f[i], strict=True):
-            line.set_ydata(row)
-        for line, values in bands:
-            line.set_data(grid, values[i])
-        return [
-            *lines,
-            *(line for line, _ in bands),
-            ax.set_title(f"{f.shape[1]} networks, t = {t[i]:.3g}"),
-        ]
+    def update(i: int) -> Sequence[Artist]:
+        for curve, row in zip(lines, f[i], strict=True):
+            curve.set_ydata(row)
+        for curve, values in bands:
+            curve.set_data(grid, values[i])
+        title = ax.set_title(f"{f.shape[1]} networks, t = {t[i]:.3g}")
+        return [*lines, *(curve for curve, _ in bands), title]
 
     return FuncAnimation(fig, update, frames=len(t), interval=80)
 
@@ -109,7 +101,7 @@ def animate_weights(
         part = "" if shown.shape == W[0].shape else f" (first {max_rows})"
         ax.set(xticks=[], yticks=[], title=f"{name}{part}")
 
-    def update(i: int) -> Sequence[Any]:
+    def update(i: int) -> Sequence[Artist]:
         for ax, image, W in zip(axes[0], images, frames.values(), strict=True):
             image.set_data(W[i, :max_rows, :max_rows])
             moved = np.linalg.norm(W[i] - W[0]) / np.linalg.norm(W[0])
@@ -145,19 +137,14 @@ def animate_function_space(
     fig, ax = plt.subplots(figsize=(4.6, 4.0), layout="constrained")
     drawn = []
     for i, (name, points) in enumerate(tracks.items()):
-        style: dict[str, Any] = {"color": COLORS[i % 7], "linestyle": LINES[i % 4]}
-        path, ellipse = (
-            ax.plot([], [], linewidth=2, label=name, **style)[0],
-            ax.plot([], [], linewidth=1, **style)[0],
-        )
+        path = ax.plot([], [], label=name, **line(i))[0]
+        ellipse = ax.plot([], [], **line(i) | {"linewidth": 1})[0]
         k = np.broadcast_to(np.asarray(kernels[name]), (len(t), 2, 2))
         drawn.append((points, k, path, ellipse, ax.plot([], [], "o", color=COLORS[i % 7])[0]))
     ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
     everything = np.concatenate([*tracks.values(), target[None]])
-    middle, half = (
-        (everything.max(0) + everything.min(0)) / 2,
-        0.75 * np.ptp(everything, axis=0).max(),
-    )
+    middle = (everything.max(0) + everything.min(0)) / 2
+    half = 0.75 * np.ptp(everything, axis=0).max()
     ax.set(
         xlabel="$f(x_1)$",
         ylabel="$f(x_2)$",
@@ -167,7 +154,7 @@ def animate_function_space(
     ax.set_aspect("equal")
     finish(ax)
 
-    def update(i: int) -> Sequence[Any]:
+    def update(i: int) -> Sequence[Artist]:
         for points, k, path, ellipse, head in drawn:
             path.set_data(*points[: i + 1].T)
             head.set_data(*points[i : i + 1].T)
@@ -185,8 +172,7 @@ def animate_output_scale(
     data: tuple[ArrayLike, ArrayLike],
     linear: Mapping[str, ArrayLike] | None = None,
 ) -> FuncAnimation:
-    """From lazy to rich: one panel per output scale, the network in training and what its kernel
-    predicts.
+    """From lazy to rich: a panel per output scale, the network and what its kernel predicts.
 
     Args:
         x: inputs (n,).
@@ -216,14 +202,8 @@ def animate_output_scale(
         for row, label, style, color in zip(
             rows, ("network", "linearized"), ("-", "--"), COLORS, strict=False
         ):
-            lines.append(
-                (
-                    ax.plot(grid, row[0], color=color, linestyle=style, linewidth=2, label=label)[
-                        0
-                    ],
-                    row,
-                )
-            )
+            curve = ax.plot(grid, row[0], color=color, linestyle=style, linewidth=2, label=label)[0]
+            lines.append((curve, row))
         ax.plot(np.ravel(data[0]), np.ravel(data[1]), "ko", markersize=5, label="data", zorder=4)
         ax.set(title=name, xlabel="x")
         ax.spines[["top", "right"]].set_visible(False)
@@ -233,10 +213,10 @@ def animate_output_scale(
     axes[0, 0].set(ylabel="f(x)", ylim=(values.min() - 0.1, values.max() + 0.1))
     axes[0, 0].legend(frameon=False, fontsize="small")
 
-    def update(i: int) -> Sequence[Any]:
-        for line, row in lines:
-            line.set_ydata(row[i])
+    def update(i: int) -> Sequence[Artist]:
+        for curve, row in lines:
+            curve.set_ydata(row[i])
         fig.suptitle(f"t = {t[i]:.3g}", fontsize="medium")
-        return [line for line, _ in lines]
+        return [curve for curve, _ in lines]
 
     return FuncAnimation(fig, update, frames=len(t), interval=80)

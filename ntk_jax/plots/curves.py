@@ -1,12 +1,11 @@
 """Training over time, and what was predicted."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes
+from ntk_jax.plots.style import COLORS, LINES, Axes, finish, line, marks, new_axes
 
 
 def plot_curves(
@@ -17,8 +16,7 @@ def plot_curves(
     ylabel: str = "loss",
     title: str = "",
 ) -> Axes:
-    """Curves over training time on logarithmic axes, the first one (the network) as markers, the
-    others as lines.
+    """Curves over training time on logarithmic axes, the network as markers, the others as lines.
 
     Args:
         t: times, learning rate x steps, (T,); times of 0 are left out.
@@ -34,15 +32,10 @@ def plot_curves(
     t = np.asarray(t)
     later = t > 0
     for i, (name, values) in enumerate(curves.items()):
-        style: dict[str, Any] = {"linestyle": LINES[(i - 1) % 4], "linewidth": 2} if i else marks(0)
-        ax.plot(
-            t[later],
-            np.asarray(values)[later],
-            color=COLORS[i % 7],
-            label=name,
-            zorder=3 if i == 0 else 2,
-            **style,
+        style = (
+            line(i) | {"linestyle": LINES[(i - 1) % 4]} if i else {"color": COLORS[0], **marks(0)}
         )
+        ax.plot(t[later], np.asarray(values)[later], label=name, zorder=3 if i == 0 else 2, **style)
     ax.set(
         xscale="log", yscale="log", xlabel="t = learning rate × steps", ylabel=ylabel, title=title
     )
@@ -52,8 +45,7 @@ def plot_curves(
 def plot_predictions(
     network: ArrayLike, kernels: Mapping[str, ArrayLike], ax: Axes | None = None
 ) -> Axes:
-    """Test outputs of the trained network against those that each kernel predicts, with the line of
-    equality.
+    """Test outputs of the trained network against those that each kernel predicts.
 
     Args:
         network: outputs, any shape.
@@ -67,9 +59,8 @@ def plot_predictions(
     f, predictions = np.ravel(network), {name: np.ravel(k) for name, k in kernels.items()}
     everything = [f, *predictions.values()]
     ends = min(map(np.min, everything)), max(map(np.max, everything))
-    shown = slice(
-        None, None, -(-f.size // 500)
-    )  # more points hide each other; the errors are over all
+    # More points than these hide each other; the errors are over all.
+    shown = slice(None, None, -(-f.size // 500))
     ax.plot(ends, ends, color="0.6", linewidth=1, zorder=1)
     for i, (name, predicted) in enumerate(predictions.items()):
         label = f"{name}: MSE {np.mean((predicted - f) ** 2):.2g}"
@@ -100,15 +91,12 @@ def plot_relative_change(
     ax = new_axes(ax)
     for i, (name, values) in enumerate(changes.items()):
         step = np.asarray(steps[name])
-        style: dict[str, Any] = {"linestyle": LINES[i % 4], "linewidth": 2}
-        ax.plot(
-            step[step > 0], np.asarray(values)[step > 0], color=COLORS[i % 7], label=name, **style
-        )
+        ax.plot(step[step > 0], np.asarray(values)[step > 0], label=name, **line(i))
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="training step",
         ylabel=r"$\|\theta_t - \theta_0\| \,/\, \|\theta_0\|$",
+        title="relative weight change",
     )
-    ax.set_title("relative weight change")
     return finish(ax)

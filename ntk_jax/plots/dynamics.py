@@ -1,19 +1,18 @@
 """A network beside its prediction over time, and functions with their uncertainty."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from ntk_jax.plots.style import COLORS, Axes, finish, marks, new_axes, plt
+from ntk_jax.training.compare import Comparison
 
 
 def plot_comparison(
-    comparison: Any, axes: Sequence[Axes] | None = None, *, num_outputs: int = 4
+    comparison: Comparison, axes: Sequence[Axes] | None = None, *, num_outputs: int = 4
 ) -> list[Axes]:
-    """Loss, some outputs, and accuracy or sup-norm gap over training: the network as markers, its
-    prediction as lines.
+    """Loss, outputs, and accuracy or sup-norm gap: the network as markers, its prediction as lines.
 
     The learning rate in units of the critical one stands under the losses, in red where training is
     unstable.
@@ -29,11 +28,9 @@ def plot_comparison(
     """
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    sides = {"train": comparison.train} | (
-        {} if comparison.test is None else {"test": comparison.test}
-    )
-    t = comparison.t
-    late = t > 0
+    both = {"train": comparison.train, "test": comparison.test}
+    sides = {name: side for name, side in both.items() if side is not None}
+    t, late = comparison.t, comparison.t > 0
     for i, (name, side) in enumerate(sides.items()):
         if side.loss is not None:
             _pair(axes[0], t[late], side.loss[:, late], i, name)
@@ -92,8 +89,7 @@ def plot_band(
     title: str = "",
     color: str = COLORS[0],
 ) -> Axes:
-    """A random function of one variable: mean, a band of two standard deviations, some samples, and
-    the data.
+    """A random function of one variable: mean, two standard deviations, some samples, the data.
 
     Args:
         x: where it is evaluated, (n,).

@@ -1,13 +1,12 @@
 """Kernels that move: over training time, with width, with the scale of the output."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from ntk_jax.diagnostics.evolution import KernelRecord
-from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes, plt
+from ntk_jax.plots.style import COLORS, Axes, finish, line, marks, new_axes, plt
 
 QUANTITIES = {
     "change": r"change $\|K_t - K_0\| \,/\, \|K_0\|$",
@@ -23,8 +22,7 @@ def plot_kernel_evolution(
     quantities: Sequence[str] = ("change", "alignment", "effective_rank", "velocity"),
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """What happens to the kernels of several networks over training time, one panel per quantity,
-    named in the first.
+    """What happens to the kernels of several networks over training time, a panel per quantity.
 
     Args:
         t: name -> times, learning rate x steps (T,); time 0 is left out.
@@ -44,33 +42,22 @@ def plot_kernel_evolution(
         ):
             raise ValueError(
                 f"quantities: expected some of {', '.join(map(repr, QUANTITIES))}, the last of "
-                "which need targets "
-                f"in kernel_evolution; got {quantity!r}."
+                f"which need targets in kernel_evolution; got {quantity!r}."
             )
     if axes is None:
         size = (3.6 * len(quantities), 3.2)
-        axes = list(
-            plt.subplots(1, len(quantities), figsize=size, layout="constrained", squeeze=False)[1][
-                0
-            ]
+        _, grid = plt.subplots(
+            1, len(quantities), figsize=size, layout="constrained", squeeze=False
         )
+        axes = list(grid[0])
     for ax, quantity in zip(axes, quantities, strict=True):
         for i, (name, record) in enumerate(records.items()):
             times = np.asarray(t[name])
-            style: dict[str, Any] = {
-                "color": COLORS[i % 7],
-                "linestyle": LINES[i % 4],
-                "linewidth": 2,
-            }
-            ax.plot(
-                times[times > 0],
-                np.asarray(getattr(record, quantity))[times > 0],
-                label=name,
-                **style,
-            )
-        ax.set(xscale="log", xlabel="t = learning rate × steps", title=QUANTITIES[quantity])
-        if quantity in ("change", "velocity"):
-            ax.set_yscale("log")
+            values = np.asarray(getattr(record, quantity))
+            ax.plot(times[times > 0], values[times > 0], label=name, **line(i))
+        yscale = "log" if quantity in ("change", "velocity") else "linear"
+        label = "t = learning rate × steps"
+        ax.set(xscale="log", yscale=yscale, xlabel=label, title=QUANTITIES[quantity])
         finish(ax)
         if ax is not axes[0] and (legend := ax.get_legend()):
             legend.remove()

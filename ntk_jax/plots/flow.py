@@ -1,6 +1,4 @@
-"""Descent seen from above: loss surfaces with their gradient fields, and training as a path of
-outputs.
-"""
+"""Descent seen from above: losses with their gradient fields, and training as a path of outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ntk_jax.plots.style import COLORS, LINES, Axes, finish, new_axes
+from ntk_jax.plots.style import COLORS, LINES, Axes, finish, line, new_axes
 
 
 def plot_vector_field(
@@ -20,8 +18,7 @@ def plot_vector_field(
     paths: Mapping[str, ArrayLike] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Level lines of a function of two variables, arrows along -grad f, and paths through the
-    plane.
+    """Level lines of a function of two variables, arrows along -grad f, and paths in the plane.
 
     Args:
         f: (2,) -> scalar, a JAX function.
@@ -63,8 +60,7 @@ def plot_function_space(
     k: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Training on two points as a path in the plane of the two outputs, from the first output to
-    the target.
+    """Training on two points as a path in the plane of the two outputs, up to the target.
 
     The kernel turns a ball of residuals into an ellipse: outputs move fast along its long axis. It
     is drawn around the start of the first path; its long axis reaches a quarter of the way to the
@@ -82,9 +78,8 @@ def plot_function_space(
     ax, target = new_axes(ax), np.ravel(np.asarray(y))
     for i, (name, given) in enumerate(paths.items()):
         points = np.asarray(given).reshape(-1, 2)
-        color = COLORS[i % 7]
-        ax.plot(*points.T, color=color, linewidth=2, linestyle=LINES[i % 4], label=name, zorder=3)
-        ax.plot(*points[0], "o", color=color, markersize=6, zorder=4)
+        ax.plot(*points.T, label=name, zorder=3, **line(i))
+        ax.plot(*points[0], "o", color=COLORS[i % 7], markersize=6, zorder=4)
     if k is not None:
         start = np.asarray(next(iter(paths.values()))).reshape(-1, 2)[0]
         radius = float(np.linalg.norm(target - start) / 4 / np.linalg.norm(np.asarray(k), 2))

@@ -11,8 +11,7 @@ from ntk_jax.plots.style import Axes, plt
 def plot_kernels(
     analytic: ArrayLike, empirical: ArrayLike, axes: Sequence[Axes] | None = None
 ) -> list[Axes]:
-    """Heat maps of two kernels on one color scale, and of their difference on its own, centered at
-    0.
+    """Heat maps of two kernels on one color scale, and of their difference on its own.
 
     The percentage is the relative Frobenius norm of the difference.
 

@@ -1,17 +1,15 @@
 """Networks on their way to infinite width."""
 
-from typing import Any
-
 import numpy as np
 
+from ntk_jax.diagnostics.convergence import LimitCheck
 from ntk_jax.plots.style import COLORS, Axes, finish, new_axes
 
 
 def plot_limit_check(
-    check: Any, ax: Axes | None = None, *, label: str = "networks", color: int = 0
+    check: LimitCheck, ax: Axes | None = None, *, label: str = "networks", color: int = 0
 ) -> Axes:
-    """Relative errors of the tangent kernels against width on logarithmic axes, and the line of
-    slope -1/2.
+    """Relative errors of tangent kernels against width, and the line of slope -1/2.
 
     Args:
         check: the result of `check_limit`.
@@ -24,11 +22,7 @@ def plot_limit_check(
     """
     fresh = ax is None
     ax = new_axes(ax)
-    widths, errors, rms = (
-        np.asarray(check.widths, float),
-        np.asarray(check.errors),
-        np.asarray(check.rms),
-    )
+    widths, errors, rms = (np.asarray(v, float) for v in (check.widths, check.errors, check.rms))
     ax.plot(
         np.repeat(widths, errors.shape[1]),
         errors.ravel(),
@@ -48,8 +42,8 @@ def plot_limit_check(
         yscale="log",
         xlabel="width",
         ylabel=r"$\|\Theta - \Theta_\infty\| \,/\, \|\Theta_\infty\|$",
+        title="tangent kernels and their limit",
     )
     ax.set_xticks(widths, [f"{int(w)}" for w in widths])
     ax.xaxis.minorticks_off()
-    ax.set_title("tangent kernels and their limit")
     return finish(ax)

@@ -1,18 +1,23 @@
 """Order and chaos."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from ntk_jax.infinite.mlp.phase import critical_W_std, phase
 from ntk_jax.plots.style import Axes, new_axes
 
 
 def plot_phase_diagram(
-    activation: Any = "tanh", *, W_std: Any = None, b_std: Any = None, ax: Axes | None = None
+    activation: str | Callable[[Array], Array] = "tanh",
+    *,
+    W_std: ArrayLike | None = None,
+    b_std: ArrayLike | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """chi_1 over (W_std, b_std) in color and the critical line chi_1 = 1 in black: left of it
-    order, right of it chaos.
+    """chi_1 over (W_std, b_std), and the critical line chi_1 = 1 between order and chaos.
 
     Args:
         activation: as in `mlp_kernels`.

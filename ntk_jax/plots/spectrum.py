@@ -1,17 +1,15 @@
 """Eigenvalues, and the learning curves they predict."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from ntk_jax.plots.style import COLORS, LINES, Axes, finish, marks, new_axes
+from ntk_jax.plots.style import COLORS, Axes, finish, line, marks, new_axes
 
 
 def plot_eigenvalues(eigenvalues: Mapping[str, ArrayLike], ax: Axes | None = None) -> Axes:
-    """Eigenvalues against their rank on logarithmic axes, one curve per kernel; those that are not
-    positive are left out.
+    """Eigenvalues against their rank on logarithmic axes, without those that are not positive.
 
     Args:
         eigenvalues: name -> eigenvalues, largest first.
@@ -24,14 +22,7 @@ def plot_eigenvalues(eigenvalues: Mapping[str, ArrayLike], ax: Axes | None = Non
     for i, (name, values) in enumerate(eigenvalues.items()):
         s = np.asarray(values)
         rank = np.arange(1, s.size + 1)
-        ax.plot(
-            rank[s > 0],
-            s[s > 0],
-            color=COLORS[i % 7],
-            linestyle=LINES[i % 4],
-            linewidth=2,
-            label=name,
-        )
+        ax.plot(rank[s > 0], s[s > 0], label=name, **line(i))
     ax.set(
         xscale="log",
         yscale="log",
@@ -48,8 +39,7 @@ def plot_spectral_density(
     eigenvalues: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The share of eigenvalues above each value: estimated from products, and if given the exact
-    one.
+    """The share of eigenvalues above each value: estimated from products, and the exact one.
 
     Args:
         nodes: of `spectral_density`.
@@ -69,17 +59,14 @@ def plot_spectral_density(
         ax.plot(
             exact[exact > 0], above[exact > 0], color="0.75", linewidth=5, label="all eigenvalues"
         )
-    ax.plot(
-        s[s > 0],
-        share[s > 0],
-        color=COLORS[0],
-        linewidth=2,
-        label="from products with random vectors",
-    )
+    ax.plot(s[s > 0], share[s > 0], label="from products with random vectors", **line(0))
     ax.set(
-        xscale="log", yscale="log", xlabel="eigenvalue $s$", ylabel="share of eigenvalues above $s$"
+        xscale="log",
+        yscale="log",
+        xlabel="eigenvalue $s$",
+        ylabel="share of eigenvalues above $s$",
+        title="distribution of eigenvalues",
     )
-    ax.set_title("distribution of eigenvalues")
     return finish(ax)
 
 
@@ -90,8 +77,7 @@ def plot_learning_curves(
     standard_error: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Measured test errors as markers and predicted ones as lines, against the number of training
-    examples.
+    """Measured test errors as markers, predicted ones as lines, against the number of examples.
 
     Args:
         num_train: numbers of examples (T,).
@@ -106,11 +92,7 @@ def plot_learning_curves(
     ax = new_axes(ax)
     n = np.asarray(num_train)
     for i, (name, values) in enumerate(predicted.items()):
-        style: dict[str, Any] = {
-            "color": COLORS[(i + 1) % 7],
-            "linestyle": LINES[i % 4],
-            "linewidth": 2,
-        }
+        style = line(i) | {"color": COLORS[(i + 1) % 7]}  # the first color is of what was measured
         ax.plot(n, np.asarray(values), label=name, **style)
     bars = None if standard_error is None else 2 * np.asarray(standard_error)
     ax.errorbar(
@@ -124,9 +106,12 @@ def plot_learning_curves(
         **marks(0),
     )
     ax.set(
-        xscale="log", yscale="log", xlabel="training examples $n$", ylabel="test error, mean square"
+        xscale="log",
+        yscale="log",
+        xlabel="training examples $n$",
+        ylabel="test error, mean square",
+        title="learning curve",
     )
-    ax.set_title("learning curve")
     ax.set_xticks(n, [f"{count:g}" for count in n])
     ax.set_xticks([], minor=True)
     return finish(ax)

@@ -11,8 +11,7 @@ from ntk_jax.plots.style import Axes, plt
 def plot_weights(
     weights: Mapping[str, tuple[ArrayLike, ArrayLike]], axes: Sequence[Sequence[Axes]] | None = None
 ) -> list[list[Axes]]:
-    """Weight matrices before and after training, and their difference, a row for each network on
-    one color scale.
+    """Weight matrices before and after training, and their difference, a row for each network.
 
     Args:
         weights: name -> (matrix at initialization, matrix after training).

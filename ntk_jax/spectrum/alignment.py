@@ -1,6 +1,4 @@
-"""How alike two kernels are, or a kernel and the targets; and the geometry that a kernel gives the
-examples.
-"""
+"""How alike two kernels are, or a kernel and the targets; and the geometry of the examples."""
 
 from functools import partial
 
@@ -19,8 +17,9 @@ from ntk_jax.norms import magnitude, norm
 def alignment(
     k: Float[ArrayLike, "n n *outputs"], y: Num[ArrayLike, "n *O"], *, centered: bool = False
 ) -> Float[Array, ""]:
-    """How well a kernel fits the targets, A = yᵀ K y / (|K|_F |y yᵀ|_F): 1 if K is a multiple of y
-    yᵀ.
+    """How well a kernel fits the targets: 1 if K is a multiple of y yᵀ.
+
+        A = yᵀ K y / (|K|_F |y yᵀ|_F)
 
     Args:
         k: symmetric, (n, n) or full (n, n, O, O), which is aligned with all n·O targets as one
@@ -31,8 +30,8 @@ def alignment(
 
     Returns:
         A scalar, between 0 and 1 for a positive semi-definite kernel, whatever the scale of kernel
-        and targets. What is
-        zero, or after centering rounding, has none: an error, and NaN inside jit.
+        and targets. What is zero, or after centering rounding, has none: an error, and NaN inside
+        jit.
 
     Raises:
         ValueError: shapes that do not fit, a kernel that is not symmetric, or is zero (after
@@ -64,8 +63,9 @@ def alignment(
 def centered_alignment(
     k1: Float[ArrayLike, "n n"], k2: Float[ArrayLike, "n n"]
 ) -> Float[Array, ""]:
-    """Centered kernel alignment (CKA), <H K1 H, H K2 H>_F / (|H K1 H|_F |H K2 H|_F) with H = I - 1
-    1ᵀ / n.
+    """Centered kernel alignment (CKA), with H = I - 1 1ᵀ / n.
+
+        CKA = <H K1 H, H K2 H>_F / (|H K1 H|_F |H K2 H|_F)
 
     It is blind to the scale of the kernels and to what they add to all features of all examples.
 
@@ -98,8 +98,9 @@ def centered_alignment(
 
 
 def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
-    """The cosine of the angle between the features of two examples, K(x, x') / sqrt(K(x, x) K(x',
-    x')).
+    """The cosine of the angle between the features of two examples.
+
+        K(x, x') / sqrt(K(x, x) K(x', x'))
 
     Args:
         k: symmetric positive semi-definite kernel of examples with themselves (n, n).
@@ -123,15 +124,16 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     if is_concrete(scale) and not bool(jnp.all(scale > 0)):
         raise ValueError(
             f"k: expected positive diagonal entries; got {float(scale.min()):.6g}. A zero input "
-            "without biases has no "
-            "direction: drop it, or use biases."
+            "without biases has no direction: drop it, or use biases."
         )
     root = jnp.sqrt(scale)
     return k / root[:, None] / root[None, :]
 
 
 def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
-    """The distance between the features of two examples, sqrt(K(x, x) + K(x', x') - 2 K(x, x')).
+    """The distance between the features of two examples.
+
+        sqrt(K(x, x) + K(x', x') - 2 K(x, x'))
 
     Args:
         k: symmetric positive semi-definite kernel of examples with themselves (n, n).
@@ -151,15 +153,13 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     k = as_single_kernel("k", k)
     _check_pairs("k", k)
     scale = magnitude(k)
-    own = jnp.diagonal(k) / scale
-    squares = jnp.maximum(own[:, None] + own[None, :] - 2 * (k / scale), 0)
+    norms = jnp.diagonal(k) / scale
+    squares = jnp.maximum(norms[:, None] + norms[None, :] - 2 * (k / scale), 0)
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) * jnp.sqrt(scale)
 
 
 def _check_pairs(name: str, k: Array) -> None:
-    """Raise if a pair of examples shows that the kernel is not PSD: K(x, x')² above K(x, x) K(x',
-    x') beyond rounding.
-    """
+    """Raise if a pair of examples, K(x, x')² above K(x, x) K(x', x'), shows that K is not PSD."""
     if not is_concrete(k):
         return
     with jax.ensure_compile_time_eval():
@@ -167,18 +167,17 @@ def _check_pairs(name: str, k: Array) -> None:
     if not excess <= float(jnp.finfo(k.dtype).eps) ** 0.5:
         raise ValueError(
             f"{name}: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) "
-            "K(x', x')), by "
-            f"{excess:.3g} of the largest entry. Compute it in float64, or check that it is a "
-            "kernel at all."
+            f"K(x', x')), by {excess:.3g} of the largest entry. Compute it in float64, or check "
+            "that it is a kernel at all."
         )
 
 
 @jax.jit
 def _excess(k: Array) -> Array:
     k = k / magnitude(k)
-    own = jnp.diagonal(k)
-    root = jnp.sqrt(jnp.maximum(own, 0))
-    return jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(own))
+    diagonal = jnp.diagonal(k)
+    root = jnp.sqrt(jnp.maximum(diagonal, 0))
+    return jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(diagonal))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -206,9 +205,8 @@ def _center(values: Array, axes: tuple[int, int]) -> Array:
     rounding.
     """
     rows = values - jnp.mean(values, axis=axes[0], keepdims=True)
-    centered = rows - jnp.mean(
-        rows, axis=axes[1], keepdims=True
-    )  # over the same axis: what rounding left of its mean
+    # Where both axes are the same, the second mean is what rounding left of the first.
+    centered = rows - jnp.mean(rows, axis=axes[1], keepdims=True)
     return jnp.where(norm(centered) > 8 * jnp.finfo(values.dtype).eps * norm(values), centered, 0)
 
 

@@ -102,16 +102,14 @@ def definiteness(
 
 
 def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples of zero features, pairs of equal features, and pairs of parallel ones (summed over
-    outputs).
-    """
+    """Examples without features, pairs of equal ones, pairs of parallel ones, over all outputs."""
     k = np.asarray(kernel)
     k = {2: lambda: k, 3: lambda: k.sum(2), 4: lambda: np.trace(k, axis1=2, axis2=3)}[k.ndim]()
     k = k / (np.diag(k).max() or 1)
-    own = np.diag(k)
-    zero = own <= cutoff
-    product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
+    norms = np.diag(k)
+    zero = norms <= cutoff
+    product = np.sqrt(np.maximum(norms[:, None] * norms[None], 0))
     candidates = np.triu(np.ones(k.shape, bool), 1) & ~zero[:, None] & ~zero[None]
     parallel = candidates & (product - np.abs(k) <= cutoff * product)
-    duplicate = parallel & (own[:, None] + own[None] - 2 * k <= 4 * cutoff * product)
+    duplicate = parallel & (norms[:, None] + norms[None] - 2 * k <= 4 * cutoff * product)
     return np.flatnonzero(zero), np.argwhere(duplicate), np.argwhere(parallel & ~duplicate)

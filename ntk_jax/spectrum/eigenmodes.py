@@ -1,8 +1,6 @@
-"""What the eigenmodes of a training kernel say about its targets: when each is learned, and what it
-costs.
-"""
+"""What the eigenmodes of a kernel say about targets: when each is learned, and what it costs."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -30,10 +28,10 @@ class Eigenmodes(Protocol):
 
 
 def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"]:
-    """The time constant of each mode under gradient flow on half-mean squared loss, t_i = n O /
-    s_i.
+    """The time constant of each mode under gradient flow, t_i = n O / s_i.
 
-    The residual in mode i decays as exp(-t / t_i), where t = learning rate x steps.
+    Under half-mean squared loss the residual in mode i decays as exp(-t / t_i), where t = learning
+    rate x steps.
 
     Args:
         modes: of the training kernel, `diagonalize(k)` or `top_eigenvalues(k, num, key=key)`.
@@ -109,11 +107,10 @@ def rkhs_norm(
     *,
     diag_reg: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
-    """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α) with α = (K +
-    diag_reg I)⁻¹ y.
+    """The norm of the function that kernel regression fits, |f|_H = sqrt(αᵀ K α).
 
-    Without a ridge that is sqrt(yᵀ K⁺ y), of the smoothest function through the targets; it bounds
-    generalization.
+    There α = (K + diag_reg I)⁻¹ y. Without a ridge that is sqrt(yᵀ K⁺ y), of the smoothest function
+    through the targets; it bounds generalization.
 
     Args:
         k_train_train: symmetric positive semi-definite, (n, n) or full (n, n, O, O).
@@ -150,13 +147,13 @@ def rkhs_norm(
     return scale * norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
 
 
-def _coupled(y: Any, size: int) -> bool:
+def _coupled(y: ArrayLike, size: int) -> bool:
     """Whether targets (n, O) of n·O modes are meant."""
     return jnp.size(y) == size != (jnp.shape(y) or (0,))[0]
 
 
 def _flat_targets(
-    y: Any, size: int, dtype: Any, full: bool, outputs: Any
+    y: ArrayLike, size: int, dtype: jnp.dtype, full: bool, outputs: tuple[int, ...] | None
 ) -> Float[Array, "size columns"]:
     """Targets as columns: one per output, or all in one for the modes of a full kernel."""
     num_rows = size // outputs[0] if full and outputs else jnp.shape(y)[0] if full else size

@@ -61,8 +61,7 @@ def top_eigenvalues(
     block_size: int | None = None,
     max_dimension: int | None = None,
 ) -> TopEigenvalues:
-    """The largest eigenvalues and eigenvectors of a kernel or operator, from products K v alone, by
-    block Lanczos.
+    """The largest eigenvalues and eigenvectors, from products K v alone, by block Lanczos.
 
     Args:
         k: a symmetric kernel, or anything with `@` on columns (n, b) and a square `shape`, such as
@@ -117,30 +116,21 @@ def top_eigenvalues(
         krylov = space.grow()
         if space.dimension < num:
             continue
-        top = _rayleigh_ritz(krylov, num)
-        converged = bool(np.all(top.residuals <= tol * np.abs(top.eigenvalues[0])))
+        values, coefficients, residuals = _rayleigh_ritz(krylov, num)
+        converged = bool(np.all(residuals <= tol * np.abs(values[0])))
         if converged or space.dimension + block_size > max_dimension:
-            vectors = matmul(krylov.basis[:, : space.dimension], jnp.asarray(top.vectors))
-            values, residuals = jnp.asarray(top.eigenvalues), jnp.asarray(top.residuals)
-            return TopEigenvalues(values, vectors, residuals, converged, space.dimension)
+            vectors = matmul(krylov.basis[:, : space.dimension], jnp.asarray(coefficients))
+            found = jnp.asarray(values), vectors, jnp.asarray(residuals)
+            return TopEigenvalues(*found, converged, space.dimension)
 
 
-class _Ritz(NamedTuple):
-    eigenvalues: np.ndarray
-    vectors: np.ndarray
-    residuals: np.ndarray
-
-
-def _rayleigh_ritz(krylov: Krylov, num: int) -> _Ritz:
-    """The best approximations within the space; K u leaves it only through the last block of u."""
+def _rayleigh_ritz(krylov: Krylov, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best eigenvalues, eigenvectors in the basis, and residuals that the space holds."""
     values, vectors = np.linalg.eigh(krylov.projected)
     values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
-    last = vectors[-krylov.remainder.shape[0] :]
-    return _Ritz(
-        values.copy(),
-        vectors.copy(),
-        np.asarray(norm(jnp.asarray(krylov.remainder @ last), axis=0)),
-    )
+    # K u leaves the space only through the last block of u.
+    outside = krylov.remainder @ vectors[-krylov.remainder.shape[0] :]
+    return values.copy(), vectors.copy(), np.asarray(norm(jnp.asarray(outside), axis=0))
 
 
 def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues:
@@ -211,9 +201,7 @@ _entropy = Function(value=_share_times_log, reach=lambda s, total, _: jnp.maximu
 
 
 def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
-    """`check_psd` without eigenvalues: K, raised by what rounding may take away, has a Cholesky
-    factor.
-    """
+    """`check_psd` without eigenvalues: K, raised by rounding, has a Cholesky factor."""
     if not is_concrete(k):
         return
     with jax.ensure_compile_time_eval():
@@ -223,6 +211,6 @@ def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
     if not definite:
         raise ValueError(
             f"{name}: expected a positive semi-definite kernel; got eigenvalues below "
-            f"-{float(rounding):.3g} times the "
-            "largest entry. Compute it in float64, or check that it is a kernel at all."
+            f"-{float(rounding):.3g} times the largest entry. Compute it in float64, or check that "
+            "it is a kernel at all."
         )

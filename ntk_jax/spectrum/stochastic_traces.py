@@ -1,6 +1,4 @@
-"""Traces of functions of a kernel from random probes: trace, log-determinant, density of
-eigenvalues.
-"""
+"""From random probes: the trace of a function of a kernel, its determinant, its eigenvalues."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -79,8 +77,7 @@ def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) 
         low, high = float(rule.nodes.min()), float(rule.nodes.max())
         raise ValueError(
             "function: expected finite values on the eigenvalues; got NaN or infinity between "
-            f"{low:.6g} and {high:.6g}."
-            " A kernel may be singular: add a ridge."
+            f"{low:.6g} and {high:.6g}. A kernel may be singular: add a ridge."
         )
     samples = n * jnp.sum(rule.weights * values, axis=1)
     return Estimate(jnp.mean(samples), standard_error(samples))
@@ -122,17 +119,15 @@ def log_determinant(
     check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
     n, rule = _quadrature(k, key, num_probes, num_steps)
     smallest, largest = float(rule.nodes.min()), float(jnp.abs(rule.nodes).max())
-    if (
-        smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest
-    ):  # nodes lie between the eigenvalues
+    # Nodes lie between the eigenvalues: a negative one proves a negative eigenvalue.
+    if smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest:
         raise ValueError(
             f"k: expected a positive semi-definite kernel; got eigenvalues of {smallest:.6g} and "
-            "less, the largest being "
-            f"{largest:.6g}. Compute it in float64, or check that it is a kernel at all."
+            f"less, the largest being {largest:.6g}. Compute it in float64, or check that it is a "
+            "kernel at all."
         )
-    return _trace(
-        n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg)
-    )  # rounding may leave a node at -eps
+    # Rounding may leave a node at -eps.
+    return _trace(n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg))
 
 
 def spectral_density(

@@ -1,14 +1,17 @@
 """A trained network beside what its kernel predicted, at the same times."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import as_targets_like, check_number
+from ntk_jax.dynamics.any_loss import Flow
 from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.modes.modes import Prediction
 from ntk_jax.training.record import History
 
 
@@ -70,16 +73,15 @@ class Comparison(NamedTuple):
 
 def compare(
     history: History,
-    prediction: Any,
+    prediction: Prediction | Flow,
     y_train: Num[ArrayLike, "n *O"],
     *,
     learning_rate: float,
     y_test: Num[ArrayLike, "n_test *O"] | None = None,
     loss: str | LossFn = "mse",
-    critical_learning_rate: Any = None,
+    critical_learning_rate: ArrayLike | None = None,
 ) -> Comparison:
-    """Losses, accuracies and outputs of a trained network and of its prediction, and their sup-norm
-    gap, at every record.
+    """Losses, accuracies, outputs and sup-norm gap of a network and its prediction, at all records.
 
     Args:
         history: of `train(..., record_outputs=True)`.
@@ -124,22 +126,23 @@ def compare(
     if history.fx_test is not None and prediction.test is not None:
         targets = None if y_test is None else jnp.asarray(y_test)
         test = _curves("test", history.fx_test, prediction.test, targets, loss_fn)
-    critical = None if critical_learning_rate is None else float(critical_learning_rate)
+    critical = None if critical_learning_rate is None else float(np.asarray(critical_learning_rate))
     return Comparison(
         history.steps, learning_rate * history.steps, train, test, float(learning_rate), critical
     )
 
 
-def _curves(name: str, network: np.ndarray, predicted: Any, y: Any, loss_fn: LossFn) -> Curves:
-    predicted = np.asarray(predicted)
-    if predicted.shape != network.shape:
+def _curves(
+    name: str, network: np.ndarray, predicted: Array | None, y: Array | None, loss_fn: LossFn
+) -> Curves:
+    values = np.asarray(predicted)
+    if values.shape != network.shape:
         raise ValueError(
             f"prediction.{name}: expected shape {network.shape}, one entry per record of the "
-            "history; got "
-            f"{predicted.shape}. Predict at `history.steps`, or at t = learning_rate * "
+            f"history; got {values.shape}. Predict at `history.steps`, or at t = learning_rate * "
             "history.steps."
         )
-    outputs = np.stack([network, predicted.astype(network.dtype)])
+    outputs = np.stack([network, values.astype(network.dtype)])
     if y is None:
         return Curves(None, None, outputs)
     y = as_targets_like(f"y_{name}", y, network.shape[1:], outputs.dtype)

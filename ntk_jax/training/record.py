@@ -1,16 +1,18 @@
 """What is recorded of a network on the way, and when."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer
 from ntk_jax.diagnostics.change import kernel_change, relative_change
 from ntk_jax.finite.empirical import empirical_ntk
-from ntk_jax.training.step import State, outputs
+from ntk_jax.training.step import Data, State, Stepper, outputs
 from ntk_jax.types import Params
 
 
@@ -49,14 +51,22 @@ def schedule(record_every: int | Sequence[int] | None, num_steps: int) -> list[i
 class Recorder:
     """Collects one row per recorded step."""
 
-    def __init__(self, rule, params_0, data, x_test, y_test, x_kernel, record_outputs, record):
-        self.rule, self.params_0, self.data, self.record = rule, params_0, data, record
-        self.apply_fn = partial(outputs, rule.apply_fn)
+    def __init__(
+        self,
+        stepper: Stepper,
+        params_0: Params,
+        data: Data,
+        x_test: Array | None,
+        y_test: Array | None,
+        x_kernel: ArrayLike | None,
+        record_outputs: bool,
+        record: Callable[[Params], Any] | None,
+    ):
+        self.stepper, self.params_0, self.data, self.record = stepper, params_0, data, record
+        self.apply_fn = partial(outputs, stepper.apply_fn)
         self.x_test, self.y_test, self.record_outputs = x_test, y_test, record_outputs
-        self.kernel_fn = (
-            None if x_kernel is None else partial(empirical_ntk, rule.apply_fn, x1=x_kernel)
-        )
-        self.k_0 = None if self.kernel_fn is None else self.kernel_fn(params=params_0)
+        self.k_0 = None if x_kernel is None else empirical_ntk(stepper.apply_fn, params_0, x_kernel)
+        self.x_kernel = x_kernel
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, state: State) -> float:
@@ -68,10 +78,10 @@ class Recorder:
             "relative_change": moved.total,
             "by_layer": moved.by_layer,
         }
-        if self.record_outputs or self.rule.batch_size is not None:
+        if self.record_outputs or self.stepper.batch_size is not None:
             fx_train = self.apply_fn(state.params, self.data.x)
-            if self.rule.batch_size is not None:
-                row["loss"] = self.rule.loss_fn(fx_train, self.data.y)
+            if self.stepper.batch_size is not None:
+                row["loss"] = self.stepper.loss_fn(fx_train, self.data.y)
             if self.record_outputs:
                 row["fx_train"] = fx_train
         if self.x_test is not None:
@@ -79,9 +89,10 @@ class Recorder:
             if self.record_outputs:
                 row["fx_test"] = fx_test
             if self.y_test is not None:
-                row["test_loss"] = self.rule.loss_fn(fx_test, self.y_test)
-        if self.kernel_fn is not None:
-            row["kernel_change"] = kernel_change(self.kernel_fn(params=state.params), self.k_0)
+                row["test_loss"] = self.stepper.loss_fn(fx_test, self.y_test)
+        if self.k_0 is not None and self.x_kernel is not None:
+            k = empirical_ntk(self.stepper.apply_fn, state.params, self.x_kernel)
+            row["kernel_change"] = kernel_change(k, self.k_0)
         if self.record is not None:
             row["recorded"] = self.record(state.params)
         self.rows.append(jax.device_get(row))

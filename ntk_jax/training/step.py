@@ -38,8 +38,8 @@ class State(NamedTuple):
     grads: Params
 
 
-class Rule(NamedTuple):
-    """What a step is, apart from the data."""
+class Stepper(NamedTuple):
+    """What makes a step, apart from the data: network, optimizer, loss, size of a batch."""
 
     apply_fn: ApplyFn
     optimizer: optax.GradientTransformation
@@ -79,9 +79,7 @@ class Rule(NamedTuple):
 
 @contextmanager
 def as_optax_is_written() -> Iterator[None]:
-    """Optax multiplies numbers of different dtypes and shapes, whatever the caller wants of his own
-    code.
-    """
+    """Optax mixes dtypes and shapes, whatever the caller forbids in code of his own."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -102,9 +100,9 @@ def check_batches(batch_size: int | None, key: Array | None, num_examples: int) 
 
 
 @compiled
-def start(rule: Reading, params: Params, data: Data) -> State:
-    """Compiled `Rule.start`."""
-    return rule.function.start(params, data)
+def start(stepper: Reading, params: Params, data: Data) -> State:
+    """Compiled `Stepper.start`."""
+    return stepper.function.start(params, data)
 
 
 @compiled
@@ -115,12 +113,12 @@ def outputs(apply_fn: Reading, params: Params, x: Array) -> Array:
 
 @compiled
 def advance(
-    rule: Reading, state: State, data: Data, target: Any, threshold: Array, bound: Array
+    stepper: Reading, state: State, data: Data, target: int | Array, threshold: Array, bound: Array
 ) -> State:
     """Step until `target`, a loss below `threshold` or one above `bound`: compiled once for any
     target.
     """
-    next_state = rule.function.next
+    next_state = stepper.function.next
 
     def going(state: State) -> Array:
         return (state.step < target) & (state.loss >= threshold) & (state.loss <= bound)

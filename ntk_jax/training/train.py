@@ -18,7 +18,7 @@ from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forw
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import History, Recorder, schedule
-from ntk_jax.training.step import Data, Rule, State, advance, check_batches, start
+from ntk_jax.training.step import Data, State, Stepper, advance, check_batches, start
 from ntk_jax.types import ApplyFn, Params
 
 # Catapults, from which training recovers, raise the loss by a factor of tens (Lewkowycz et al.
@@ -110,9 +110,9 @@ def train(
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:
         check_number("stop_loss", stop_loss)
-    rule, data = Rule(apply_fn, optimizer, loss_fn, batch_size), Data(a, b, key)
-    recorder = Recorder(rule, params, data, a_test, b_test, x_kernel, record_outputs, record)
-    state = start(rule, params, data)
+    stepper, data = Stepper(apply_fn, optimizer, loss_fn, batch_size), Data(a, b, key)
+    recorder = Recorder(stepper, params, data, a_test, b_test, x_kernel, record_outputs, record)
+    state = start(stepper, params, data)
     check_start(state.loss)
     stop = -jnp.inf if stop_loss is None else stop_loss
     threshold = jnp.asarray(stop if batch_size is None else -jnp.inf, state.loss.dtype)
@@ -122,7 +122,7 @@ def train(
     with progress_bar(num_steps, "training", enabled=progress) as bar:
         for target in targets:
             before = int(state.step)
-            state = advance(rule, state, data, target, threshold, bound)
+            state = advance(stepper, state, data, target, threshold, bound)
             if not state.loss <= bound:
                 raise FloatingPointError(divergence_message(apply_fn, params, a, state))
             current = recorder(state)

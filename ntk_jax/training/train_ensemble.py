@@ -1,5 +1,6 @@
-"""Many networks at once, one per random initialization: the Monte Carlo twin of the ensemble's
-closed form.
+"""An ensemble: many networks at once, one per random initialization.
+
+It is the Monte Carlo twin of the closed form in `dynamics/ensemble.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.record import schedule
-from ntk_jax.training.step import Data, Rule, State, check_batches
+from ntk_jax.training.step import Data, State, Stepper, check_batches
 from ntk_jax.training.train import check_start, divergence_bound, divergence_message
 from ntk_jax.types import ApplyFn, Params
 
@@ -104,17 +105,19 @@ def train_ensemble(
     a_test = None if x_test is None else as_examples("x_test", x_test)
     batch_key = None if batch_size is None else key
     check_batches(batch_size, batch_key, a.shape[0])
-    rule, data = Rule(apply_fn, optimizer, loss_function(loss, b), batch_size), Data(a, b, None)
+    stepper, data = (
+        Stepper(apply_fn, optimizer, loss_function(loss, b), batch_size),
+        Data(a, b, None),
+    )
     keys = jax.random.split(key, num_networks)
-    size = _group_size(rule, params, data, a_test, num_networks, memory_limit)
+    size = _group_size(stepper, params, data, a_test, num_networks, memory_limit)
     targets = schedule(record_every, num_steps)
     groups = []
     with progress_bar(num_networks * num_steps, "training an ensemble", enabled=progress) as bar:
         for first in range(0, num_networks, size):
-            group = np.minimum(
-                np.arange(first, first + size), num_networks - 1
-            )  # the last is filled up
-            rows, last = _train_group(rule, init_fn, keys[group], data, a_test, targets, bar)
+            # The last group is filled up with copies of its last network: one program for all.
+            group = np.minimum(np.arange(first, first + size), num_networks - 1)
+            rows, last = _train_group(stepper, init_fn, keys[group], data, a_test, targets, bar)
             kept = min(size, num_networks - first)
             part = (*rows, last if keep_params else None)
             groups.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], part))
@@ -123,7 +126,12 @@ def train_ensemble(
 
 
 def _group_size(
-    rule: Rule, params: Any, data: Data, x_test: Any, num_networks: int, limit: int | None
+    stepper: Stepper,
+    params: Params,
+    data: Data,
+    x_test: Array | None,
+    num_networks: int,
+    limit: int | None,
 ) -> int:
     """Networks at a time: parameters, gradients, optimizer state and activations of each within the
     budget.
@@ -136,7 +144,7 @@ def _group_size(
     )
     each = (
         3 * tree_bytes(params)
-        + tree_bytes(jax.eval_shape(rule.optimizer.init, params))
+        + tree_bytes(jax.eval_shape(stepper.optimizer.init, params))
         + 4 * rows * widths
     )
     groups = -(-num_networks // how_many(num_networks, each, memory_budget(limit)))
@@ -144,62 +152,75 @@ def _group_size(
 
 
 def _train_group(
-    rule: Rule, init_fn: Any, keys: Array, data: Data, x_test: Any, targets: list[int], bar: Any
+    stepper: Stepper,
+    init_fn: Any,
+    keys: Array,
+    data: Data,
+    x_test: Any,
+    targets: list[int],
+    bar: Any,
 ) -> tuple[Any, Params]:
     """Records (M, T, ...) and final parameters of one group."""
-    states = _start((rule, init_fn), keys, data)
+    states = _start((stepper, init_fn), keys, data)
     check_start(states.loss)
     bound = divergence_bound(states.loss)
     rows = []
     for before, target in zip([0, *targets], targets, strict=False):
-        states = _advance(rule, states, keys, data, before, target)
+        states = _advance(stepper, states, keys, data, before, target)
         diverged = ~(np.asarray(states.loss) <= np.asarray(bound))
         if diverged.any():
             first = int(diverged.argmax())
             state = jax.tree.map(lambda leaf, first=first: leaf[first], states)
-            message = divergence_message(rule.apply_fn, init_fn(keys[first]), data.x, state)
+            message = divergence_message(stepper.apply_fn, init_fn(keys[first]), data.x, state)
             raise FloatingPointError(f"{diverged.sum()} of {len(diverged)} networks: {message}")
-        rows.append(jax.device_get(_record(rule, states, data, x_test)))
+        rows.append(jax.device_get(_record(stepper, states, data, x_test)))
         bar.update(len(keys) * (target - before))
     return jax.tree.map(lambda *each: np.stack(each, 1), *rows), states.params
 
 
-def _with_key(rule: Rule, data: Data, key: Array) -> Data:
-    return data if rule.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
+def _with_key(stepper: Stepper, data: Data, key: Array) -> Data:
+    return data if stepper.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
 
 
 @compiled
 def _start(functions: Reading, keys: Array, data: Data) -> State:
-    rule, init_fn = functions.function
-    return jax.vmap(lambda key: rule.start(init_fn(key), _with_key(rule, data, key)))(keys)
+    stepper, init_fn = functions.function
+    return jax.vmap(lambda key: stepper.start(init_fn(key), _with_key(stepper, data, key)))(keys)
 
 
 @compiled
 def _advance(
-    reading: Reading, states: State, keys: Array, data: Data, before: Any, target: Any
+    reading: Reading,
+    states: State,
+    keys: Array,
+    data: Data,
+    before: int | Array,
+    target: int | Array,
 ) -> State:
     """All networks of a group from one step to another: one loop, without masks, since all take the
     same steps.
     """
-    rule = reading.function
+    stepper = reading.function
 
     def one(state: State, key: Array) -> State:
-        batches = _with_key(rule, data, key)
-        return jax.lax.fori_loop(before, target, lambda _, state: rule.next(state, batches), state)
+        batches = _with_key(stepper, data, key)
+        return jax.lax.fori_loop(
+            before, target, lambda _, state: stepper.next(state, batches), state
+        )
 
     return jax.vmap(one)(states, keys)
 
 
 @compiled
 def _record(
-    reading: Reading, states: State, data: Data, x_test: Any
+    reading: Reading, states: State, data: Data, x_test: Array | None
 ) -> tuple[Array, Array, Array | None]:
     """Loss over all examples, train and test outputs."""
-    rule = reading.function
+    stepper = reading.function
 
     def one(params: Params) -> tuple[Array, Array, Array | None]:
-        fx_train = rule.apply_fn(params, data.x)
-        fx_test = None if x_test is None else rule.apply_fn(params, x_test)
-        return rule.loss_fn(fx_train, data.y), fx_train, fx_test
+        fx_train = stepper.apply_fn(params, data.x)
+        fx_test = None if x_test is None else stepper.apply_fn(params, x_test)
+        return stepper.loss_fn(fx_train, data.y), fx_train, fx_test
 
     return jax.vmap(one)(states.params)

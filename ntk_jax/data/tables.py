@@ -1,99 +1,16 @@
-"""Small real and synthetic data sets for experiments, as NumPy arrays."""
+"""Tables of comma-separated values: columns of numbers and of texts."""
 
 import csv
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import DTypeLike
 
 from ntk_jax.checks import check_integer, check_number, check_option
+from ntk_jax.data.dataset import Dataset, make_dataset, shuffled
 
 # What tables hold in place of a value.
 MISSING = ("na", "n/a", "nan", "null", "none", "?")
-
-
-class Dataset(NamedTuple):
-    """Training and test examples; `classes` names the target columns of a classification, and is
-    None otherwise.
-    """
-
-    name: str
-    x_train: Float[np.ndarray, "n_train d"]
-    y_train: Float[np.ndarray, "n_train O"]
-    x_test: Float[np.ndarray, "n_test d"]
-    y_test: Float[np.ndarray, "n_test O"]
-    classes: tuple[str, ...] | None = None
-
-    def astype(self, dtype: DTypeLike) -> "Dataset":
-        """Return the same examples in another floating-point type."""
-        x_train, y_train, x_test, y_test = (a.astype(dtype) for a in self[1:5])
-        return Dataset(self.name, x_train, y_train, x_test, y_test, self.classes)
-
-
-def linear_data(
-    num_train: int = 32, num_test: int = 100, num_features: int = 100, *, seed: int = 2134
-) -> Dataset:
-    """A linear function of random directions: y = x·w with unit rows x and w ~ N(0, I).
-
-    Drawn by NumPy's legacy generator in the order x_train, x_test, w, so that published runs are
-    repeated exactly.
-
-    Args:
-        num_train: training rows.
-        num_test: test rows.
-        num_features: d.
-        seed: of `numpy.random.RandomState`.
-
-    Returns:
-        A float64 Dataset with one output.
-
-    Raises:
-        ValueError: a count below 1.
-    """
-    for name, count in [
-        ("num_train", num_train),
-        ("num_test", num_test),
-        ("num_features", num_features),
-    ]:
-        check_integer(name, count, minimum=1)
-    draw = np.random.RandomState(seed).randn
-    x_train, x_test = (draw(n, num_features) for n in (num_train, num_test))
-    w = draw(num_features)
-    x_train, x_test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (x_train, x_test))
-    return Dataset("linear", x_train, (x_train @ w)[:, None], x_test, (x_test @ w)[:, None])
-
-
-def digits_data(num_train: int = 512, num_test: int = 512, *, seed: int = 0) -> Dataset:
-    """The 1,797 handwritten 8 x 8 digits that ship with scikit-learn (extra `sklearn`), ten
-    classes.
-
-    Pixels are centered by the training mean and scaled to mean square 1; targets are one-hot minus
-    1/10.
-
-    Args:
-        num_train: training rows.
-        num_test: test rows; together at most 1,797.
-        seed: of the shuffle.
-
-    Returns:
-        A float64 Dataset with ten outputs.
-
-    Raises:
-        ImportError: scikit-learn is missing.
-        ValueError: more rows asked for than there are.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "digits_data needs scikit-learn: pip install 'ntk-jax[sklearn]'."
-        ) from error
-    x, labels = load_digits(return_X_y=True)
-    names = tuple(str(label) for label in range(10))
-    return _split("digits", x, _one_hot(labels, 10), names, num_train, num_test, seed)
 
 
 def csv_data(
@@ -153,7 +70,7 @@ def csv_data(
     y, names = _target(target, columns.pop(target), task)
     num_rows = min(len(rows), max_rows)
     num_test = min(max(1, round(test_fraction * num_rows)), num_rows - 2)
-    train, test = _shuffled(len(rows), num_rows - num_test, num_test, seed)
+    train, test = shuffled(len(rows), num_rows - num_test, num_test, seed)
     if np.all(y[train] == y[train[0]]):
         raise ValueError(
             f"column {target}: expected a target that varies among the training rows; got "
@@ -164,7 +81,7 @@ def csv_data(
         [_standardized(part, train) if texts is None else part for part, texts in parts], axis=1
     )
     y = _standardized(y, train) if names is None else y - 1 / len(names)
-    return _dataset(Path(path).stem, x, y, names, train, test)
+    return make_dataset(Path(path).stem, x, y, names, train, test)
 
 
 def _target(
@@ -194,33 +111,6 @@ def _target(
     return y, names
 
 
-def _split(name, x, y, classes, num_train: int, num_test: int, seed: int) -> Dataset:
-    check_integer("num_train", num_train, minimum=1)
-    check_integer("num_test", num_test, minimum=1)
-    if num_train + num_test > len(x):
-        raise ValueError(
-            f"{name}: expected num_train + num_test of at most {len(x)}; got {num_train} + "
-            f"{num_test}."
-        )
-    return _dataset(name, x, y, classes, *_shuffled(len(x), num_train, num_test, seed))
-
-
-def _shuffled(
-    num_rows: int, num_train: int, num_test: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of both sets."""
-    order = np.random.default_rng(seed).permutation(num_rows)
-    return order[:num_train], order[num_train : num_train + num_test]
-
-
-def _dataset(name, x, y, classes, train: np.ndarray, test: np.ndarray) -> Dataset:
-    """Both sets, centered by the mean of the training rows and scaled to their mean square 1."""
-    mean = x[train].mean(axis=0)
-    scale = np.sqrt(np.mean((x[train] - mean) ** 2)) or 1.0
-    x = (x - mean) / scale
-    return Dataset(name, x[train], y[train], x[test], y[test], classes)
-
-
 def _standardized(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Every column with mean 0 and variance 1 on the training rows; a constant one there is not
     scaled.
@@ -230,10 +120,6 @@ def _standardized(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
     columns = columns - columns[train].mean(axis=0)
     std = columns[train].std(axis=0)
     return columns / np.where(std > 8 * np.finfo(float).eps, std, 1)
-
-
-def _one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    return np.eye(num_classes)[labels] - 1 / num_classes
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
