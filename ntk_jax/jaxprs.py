@@ -7,7 +7,7 @@ value.
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import flax
 import jax
@@ -38,6 +38,16 @@ def closed_jaxpr(jaxpr: Any) -> Any:
 def inner_jaxpr(eqn: Eqn) -> tuple[Jaxpr, list[Any]]:
     """`(jaxpr, consts)` of an equation whose name is in `INNER`."""
     return open_jaxpr(eqn.params[INNER[eqn.primitive.name]])
+
+
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    """The shape of an operand or a result of an equation."""
+    return tuple(cast(jax.core.ShapedArray, atom.aval).shape)
+
+
+def dtype_of(atom: Atom) -> Any:
+    """The dtype of an operand or a result: one of NumPy, or of random keys."""
+    return cast(jax.core.ShapedArray, atom.aval).dtype
 
 
 def evaluate(
