@@ -3,7 +3,8 @@ random entries.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +12,31 @@ import numpy as np
 
 from ntk_jax.compat import bind, double_precision
 from ntk_jax.initializers.laws import CUT, UNIFORM, Law, function_of, inverse_erf_of_uniform
-from ntk_jax.initializers.values import Constant, Key, Random, Unknown, Value, Words
+from ntk_jax.initializers.values import (
+    Constant,
+    Entries,
+    Key,
+    Random,
+    Unknown,
+    Value,
+    Values,
+    Words,
+)
+from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
 STRUCTURE = frozenset(
     "reshape transpose squeeze expand_dims rev slice copy copy_p stop_gradient device_put "
-    "sharding_constraint "
-    "reduce_precision optimization_barrier split".split()
+    "sharding_constraint reduce_precision optimization_barrier split".split()
 )
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil "
-    "clamp "
-    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
-    "integer_pow is_finite le "
-    "lgamma log log1p logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n "
-    "shift_left "
-    "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor".split()
+    "clamp convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge "
+    "gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or "
+    "pow rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin "
+    "sinh sqrt square sub tan tanh xor".split()
 )
-IN_DOUBLE: dict[
-    str, Any
-] = {  # of constants: what an initializer computes of its scale, without the rounding of its dtype
+# What an initializer computes of its scale, without the rounding of its dtype.
+IN_DOUBLE: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "div": np.divide,
     "erf": np.vectorize(math.erf, otypes=[float]),
@@ -41,12 +48,17 @@ IN_DOUBLE: dict[
     "stop_gradient": np.asarray,
     "sub": np.subtract,
 }
-GRID = 4096
+GRID = 4096  # words from which a uniform variable is told
 
 
-def evaluate(eqn: Any, values: list[Constant]) -> list[Value]:
+def all_constant(values: list[Value]) -> TypeGuard[list[Constant]]:
+    """Whether none of them is random."""
+    return all(isinstance(v, Constant) for v in values)
+
+
+def folded(eqn: Eqn, values: list[Constant]) -> list[Value]:
     """Any operation on constants alone."""
-    name, dtype = eqn.primitive.name, eqn.outvars[0].aval.dtype
+    name, dtype = eqn.primitive.name, dtype_of(eqn.outvars[0])
     arrays = [value.value for value in values]
     flat = all(np.ndim(a) == 0 for a in arrays)
     if name in IN_DOUBLE and jnp.issubdtype(dtype, jnp.floating):
@@ -56,16 +68,16 @@ def evaluate(eqn: Any, values: list[Constant]) -> list[Value]:
         return [Constant(arrays[0]) for _ in eqn.outvars]
     if name == "convert_element_type" and flat and jnp.issubdtype(dtype, jnp.floating):
         return [Constant(np.float64(arrays[0]))]
-    shapes = [() if flat and name in ELEMENTWISE else var.aval.shape for var in eqn.invars]
+    shapes = [() if flat and name in ELEMENTWISE else shape_of(var) for var in eqn.invars]
     with jax.ensure_compile_time_eval():
         full = [
-            jnp.broadcast_to(jnp.asarray(a, v.aval.dtype), s)
+            jnp.broadcast_to(jnp.asarray(a, dtype_of(v)), s)
             for a, v, s in zip(arrays, eqn.invars, shapes, strict=True)
         ]
         return [constant(np.asarray(out)) for out in bind(eqn, full)]
 
 
-def constant(value: Any) -> Constant:
+def constant(value: Entries) -> Constant:
     """A constant, 0-d if it is the same everywhere; floats in double precision."""
     value = np.asarray(value)
     value = value.astype(np.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
@@ -73,7 +85,7 @@ def constant(value: Any) -> Constant:
     return Constant(value.ravel()[0] if same else value)
 
 
-def words(eqn: Any, values: list[Any]) -> Value:
+def words(eqn: Eqn, values: Values) -> Value:
     """An elementwise operation on random words; once a float is uniform to its precision, it is
     called uniform.
     """
@@ -85,12 +97,12 @@ def words(eqn: Any, values: list[Any]) -> Value:
     def fn(w: Any) -> Any:
         z = drawn.fn(w)
         args = [
-            z if v is drawn else jnp.full(z.shape, v.value, var.aval.dtype)
+            z if v is drawn else jnp.full(z.shape, v.value, dtype_of(var))
             for v, var in zip(values, eqn.invars, strict=True)
         ]
         return bind(eqn, args)[0]
 
-    dtype = eqn.outvars[0].aval.dtype
+    dtype = dtype_of(eqn.outvars[0])
     if not jnp.issubdtype(dtype, jnp.floating):
         return Words(drawn.bits, fn, drawn.source)
     size = min(GRID, 2**drawn.bits)
@@ -105,7 +117,7 @@ def words(eqn: Any, values: list[Any]) -> Value:
     return Unknown("random bits that are not made into a uniform variable")
 
 
-def elementwise(eqn: Any, values: list[Any]) -> Value:
+def elementwise(eqn: Eqn, values: Values) -> Value:
     """An elementwise operation on random entries and constants."""
     name = eqn.primitive.name
     drawn = [v for v in values if isinstance(v, Random)]
@@ -125,21 +137,21 @@ def elementwise(eqn: Any, values: list[Any]) -> Value:
         )
     if name == "erf_inv" and x.law is UNIFORM:
         low, high = float(x.shift), float(x.shift + x.scale)
-        law = inverse_erf_of_uniform(low, high, 4 * float(jnp.finfo(eqn.outvars[0].aval.dtype).eps))
+        law = inverse_erf_of_uniform(low, high, 4 * float(jnp.finfo(dtype_of(eqn.outvars[0])).eps))
         return Random(law, x.sources, x.layout, scale=np.float64(2**-0.5))
     base = Law("", 0.0, 1.0, x.law.base)
     return Random(function_of(base, _bound(eqn, values)), x.sources, x.layout)
 
 
-def _affine(eqn: Any, values: list[Any]) -> Random | None:
+def _affine(eqn: Eqn, values: Values) -> Random | None:
     """The result where it is affine in the one random operand."""
     name = eqn.primitive.name
     i, x = next((i, v) for i, v in enumerate(values) if isinstance(v, Random))
-    dtype, shape = eqn.outvars[0].aval.dtype, eqn.outvars[0].aval.shape
+    dtype, shape = dtype_of(eqn.outvars[0]), shape_of(eqn.outvars[0])
     if not jnp.issubdtype(dtype, jnp.floating):
         return None
     if name == "convert_element_type":
-        return x if jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating) else None
+        return x if jnp.issubdtype(dtype_of(eqn.invars[0]), jnp.floating) else None
     if name == "neg":
         return x.affine(0.0, -1.0)
     if len(values) != 2:
@@ -174,7 +186,7 @@ def _affine(eqn: Any, values: list[Any]) -> Random | None:
     return None
 
 
-def _two(name: str, values: list[Any]) -> Random | None:
+def _two(name: str, values: Values) -> Random | None:
     """Sum, difference or product of two independent arrays: only the moments are known."""
     if len(values) != 2:
         return None
@@ -191,13 +203,13 @@ def _two(name: str, values: list[Any]) -> Random | None:
     return None
 
 
-def with_moments(mean: Any, variance: Any, name: str, parts: list[Random]) -> Random:
+def with_moments(mean: Entries, variance: Entries, name: str, parts: list[Random]) -> Random:
     """Independent entries of which only mean and variance are known."""
     sources = frozenset().union(*(part.sources for part in parts))
     return Random(Law(name, 0.0, 1.0), sources, 0, shift=mean, scale=np.sqrt(variance))
 
 
-def _bound(eqn: Any, values: list[Any]) -> Any:
+def _bound(eqn: Eqn, values: Values) -> Callable[[Any], np.ndarray]:
     """The operation as a function of the base variable, in double precision."""
 
     def fn(z: Any) -> Any:
@@ -205,7 +217,7 @@ def _bound(eqn: Any, values: list[Any]) -> Any:
             args = []
             for v, var in zip(values, eqn.invars, strict=True):
                 dtype = (
-                    jnp.float64 if jnp.issubdtype(var.aval.dtype, jnp.floating) else var.aval.dtype
+                    jnp.float64 if jnp.issubdtype(dtype_of(var), jnp.floating) else dtype_of(var)
                 )
                 entry = v.value(z) if isinstance(v, Random) else v.value
                 args.append(jnp.broadcast_to(jnp.asarray(entry, dtype), z.shape))
@@ -214,7 +226,7 @@ def _bound(eqn: Any, values: list[Any]) -> Any:
     return fn
 
 
-def concatenate(eqn: Any, values: list[Any]) -> Value:
+def concatenate(eqn: Eqn, values: Values) -> Value:
     """Blocks side by side: one law if it is the same for all, otherwise the moments of every
     entry.
     """
@@ -237,7 +249,7 @@ def concatenate(eqn: Any, values: list[Any]) -> Value:
             bind(
                 eqn,
                 [
-                    jnp.broadcast_to(p[k], v.aval.shape)
+                    jnp.broadcast_to(p[k], shape_of(v))
                     for p, v in zip(parts, eqn.invars, strict=True)
                 ],
             )[0]
@@ -248,7 +260,7 @@ def concatenate(eqn: Any, values: list[Any]) -> Value:
     return with_moments(mean, variance, names.pop() if len(names) == 1 else "mixed", drawn)
 
 
-def qr(eqn: Any, value: Any) -> list[Value]:
+def qr(eqn: Eqn, value: Value) -> list[Value]:
     """Q of a matrix of independent normal entries, to be multiplied by the signs of R's
     diagonal.
     """
@@ -260,12 +272,12 @@ def qr(eqn: Any, value: Any) -> list[Value]:
     ):
         return [Unknown("QR decomposition of entries that are not normal")] * len(eqn.outvars)
     ident = value.sources
-    rows = eqn.invars[0].aval.shape[-2]
+    rows = shape_of(eqn.invars[0])[-2]
     reason = "QR decomposition without the signs of R's diagonal: its entries have no simple law"
     return [Unknown(reason, ("q", ident, rows)), Unknown(reason, ("r", ident))]
 
 
-def orthogonal(name: str, values: list[Any]) -> Value | None:
+def orthogonal(name: str, values: Values) -> Value | None:
     """Uniformly distributed orthogonal matrices: entries of mean 0 and variance 1/rows."""
     tags = [v.tag for v in values if isinstance(v, Unknown) and v.tag]
     if name == "mul" and len(tags) == 2:
@@ -282,14 +294,14 @@ def orthogonal(name: str, values: list[Any]) -> Value | None:
     return None
 
 
-def key_or_words(eqn: Any, values: list[Any], idents: list[int]) -> list[Value]:
+def key_or_words(eqn: Eqn, values: Values, idents: list[int]) -> list[Value]:
     """An operation on random keys; `idents` are the numbers of its results."""
     loops = frozenset().union(*(v.loops for v in values if isinstance(v, Key)))
     if eqn.primitive.name == "random_bits":
         return [Words(eqn.params["bit_width"], lambda w: w, Key(idents[0], loops))]
     outs: list[Value] = []
     for ident, var in zip(idents, eqn.outvars, strict=True):
-        dtype = var.aval.dtype
+        dtype = dtype_of(var)
         is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
         outs.append(
             Key(ident, loops) if is_key else Unknown(f"`{eqn.primitive.name}` of a random key")

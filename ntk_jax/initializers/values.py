@@ -10,6 +10,10 @@ import numpy as np
 
 from ntk_jax.initializers.laws import Law
 
+# 0-d where all entries of an array are alike, else one per entry: np.ndarray | np.generic | float,
+# but mypy knows no arithmetic of np.generic.
+Entries: TypeAlias = Any
+
 
 @dataclass(frozen=True, eq=False)
 class Constant:
@@ -17,7 +21,7 @@ class Constant:
     everywhere.
     """
 
-    value: Any
+    value: Entries
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,16 @@ class Random:
     law: Law
     sources: frozenset[Key]
     layout: int
-    shift: Any = 0.0
-    scale: Any = 1.0
+    shift: Entries = 0.0
+    scale: Entries = 1.0
 
     @property
-    def mean(self) -> Any:
+    def mean(self) -> Entries:
         """Of an entry: 0-d, or one per entry."""
         return self.shift + self.scale * self.law.mean
 
     @property
-    def variance(self) -> Any:
+    def variance(self) -> Entries:
         """Of an entry: 0-d, or one per entry."""
         return self.scale**2 * self.law.variance
 
@@ -72,7 +76,7 @@ class Random:
         """Whether all entries have the same law."""
         return np.ndim(self.shift) == 0 and np.ndim(self.scale) == 0
 
-    def affine(self, shift: Any, scale: Any) -> "Random":
+    def affine(self, shift: Entries, scale: Entries) -> "Random":
         """These entries times `scale`, plus `shift`."""
         return replace(self, shift=shift + scale * self.shift, scale=scale * self.scale)
 
@@ -90,3 +94,5 @@ class Unknown:
 
 
 Value: TypeAlias = Constant | Key | Words | Random | Unknown
+# Operands of an equation, of which a rule knows or asks what they are.
+Values: TypeAlias = list[Any]
