@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
@@ -144,7 +145,7 @@ def _add_leaf(
     return lax.scan(add, total, jnp.asarray(np.array(list(starts))))[0]
 
 
-def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: jnp.dtype) -> Float[Array, "p k"]:
+def _signs(seed: Array, index: Int[Array, " p"], k: int, dtype: DTypeLike) -> Float[Array, "p k"]:
     """Row i: the random signs of entry index[i].
 
     They are a hash of the seed and the entry, as JAX's generators take seconds to compile, leaf by
