@@ -149,6 +149,7 @@ def _group_size(
         + count(jax.eval_shape(stepper.optimizer.init, params))
         + 4 * rows * widths
     )
+    # Nearly equal groups: the last one is filled up with copies, which are trained in vain.
     groups = -(-num_networks // max(1, min(num_networks, int(budget // each))))
     return -(-num_networks // groups)
 
@@ -181,6 +182,7 @@ def _train_group(
 
 
 def _with_key(stepper: Stepper, data: Data, key: Array) -> Data:
+    # The key itself drew the parameters: batches need numbers that do not depend on those.
     return data if stepper.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
 
 
