@@ -57,6 +57,7 @@ def solver_meter(diffrax: Any, description: str, *, enabled: bool) -> Iterator[A
         try:
             yield _meter_class(diffrax)()
         finally:
+            # Callbacks of the solve may still be on their way to this bar.
             jax.effects_barrier()
             _solver_bars.remove(bar)
 

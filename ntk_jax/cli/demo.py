@@ -147,6 +147,7 @@ def _train(
     *,
     progress: bool,
 ) -> History:
+    # Even on the logarithmic axis of the figures.
     steps = np.unique(np.round(np.geomspace(1, settings.num_steps, 40)).astype(int))
     return train(
         apply_fn,

@@ -54,8 +54,8 @@ def save(experiments: list[Experiment], out: Path, *, figures: bool = True) -> l
 def summary(experiments: list[Experiment]) -> str:
     """One text table of all experiments, a column each."""
     columns = [_column(e) for e in experiments]
-    names = max((list(column) for column in columns), key=len)
-    names += [name for column in columns for name in column if name not in names]
+    # Rows in the order of the longest column, then what only others have.
+    names = dict.fromkeys(name for c in sorted(columns, key=len, reverse=True) for name in c)
     rows = {name: [column.get(name, "-") for column in columns] for name in names}
     first = max(map(len, rows))
     width = max(len(cell) for cells in rows.values() for cell in cells) + 2

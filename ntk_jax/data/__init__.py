@@ -1,6 +1,6 @@
 """Small real and synthetic data sets for experiments, as NumPy arrays."""
 
 from ntk_jax.data.dataset import Dataset as Dataset
-from ntk_jax.data.digits import digits_data as digits_data
-from ntk_jax.data.linear import linear_data as linear_data
+from ntk_jax.data.dataset import digits_data as digits_data
+from ntk_jax.data.dataset import linear_data as linear_data
 from ntk_jax.data.tables import csv_data as csv_data

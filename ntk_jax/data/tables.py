@@ -192,6 +192,7 @@ def _one_column_each(name: str, values: list[str]) -> tuple[np.ndarray, tuple[st
                 "for a missing one. Fill or "
                 "drop the row, or write the value in another way."
             )
+    # Numbers in their order, then texts: the columns do not depend on the order of the rows.
     names = tuple(
         sorted(set(values), key=lambda value: (np.isnan(_number(value)), _number(value), value))
     )

@@ -184,6 +184,7 @@ def _jacobian_norms(
 
         return jax.vmap(of_output)(jnp.eye(out.size, dtype=out.dtype))
 
+    # A few examples at a time: the gradients of all outputs of an example are held together.
     size = (
         jax.eval_shape(apply_fn, params, x).size
         // x.shape[0]

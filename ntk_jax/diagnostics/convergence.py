@@ -154,6 +154,7 @@ def _slope(widths: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
     """
     squares = errors**2
     values = 0.5 * np.log(squares.mean(axis=1))
+    # The error of a logarithm is the relative error; of a root, half of that of the square.
     spread = 0.5 * squares.std(axis=1, ddof=1) / squares.mean(axis=1) / errors.shape[1] ** 0.5
     t = np.log(widths) - np.log(widths).mean()
     weights = t / np.sum(t**2)

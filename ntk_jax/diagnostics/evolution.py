@@ -104,13 +104,10 @@ def _describe(
     keep_kernel: bool,
 ) -> KernelRecord:
     by_layer, k_0 = _by_layer(apply_fn, params, x), _sum(by_layer_0)
+    # One evaluation by layer gives every quantity below by sums.
     by_output = _sum(by_layer)
     k = jnp.mean(by_output, axis=2)
     means = {layer: jnp.mean(part, axis=2) for layer, part in by_layer.items()}
-    change = {
-        layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2))
-        for layer, part in means.items()
-    }
     return KernelRecord(
         change=kernel_change(k, jnp.mean(k_0, axis=2)),
         velocity=None if y is None else kernel_velocity(apply_fn, params, x, y),
@@ -118,7 +115,10 @@ def _describe(
         alignment_by_output=None if y is None else _alignment_by_output(by_output, y),
         effective_rank=effective_rank(k, kind="participation"),
         change_by_output=jax.vmap(kernel_change, in_axes=2)(by_output, k_0),
-        change_by_layer=change,
+        change_by_layer={
+            layer: kernel_change(part, jnp.mean(by_layer_0[layer], axis=2))
+            for layer, part in means.items()
+        },
         share_by_layer={layer: jnp.trace(part) / jnp.trace(k) for layer, part in means.items()},
         kernel=k if keep_kernel else None,
     )

@@ -105,29 +105,28 @@ def laziness(
     f = check_outputs(apply_fn(params, a))
     residual = jnp.linalg.norm((f - as_targets_like("y", y, f.shape, f.dtype)).reshape(-1))
     key = jax.random.key(0) if key is None else key
-    zero = jnp.zeros_like(residual)
+    standard_error = jnp.zeros_like(residual)
     if norm == "operator":
         with forward_mode("laziness"):
             jacobian, hessian = _operator_norms(
                 apply_fn, params, a, key, num_starts=min(num_starts, f.size)
             )
-        spread = zero
     else:
         jacobian = jnp.sqrt(jnp.sum(ntk_operator(apply_fn, params, a).diagonal())).astype(f.dtype)
         with forward_mode("laziness"):
             squares = _frobenius_samples(apply_fn, params, a, jax.random.split(key, num_samples))
         hessian = jnp.sqrt(jnp.mean(squares))
-        standard_error = jnp.std(squares, ddof=1) / num_samples**0.5
-        spread = jnp.where(
-            hessian > 0, standard_error / jnp.where(hessian > 0, 2 * hessian, 1), zero
-        )
+        error_of_square = jnp.std(squares, ddof=1) / num_samples**0.5
+        # The error of a root is that of the square over twice the root.
+        root = jnp.where(hessian > 0, 2 * hessian, 1)
+        standard_error = jnp.where(hessian > 0, error_of_square / root, standard_error)
     if is_concrete(jacobian) and not jacobian > 0:
         raise ValueError(
             "laziness: expected a network whose outputs depend on its parameters; got a Jacobian "
             "of 0 at these parameters and examples. Is the readout, or every input, exactly zero?"
         )
     unit = residual / jacobian**2
-    return Laziness(unit * hessian, residual, jacobian, hessian, unit * spread)
+    return Laziness(unit * hessian, residual, jacobian, hessian, unit * standard_error)
 
 
 class _Derivatives(NamedTuple):
@@ -186,6 +185,7 @@ def _operator_norms(
             return jnp.abs(dominant_eigenvector(lambda v: of_one.bend(unit, v), u, 4)[0])
 
         num_outputs = d.num_entries // x.shape[0]
+        # Starts at random would miss maxima: most lie around single outputs.
         sizes = jax.lax.map(curvature, jnp.arange(d.num_entries))
         starts = jax.nn.one_hot(jax.lax.top_k(sizes, num_starts)[1], d.num_entries, dtype=d.dtype)
         return jacobian, jnp.max(jax.lax.map(lambda c: _second_norm(d, c, u), starts))

@@ -90,6 +90,7 @@ def min_norm_displacement(
 def _solve(
     apply_fn: Reading, arrays: Any, y: Array, tolerance: Array, *, max_steps: int, **options: Any
 ) -> Displacement:
+    # Built anew here, because `compiled` takes apart what the network reads.
     params, x1, x2 = arrays
     op = KernelOperator(params, x1, x2, apply_fn, **options)
     f_0 = op.apply_fn(op.params, op.x1).astype(op.dtype)

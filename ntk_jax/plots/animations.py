@@ -150,8 +150,8 @@ def animate_function_space(
         ylabel="$f(x_2)$",
         xlim=middle[0] + [-half, half],
         ylim=middle[1] + [-half, half],
+        aspect="equal",
     )
-    ax.set_aspect("equal")
     finish(ax)
 
     def update(i: int) -> Sequence[Artist]:

@@ -70,8 +70,9 @@ def plot_predictions(
         xlabel="kernel prediction of $f(x)$",
         ylabel="trained network $f(x)$",
         title="test outputs at the same time t",
+        aspect="equal",
+        adjustable="datalim",
     )
-    ax.set_aspect("equal", adjustable="datalim")
     return finish(ax)
 
 

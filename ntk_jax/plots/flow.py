@@ -35,6 +35,7 @@ def plot_vector_field(
     values = jax.vmap(f)(jnp.stack([side.ravel() for side in fine], 1)).reshape(fine[0].shape)
     slopes = -np.asarray(jax.vmap(jax.grad(f))(jnp.stack([side.ravel() for side in coarse], 1)))
     lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
+    # Roots of the lengths: linear ones would vanish near the minimum.
     arrows = (
         slopes / np.where(lengths > 0, lengths, 1) * np.sqrt(lengths / max(lengths.max(), 1e-30))
     )
@@ -91,7 +92,7 @@ def plot_function_space(
         )
     ax.plot(*target, "k*", markersize=13, label="target", zorder=5)
     ax.set(xlabel="$f(x_1)$", ylabel="$f(x_2)$", title="training in function space")
-    ax.set_aspect("equal", adjustable="datalim")
+    ax.set(aspect="equal", adjustable="datalim")
     return finish(ax)
 
 

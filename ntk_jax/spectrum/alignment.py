@@ -187,6 +187,7 @@ def _alignment(matrix: Array, targets: Array, centered: bool) -> tuple[Array, Ar
     if centered:
         matrix, targets = _center(matrix, (0, 1)), _center(targets, (0, 0))
     norms = norm(matrix), norm(targets)
+    # Norms are divided out before the product: it stays near 1 at any scale.
     matrix, targets = matrix / norms[0], targets / norms[1]
     gram = matmul(targets.T, targets)  # |y yᵀ| = |yᵀ y|
     return jnp.sum(targets * matmul(matrix, targets)) / norm(gram), *norms

@@ -111,5 +111,6 @@ def _pairs(kernel: ArrayLike, cutoff: float) -> tuple[np.ndarray, np.ndarray, np
     product = np.sqrt(np.maximum(norms[:, None] * norms[None], 0))
     candidates = np.triu(np.ones(k.shape, bool), 1) & ~zero[:, None] & ~zero[None]
     parallel = candidates & (product - np.abs(k) <= cutoff * product)
+    # Of parallel features only those of equal length can be equal; |φ - φ'|² adds up 4 roundings.
     duplicate = parallel & (norms[:, None] + norms[None] - 2 * k <= 4 * cutoff * product)
     return np.flatnonzero(zero), np.argwhere(duplicate), np.argwhere(parallel & ~duplicate)

@@ -60,6 +60,7 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
             s,
             minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max()),
         )
+    # Kernels (n, n, O) bring a row of eigenvalues for each output: n O in all.
     entries = s.size if s.ndim == 2 else modes.eigenvectors.shape[0] * num_outputs
     return jnp.where(s > 0, entries / jnp.where(s > 0, s, 1), jnp.inf)
 
@@ -95,6 +96,7 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     outputs = getattr(modes, "outputs", None)  # an operator's modes do not tell rows from outputs
     full = _coupled(y, vectors.shape[0]) if outputs is None else len(outputs) == 2
     targets = _flat_targets(y, vectors.shape[0], vectors.dtype, full, outputs)
+    # The share does not change, and squares cannot overflow.
     targets = targets / magnitude(targets)
     total = jnp.sum(jnp.square(targets))
     check_number("|y|²", total, strict=True)
@@ -140,6 +142,7 @@ def rkhs_norm(
     scale = magnitude(columns)
     columns = columns / scale
     if is_concrete(diag_reg) and diag_reg == 0:
+        # Not 1 / s of null modes: what the targets hold there is not fitted at all.
         alpha, _ = pseudo_solve(matrix, columns, rcond=null_rcond(matrix.dtype))
     else:
         alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)

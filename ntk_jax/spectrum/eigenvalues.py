@@ -106,6 +106,7 @@ def top_eigenvalues(
     check_integer("max_dimension", max_dimension, minimum=max(num, block_size))
     if n <= 3 * max(num, block_size):  # three blocks would fill the space
         return _by_diagonalization(multiply(operator, jnp.eye(n, dtype=dtype)), num)
+    # Whole blocks only: the basis is allocated once.
     max_dimension = min(max_dimension, n) // block_size * block_size
     space = BlockLanczos(
         operator,
@@ -114,6 +115,7 @@ def top_eigenvalues(
     )
     while True:
         krylov = space.grow()
+        # Smaller spaces do not hold so many Ritz pairs.
         if space.dimension < num:
             continue
         values, coefficients, residuals = _rayleigh_ritz(krylov, num)
@@ -171,6 +173,7 @@ def effective_rank(
     matrix = as_matrix(as_kernel("k", k))
     check_symmetric("k", matrix)
     scale = magnitude(matrix)
+    # Sums of squares would overflow, or underflow, at scales far from 1.
     matrix = matrix / scale
     if is_concrete(matrix) and not bool(jnp.any(matrix != 0)):
         raise ValueError(

@@ -142,6 +142,7 @@ def _curves(
             f"history; got {values.shape}. Predict at `history.steps`, or at t = learning_rate * "
             "history.steps."
         )
+    # In the precision of the network: a gap finer than that says nothing.
     outputs = np.stack([network, values.astype(network.dtype)])
     if y is None:
         return Curves(None, None, outputs)
@@ -153,8 +154,9 @@ def _curves(
 
 
 def _columns(name: str, side: Curves) -> list[tuple[str, np.ndarray]]:
-    columns = []
-    for quantity, values in (("loss", side.loss), ("accuracy", side.accuracy)):
-        if values is not None:
-            columns += [(f"{name} {quantity}", values[0]), ("predicted", values[1])]
+    named = {"loss": side.loss, "accuracy": side.accuracy}
+    known = {f"{name} {quantity}": pair for quantity, pair in named.items() if pair is not None}
+    columns = [
+        column for key, pair in known.items() for column in ((key, pair[0]), ("predicted", pair[1]))
+    ]
     return [*columns, (f"{name} gap", side.gap)]

@@ -51,6 +51,7 @@ class Stepper(NamedTuple):
         x, y = data.x, data.y
         if self.batch_size is not None and data.key is not None:
             key = jax.random.fold_in(data.key, step)
+            # Drawn from the number of the step: the same batches however the steps are divided.
             chosen = jax.random.permutation(key, x.shape[0])[: self.batch_size]
             x, y = x[chosen], y[chosen]
         return lambda params: self.loss_fn(self.apply_fn(params, x), y)
@@ -73,6 +74,8 @@ class Stepper(NamedTuple):
         with as_optax_is_written():
             updates, opt_state = update(state.grads, state.opt_state, state.params, **extra)
             params = optax.apply_updates(state.params, updates)
+        # Loss and gradient of the next step already: a recorded loss is that of the recorded
+        # parameters, and costs no second evaluation.
         loss, grads = jax.value_and_grad(self.objective(data, state.step + 1))(params)
         return State(params, opt_state, state.step + 1, loss, grads)
 

@@ -115,6 +115,7 @@ def train(
     state = start(stepper, params, data)
     check_start(state.loss)
     stop = -jnp.inf if stop_loss is None else stop_loss
+    # The loss of a batch is noise: with batches, only records may stop.
     threshold = jnp.asarray(stop if batch_size is None else -jnp.inf, state.loss.dtype)
     bound = divergence_bound(state.loss)
     current = recorder(state)

@@ -179,6 +179,7 @@ def _train_group(
 
 
 def _with_key(stepper: Stepper, data: Data, key: Array) -> Data:
+    # The key itself drew the parameters: batches need numbers that do not depend on those.
     return data if stepper.batch_size is None else data._replace(key=jax.random.fold_in(key, 1))
 
 
