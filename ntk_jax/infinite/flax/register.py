@@ -14,19 +14,16 @@ Rule: TypeAlias = Callable[[Interpreter, Eqn, list[Any]], list[Any]]
 def register_rule(primitive: str, function: Callable[..., Any]) -> None:
     """Tell `infinite_width` what an operation without a rule computes, in operations that have one.
 
-    Wherever a model's trace has the primitive, `function` is read in its place.
+    Wherever a model's trace has the primitive, `function` is read in its place. Of a model that
+    calls NumPy, for instance, by `jax.pure_callback(np.tanh, ...)`, it is told by
+    `ntk_jax.register_rule("pure_callback", lambda h, **params: jnp.tanh(h))`.
 
     Example:
-        A model that calls NumPy:
-
-        >>> def phi(h):
-        ...     shape = jax.ShapeDtypeStruct(h.shape, h.dtype)
-        ...     return jax.pure_callback(lambda h: np.maximum(h, 0), shape, h)
-        >>> ntk_jax.register_rule("pure_callback", lambda h, **params: jnp.maximum(h, 0))
-        >>> model = ntk_jax.MLP((64,), 1, phi, 2**0.5)
-        >>> kernels = ntk_jax.infinite_width(model)(np.eye(2, dtype=np.float32))
-        >>> print(round(float(kernels.nngp[0, 1]), 3))
-        0.318
+        >>> phi = lambda h: jax.lax.igamma(jnp.ones_like(h), h * h)
+        >>> ntk_jax.register_rule("igamma", lambda a, x: 1 - jnp.exp(-x))
+        >>> kernel_fn = ntk_jax.infinite_width(ntk_jax.MLP((64,), 1, phi))
+        >>> print(round(float(kernel_fn(np.eye(2, dtype=np.float32)).nngp[0, 1]), 3))
+        0.086
 
     Args:
         primitive: its name, as the error of `infinite_width` tells it. Every equation of that name
