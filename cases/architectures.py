@@ -310,7 +310,7 @@ def unrolled(x, width, num_outputs):
 
 def scanned(x, width, num_outputs):
     h = nn.RNN(nn.SimpleCell(width, recurrent_kernel_init=nn.initializers.lecun_normal()))(x)
-    return nn.Dense(num_outputs)(h[:, -1])
+    return nn.Dense(num_outputs)(jnp.asarray(h)[:, -1])
 
 
 def attention(tied, mask=None):

@@ -113,7 +113,7 @@ def shifts(n, sizes, window, padding):
     """The matrices of a convolution with odd windows and stride 1: padding is "SAME" (zeros) or
     "CIRCULAR".
     """
-    matrices = [np.eye(1)]
+    matrices: list[np.ndarray] = [np.eye(1)]
     for size, width in zip(sizes, window, strict=True):
         axis = []
         for offset in range(-(width // 2), width // 2 + 1):

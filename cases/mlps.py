@@ -1,13 +1,16 @@
 """One fully connected network as a Linen module, for tests that write it in several ways."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
 
 F64 = jnp.float64
 
 
 class Twin(nn.Module):
-    phi: object
+    phi: Callable[[Array], Array]
     width: int
 
     @nn.compact

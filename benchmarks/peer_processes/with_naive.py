@@ -21,7 +21,7 @@ def make_case(problem, numbers, method):
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(g)])
 
     def call():
-        kernel = 0.0
+        kernel = jnp.zeros(())
         for o in range(problem.outputs):
             rows = jnp.stack([gradient(params, row, o) for row in x])
             kernel += jnp.matmul(rows, rows.T, precision="highest")

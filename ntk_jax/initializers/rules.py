@@ -158,10 +158,9 @@ def _affine(eqn: Eqn, values: Values) -> Random | None:
         return None
     c = values[1 - i].value
     c = c if np.ndim(c) == 0 else np.broadcast_to(c, shape)
-    if name in ("add", "add_any"):
-        return x.affine(c, 1.0)
-    if name == "sub":
-        return x.affine(-c, 1.0) if i == 0 else x.affine(c, -1.0)
+    shifted = {"add": (c, 1.0), "add_any": (c, 1.0), "sub": (-c, 1.0) if i == 0 else (c, -1.0)}
+    if name in shifted:
+        return x.affine(*shifted[name])
     if name == "div" and i == 0 and np.all(c != 0):
         return x.affine(0.0, 1 / c)
     if name == "mul":
@@ -241,20 +240,12 @@ def concatenate(eqn: Eqn, values: Values) -> Value:
     )
     if len(drawn) == len(values) and all(alike):
         return Random(x.law, sources, x.layout, x.shift, x.scale)
-    parts: list[tuple[Any, Any]] = [
-        (v.mean, v.variance) if isinstance(v, Random) else (v.value, 0.0) for v in values
-    ]
+    full = lambda a, var: jnp.broadcast_to(a, shape_of(var))
+    means = [v.mean if isinstance(v, Random) else v.value for v in values]
+    variances = [v.variance if isinstance(v, Random) else 0.0 for v in values]
     mean, variance = (
-        np.asarray(
-            bind(
-                eqn,
-                [
-                    jnp.broadcast_to(p[k], shape_of(v))
-                    for p, v in zip(parts, eqn.invars, strict=True)
-                ],
-            )[0]
-        )
-        for k in (0, 1)
+        np.asarray(bind(eqn, list(map(full, entries, eqn.invars)))[0])
+        for entries in (means, variances)
     )
     names = {v.law.name if isinstance(v, Random) else "constant" for v in values}
     return with_moments(mean, variance, names.pop() if len(names) == 1 else "mixed", drawn)

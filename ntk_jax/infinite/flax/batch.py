@@ -1,16 +1,16 @@
 """From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from ntk_jax.infinite.flax.traced_model import Duals, Program
-from ntk_jax.jaxprs import Jaxpr, open_jaxpr
+from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr, shape_of
 from ntk_jax.memory import memory_budget
 from ntk_jax.tiling import corners, even, mirror_upper, pad_rows, tile_size, write_both
 from ntk_jax.types import Kernels
@@ -50,11 +50,8 @@ class Pairs:
         out, exact = self.compiled(x1, x2, key, duals, most)
         if exact is None:
             return cast(Kernels, out)
-        return (
-            _with_diagonal(out, exact)
-            if len(x1) > max(1, min(UNTILED, most))
-            else _mirrored(out, exact)
-        )
+        tiled = len(x1) > max(1, min(UNTILED, most))
+        return (_with_diagonal if tiled else _mirrored)(out, exact)
 
     def pair_bytes(self, shape: tuple[int, ...], dtype: Any, duals: Duals, sampled: bool) -> int:
         """The largest array of one pair, in bytes: those that grow with both sides of a small
@@ -73,12 +70,10 @@ def _largest(jaxpr: Jaxpr, rows: int, columns: int) -> int:
     largest = 0
     for eqn in jaxpr.eqns:
         for v in eqn.outvars:
-            aval: Any = v.aval
-            shape = getattr(aval, "shape", ())
+            shape = shape_of(v) if hasattr(v.aval, "shape") else ()
             if rows in shape and columns in shape:
-                largest = max(
-                    largest, int(np.prod(shape)) * aval.dtype.itemsize // (rows * columns)
-                )
+                entries = math.prod(shape) // (rows * columns)
+                largest = max(largest, entries * dtype_of(v).itemsize)
         for p in eqn.params.values():
             for inner in p if isinstance(p, tuple | list) else (p,):
                 if hasattr(inner, "eqns"):
@@ -156,7 +151,7 @@ def _tiled(
 
     write = partial(write_both, symmetric)
 
-    def step(carry, here):
+    def step(carry: Any, here: tuple[Array, Array]) -> tuple[Any, None]:
         # A tile is written one step after it was computed: fused into its writes, it would be
         # computed for each of them.
         state, done, before = carry

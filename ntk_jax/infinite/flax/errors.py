@@ -2,8 +2,9 @@
 
 
 class NoLimitError(ValueError):
-    """An operation without an infinite-width limit, or without a rule for it: the message says
-    where, why, and what to do.
+    """An operation without an infinite-width limit, or without a rule for it.
+
+    The message says where, why, and what to do.
     """
 
     def __init__(self, why: str, advice: str | None = None):
@@ -19,8 +20,7 @@ class NoLimitError(ValueError):
 
 SAMPLES = (
     "estimate this operation with samples of its Gaussians (num_samples=, key= of infinite_width), "
-    "or everything with "
-    "ntk_jax.monte_carlo_kernels."
+    "or everything with ntk_jax.monte_carlo_kernels."
 )
 MONTE_CARLO = (
     "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."

@@ -1,27 +1,41 @@
-"""What the limit of a model is made of: one line for each operation that makes or shapes a random
-value.
-"""
+"""What the limit of a model is made of: one line for each operation on random values."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from ntk_jax.checks import as_examples
 from ntk_jax.compat import CALLS, CUSTOM_CALLS
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.factors import Function
-from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct
-from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Wide
-from ntk_jax.jaxprs import source_line
+from ntk_jax.infinite.flax.moments.moments import Moments
+from ntk_jax.infinite.flax.values.fields import (
+    Combination,
+    Entries,
+    Field,
+    InnerProduct,
+    Segment,
+    Weight,
+)
+from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Value, Wide
+from ntk_jax.jaxprs import Eqn, dtype_of, source_line
+
+Logged: TypeAlias = tuple[Eqn, list[Value], list[Value]]
 
 HEADER = ("operation", "becomes", "dual", "shape", "variance", "line of the model")
 
 
 def explain_limit(model: Any, x: Any, **options: Any) -> str:
-    """A table of what each operation of a model became in the limit of infinite width, for the
-    first row of `x`.
+    """A table of what each operation of a model became in the limit of infinite width.
+
+    Example:
+        >>> x = np.ones((1, 4), np.float32)
+        >>> table = ntk_jax.explain_limit(ntk_jax.MLP((8,), 1, "relu", 2**0.5), x)
+        >>> print(*(line[:36].strip() for line in table.splitlines() if "max" in line))
+        max          function of 1 Gaussian
 
     Columns: the operation; what its result is (a Gaussian, a function of Gaussians, a number); the
     dual that its moments take: a closed form, or a series with its terms and the bound on its
@@ -40,63 +54,57 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     kernel = infinite_width(model, **options)
     compiled = kernel.model.program(x)
     duals = dict(compiled.observer.duals(x, None))
-    found: list[tuple[str, Any, str]] = []
+    found: list[tuple[str, Value, str]] = []
 
-    def moments_of(row):
-        log: list[Any] = []
+    def second_moments(row: Array) -> list[Array]:
+        log: list[Logged] = []
         moments, _ = compiled.program.interpret((row, row), duals, log=log, key=kernel.key)
-        found.clear()
-        seconds = []
-        for eqn, values, outs in log:
-            name = eqn.primitive.name
-            line = source_line(eqn) or ""
-            if name in CALLS or name in CUSTOM_CALLS:  # what is inside came before
-                found[:] = [(n, v, at or line) for n, v, at in found]
-                continue
-            if not _interesting(values, outs) or not jnp.issubdtype(
-                eqn.outvars[0].aval.dtype, jnp.floating
-            ):
-                continue
-            found.append((name, outs[0], line))
-            seconds.append(_second(moments, outs[0]))
-        return seconds
+        found[:] = _steps(log)
+        return [_second(moments, value) for _, value, _ in found]
 
-    seconds = jax.jit(moments_of)(x[0])
+    seconds = jax.jit(second_moments)(x[0])
     rows = [HEADER]
     for (name, value, line), second in zip(found, seconds, strict=True):
         dual = _dual(value, duals, kernel.num_samples)
         rows.append((name, _kind(value), dual, _shape(value), f"{float(second):.4g}", line))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _interesting(values: list[Any], outs: list[Any]) -> bool:
+def _steps(log: list[Logged]) -> list[tuple[str, Value, str]]:
+    """(operation, result, line of the model) of those that make or shape a random value."""
+    found: list[tuple[str, Value, str]] = []
+    for eqn, values, outs in log:
+        name, line = eqn.primitive.name, source_line(eqn) or ""
+        if name in CALLS or name in CUSTOM_CALLS:
+            # A call is logged after what is inside it, of which JAX may know no line.
+            found = [(n, v, at or line) for n, v, at in found]
+        elif _interesting(values, outs) and jnp.issubdtype(dtype_of(eqn.outvars[0]), jnp.floating):
+            found.append((name, outs[0], line))
+    return found
+
+
+def _interesting(values: list[Value], outs: list[Value]) -> bool:
     """A result is random, or the first number made of random values."""
-    random = any(isinstance(v, Wide | Param) for v in values)
-    return (
-        random
-        and not isinstance(outs[0], Param)
-        and (isinstance(outs[0], Wide | Det) or isinstance(outs[0], Joined))
+    return any(isinstance(v, Wide | Param) for v in values) and isinstance(
+        outs[0], Wide | Det | Joined
     )
 
 
-def _second(moments: Any, value: Any) -> Any:
+def _second(moments: Moments, value: Value) -> Array:
     if isinstance(value, Det):
         return jnp.mean(jnp.asarray(value.sides[0], moments.dtype) ** 2)
-    if isinstance(value, Joined) or value.terms is None:
-        return jnp.nan
+    if not isinstance(value, Wide) or value.terms is None:
+        return jnp.asarray(jnp.nan)
     k = moments.second(value, value, (0, 0), True)
     return jnp.zeros(()) if k is None else jnp.mean(k)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Value) -> str:
     if isinstance(value, Det):
         return "number"
-    if isinstance(value, Joined):
+    if not isinstance(value, Wide):
         return "joined"
     if value.terms is None:
         return "product (for a mean)"
@@ -116,10 +124,13 @@ def _names(g: Field) -> str:
     if isinstance(g, InnerProduct):
         sides = (_names(v.gaussian) if v.gaussian else "functions" for v in (g.left, g.right))
         return f"scores of {' and '.join(sides)}"
-    return getattr(g, "leaf", None) or _names(g.source)  # type: ignore[attr-defined]
+    if isinstance(g, Segment):
+        return _names(g.source)
+    assert isinstance(g, Weight | Entries)
+    return g.leaf
 
 
-def _dual(value: Any, duals: dict[Function, DualRule], num_samples: int | None) -> str:
+def _dual(value: Value, duals: dict[Function, DualRule], num_samples: int | None) -> str:
     """The duals of the functions in a value."""
     if (
         not isinstance(value, Wide)
@@ -143,16 +154,13 @@ def _dual(value: Any, duals: dict[Function, DualRule], num_samples: int | None) 
     return ", ".join(dict.fromkeys(names))
 
 
-def _shape(value: Any) -> str:
+def _shape(value: Value) -> str:
     if isinstance(value, Joined):
         return f"joined along axis {value.axis}"
-    sizes = []
-    for size, wide in zip(value.shape, value.wide, strict=True):
-        sizes.append(
-            str(size)
-            if wide == 1
-            else "∞"
-            if size == 1 and isinstance(value, Wide)
-            else f"{size}·{wide}"
-        )
+    assert isinstance(value, Wide | Det)
+    infinite = isinstance(value, Wide)
+    sizes = [
+        str(size) if wide == 1 else "∞" if size == 1 and infinite else f"{size}·{wide}"
+        for size, wide in zip(value.shape, value.wide, strict=True)
+    ]
     return f"({', '.join(sizes)})"

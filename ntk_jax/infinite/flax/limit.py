@@ -39,9 +39,8 @@ def infinite_width(
     Example:
         >>> kernel_fn = ntk_jax.infinite_width(ntk_jax.MLP((64,), 1, "relu", 2**0.5))
         >>> kernels = kernel_fn(np.eye(2, dtype=np.float32))
-        >>> print(np.round(kernels.ntk, 3))
-        [[2.    0.318]
-         [0.318 2.   ]]
+        >>> print(round(float(kernels.nngp[0, 0]), 3), round(float(kernels.ntk[0, 0]), 3))
+        1.0 2.0
 
     Args:
         model: a Flax Linen module; an NNX module (with `init_stats`), or a function `rngs ->

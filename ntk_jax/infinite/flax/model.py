@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.extend.random import define_prng_impl
+from jax.typing import ArrayLike
 
 from ntk_jax.compat import outside_traces
 from ntk_jax.networks.adapters import from_linen, from_nnx
+from ntk_jax.types import ApplyFn, Params
 
 
 class Network(NamedTuple):
@@ -19,13 +22,12 @@ class Network(NamedTuple):
     params or their shapes).
     """
 
-    init_fn: Callable[[Any, Any], Any] | None
-    build: Callable[[Any], tuple[Callable[..., Any], Any]]
+    init_fn: Callable[[Array, ArrayLike], Params] | None
+    build: Callable[[ArrayLike], tuple[ApplyFn, Params]]
 
 
 def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:
-    """The network of a Linen module, an NNX module, a function that makes one from `rngs`, or an
-    (init_fn, apply_fn) pair.
+    """The network of what `infinite_width` takes as a model.
 
     With dropout its random numbers are drawn, from keys whose bits are all 0: masks that keep
     everything when evaluated.
@@ -48,19 +50,18 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
         return _nnx_constructor(model, call, with_dropout)
     raise ValueError(
         "model: expected a Flax Linen module, an NNX module, a function rngs -> NNX module, or a "
-        "pair (init_fn(key, x), "
-        f"apply_fn(params, x)); got {type(model).__name__}."
+        f"pair (init_fn(key, x), apply_fn(params, x)); got {type(model).__name__}."
     )
 
 
-def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
+def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
     """Parameters of the right shapes and sizes: only the check that rows do not depend on each
     other looks at them.
     """
     shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
     rng = np.random.default_rng(0)
 
-    def draw(s):
+    def draw(s: jax.ShapeDtypeStruct) -> np.ndarray:
         fan_in = s.shape[-2] if len(s.shape) > 1 else 1
         return (rng.standard_normal(s.shape) / fan_in**0.5).astype(s.dtype)
 
@@ -68,12 +69,12 @@ def _drawn(init_fn: Callable[..., Any], x: Any) -> Any:
 
 
 def _linen(
-    model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Any]]
+    model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Array]]
 ) -> Network:
-    def init(key, x):
+    def init(key: Array, x: ArrayLike) -> Params:
         return model.init(key, x, **call)
 
-    def build(x):
+    def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
         shapes = jax.eval_shape(init, jax.random.key(0), x)
         variables = (
             {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
@@ -88,7 +89,7 @@ def _linen(
             return apply_fn, params
         fixed = {name: value for name, value in variables.items() if name != "params"}
 
-        def with_keys(params, x):
+        def with_keys(params: Params, x: ArrayLike) -> Any:
             rngs = {name: key() for name, key in keys.items()}
             return model.apply({"params": params, **fixed}, x, rngs=rngs, **call)
 
@@ -100,11 +101,11 @@ def _linen(
 def _nnx_constructor(
     make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool
 ) -> Network:
-    def init(key, x):
+    def init(key: Array, x: ArrayLike) -> Params:
         return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
 
-    def build(x):
-        def evaluated():
+    def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
+        def evaluated() -> Any:
             module = make(rngs=nnx.Rngs(0))
             module.eval()
             return _dropping(module) if with_dropout else module
@@ -114,7 +115,7 @@ def _nnx_constructor(
     return Network(init, build)
 
 
-def _zero_bits(key: Any, bit_width: int, shape: tuple[int, ...]) -> Any:
+def _zero_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return jnp.zeros(shape, f"uint{bit_width}")
 
 
@@ -129,12 +130,12 @@ _ZEROS = define_prng_impl(
 )
 
 
-def zero_key() -> Any:
+def zero_key() -> Array:
     """A random key whose bits are all 0: uniform numbers are 0, and masks keep everything."""
     return jax.random.key(0, impl=_ZEROS)
 
 
-def _dropping(module: nnx.Module) -> Any:
+def _dropping(module: nnx.Module) -> nnx.Module:
     """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
     graph, state = nnx.split(module)
     is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)

@@ -167,7 +167,7 @@ def _check_readout(g: Field) -> None:
     readout: set[str] = set()
     inside: set[str] = set()
     stack: list[tuple[Field, bool]] = [(g, True)]
-    seen = set()
+    seen: set[tuple[Field, bool]] = set()
     while stack:
         h, top = stack.pop()
         if (h, top) in seen:

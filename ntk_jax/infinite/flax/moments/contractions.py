@@ -3,10 +3,10 @@ position.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, reduce
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,30 +43,17 @@ class DotContraction:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
         other: DotContraction = h.contract
         rank = len(self.shape)
-        left = list(range(rank))
-        right = list(range(rank, 2 * rank))
-        for a, b in zip(self.contracted, other.contracted, strict=True):
-            right[b] = left[a]
-        for a, b in zip(self.batch, other.batch, strict=True):
-            right[b] = left[a]
-        alone = all(self.shape[a] == 1 for a in self.free) and all(
-            other.shape[a] == 1 for a in other.free
-        )
+        alone = all(c.shape[a] == 1 for c in (self, other) for a in c.free)
         small = diag or alone
-        if small:
-            for a, b in zip(self.free, other.free, strict=True):
-                right[b] = left[a]
-        kept = [*self.batch, *self.free]
-        out = [left[a] for a in kept]
-        if not small:
-            out += [right[b] for b in other.free]
+        met = [(self.contracted, other.contracted), (self.batch, other.batch)]
+        met += [(self.free, other.free)] if small else []
+        # Labels of axes, as `einsum` takes them: axes that meet have the label of g's.
+        same = {b: a for ours, theirs in met for a, b in zip(ours, theirs, strict=True)}
+        left, right = list(range(rank)), [same.get(b, rank + b) for b in range(rank)]
+        out = [*self.batch, *self.free, *([] if small else (right[b] for b in other.free))]
         if isinstance(g.value, Det) and isinstance(h.value, Det):
-            one, two = (
-                _full(v, s, dtype, side)
-                for v, s, side in zip(
-                    (g.value, h.value), (self.shape, other.shape), sides, strict=True
-                )
-            )
+            one = _full(g.value, self.shape, dtype, sides[0])
+            two = _full(h.value, other.shape, dtype, sides[1])
             k = jnp.einsum(one, left, two, right, out, precision="highest")
         else:
             equal = small and self.shape == other.shape and right == left
@@ -74,25 +61,22 @@ class DotContraction:
             if second is None:
                 return None
             k = jnp.einsum(second, left if equal else left + right, out)
-        if self.units != 1:
-            k = self.units * k
-        return self._placed(k, g, h, diag, small)
+        return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
 
-    def _placed(self, k: Array, g: Weight, h: Weight, diag: bool, small: bool) -> Array:
+    def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
         """From (batch, free[, free']) to the stored shapes of the results."""
         nb = math.prod(self.shape[a] for a in self.batch)
         if diag:
             return k.reshape(g.shape)
         if nb == 1:
             return k.reshape(g.shape + h.shape)
-        k = k.reshape(
-            nb, math.prod(self.shape[a] for a in self.free), -1
-        )  # independent weights at different positions
+        k = k.reshape(nb, math.prod(self.shape[a] for a in self.free), -1)
+        # Weights at different positions are independent.
         full = jnp.einsum("bc,bfg->bfcg", jnp.eye(nb, dtype=k.dtype), k)
         return full.reshape(g.shape + h.shape)
 
 
-def _full(value: Det, shape: Shape, dtype: Any, side: int) -> Array:
+def _full(value: Det, shape: Shape, dtype: DTypeLike, side: int) -> Array:
     return jnp.broadcast_to(jnp.asarray(value.sides[side], dtype), shape)
 
 
@@ -119,41 +103,26 @@ class ConvContraction:
         self, dtype: DTypeLike, g: Weight, h: Weight, sides: Sides, diag: bool, ask: AskValues
     ) -> Answer:
         """Second moments (or, with `ask` for it, the tangent kernel) of z from those of h."""
-        rank = len(self.shape)
+        rank, channels = len(self.shape), self.order[1]
+        left = list(range(rank))
+        right = [a if a == channels else rank + a for a in left]
+        kept = [a for a in self.order if a != channels]
+        out = kept if diag else kept + [right[a] for a in kept]
         if isinstance(g.value, Det):
             a, b = (
                 _full(v, self.shape, dtype, side)
                 for v, side in zip((g.value, h.value), sides, strict=True)
             )
-            left = list(range(rank))
-            right = (
-                left
-                if diag
-                else [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
-            )
-            kept = [left[a] for i, a in enumerate(self.order) if i != 1]
-            if not diag:
-                kept += [right[a] for i, a in enumerate(self.order) if i != 1]
-            k = jnp.einsum(a, left, b, right, kept, precision="highest")
+            k = jnp.einsum(a, left, b, left if diag else right, out, precision="highest")
         else:
             second = ask(g.value, h.value, sides, diag)
             if second is None:
                 return None
-            left = list(range(rank))
-            right = [left[self.order[1]] if a == self.order[1] else rank + a for a in range(rank)]
-            kept = [a for i, a in enumerate(self.order) if i != 1]
-            k = (
-                jnp.einsum(second, left, kept)
-                if diag
-                else jnp.einsum(second, left + right, kept + [right[a] for a in kept])
-            )
+            k = jnp.einsum(second, left if diag else left + right, out)
         spatial = len(self.windows)
         for i, window in enumerate(self.windows):
-            axes = (1 + i,) if diag else (1 + i, 2 + spatial + i)
-            k = _window_sum(k, axes, *window)
-        if self.units != 1:
-            k = self.units * k
-        return self._placed(k, g, h, diag)
+            k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), *window)
+        return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
 
     def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
         halves = 1 if diag else 2
@@ -165,8 +134,8 @@ class ConvContraction:
         return jnp.transpose(k, axes).reshape(g.shape if diag else g.shape + h.shape)
 
 
-# entries up to which a sum over taps is a product with a matrix: slices would compute their input
-# for every tap
+# Entries up to which a sum over taps is a product with a matrix: slices would compute their input
+# for every tap.
 BANDED = 64
 
 
@@ -179,19 +148,24 @@ def _band(
     spacing: int,
     tap_spacing: int,
     length: int,
-) -> Any:
+) -> np.ndarray:
     """(size, length) matrix of 1s where an input is under a tap of an output."""
-    band = np.zeros((size, length))
-    for p in range(length):
-        for t in range(taps):
-            at, rest = divmod(stride * p + tap_spacing * t - padding[0], spacing)
-            if rest == 0 and 0 <= at < size:
-                band[at, p] = 1
-    return band
+    t, p = np.arange(taps)[:, None], np.arange(length)
+    at, rest = np.divmod(stride * p + tap_spacing * t - padding[0], spacing)
+    # A tap between the entries of a dilated input, or in its padding, meets no entry.
+    met = (rest == 0) & (np.arange(size)[:, None, None] == at)
+    return met.sum(axis=1).astype(float)
 
 
 def _window_sum(
-    k: Array, axes: Sequence[int], taps, stride, padding, spacing, tap_spacing, length
+    k: Array,
+    axes: Sequence[int],
+    taps: int,
+    stride: int,
+    padding: tuple[int, int],
+    spacing: int,
+    tap_spacing: int,
+    length: int,
 ) -> Array:
     """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs
     of taps are not.
@@ -202,20 +176,15 @@ def _window_sum(
             k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest"
         )
         return jnp.moveaxis(moved, -1, axes[0])
-    config = [(0, 0, 0)] * k.ndim
-    for a in axes:
-        config[a] = (*padding, spacing - 1)
+    summed = [a in axes for a in range(k.ndim)]
+    config = [(*padding, spacing - 1) if here else (0, 0, 0) for here in summed]
     k = lax.pad(k, jnp.zeros((), k.dtype), config)
-    total = None
-    for t in range(taps):
-        start, stop, step = [0] * k.ndim, list(k.shape), [1] * k.ndim
-        for a in axes:
-            start[a], step[a] = t * tap_spacing, stride
-            stop[a] = t * tap_spacing + stride * (length - 1) + 1
-        part = lax.slice(k, start, stop, step)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    reach = stride * (length - 1) + 1
+    starts = [[t * tap_spacing * here for here in summed] for t in range(taps)]
+    size = [reach if here else n for n, here in zip(k.shape, summed, strict=True)]
+    steps = [stride if here else 1 for here in summed]
+    stops = lambda start: [s + n for s, n in zip(start, size, strict=True)]
+    return reduce(operator.add, (lax.slice(k, s, stops(s), steps) for s in starts))
 
 
 def inner_products(

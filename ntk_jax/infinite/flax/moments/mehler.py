@@ -9,7 +9,7 @@ terms on panels with a break at 0, more of them take a product of Gauss-Hermite 
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jax import Array, lax
 from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
 from ntk_jax.duals.numerics import clip_rounding, ratio, root
 from ntk_jax.infinite.flax.errors import NoLimitError
+
+Function: TypeAlias = Callable[[Sequence[Array]], Array]
 
 TERMS = {1: 64, 2: 32, 3: 14}
 NODES = {2: 96, 3: 32}
@@ -46,7 +48,7 @@ def _rule(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return u, w, np.stack(h, 1) * w[:, None]
 
 
-def coefficients(f: Callable[[list[Array]], Array], variances: Sequence[Array]) -> Array:
+def coefficients(f: Function, variances: Sequence[Array]) -> Array:
     """(terms, .., terms, *shape) of f, a function of lists of arrays (..., *shape), at variances of
     that shape.
     """
@@ -57,43 +59,39 @@ def coefficients(f: Callable[[list[Array]], Array], variances: Sequence[Array]) 
     return values
 
 
-def mean(f: Callable[[list[Array]], Array], variances: Sequence[Array]) -> Array:
+def mean(f: Function, variances: Sequence[Array]) -> Array:
     """E[f]."""
-    values, projections = _on_grid(f, variances)
-    for projection in projections:
-        values = jnp.tensordot(
-            jnp.asarray(projection[:, 0], values.dtype), values, ((0,), (0,)), precision="highest"
-        )
-    return values
+    return _integral(*_on_grid(f, variances))
 
 
-def relative_tail(f: Callable[[list[Array]], Array], variances: Sequence[Array]) -> Array:
+def relative_tail(f: Function, variances: Sequence[Array]) -> Array:
     """What the coefficients leave out of E[f²], relative to it."""
     values, projections = _on_grid(f, variances)
-    energy = values * values
-    for projection in projections:
-        energy = jnp.tensordot(
-            jnp.asarray(projection[:, 0], values.dtype), energy, ((0,), (0,)), precision="highest"
-        )
+    energy = _integral(values * values, projections)
     a = coefficients(f, variances)
     kept = jnp.sum(a * a, axis=tuple(range(len(variances))))
     return ratio(jnp.abs(energy - kept), energy)
 
 
-def _on_grid(f, variances):
+def _integral(values: Array, projections: list[np.ndarray]) -> Array:
+    """Of values on the grid: times the first polynomial, 1."""
+    for projection in projections:
+        weights = jnp.asarray(projection[:, 0], values.dtype)
+        values = jnp.tensordot(weights, values, ((0,), (0,)), precision="highest")
+    return values
+
+
+def _on_grid(f: Function, variances: Sequence[Array]) -> tuple[Array, list[np.ndarray]]:
+    """The values of f on the product of the rules, and each rule's projections."""
     n, shape, dtype = len(variances), jnp.shape(variances[0]), variances[0].dtype
-    rules = [_rule(n)] * n
-    zs = []
-    for i, (rule, q) in enumerate(zip(rules, variances, strict=True)):
-        u = jnp.asarray(rule[0], dtype).reshape(
-            [-1 if j == i else 1 for j in range(n)] + [1] * len(shape)
-        )
-        zs.append(u * root(q))
-    values = f(zs)
-    return jnp.broadcast_to(values, (*(len(r[0]) for r in rules), *shape)), [r[2] for r in rules]
+    points, _, projection = _rule(n)
+    along = lambda i: (1,) * i + (-1,) + (1,) * (n - 1 - i + len(shape))
+    u = jnp.asarray(points, dtype)
+    zs = [u.reshape(along(i)) * root(q) for i, q in enumerate(variances)]
+    return jnp.broadcast_to(f(zs), (len(points),) * n + shape), [projection] * n
 
 
-def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
+def total(a: Array, b: Array, correlations: Sequence[Array | None], n: int) -> Array:
     """sum_k a_k b_k rho^k, a and b broadcast against the correlations after their first n axes."""
     if n == 0:
         return a * b
@@ -104,7 +102,7 @@ def total(a: Array, b: Array, correlations: Sequence[Any], n: int) -> Array:
     if rho is None:  # independent: only the means meet
         return total(a[0], b[0], correlations[1:], n - 1)
 
-    def step(value, pair):
+    def step(value: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         ak, bk = pair
         return value * rho + total(ak, bk, correlations[1:], n - 1), None
 
