@@ -290,18 +290,6 @@ def as_outputs(name: str, f: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     return jnp.broadcast_to(_cast(name, f, dtype), shape)
 
 
-def as_targets_of(name: str, y: Any, out: Array | jax.ShapeDtypeStruct, dtype: Any = None) -> Array:
-    """Targets of exactly the shape that the network returns, in its dtype or in another one."""
-    y = as_array(name, y)
-    if y.shape != out.shape:
-        raise ValueError(
-            f"{name}: expected the shape that apply_fn returns, {out.shape}; got {y.shape}. "
-            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
-            "silently wrong."
-        )
-    return _cast(name, y, out.dtype if dtype is None else dtype)
-
-
 def _cast(name: str, values: Array, dtype: Any) -> Array:
     """Real and finite values in the dtype of the kernel, whose range may be smaller."""
     if jnp.issubdtype(

@@ -11,12 +11,12 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_targets_of, check_integer, check_option
+from ntk_jax.checks import check_integer, check_option
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.empirical import check_inputs
 from ntk_jax.finite.operator import ntk_operator
-from ntk_jax.networks.apply_fn import check_outputs, forward_mode
+from ntk_jax.networks.apply_fn import as_targets_of, check_outputs, forward_mode
 from ntk_jax.operators.lanczos import dominant_eigenvector
 from ntk_jax.types import ApplyFn, Params
 

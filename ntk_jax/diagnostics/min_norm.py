@@ -8,11 +8,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_targets_of, check_integer, check_number
+from ntk_jax.checks import check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
-from ntk_jax.networks.apply_fn import check_outputs, forward_mode
+from ntk_jax.networks.apply_fn import as_targets_of, check_outputs, forward_mode
 from ntk_jax.operators.conjugate_residuals import conjugate_residuals
 from ntk_jax.types import ApplyFn, Params
 

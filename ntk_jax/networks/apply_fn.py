@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ntk_jax.checks import all_finite, as_examples, as_targets_of
+from ntk_jax.checks import all_finite, as_array, as_examples, as_outputs
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
 from ntk_jax.types import ApplyFn, Params
@@ -49,6 +49,18 @@ def check_apply_fn(apply_fn: Any, params: Any) -> None:
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got {name}. {way_out}"
         )
+
+
+def as_targets_of(name: str, y: Any, out: Array | jax.ShapeDtypeStruct, dtype: Any = None) -> Array:
+    """Targets of exactly the shape that the network returns, in its dtype or in another one."""
+    y = as_array(name, y)
+    if y.shape != out.shape:
+        raise ValueError(
+            f"{name}: expected the shape that apply_fn returns, {out.shape}; got {y.shape}. "
+            "Reshape the targets (y[:, None] makes one output column): broadcasting would be "
+            "silently wrong."
+        )
+    return as_outputs(name, y, out.shape, out.dtype if dtype is None else dtype)
 
 
 def examples_and_targets(
