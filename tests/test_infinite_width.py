@@ -266,7 +266,7 @@ REFUSALS = {
     "readout inside": (readout_inside, r"readout weight W is used inside"),
     "scalar parameter": (
         scalar_gate,
-        r"shared by all units.*`mul` in .*test_limit.py:\d+ \(scalar_gate\)",
+        r"shared by all units.*`mul` in .*test_infinite_width.py:\d+ \(scalar_gate\)",
     ),
     "stop_gradient": (stopped, r"stop_gradient acts on a random value"),
     "product of weights": (product_of_weights, r"two parameters are multiplied"),
