@@ -158,11 +158,10 @@ def _pole_gaps(
     if arch.rule.pole_gaps_are_cheap:
         pole_gaps = all_pole_gaps(left, start, right, wanted & distinct, layers, arch)
     else:
-        history, _ = all_layers(start, side1, side2, layers, arch, every=True)
-        before = [jnp.expand_dims(s.variances, axis) for s, axis in ((side1, 2), (side2, 1))]
-        wanted = (
-            wanted | is_near(side1.nngp[:, None], history[-1], side2.nngp[None, :])
-        ) & distinct
+        history, _ = all_layers(start, one.variances, other.variances, layers, arch, every=True)
+        before = [jnp.expand_dims(d.variances, axis) for d, axis in ((one, 2), (other, 1))]
+        at_end = is_near(one.nngp[:, None], history[-1], other.nngp[None, :])
+        wanted = (wanted | at_end) & distinct
         near = near_pole_gaps(left, start, right, wanted, layers, arch)
         pole_gaps = jnp.where(wanted, near, from_afar(before[0], history[:-1], before[1]))
     return jnp.where(pole_gaps > ulps(ANGLE, pole_gaps.dtype) ** 2 / 2, pole_gaps, 0)
