@@ -84,6 +84,7 @@ class LawInterpreter:
             return key_or_words(eqn, values, self._key_idents(eqn, values))
         if name != "platform_index" and all_constant(values):
             return folded(eqn, values)
+        # Before what is unknown: the factors of a QR decomposition are, until they meet.
         if (found := orthogonal(name, values)) is not None:
             return [found] * len(eqn.outvars)
         if unknown := [v for v in values if isinstance(v, Unknown)]:

@@ -102,6 +102,7 @@ def gaussian_initializer(init_fn: Callable[[Array], Params]) -> Callable[[Array]
             jnp.broadcast_to(jnp.asarray(a, leaf.dtype), leaf.shape)
             for a in (s.mean, np.sqrt(s.variance))
         )
+        # Without a draw: integers and other constants have no normal entries.
         if not np.any(s.variance):
             return mean
         return mean + scale * draw_flat(jax.random.normal, key, leaf.shape, leaf.dtype)

@@ -58,7 +58,7 @@ class Pairs:
         trace.
         """
         if (shape, dtype, duals, sampled) not in self.sizes:
-            rows, columns = 5, 7
+            rows, columns = 5, 7  # told apart from the sizes of most models' axes
             shapes = [jax.ShapeDtypeStruct((n, *shape), dtype) for n in (rows, columns)]
             key = jax.random.key(0) if sampled else None
             closed = jax.make_jaxpr(lambda a, b: block(self.program, duals, a, b, key))(*shapes)

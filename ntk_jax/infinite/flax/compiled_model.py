@@ -32,6 +32,7 @@ class CompiledProgram:
     ) -> list[Kernels]:
         """One estimate for each key, of that many samples."""
         duals = self.observer.duals(x1, x2)
+        # Groups of fewer samples, for a standard error, are other programs of the same trace.
         if num_samples not in self.pairs:
             self.pairs[num_samples] = Pairs(replace(self.program, num_samples=num_samples))
         pairs = self.pairs[num_samples]

@@ -58,6 +58,7 @@ def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
     """Parameters of the right shapes and sizes: only the check that rows do not depend on each
     other looks at them.
     """
+    # By NumPy, for which nothing is compiled.
     shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
     rng = np.random.default_rng(0)
 

@@ -39,6 +39,7 @@ class Reading(NamedTuple):
         """Its program for examples like the rows of x."""
         blank = np.zeros((1, *x.shape[1:]), x.dtype)
         apply_fn, params = net.build(blank)
+        # Rows that depend on each other show in values only: not under someone's jit.
         if is_concrete(x):
             _check_rows(apply_fn, params, x)
         if (init_fn := net.init_fn) is not None:

@@ -105,6 +105,7 @@ def traced(
         _param(leaf_path(path), leaf.shape, s, rate)
         for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
     ]
+    # Integers may be indices: their kernel has JAX's default dtype.
     dtype = jnp.float64 if example.dtype == jnp.float64 else jnp.float32
     if not jnp.issubdtype(example.dtype, jnp.floating):
         dtype = jnp.zeros(()).dtype

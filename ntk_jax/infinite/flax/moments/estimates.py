@@ -74,12 +74,14 @@ class Estimates:
             columns = jax.vmap(jax.linearize(first, a)[1], in_axes=1, out_axes=1)(theta)
             return jax.vmap(jax.linearize(second, b)[1])(columns)
 
+        # Derivatives compute each chunk again: the Jacobians of all samples would not fit.
         @jax.checkpoint
         def chunk(total: Array, zs: tuple[Array, Array]) -> tuple[Array, None]:
             return total + jnp.sum(jax.vmap(one)(*zs), axis=0), None
 
         n = len(z1)
         most = max(1, MOST_ENTRIES // (theta.shape[0] * theta.shape[1]))
+        # A divisor of the number of samples, so that every chunk has one shape.
         at_once = max(c for c in range(1, min(n, most) + 1) if n % c == 0)
         zs = (_with_constants(f, z1), _with_constants(g, z2))
         chunks = tuple(z.reshape(n // at_once, at_once, -1) for z in zs)

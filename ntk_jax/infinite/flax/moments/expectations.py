@@ -54,6 +54,7 @@ class Expectations:
         if not mains:
             return self.function(half)([])
         variances = [self.variance(f, i, side) for i in mains]
+        # A derivative by the random Gaussian has no dual of its own: from the values on a grid.
         if function is None or (d is not None and d in mains):
             return jnp.broadcast_to(mehler.mean(self.function(half), variances), f.shape)
         (q,) = variances

@@ -71,6 +71,7 @@ class Gaussians:
             return True
         if g.degenerate or h.degenerate:
             return False
+        # A diagonal is cheaper, and tells as much.
         return self.covariance(g, h, sides, g.shape == h.shape) is not None
 
     def _of(self, g: Field, h: Field, sides: Sides, diag: bool, *, tangent: bool) -> Answer:
@@ -89,6 +90,7 @@ class Gaussians:
         scale = g.eta if tangent else g.variance
         if isinstance(g, Entries) or isinstance(h, Entries):
             return self._entries(g.shape, scale, diag) if scale else None
+        # The gradient by the weight itself, then what passes through the values it multiplies.
         own = None
         if scale and (k := g.contract(self.dtype, g, h, sides, diag, self.second)) is not None:
             own = scale * k

@@ -104,6 +104,7 @@ def total(a: Array, b: Array, correlations: Sequence[Array | None], n: int) -> A
 
     def step(value: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         ak, bk = pair
+        # Horner's scheme, from the last coefficient down.
         return value * rho + total(ak, bk, correlations[1:], n - 1), None
 
     return lax.scan(step, jnp.zeros(shape, a.dtype), (a[::-1], b[::-1]))[0]

@@ -44,6 +44,7 @@ class Samples:
         """Which normals a Gaussian is made of: Gaussians are counted as they are met, in the order
         of the program.
         """
+        # Not by what they are: the same model gives the same kernel in every process.
         return self.numbers.setdefault(g, len(self.numbers))
 
     @remembered
@@ -75,6 +76,7 @@ class Samples:
         return jnp.linalg.cholesky(_definite(self._correlations(fields, fields, (side, side))))
 
     def _given_first(self, fields1: Fields, fields2: Fields, sides: Sides) -> Array:
+        # Of correlations, not covariances: their scale tells what is singular (see `_definite`).
         correlations = self._correlations(fields1, fields2, sides)
         A = solve_triangular(self._root(fields1, sides[0]), correlations, lower=True)
         R = self._correlations(fields2, fields2, (sides[1], sides[1]))

@@ -78,6 +78,7 @@ class Terms:
                     continue
                 for a, one in enumerate(f.gaussians):
                     for b, other in enumerate(g.gaussians):
+                        # Most kernels of two Gaussians are 0: asked first, as slopes cost more.
                         k = pair.between(self.gaussians.tangent, one, other)
                         if k is not None:
                             slope = self.moment(t, u, sides, diag, by=((i, a), (j, b)))
@@ -86,6 +87,7 @@ class Terms:
 
     def _matched(self, t: Term, u: Term, sides: Sides) -> list[tuple[int | None, int | None]]:
         """Which factor of t is correlated with which of u."""
+        # Alone or the same, they are matched whether or not they are correlated: nothing is asked.
         if t is u or len(t.factors) == len(u.factors) == 1:
             return [(i, i) for i in range(len(t.factors))]
         matches: list[tuple[int | None, int | None]] = []
