@@ -186,15 +186,21 @@ def dual_rule(activation: Any, **options: Any) -> DualRule:
     closed form must agree with its own series.
 
     Raises:
-        ValueError: an unknown name, or something that is neither a name nor an elementwise
-            function.
+        ValueError: an unknown name or option, or something that is neither a name nor an
+            elementwise function.
     """
     if isinstance(activation, DualRule):
         return activation
     if callable(activation):
         return _of_function(activation)
     check_option("activation", activation, sorted(CATALOGUE))
-    return CATALOGUE[activation].rule(**options)
+    try:
+        return CATALOGUE[activation].rule(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"activation: expected the options of {activation!r}; got {sorted(options)}: {error}. "
+            "Pass the function itself where an option is missing, as lambda u: jax.nn.elu(u, 2.0)."
+        ) from error
 
 
 @lru_cache(maxsize=256)

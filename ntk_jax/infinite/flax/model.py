@@ -62,7 +62,7 @@ def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
     shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
     rng = np.random.default_rng(0)
 
-    def draw(s: jax.ShapeDtypeStruct) -> np.ndarray:
+    def draw(s: jax.ShapeDtypeStruct) -> np.ndarray | np.floating:
         fan_in = s.shape[-2] if len(s.shape) > 1 else 1
         return (rng.standard_normal(s.shape) / fan_in**0.5).astype(s.dtype)
 
