@@ -214,7 +214,7 @@ def test_bad_activations_are_explained():
         duals.rule(lambda u: jnp.sum(u))
     with pytest.raises(ValueError, match="JAX function"):
         duals.rule(np.tanh)
-    with pytest.raises(ValueError, match="options of .elu.; got"):
+    with pytest.raises(ValueError, match=r"options of .elu.; got"):
         duals.rule("elu", alpha=2.0)
     with pytest.raises(ValueError, match="Did you mean 'tanh'"):
         duals.rule("Tahn")
