@@ -110,28 +110,11 @@ def look(series: Expansion, order: int, q: float, dtype: Any) -> Seen:
         - singular(series.kinks, order, s * at.between)
         - (smooth.reshape(-1, NODES) @ _interpolation().T).ravel()
     )
-    largest = float(jnp.finfo(jnp.zeros(()).dtype).max)
-    outside = np.clip(
-        np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest), -largest, largest
-    )
-    with np.errstate(over="ignore", invalid="ignore"):
-        mass, far, gaps = (
-            (g * np.sqrt(w)) ** 2
-            for g, w in (
-                (moment, at.moment_weights),
-                (outside, at.outside_weights),
-                (error, at.between_weights),
-            )
-        )
-        ends = sum(
-            np.sum(m[abs(u) > WIDE - 0.75]) for m, u in ((mass, at.moment), (far, at.outside))
-        )
-        if dtype != jnp.float64:  # the density is 0 there
-            far = np.append(far, mass[abs(at.moment) > 12.75])
+    mass, far, gaps = _squared(at, moment, outside, error, dtype)
     second, lost = float(np.sum(mass)), float(np.sum(far))
     if (
         not second + lost <= float(jnp.finfo(dtype).max)
-        or ends > FEW * (second + lost)
+        or _at_the_ends(at, mass, far) > FEW * (second + lost)
         or _is_singular(zero)
     ):
         raise _infinite(series.phi, order, q, dtype)
@@ -146,6 +129,31 @@ def look(series: Expansion, order: int, q: float, dtype: Any) -> Seen:
         unseen,
         lost / total,
     )
+
+
+def _squared(
+    at: Places, moment: np.ndarray, outside: np.ndarray, error: np.ndarray, dtype: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted squares: of f where it is seen, where it is not, of what interpolation misses."""
+    largest = float(jnp.finfo(jnp.zeros(()).dtype).max)
+    outside = np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest)
+    weighted = (
+        (moment, at.moment_weights),
+        (np.clip(outside, -largest, largest), at.outside_weights),
+        (error, at.between_weights),
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mass, far, gaps = ((g * np.sqrt(w)) ** 2 for g, w in weighted)
+    if dtype != jnp.float64:  # the density is 0 there
+        far = np.append(far, mass[abs(at.moment) > 12.75])
+    return mass, far, gaps
+
+
+def _at_the_ends(at: Places, mass: np.ndarray, far: np.ndarray) -> float:
+    """What lies at the ends of the range: much of it, and the moment does not converge."""
+    parts = ((mass, at.moment), (far[: len(at.outside)], at.outside))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sum(float(np.sum(m[abs(u) > WIDE - 0.75])) for m, u in parts)
 
 
 def _breaks(kinks: tuple[Kink, ...], s: float) -> tuple[float, ...]:

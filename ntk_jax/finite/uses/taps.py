@@ -48,6 +48,9 @@ class Tap:
 Inputs: TypeAlias = tuple[ArrayLike, ...]
 """The layer inputs recorded at one tap, one per use."""
 
+Rule: TypeAlias = Callable[["TappedEvaluation", Eqn, list[Value]], list[Value] | None]
+"""`rule(evaluation, equation, operands)` -> the results, or None where it does not apply."""
+
 
 @dataclass
 class TappedEvaluation:
@@ -62,7 +65,7 @@ class TappedEvaluation:
         unfit: leaves with a use that is not followed.
     """
 
-    rules: Mapping[str, "Rule"]
+    rules: Mapping[str, Rule]
     values: list[Array] | None = None
     depth: int = 0
     taps: list[Tap] = field(default_factory=list)
@@ -135,9 +138,6 @@ class TappedEvaluation:
             return outs
         return bind(eqn, self.settle(values))
 
-
-Rule: TypeAlias = Callable[[TappedEvaluation, Eqn, list[Value]], list[Value] | None]
-"""`rule(evaluation, equation, operands)` -> the results, or None where it does not apply."""
 
 WAITING = ("add", "add_any", "mul", "div", "neg", "transpose", *CALLS)
 
