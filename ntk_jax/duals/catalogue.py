@@ -17,8 +17,8 @@ from jax.scipy import special
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.duals import closed_forms, polynomials
-from ntk_jax.duals.closed_forms import ClosedForm
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_series.series import series_rule
 from ntk_jax.duals.mixtures import Mixture
 from ntk_jax.duals.recognition import recognize

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.closed_forms import ClosedForm, partial_derivatives
 from ntk_jax.duals.dual_rule import Dual, DualRule
+from ntk_jax.duals.form import ClosedForm, partial_derivatives
 from ntk_jax.duals.hermite_series.fit import enough_terms
 from ntk_jax.duals.hermite_series.series import Series
 

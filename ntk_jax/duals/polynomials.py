@@ -11,8 +11,8 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.closed_forms import Form
 from ntk_jax.duals.dual_rule import Dual
+from ntk_jax.duals.form import Form
 
 
 def polynomial(q11: Array, q12: Array, q22: Array, coefficients: Sequence[float]) -> Dual:

@@ -17,8 +17,8 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.duals import closed_forms, polynomials
-from ntk_jax.duals.closed_forms import ClosedForm
 from ntk_jax.duals.dual_rule import DualRule, Scaled
+from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_series.series import series_rule
 from ntk_jax.duals.rectifiers import RectifiedSquare, Rectifier, Step
 

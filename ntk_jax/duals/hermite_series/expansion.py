@@ -1,7 +1,7 @@
 """What a Hermite series is of, and how far it goes: what fit, quadrature and sum share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax import Array
 
@@ -34,3 +34,14 @@ class Expansion:
     def count(self) -> int:
         """How many terms are summed."""
         return self.terms or 64
+
+    @property
+    def slope(self) -> "Expansion":
+        """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
+        jumps = any(kink.jumps[0] for kink in self.kinks)
+        return replace(self, kinks=kinks_of_derivative(self.kinks, 1)) if jumps else self
+
+
+def kinks_of_derivative(kinks: tuple[Kink, ...], order: int) -> tuple[Kink, ...]:
+    """Of the derivative almost everywhere, as networks have it: no deltas where phi jumps."""
+    return tuple(Kink(c, (0.0,) * order + jumps[order:]) for c, jumps in kinks)

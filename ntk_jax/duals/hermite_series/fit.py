@@ -16,12 +16,11 @@ from jax import Array
 
 from ntk_jax.duals.dual_rule import DualRule, derivative
 from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
-from ntk_jax.duals.hermite_series.expansion import Expansion
+from ntk_jax.duals.hermite_series.expansion import Expansion, kinks_of_derivative
 from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
     check_resolved,
-    kinks_of_derivative,
     look,
     split_moment,
 )

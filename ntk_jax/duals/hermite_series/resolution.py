@@ -167,13 +167,6 @@ def split_moment(kinks: tuple[Kink, ...], order: int, levels: int, q: float) -> 
     return float(at.moment_weights @ singular(kinks, order, s * at.moment) ** 2)
 
 
-def kinks_of_derivative(kinks: tuple[Kink, ...], order: int) -> tuple[Kink, ...]:
-    """Of the derivative almost everywhere, which is what a network has: without deltas where phi
-    jumps.
-    """
-    return tuple(Kink(c, (0.0,) * order + jumps[order:]) for c, jumps in kinks)
-
-
 def _infinite(phi: Any, order: int, q: float, dtype: Any) -> ValueError:
     return ValueError(
         f"activation: expected a finite E[{_name(order)}²] at variance {q:.3g}; that of {phi!r} is "
