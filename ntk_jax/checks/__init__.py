@@ -25,23 +25,3 @@ from ntk_jax.checks.values import (
     check_vector,
     working_dtype,
 )
-
-__all__ = [
-    "all_finite",
-    "as_array",
-    "as_example_pair",
-    "as_examples",
-    "as_kernel",
-    "as_outputs",
-    "as_single_kernel",
-    "as_targets",
-    "as_targets_like",
-    "check_finite",
-    "check_integer",
-    "check_number",
-    "check_option",
-    "check_params",
-    "check_symmetric",
-    "check_vector",
-    "working_dtype",
-]

@@ -12,15 +12,19 @@ from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.factors import Function
 from ntk_jax.infinite.flax.moments.moments import Moments
-from ntk_jax.infinite.flax.values.fields import (
+from ntk_jax.infinite.flax.values import (
     Combination,
+    Det,
     Entries,
     Field,
     InnerProduct,
+    Joined,
+    Param,
     Segment,
+    Value,
     Weight,
+    Wide,
 )
-from ntk_jax.infinite.flax.values.values import Det, Joined, Param, Value, Wide
 from ntk_jax.jaxprs import Eqn, dtype_of, source_line
 
 Logged: TypeAlias = tuple[Eqn, list[Value], list[Value]]

@@ -18,9 +18,18 @@ from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.moments.pair import Sides
 from ntk_jax.infinite.flax.moments.samples import Sampling
-from ntk_jax.infinite.flax.values.fields import Combination, Field, InnerProduct, Segment, Weight
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.values import Det, Param, Value, Wide
+from ntk_jax.infinite.flax.values import (
+    Combination,
+    Det,
+    Field,
+    InnerProduct,
+    Param,
+    Segment,
+    Shape,
+    Value,
+    Weight,
+    Wide,
+)
 from ntk_jax.initializers.stats import InitStats, leaf_path
 from ntk_jax.types import ApplyFn, Kernels, Params
 

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from ntk_jax.infinite.flax.moments.pair import Answer, AskValues, Sides, plus
-from ntk_jax.infinite.flax.values.fields import InnerProduct, Weight
-from ntk_jax.infinite.flax.values.linear import Shape, diagonal
-from ntk_jax.infinite.flax.values.values import Det
+from ntk_jax.infinite.flax.values import Det, InnerProduct, Shape, Weight
+from ntk_jax.infinite.flax.values.linear import diagonal
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,17 @@ def _full(value: Det, shape: Shape, dtype: DTypeLike, side: int) -> Array:
     return jnp.broadcast_to(jnp.asarray(value.sides[side], dtype), shape)
 
 
+class Window(NamedTuple):
+    """Which entries of one spatial axis an output sums; spacings are 1 unless dilated."""
+
+    taps: int
+    stride: int
+    padding: tuple[int, int]  # low, high
+    spacing: int  # of the input
+    tap_spacing: int
+    length: int  # of the result
+
+
 @dataclass(frozen=True)
 class ConvContraction:
     """A convolution: z at p is the sum over taps t and channels of h at p + t.
@@ -88,15 +99,14 @@ class ConvContraction:
         shape: stored shape of h.
         order: its axes as (batch, channels, spatial...).
         out_order: where (batch, channels, spatial...) go in the result.
-        windows: per spatial axis (taps, stride, (low, high) padding, spacing of the input and of
-            the taps, result length).
+        windows: one per spatial axis.
         units: how many channels each stored one stands for.
     """
 
     shape: Shape
     order: tuple[int, ...]
     out_order: tuple[int, ...]
-    windows: tuple[tuple[int, int, tuple[int, int], int, int, int], ...]
+    windows: tuple[Window, ...]
     units: int
 
     def __call__(
@@ -121,7 +131,7 @@ class ConvContraction:
             k = jnp.einsum(second, left if diag else left + right, out)
         spatial = len(self.windows)
         for i, window in enumerate(self.windows):
-            k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), *window)
+            k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), window)
         return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
 
     def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
@@ -140,16 +150,9 @@ BANDED = 64
 
 
 @lru_cache(maxsize=64)
-def _band(
-    size: int,
-    taps: int,
-    stride: int,
-    padding: tuple[int, int],
-    spacing: int,
-    tap_spacing: int,
-    length: int,
-) -> np.ndarray:
+def _band(size: int, window: Window) -> np.ndarray:
     """(size, length) matrix of 1s where an input is under a tap of an output."""
+    taps, stride, padding, spacing, tap_spacing, length = window
     t, p = np.arange(taps)[:, None], np.arange(length)
     at, rest = np.divmod(stride * p + tap_spacing * t - padding[0], spacing)
     # A tap between the entries of a dilated input, or in its padding, meets no entry.
@@ -157,21 +160,13 @@ def _band(
     return met.sum(axis=1).astype(float)
 
 
-def _window_sum(
-    k: Array,
-    axes: Sequence[int],
-    taps: int,
-    stride: int,
-    padding: tuple[int, int],
-    spacing: int,
-    tap_spacing: int,
-    length: int,
-) -> Array:
+def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
     """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs
     of taps are not.
     """
+    taps, stride, padding, spacing, tap_spacing, length = window
     if len(axes) == 1 and taps > 1 and max(k.shape[axes[0]], length) <= BANDED:
-        band = _band(k.shape[axes[0]], taps, stride, tuple(padding), spacing, tap_spacing, length)
+        band = _band(k.shape[axes[0]], window)
         moved = jnp.tensordot(
             k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest"
         )

@@ -20,8 +20,7 @@ from ntk_jax.infinite.flax.moments.pair import (
     remembered,
 )
 from ntk_jax.infinite.flax.moments.samples import Samples, parts, product, size
-from ntk_jax.infinite.flax.values.fields import Field
-from ntk_jax.infinite.flax.values.values import Det, Factor, Sampled, Wide
+from ntk_jax.infinite.flax.values import Det, Factor, Field, Sampled, Wide
 
 MOST_ENTRIES = 2**18  # of the products with Jacobians that are held at once
 

@@ -11,6 +11,7 @@ from ntk_jax.infinite.flax.moments import mehler
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
 from ntk_jax.infinite.flax.moments.pair import Answer, Half, lifted, remembered
+from ntk_jax.infinite.flax.values import Factor
 from ntk_jax.infinite.flax.values.expression import (
     PartialDerivative,
     ScalarFunction,
@@ -19,7 +20,6 @@ from ntk_jax.infinite.flax.values.expression import (
     substitute,
     variable,
 )
-from ntk_jax.infinite.flax.values.values import Factor
 
 IDENTITY = variable(0)
 

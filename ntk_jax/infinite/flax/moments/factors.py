@@ -20,9 +20,9 @@ from ntk_jax.infinite.flax.moments.pair import (
     random_gaussians,
     remembered,
 )
+from ntk_jax.infinite.flax.values import Factor
 from ntk_jax.infinite.flax.values.expression import PartialDerivative, ScalarFunction
 from ntk_jax.infinite.flax.values.linear import outer
-from ntk_jax.infinite.flax.values.values import Factor
 
 Function = ScalarFunction | PartialDerivative
 

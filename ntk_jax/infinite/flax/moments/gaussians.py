@@ -20,23 +20,18 @@ from ntk_jax.infinite.flax.moments.pair import (
     plus,
     remembered_block,
 )
-from ntk_jax.infinite.flax.values.fields import (
+from ntk_jax.infinite.flax.values import (
     Combination,
+    Det,
     Entries,
     Field,
     InnerProduct,
+    Linear,
     Segment,
+    Shape,
     Weight,
 )
-from ntk_jax.infinite.flax.values.linear import (
-    Linear,
-    Shape,
-    diagonal,
-    keeps_diagonal,
-    on_both,
-    on_diagonal,
-)
-from ntk_jax.infinite.flax.values.values import Det
+from ntk_jax.infinite.flax.values.linear import diagonal, keeps_diagonal, on_both, on_diagonal
 
 
 class Gaussians:

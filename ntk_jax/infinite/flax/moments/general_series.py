@@ -9,9 +9,8 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.moments import mehler
 from ntk_jax.infinite.flax.moments.expectations import Expectations
 from ntk_jax.infinite.flax.moments.pair import Answer, Half, Pair, lifted, remembered
+from ntk_jax.infinite.flax.values import Factor, Shape
 from ntk_jax.infinite.flax.values.expression import nodes
-from ntk_jax.infinite.flax.values.linear import Shape
-from ntk_jax.infinite.flax.values.values import Factor
 
 
 class GeneralSeries:

@@ -31,8 +31,9 @@ from ntk_jax.infinite.flax.moments.pair import (
 )
 from ntk_jax.infinite.flax.moments.samples import Samples, Sampling
 from ntk_jax.infinite.flax.moments.terms import Terms
+from ntk_jax.infinite.flax.values import Det, Masked, Term, Wide
 from ntk_jax.infinite.flax.values.linear import outer
-from ntk_jax.infinite.flax.values.values import Det, Masked, Term, Wide, offsets
+from ntk_jax.infinite.flax.values.values import offsets
 
 
 class Moments:

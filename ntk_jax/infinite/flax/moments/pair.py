@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.infinite.flax.values.fields import Field
-from ntk_jax.infinite.flax.values.linear import Shape, diagonal
-from ntk_jax.infinite.flax.values.values import Det, Factor, Wide
+from ntk_jax.infinite.flax.values import Det, Factor, Field, Shape, Wide
+from ntk_jax.infinite.flax.values.linear import diagonal
 
 Sides: TypeAlias = tuple[int, int]
 Answer: TypeAlias = Array | None

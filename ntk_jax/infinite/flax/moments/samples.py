@@ -18,7 +18,7 @@ from ntk_jax.draws import draw_flat
 from ntk_jax.duals.numerics import clip_rounding, correlation, root
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
 from ntk_jax.infinite.flax.moments.pair import AskFields, Sides, remembered
-from ntk_jax.infinite.flax.values.fields import Field
+from ntk_jax.infinite.flax.values import Field
 
 Fields: TypeAlias = tuple[Field, ...]
 

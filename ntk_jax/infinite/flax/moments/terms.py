@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.moments.factors import Factors
 from ntk_jax.infinite.flax.moments.pair import Answer, Half, Pair, Sides, plus
-from ntk_jax.infinite.flax.values.values import Term
+from ntk_jax.infinite.flax.values import Term
 
 Derivative: TypeAlias = tuple[int, int]  # a factor, and one of its Gaussians
 MEET = "products of correlated wide vectors meet each other: their moment has no rule,"

@@ -14,7 +14,7 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
-from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
+from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction, Window
 from ntk_jax.infinite.flax.values import (
     Det,
     Linear,
@@ -202,16 +202,14 @@ def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
     _check_width(value, channels)
 
 
-def _windows(eqn: Eqn) -> tuple[tuple, ...]:
-    """(size, stride, padding, dilation of the input, of the kernel, size of the result) along each
-    spatial axis.
-    """
+def _windows(eqn: Eqn) -> tuple[Window, ...]:
+    """Along each spatial axis."""
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     kernel, out = shape_of(eqn.invars[1]), shape_of(eqn.outvars[0])
     return tuple(
         # Old versions of JAX have paddings of NumPy integers, which differ from Python's as keys.
-        (kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, taps, out[o])
-        for k, o, stride, pads, dilation, taps in zip(
+        Window(kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, tap_spacing, out[o])
+        for k, o, stride, pads, dilation, tap_spacing in zip(
             dims.rhs_spec[2:],
             dims.out_spec[2:],
             p["window_strides"],
