@@ -9,9 +9,9 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 _SECONDS: list[float] = []
 
 
-def _listen(event: str, seconds: float, **_: str | int) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     if event == _COMPILED:
-        _SECONDS.append(seconds)
+        _SECONDS.append(duration_secs)
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
