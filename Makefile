@@ -4,15 +4,25 @@ VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-oldest lint benchmarks clean
+.PHONY: demo test test-all test-slow test-oldest lint benchmarks clean
+
+# What was compiled once is read by the next run, and by the other worker. Not for the oldest versions: programs that JAX 0.6
+# loads on a CPU compute otherwise (docs/reliability.md).
+demo test test-slow benchmarks: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax_cache
+demo test test-slow benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 
 demo: $(VENV)/.demo          ## train wide networks and predict them from their kernel: figures and numbers in out/
 	$(RUN) -m ntk_jax demo
 
-test: $(VENV)/.test          ## the whole test suite, on the newest JAX that the package index has
-	$(RUN) -m pytest -n 2 --dist worksteal
+test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-oldest: $(OLDEST)/.test ## all but the slow tests on the oldest supported versions: the lower bounds of pyproject.toml
+test-all: lint test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
+
+test-slow: $(VENV)/.test     ## what repeats or samples: further cases, statistics, notebooks, README, pictures
+	$(RUN) -m pytest -n 2 --dist worksteal -m slow
+
+test-oldest: $(OLDEST)/.test ## as `make test`, on the oldest supported versions: the lower bounds of pyproject.toml
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev           ## formatting, style and types

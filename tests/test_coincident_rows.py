@@ -47,8 +47,17 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-6), (np.float32, 1e-3)])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, marks=[] if "x2=None" in entry else pytest.mark.slow)
+        for entry in ENTRIES
+    ],
+)
+@pytest.mark.parametrize(
+    "dtype, rtol",
+    [(np.float64, 1e-6), pytest.param(np.float32, 1e-3, marks=pytest.mark.slow)],
+)
 def test_every_entry_gives_the_one_derivative(entry, dtype, rtol):
     s, v = (normal(key(i), (10, 5), np.float64).astype(dtype) for i in (0, 1))
     trace = lambda a: jnp.trace(ENTRIES[entry](a))
@@ -60,13 +69,15 @@ def test_every_entry_gives_the_one_derivative(entry, dtype, rtol):
 @pytest.mark.parametrize(
     "activation, depth, dtype",
     [
-        ("relu", 6, np.float64),
         ("relu", 3, np.float32),
-        ("abs", 4, np.float64),
-        ("hard_tanh", 2, np.float64),
         *(
-            pytest.param(a, 3, np.float64, marks=pytest.mark.slow)
-            for a in ("leaky_relu", "sign", "relu6", "erf", "gelu")
+            pytest.param(*case, np.float64, marks=pytest.mark.slow)
+            for case in (
+                ("relu", 6),
+                ("abs", 4),
+                ("hard_tanh", 2),
+                *((a, 3) for a in ("leaky_relu", "sign", "relu6", "erf", "gelu")),
+            )
         ),
     ],
 )
@@ -111,7 +122,7 @@ def test_derivatives_at_repeated_antipodal_parallel_and_zero_rows_are_central_di
         ),
     ],
 )
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 def test_derivatives_at_nearly_parallel_rows_are_those_of_the_recursion_at_sixty_digits(
     options, dtype
 ):
@@ -142,7 +153,10 @@ def slopes_at_sixty_digits(x, v, y, options):
         return [float((up[1] - down[1]) / (2 * step)) for up, down in ((K, K_), (T, T_))]
 
 
-@pytest.mark.parametrize("activation", ["rbf", "sin", "gaussian", "cos", "erf"])
+@pytest.mark.parametrize(
+    "activation",
+    ["gaussian", *(pytest.param(a, marks=pytest.mark.slow) for a in ("rbf", "sin", "cos", "erf"))],
+)
 def test_an_example_in_both_sets_is_the_same_example(activation):
     for options in ({"depth": 1}, {"depth": 2, "W_std": 1.3, "b_std": 0.4}):
         for scale in (1.0, 1e4):
@@ -154,7 +168,7 @@ def test_an_example_in_both_sets_is_the_same_example(activation):
                 np.testing.assert_allclose(jnp.diagonal(k), diagonal, rtol=1e-6)
 
 
-@pytest.mark.parametrize("phi", [jnp.sin, jnp.cos])
+@pytest.mark.parametrize("phi", [jnp.sin, pytest.param(jnp.cos, marks=pytest.mark.slow)])
 def test_an_example_in_both_sets_is_the_same_example_to_infinite_width(phi):
     x = 1e4 * normal(key(0), (5, 3), np.float32)
     limit = infinite_width(Net(phi, 2, 1.3, 0.4), learning_rates="variance")

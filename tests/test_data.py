@@ -1,3 +1,5 @@
+"""Data sets: what they are, and files that are not what they should be: named to the place."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,7 @@
+"""Kernel regression against the normal equations of features, with and without a ridge, and near
+singular kernels.
+"""
+
 import numpy as np
 import pytest
 

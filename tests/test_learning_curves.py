@@ -10,8 +10,6 @@ import pytest
 import ntk_jax
 from ntk_jax.data import digits_data
 
-pytestmark = pytest.mark.slow
-
 NUM_POOL = 900
 
 
@@ -46,6 +44,7 @@ def test_equal_eigenvalues_are_solved_by_hand():
     np.testing.assert_allclose(curve.test, (50 * 0.09 * 0.36 + 0.7) / 0.6, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_eigenlearning_against_draws_of_gaussian_features(getkey):
     modes, n, num_draws, noise = 120, 30, 400, 0.05
     s = jnp.arange(1.0, modes + 1) ** -1.2
@@ -80,6 +79,7 @@ def test_a_pool_of_unrelated_examples_is_exact(getkey):
         )
 
 
+@pytest.mark.slow
 def test_a_pool_of_equal_modes_agrees_with_eigenlearning(getkey):
     # Rows of equal leverage (a circulant kernel) have one κ; then the pool's curve is
     # eigenlearning's over rows held out.
@@ -99,6 +99,7 @@ def test_a_pool_of_equal_modes_agrees_with_eigenlearning(getkey):
     np.testing.assert_allclose(curve.test, whole.test * np.array([24 / 18, 24 / 12]), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_digits_are_predicted_within_ten_per_cent():
     data = digits_data(NUM_POOL, 1).astype(np.float32)
     x, y = data.x_train, data.y_train
@@ -123,6 +124,7 @@ def test_digits_are_predicted_within_ten_per_cent():
     np.testing.assert_allclose([ridge.test[0], ridge.train[0]], draws.mean(axis=0), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_cross_validation_is_the_formula_and_estimates_the_test_error():
     rng = np.random.default_rng(1)
     z = rng.standard_normal((300, 60)) * np.arange(1, 61) ** -0.8

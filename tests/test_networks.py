@@ -1,3 +1,5 @@
+"""Networks of this library against their formulas, and adapters of functions."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

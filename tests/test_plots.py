@@ -1,3 +1,5 @@
+"""Figures show the numbers that they were given, labelled."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -6,8 +8,6 @@ from PIL import Image
 import ntk_jax
 from ntk_jax import KernelRecord, plots
 from ntk_jax.training.compare import Curves
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +122,7 @@ def test_function_space_draws_the_ellipse_of_the_kernel():
     np.testing.assert_allclose(np.max(np.abs(ellipse.get_xydata()), axis=0), [1.0, 0.5], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_animations_show_the_frame_asked_for(tmp_path):
     path, t = tmp_path / "a.gif", np.array([0.0, 1.0, 2.0])
     x, f = np.array([0.0, 1.0]), np.arange(12.0).reshape(3, 2, 2)

@@ -17,8 +17,6 @@ import ntk_jax
 from cases.architectures import SAMPLED, Net, lenient
 from ntk_jax.infinite.flax.limit import infinite_width
 
-pytestmark = pytest.mark.slow
-
 REFERENCE = json.loads((Path(__file__).parent / "references" / "limits.json").read_text())
 F64 = jnp.float64
 RNG = np.random.default_rng(0)
@@ -82,6 +80,7 @@ def larger_of_two(x):
     return nngp, nngp + (ss + 2 / np.pi * angle * dd) / 4
 
 
+@pytest.mark.slow
 def test_the_larger_of_two_correlated_gaussians():
     kernel = sampled(larger)
     means, errors = estimates(kernel, X)
@@ -98,6 +97,7 @@ def test_the_larger_of_two_correlated_gaussians():
         assert 0.6 < ratio < 1.6
 
 
+@pytest.mark.slow
 def test_compiled_and_differentiated():
     kernel = lenient(sampled(larger, 32))
     x = np.concatenate([X[:2], X[:1], np.zeros_like(X[:1])])  # two equal examples and a zero
@@ -112,6 +112,7 @@ def test_compiled_and_differentiated():
     )  # no sample changed its maximum
 
 
+@pytest.mark.slow
 def test_windows_of_one_and_rectified_averages_of_rectified_units_change_nothing():
     def body(x, width, num_outputs):
         x = nn.max_pool(nn.relu(nn.Dense(width, **DENSE)(x)), (1,))
@@ -155,6 +156,7 @@ def attention_of_inputs(a, b, num_samples, rng):
     return samples.mean(axis=1), samples.std(axis=1) / num_samples**0.5
 
 
+@pytest.mark.slow
 def test_attention_follows_its_formulas():
     x = 2.5 * examples(2, 3, 4)
     means, errors = estimates(sampled(attention), x)
@@ -163,6 +165,7 @@ def test_attention_follows_its_formulas():
         within([k[i, j] for k in means], truth, [e[i, j] for e in errors], spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["max_pooled_twice", "standard_encoder"])
 def test_wide_networks_of_the_very_same_module(name):
     case = next(case for case in SAMPLED if case.name == name)

@@ -1,3 +1,5 @@
+"""Recorded training against plain loops of Optax, one step after the other."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
