@@ -70,7 +70,7 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
     _check_same(params, params_0)
     on_host = all(map(is_on_host, jax.tree.leaves((params, params_0))))
     found = (_on_host if on_host else _changes)(params, params_0)
-    total, by_layer = jax.tree.map(jnp.asarray, found)
+    total, by_layer = jax.device_put(found)
     return RelativeChange(total, dict(zip(_layers(params), by_layer, strict=True)))
 
 

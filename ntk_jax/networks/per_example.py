@@ -14,6 +14,7 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
 from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
+from ntk_jax.networks.apply_fn import trace_of
 from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
 from ntk_jax.types import ApplyFn, Params
 
@@ -51,7 +52,7 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
 
 def _is_proved(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     rows = (jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for n in (FEW, MORE))
-    return rows_are_apart(*(jax.make_jaxpr(apply_fn)(params, batch) for batch in rows))
+    return rows_are_apart(*(trace_of(apply_fn, params, batch)[0] for batch in rows))
 
 
 def _is_observed(apply_fn: ApplyFn, params: Params, x: Array) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Num
 from ntk_jax.checks import as_examples, check_integer, check_number, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
-from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
+from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode, trace_of
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.progress import progress_bar
 from ntk_jax.training.rates import lift_rates
@@ -169,7 +169,7 @@ def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State) -> str:
     """What happened, and the learning rate that would have been stable."""
     message = f"training diverged: loss {float(state.loss):.4g} at step {int(state.step)}. "
-    entries = jax.eval_shape(apply_fn, params, x).size
+    entries = trace_of(apply_fn, params, x)[1].size
     try:
         with forward_mode("train"):
             critical = 2 * entries / float(_sharpness(apply_fn, params, x))

@@ -20,7 +20,6 @@ from ntk_jax.finite.features.features import (
     TangentFeatures,
 )
 from ntk_jax.finite.features.separable import Cotangents, Separable, separate
-from ntk_jax.finite.inputs import ShapeAndDtype, shapes_of
 from ntk_jax.finite.uses.canonical import OutputAxes, canonical
 from ntk_jax.finite.uses.entries import order_of
 from ntk_jax.finite.uses.plan import (
@@ -35,6 +34,7 @@ from ntk_jax.finite.uses.plan import (
     tapped_outputs,
 )
 from ntk_jax.finite.uses.taps import Inputs
+from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
 from ntk_jax.types import ApplyFn, Params
 
 PullBack: TypeAlias = Callable[[Array], tuple[list[Array], list[Array]]]
