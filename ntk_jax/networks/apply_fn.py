@@ -59,6 +59,12 @@ def examples_and_targets(
     return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
 
 
+def as_arrays(params: Params) -> Params:
+    """The leaves as arrays of JAX; what is none yet is taken over without a program."""
+    take = lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else take(leaf), params)
+
+
 def shapes_of(params: Params) -> tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]]:
     """The structure of a pytree, shape and dtype of every leaf: what plans are remembered by."""
     leaves, structure = jax.tree.flatten(params)
