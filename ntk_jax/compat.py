@@ -50,6 +50,15 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def is_on_host(x: Any) -> bool:
+    """Whether NumPy reads the values of `x` where they are: numbers, and arrays of the CPU."""
+    if not isinstance(x, jax.Array):
+        return True
+    if not is_concrete(x) or not x.is_fully_addressable:
+        return False
+    return all(device.platform == "cpu" for device in x.devices())
+
+
 def abstract_value(x: Any) -> Any:
     """Shape, dtype and all else of `x` that programs depend on, hashable."""
     get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Norms of numbers of any scale: squares over- and underflow early, unless the largest is 1."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
@@ -23,6 +24,17 @@ def norm(x: Array, axis: int | None = None) -> Float[Array, "..."]:
     squares = jnp.sum(jnp.square(x / scale), axis=axis)
     root = jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
     return root * scale.reshape(root.shape)
+
+
+def host_norm(x: np.ndarray) -> float:
+    """The Euclidean norm of all entries, by NumPy."""
+    info, flat = np.finfo(x.dtype), x.reshape(-1)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        square = float(np.dot(flat, flat))
+        if info.tiny / info.eps**2 < square < np.inf:
+            return square**0.5
+        scale = float(np.abs(flat).max(initial=0))
+        return scale * host_norm(flat / scale) if scale > 0 else scale
 
 
 def norm_ratio(x: Array, y: Array) -> Float[Array, ""]:

@@ -137,7 +137,8 @@ def as_array(name: str, value: object) -> Array:
         ) from None
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected no masked values; got some. Fill or drop them.")
-    return array if isinstance(array, Array) else jnp.asarray(_native(name, array))
+    # `jnp.asarray` would compile a program to copy it.
+    return array if isinstance(array, Array) else jax.device_put(_native(name, array))
 
 
 def _as_numpy(value: object) -> np.ndarray | Array:

@@ -4,17 +4,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import as_array, check_finite, working_dtype
 from ntk_jax.closures.programs import compiled
+from ntk_jax.compat import is_on_host
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.uses.plan import outputs_of_one
 from ntk_jax.memory import how_many
-from ntk_jax.norms import norm, norm_ratio
+from ntk_jax.norms import host_norm, norm, norm_ratio
 from ntk_jax.types import ApplyFn, Params
 
 # Numbers in the gradients that are held at the same time.
@@ -66,8 +68,25 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
         (0.077, 0.2)
     """
     _check_same(params, params_0)
-    total, by_layer = _changes(params, params_0)
+    on_host = all(map(is_on_host, jax.tree.leaves((params, params_0))))
+    found = (_on_host if on_host else _changes)(params, params_0)
+    total, by_layer = jax.device_put(found)
     return RelativeChange(total, dict(zip(_layers(params), by_layer, strict=True)))
+
+
+def _on_host(params: Params, params_0: Params) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`_changes` by NumPy, for arrays in the memory of the CPU: nothing is compiled."""
+    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(params_0), strict=True))
+    dtype = working_dtype(*(jnp.result_type(leaf) for pair in pairs for leaf in pair))
+    arrays = ([np.asarray(leaf).astype(dtype, copy=False) for leaf in pair] for pair in pairs)
+    norms = np.array([[host_norm(p - p_0), host_norm(p_0)] for p, p_0 in arrays])
+
+    def change(of: list[int]) -> np.ndarray:
+        moved, start = (host_norm(norms[of, side]) for side in (0, 1))
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.where(moved == 0, 0, np.divide(moved, start)).astype(dtype)
+
+    return change(list(range(len(pairs)))), [change(layer) for layer in _layers(params).values()]
 
 
 @jax.jit

@@ -3,12 +3,13 @@
 import math
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer, check_params
-from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, forward_mode
+from ntk_jax.closures.programs import compiled
+from ntk_jax.networks.apply_fn import as_arrays, check_apply_fn, check_outputs, forward_mode
 from ntk_jax.types import ApplyFn, Params
 
 MAX_DEGREE = 10
@@ -85,32 +86,33 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
 
     def apply_taylor(params: Params, x: ArrayLike) -> Array:
         _check_shapes(params, params_0)
-        displacement = jax.tree.map(
-            lambda p, p_0: (p - p_0).astype(p_0.dtype), *map(_arrays, (params, params_0))
-        )
-
-        def derivatives(order: int, at: Params) -> tuple[Array, ...]:
-            """The outputs and their directional derivatives up to `order`."""
-            if order == 0:
-                return (apply_fn(at, x),)
-            # The last tangent is the next derivative; the others repeat what `lower` has.
-            lower, tangents = jax.jvp(lambda p: derivatives(order - 1, p), (at,), (displacement,))
-            return (*lower, tangents[-1])
-
         with forward_mode("linearize"):
-            terms = derivatives(degree, _arrays(params_0))
-        out = sum((term / math.factorial(k) for k, term in enumerate(terms[1:], start=1)), terms[0])
+            out = _expanded(apply_fn, as_arrays(params), as_arrays(params_0), x, degree=degree)
         return check_outputs(out, "outputs and derivatives")
 
     return apply_taylor
 
 
-def _arrays(params: Params) -> Params:
-    return jax.tree.map(jnp.asarray, params)
+@compiled
+def _expanded(
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: ArrayLike, *, degree: int
+) -> Array:
+    displacement = jax.tree.map(lambda p, p_0: (p - p_0).astype(p_0.dtype), params, params_0)
+
+    def derivatives(order: int, at: Params) -> tuple[Array, ...]:
+        """The outputs and their directional derivatives up to `order`."""
+        if order == 0:
+            return (apply_fn(at, x),)
+        # The last tangent is the next derivative; the others repeat what `lower` has.
+        lower, tangents = jax.jvp(lambda p: derivatives(order - 1, p), (at,), (displacement,))
+        return (*lower, tangents[-1])
+
+    terms = derivatives(degree, params_0)
+    return sum((term / math.factorial(k) for k, term in enumerate(terms[1:], start=1)), terms[0])
 
 
 def _check_shapes(params: Params, params_0: Params) -> None:
-    shapes, shapes_0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params_0))
+    shapes, shapes_0 = (jax.tree.map(np.shape, tree) for tree in (params, params_0))
     if shapes != shapes_0:
         raise ValueError(
             f"params: expected the structure and shapes of the point of expansion, {shapes_0}; got "

@@ -15,9 +15,9 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.features.features import Node
-from ntk_jax.finite.features.tangents import features_jit, plan_features
+from ntk_jax.finite.features.tangents import features_of, plan_features
 from ntk_jax.finite.inputs import check_inputs
-from ntk_jax.networks.apply_fn import check_outputs, forward_mode
+from ntk_jax.networks.apply_fn import as_arrays, check_outputs, forward_mode
 from ntk_jax.tiling import even, pad_rows
 from ntk_jax.types import ApplyFn, Params
 
@@ -84,14 +84,9 @@ class KernelOperator:
             )
         check_finite("v", v)
         n2, O = self._columns.shape[0], self.num_outputs
-        shapes = {(n2, O): (n2, O, 1), (n2 * O,): (n2, O, 1)}
-        if v.shape in shapes:
-            out = self._multiply(v.reshape(shapes[v.shape]))
-            return out.reshape(-1) if v.ndim == 1 else out[..., 0]
-        if v.ndim == 3 and v.shape[:2] == (n2, O):
+        is_flat = v.ndim in (1, 2) and v.shape[0] == n2 * O
+        if is_flat or (v.ndim in (2, 3) and v.shape[:2] == (n2, O)):
             return self._multiply(v)
-        if v.ndim == 2 and v.shape[0] == n2 * O:
-            return self._multiply(v.reshape(n2, O, -1)).reshape(-1, v.shape[1])
         raise ValueError(
             f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got "
             f"{v.shape}. One row per example of x2, one column per output."
@@ -109,7 +104,7 @@ class KernelOperator:
                 "examples."
             )
         diagonal = _diagonal(self.apply_fn, self._arrays, **self._options)
-        return check_outputs(diagonal, "derivatives").reshape(-1)
+        return check_outputs(diagonal, "derivatives")
 
     def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1_O k"]:
         """The columns of flat indices, example · O + output; negative ones count from the end.
@@ -117,8 +112,8 @@ class KernelOperator:
         Raises:
             ValueError: indices that are no integers, or out of range.
         """
-        indices = jnp.atleast_1d(as_array("indices", indices))
-        if indices.ndim != 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
+        indices = as_array("indices", indices)
+        if indices.ndim > 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
             raise ValueError(
                 f"indices: expected integers (k,); got shape {indices.shape} of {indices.dtype}."
             )
@@ -126,10 +121,9 @@ class KernelOperator:
         known = np.asarray(indices) if is_concrete(indices) else np.zeros(1, int)
         if not np.all((known >= -size) & (known < size)):
             raise ValueError(f"indices: expected columns 0 to {size - 1}; got {known.tolist()}.")
-        rows, outputs, k = indices // self.num_outputs, indices % self.num_outputs, indices.shape[0]
-        unit = jax.nn.one_hot(outputs, self.num_outputs, dtype=self.dtype)[:, :, None]
-        chosen = unit * jnp.eye(k, dtype=self.dtype)[:, None, :]
-        return (replace(self, x2=self._columns[rows]) @ chosen).reshape(-1, k)
+        with forward_mode("ntk_operator"):
+            found = _chosen(self.apply_fn, self._arrays, indices, **self._options)
+        return check_outputs(found, "derivatives")
 
     def as_lineax(self) -> Any:
         """The operator on flat vectors for the solvers of lineax, which must be installed."""
@@ -143,7 +137,7 @@ class KernelOperator:
         tags = lineax.positive_semidefinite_tag if self.x2 is None else ()
         return lineax.FunctionLinearOperator(lambda v: self @ v, structure, tags)
 
-    def _multiply(self, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
+    def _multiply(self, v: Array) -> Array:
         with forward_mode("ntk_operator"):
             product = _multiply(self.apply_fn, self._arrays, v, **self._options)
         return check_outputs(product, "derivatives")
@@ -202,17 +196,34 @@ def ntk_operator(
     check_integer("block_size", block_size, minimum=1)
     a1, a2 = check_inputs(apply_fn, params, x1, x2)
     plan = plan_features(apply_fn, params, a1)
-    params = jax.tree.map(jnp.asarray, params)
+    params = as_arrays(params)
     return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, plan.dtype, block_size)
 
 
 @compiled
-def _multiply(
-    apply_fn: Reading, arrays: Arrays, v: Float[Array, "n2 O k"], **options: Any
-) -> Float[Array, "n1 O k"]:
+def _multiply(apply_fn: Reading, arrays: Arrays, v: Array, **options: Any) -> Array:
+    """K v in the shape of v."""
+    op = KernelOperator(*arrays, apply_fn, **options)
+    n2, O = op._columns.shape[0], op.num_outputs
+    out = _product(op, v.reshape(n2, O, -1))
+    if v.ndim == 3:
+        return out
+    return out[..., 0] if v.shape == (n2, O) else out.reshape(-1, *v.shape[1:])
+
+
+@compiled
+def _chosen(apply_fn: Reading, arrays: Arrays, indices: Array, **options: Any) -> Array:
+    """The columns of flat indices."""
+    op = KernelOperator(*arrays, apply_fn, **options)
+    indices, O = jnp.atleast_1d(indices), op.num_outputs
+    rows, outputs, k = indices // O, indices % O, indices.shape[0]
+    unit = jax.nn.one_hot(outputs, O, dtype=op.dtype)[:, :, None]
+    chosen = unit * jnp.eye(k, dtype=op.dtype)[:, None, :]
+    return _product(replace(op, x2=op._columns[rows]), chosen).reshape(-1, k)
+
+
+def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
     """All vectors, a few at a time."""
-    params, x1, x2 = arrays
-    op = KernelOperator(params, x1, x2, apply_fn, **options)
     with jax.default_matmul_precision("highest"):
         one = lambda w: _pushed(op, _pulled(op, w))
         # Few vectors need no loop, which would be slower and cannot be fused.
@@ -251,17 +262,16 @@ def _pushed(op: KernelOperator, direction: Params) -> Float[Array, "n1 O"]:
 
 
 @compiled
-def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, "n1 O"]:
-    params, x1, x2 = arrays
-    op = KernelOperator(params, x1, x2, apply_fn, **options)
+def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, " n1_O"]:
+    op = KernelOperator(*arrays, apply_fn, **options)
 
     def norms(rows: Array) -> Array:
-        features = features_jit(op.apply_fn, op.params, rows)
+        features = features_of(op.apply_fn, op.params, rows)
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
         return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
 
     out = jax.lax.map(norms, _in_blocks(op.x1, op.block_size))
-    return out.reshape(-1, op.num_outputs)[: op.x1.shape[0]]
+    return out.reshape(-1)[: op.x1.shape[0] * op.num_outputs]
 
 
 def _in_blocks(x: Array, most: int, *, zeros: bool = False) -> Array:

@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.checks import all_finite, as_examples, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import traced
 from ntk_jax.compat import is_concrete
 from ntk_jax.types import ApplyFn, Params
+
+ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
 
 
 def check_apply_fn(apply_fn: object, params: object) -> None:
@@ -49,8 +55,34 @@ def examples_and_targets(
 ) -> tuple[Array, Array]:
     """Examples, and targets of exactly the shape that the network returns for them."""
     a = as_examples(f"x{suffix}", x)
-    out = jax.eval_shape(apply_fn, params, a)
+    out = trace_of(apply_fn, params, a)[1]
     return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
+
+
+def as_arrays(params: Params) -> Params:
+    """The leaves as arrays of JAX; what is none yet is taken over without a program."""
+    take = lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else take(leaf), params)
+
+
+def shapes_of(params: Params) -> tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]]:
+    """The structure of a pytree, shape and dtype of every leaf: what plans are remembered by."""
+    leaves, structure = jax.tree.flatten(params)
+    dtype = lambda leaf: getattr(leaf, "dtype", None) or jnp.result_type(leaf)
+    return structure, tuple((jnp.shape(leaf), dtype(leaf)) for leaf in leaves)
+
+
+def trace_of(
+    apply_fn: ApplyFn, params: Params, x: Array | jax.ShapeDtypeStruct
+) -> tuple[ClosedJaxpr, Any]:
+    """The network at x as a traced program, and what it returns, as shapes; traced once."""
+    structure, shapes = shapes_of(params)
+    like = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    return traced(_outputs, apply_fn, like, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+def _outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Any:
+    return apply_fn(params, x)
 
 
 def _is_equinox(value: object) -> bool:

@@ -1,7 +1,6 @@
 """What is recorded of a network on the way, and when."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change, relative_change
 from ntk_jax.finite.empirical import empirical_ntk
-from ntk_jax.training.step import Data, State, Stepper, outputs
+from ntk_jax.training.step import Data, State, Stepper
 from ntk_jax.types import Params
 
 
@@ -62,34 +63,20 @@ class Recorder:
         record_outputs: bool,
         record: Callable[[Params], Any] | None,
     ):
-        self.stepper, self.params_0, self.data, self.record = stepper, params_0, data, record
-        self.apply_fn = partial(outputs, stepper.apply_fn)
-        self.x_test, self.y_test, self.record_outputs = x_test, y_test, record_outputs
+        self.stepper, self.record, self.record_outputs = stepper, record, record_outputs
+        self.params_0, self.given = params_0, (data, x_test, y_test)
+        self.evaluates = record_outputs or stepper.batch_size is not None or y_test is not None
         self.k_0 = None if x_kernel is None else empirical_ntk(stepper.apply_fn, params_0, x_kernel)
         self.x_kernel = x_kernel
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, state: State) -> float:
         """Record a state; returns its training loss, over all examples."""
+        row = {"steps": state.step, "loss": state.loss}
+        if self.evaluates:
+            row |= _evaluated(self.stepper, state.params, *self.given, outputs=self.record_outputs)
         moved = relative_change(state.params, self.params_0)
-        row = {
-            "steps": state.step,
-            "loss": state.loss,
-            "relative_change": moved.total,
-            "by_layer": moved.by_layer,
-        }
-        if self.record_outputs or self.stepper.batch_size is not None:
-            fx_train = self.apply_fn(state.params, self.data.x)
-            if self.stepper.batch_size is not None:
-                row["loss"] = self.stepper.loss_fn(fx_train, self.data.y)
-            if self.record_outputs:
-                row["fx_train"] = fx_train
-        if self.x_test is not None:
-            fx_test = self.apply_fn(state.params, self.x_test)
-            if self.record_outputs:
-                row["fx_test"] = fx_test
-            if self.y_test is not None:
-                row["test_loss"] = self.stepper.loss_fn(fx_test, self.y_test)
+        row |= {"relative_change": moved.total, "by_layer": moved.by_layer}
         if self.k_0 is not None and self.x_kernel is not None:
             k = empirical_ntk(self.stepper.apply_fn, state.params, self.x_kernel)
             row["kernel_change"] = kernel_change(k, self.k_0)
@@ -114,3 +101,28 @@ class Recorder:
             recorded=columns.get("recorded"),
             converged=converged,
         )
+
+
+@compiled
+def _evaluated(
+    reading: Reading,
+    params: Params,
+    data: Data,
+    x_test: Array | None,
+    y_test: Array | None,
+    *,
+    outputs: bool,
+) -> dict[str, Array]:
+    """What has to be evaluated of a state, in one program."""
+    stepper, row = reading.function, {}
+    if outputs or stepper.batch_size is not None:
+        fx_train = stepper.apply_fn(params, data.x)
+        row |= {"fx_train": fx_train} if outputs else {}
+        if stepper.batch_size is not None:
+            row["loss"] = stepper.loss_fn(fx_train, data.y)
+    if x_test is not None:
+        fx_test = stepper.apply_fn(params, x_test)
+        row |= {"fx_test": fx_test} if outputs else {}
+        if y_test is not None:
+            row["test_loss"] = stepper.loss_fn(fx_test, y_test)
+    return row

@@ -13,17 +13,19 @@ from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn
+from ntk_jax.training.rates import with_rates
 from ntk_jax.types import ApplyFn, Params
 
 
 class Data(NamedTuple):
-    """Training examples, targets, and the key that batches are drawn from (None: all examples at
-    every step).
+    """Training examples, targets, the key that batches are drawn from (None: all examples at every
+    step), and learning rates, see `lift_rates`.
     """
 
     x: Array
     y: Array
     key: Array | None
+    rates: tuple[Any, ...] = ()
 
 
 class State(NamedTuple):
@@ -39,7 +41,7 @@ class State(NamedTuple):
 
 
 class Stepper(NamedTuple):
-    """What makes a step, apart from the data: network, optimizer, loss, size of a batch."""
+    """What makes a step, apart from the data: network, optimizer without rates, loss, batch size."""
 
     apply_fn: ApplyFn
     optimizer: optax.GradientTransformation
@@ -61,11 +63,13 @@ class Stepper(NamedTuple):
         step = jnp.asarray(0)
         loss, grads = jax.value_and_grad(self.objective(data, step))(params)
         with as_optax_is_written():
-            return State(params, self.optimizer.init(params), step, loss, grads)
+            opt_state = with_rates(self.optimizer, data.rates).init(params)
+            return State(params, opt_state, step, loss, grads)
 
     def next(self, state: State, data: Data) -> State:
         """The state one step later. Optimizers with a line search get the loss function too."""
-        update = optax.with_extra_args_support(self.optimizer).update
+        optimizer = with_rates(self.optimizer, data.rates)
+        update = optax.with_extra_args_support(optimizer).update
         extra = {
             "value": state.loss,
             "grad": state.grads,
@@ -106,12 +110,6 @@ def check_batches(batch_size: int | None, key: Array | None, num_examples: int) 
 def start(stepper: Reading, params: Params, data: Data) -> State:
     """Compiled `Stepper.start`."""
     return stepper.function.start(params, data)
-
-
-@compiled
-def outputs(apply_fn: Reading, params: Params, x: Array) -> Array:
-    """The network, compiled."""
-    return apply_fn(params, x)
 
 
 @compiled

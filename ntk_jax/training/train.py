@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -14,9 +13,10 @@ from jaxtyping import Num
 from ntk_jax.checks import as_examples, check_integer, check_number, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.losses import LossFn, loss_function
-from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
+from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode, trace_of
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.progress import progress_bar
+from ntk_jax.training.rates import lift_rates
 from ntk_jax.training.record import History, Recorder, schedule
 from ntk_jax.training.step import Data, State, Stepper, advance, check_batches, start
 from ntk_jax.types import ApplyFn, Params
@@ -110,13 +110,14 @@ def train(
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:
         check_number("stop_loss", stop_loss)
-    stepper, data = Stepper(apply_fn, optimizer, loss_fn, batch_size), Data(a, b, key)
+    lifted, rates = lift_rates(optimizer)
+    stepper, data = Stepper(apply_fn, lifted, loss_fn, batch_size), Data(a, b, key, rates)
     recorder = Recorder(stepper, params, data, a_test, b_test, x_kernel, record_outputs, record)
     state = start(stepper, params, data)
     check_start(state.loss)
-    stop = -jnp.inf if stop_loss is None else stop_loss
+    stop = -np.inf if stop_loss is None else stop_loss
     # The loss of a batch is noise: with batches, only records may stop.
-    threshold = jnp.asarray(stop if batch_size is None else -jnp.inf, state.loss.dtype)
+    threshold = np.asarray(stop if batch_size is None else -np.inf, state.loss.dtype)
     bound = divergence_bound(state.loss)
     current = recorder(state)
     targets = schedule(record_every, num_steps)[1:]
@@ -124,7 +125,7 @@ def train(
         for target in targets:
             before = int(state.step)
             state = advance(stepper, state, data, target, threshold, bound)
-            if not state.loss <= bound:
+            if not np.asarray(state.loss) <= bound:
                 raise FloatingPointError(divergence_message(apply_fn, params, a, state))
             current = recorder(state)
             bar.update(int(state.step) - before)
@@ -144,9 +145,12 @@ def check_start(loss: Array) -> None:
         )
 
 
-def divergence_bound(loss: Array) -> Array:
+def divergence_bound(loss: Array) -> np.ndarray:
     """The loss above which training counts as diverged, from its value at the start."""
-    return jnp.where(loss == 0, 1, _DIVERGED * jnp.abs(loss))
+    values = np.asarray(loss)
+    with np.errstate(over="ignore"):  # of half precision: then nothing counts
+        bound = np.where(values == 0, 1, _DIVERGED * np.abs(values.astype(float)))
+        return bound.astype(values.dtype)
 
 
 @compiled
@@ -165,7 +169,7 @@ def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State) -> str:
     """What happened, and the learning rate that would have been stable."""
     message = f"training diverged: loss {float(state.loss):.4g} at step {int(state.step)}. "
-    entries = jax.eval_shape(apply_fn, params, x).size
+    entries = trace_of(apply_fn, params, x)[1].size
     try:
         with forward_mode("train"):
             critical = 2 * entries / float(_sharpness(apply_fn, params, x))

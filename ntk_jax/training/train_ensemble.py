@@ -20,6 +20,7 @@ from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets
 from ntk_jax.progress import progress_bar
+from ntk_jax.training.rates import lift_rates
 from ntk_jax.training.record import schedule
 from ntk_jax.training.step import Data, State, Stepper, check_batches
 from ntk_jax.training.train import check_start, divergence_bound, divergence_message
@@ -105,10 +106,9 @@ def train_ensemble(
     a_test = None if x_test is None else as_examples("x_test", x_test)
     batch_key = None if batch_size is None else key
     check_batches(batch_size, batch_key, a.shape[0])
-    stepper, data = (
-        Stepper(apply_fn, optimizer, loss_function(loss, b), batch_size),
-        Data(a, b, None),
-    )
+    lifted, rates = lift_rates(optimizer)
+    stepper = Stepper(apply_fn, lifted, loss_function(loss, b), batch_size)
+    data = Data(a, b, None, rates)
     keys = jax.random.split(key, num_networks)
     size = _group_size(stepper, params, data, a_test, num_networks, memory_limit)
     targets = schedule(record_every, num_steps)

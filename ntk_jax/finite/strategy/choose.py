@@ -1,6 +1,6 @@
 """The strategy for one kernel: method, form of every block, tiles; decided from shapes alone."""
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,13 +8,14 @@ from jax import Array
 
 from ntk_jax.closures.programs import remembered
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.features.features import Block
-from ntk_jax.finite.features.tangents import features_jit, plan_features
-from ntk_jax.finite.inputs import ShapeAndDtype, output_axes, shapes_of
+from ntk_jax.finite.features.features import Block, GradientBlock
+from ntk_jax.finite.features.tangents import blocks_of_row, plan_features
+from ntk_jax.finite.inputs import output_axes
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
 from ntk_jax.finite.uses.plan import Plan
-from ntk_jax.memory import check_result_fits, memory_budget
+from ntk_jax.memory import check_result_fits, memory_budget, tree_bytes
+from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
 from ntk_jax.types import ApplyFn, Params
 
 METHODS = ("auto", "layerwise", "jacobian", "vector_products")
@@ -67,16 +68,17 @@ def choose_strategy(
     Raises:
         ValueError: the result does not fit in the free memory.
     """
-    plan = plan_features(apply_fn, params, x1)
-    n1, n2, outputs = x1.shape[0], (x1 if x2 is None else x2).shape[0], options.outputs
-    shape = (n1, n2, *(plan.num_outputs,) * output_axes(outputs))
-    check_result_fits(jax.ShapeDtypeStruct(shape, plan.dtype))
-    request = cost.Request(n1, n2, x2 is None, outputs, memory_budget(options.memory_limit))
+    n1, n2, budget = x1.shape[0], (x1 if x2 is None else x2).shape[0], options.memory_limit
+    request = cost.Request(n1, n2, x2 is None, options.outputs, memory_budget(budget))
     # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
     arrays = jax.tree.leaves((params, x1, x2))
     in_parts = jax.default_backend() == "cpu" and all(map(is_concrete, arrays))
     x, asked = (x1.shape[1:], x1.dtype), (options.method, options.precision)
-    return _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts, shape)
+    found = _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts)
+    # The budget that nobody set is within the free memory.
+    if budget is not None or tree_bytes(found.result) > request.memory_limit:
+        check_result_fits(found.result)
+    return found
 
 
 @remembered
@@ -89,13 +91,12 @@ def _decide(
     method: str,
     precision: str,
     in_parts: bool,
-    shape: tuple[int, ...],
 ) -> Strategy:
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
     plan, for_mean = plan_features(apply_fn, params, row), request.outputs == "mean"
-    blocks_by = partial(blocks_of_row, apply_fn, params, row, precision, for_mean)
-    blocks, explicit = blocks_by("layerwise"), blocks_by("jacobian")
+    blocks = blocks_of_row(apply_fn, params, row, precision, for_mean)
+    explicit = _jacobian_of_row(plan, shapes)
     forms, gradients = cost.choose_forms(blocks, request), ("gradients",) * len(explicit)
     forward = cost.forward_ops(plan)
     operations = {
@@ -118,20 +119,15 @@ def _decide(
     if few is not None:
         footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
     tiling = choose_tiling(request.n1, request.n2, footprint, request.memory_limit)
-    result = jax.ShapeDtypeStruct(shape, plan.dtype)
+    outputs = (plan.num_outputs,) * output_axes(request.outputs)
+    result = jax.ShapeDtypeStruct((request.n1, request.n2, *outputs), plan.dtype)
     return Strategy(
         method, forms, blocks, plan, request, operations, footprint, tiling, few, precision, result
     )
 
 
-def blocks_of_row(
-    apply_fn: ApplyFn,
-    params: Params,
-    row: jax.ShapeDtypeStruct,
-    precision: str,
-    for_mean: bool,
-    method: str,
-) -> tuple[Block, ...]:
-    """The blocks of one row, as shapes."""
-    fn = partial(features_jit, apply_fn, method=method, precision=precision, for_mean=for_mean)
-    return tuple(jax.eval_shape(fn, params, row).blocks)
+def _jacobian_of_row(plan: Plan, leaves: tuple[ShapeAndDtype, ...]) -> tuple[Block, ...]:
+    """The blocks of one row in the method "jacobian", as shapes."""
+    gradient = lambda leaf: jax.ShapeDtypeStruct((1, plan.num_outputs, math.prod(leaf[0])), leaf[1])
+    pairs = zip(plan.names, leaves, strict=True)
+    return tuple(GradientBlock((gradient(leaf),), (name,)) for name, leaf in pairs)
