@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from ntk_jax.checks.values import all_finite, as_array, check_finite, working_dtype
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.types import Kernels
 
 
@@ -172,7 +172,7 @@ def as_dtype(name: str, values: Array, dtype: DTypeLike) -> Array:
         return values.astype(dtype)
     check_finite(name, values)
     with np.errstate(over="ignore"):  # NumPy compiles nothing
-        cast = jnp.asarray(np.asarray(values).astype(dtype))
+        cast = on_device(np.asarray(values).astype(dtype))
     if not all_finite([cast]):
         raise ValueError(
             f"{name}: expected values in the range of the kernel's {cast.dtype}. Use float64 "

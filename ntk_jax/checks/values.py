@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 
 Number: TypeAlias = Array | np.ndarray
 """A number, or several, as an argument of a compiled program."""
@@ -159,7 +159,7 @@ def as_array(name: str, value: object) -> Array:
         ) from None
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected no masked values; got some. Fill or drop them.")
-    return array if isinstance(array, Array) else jnp.asarray(_native(name, array))
+    return array if isinstance(array, Array) else on_device(_native(name, array))
 
 
 def _as_numpy(value: object) -> np.ndarray | Array:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
 from ntk_jax.checks import Look, as_number, as_outputs, check_looks, looks
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions.basis import Basis, fixed
 from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
@@ -129,15 +129,16 @@ def select_diag_reg(
         0.01
     """
     if candidates is None:
-        candidates = np.max(modes.eigenvalues) * np.logspace(
+        candidates = np.asarray(modes.eigenvalues).max() * np.logspace(
             -10, 1, 61, dtype=modes.eigenvalues.dtype
         )
     if np.ndim(candidates) != 1 or not np.size(candidates):
         raise ValueError(
             f"candidates: expected a non-empty vector of ridges; got shape {np.shape(candidates)}."
         )
+    candidates = np.asarray(candidates)
     losses = leave_one_out(modes, y_train, diag_reg=candidates, fx_train_0=fx_train_0).loss
-    return Ridge(float(np.asarray(candidates)[np.argmin(losses)]), jnp.asarray(candidates), losses)
+    return Ridge(float(candidates[np.asarray(losses).argmin()]), on_device(candidates), losses)
 
 
 def _left_out(

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.compat import on_device
 from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import matmul
 from ntk_jax.operators.symmetric import Operator, multiply
@@ -31,7 +32,7 @@ class BlockLanczos:
         self.k, self.size, self.dimension = k, size, 0
         n, dtype = k.shape[0], jnp.dtype(k.dtype)
         self.block = _start(key, (n, size), dtype)
-        self.basis = jnp.asarray(np.zeros((n, max_dimension), dtype))
+        self.basis = on_device(np.zeros((n, max_dimension), dtype))
         self.projected = np.zeros((max_dimension, max_dimension), dtype)
 
     def grow(self) -> Krylov:

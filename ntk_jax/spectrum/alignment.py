@@ -130,7 +130,7 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     cosines, facts, seen = _cosine(k)
     check_looks({"k": seen}, {"k": k})
     _check_pairs(k, facts)
-    if is_concrete(k) and is_concrete(facts.smallest) and not facts.smallest > 0:
+    if is_concrete(k) and is_concrete(facts.smallest) and not float(facts.smallest) > 0:
         raise ValueError(
             f"k: expected positive diagonal entries; got {float(facts.smallest):.6g}. A zero input "
             "without biases has no direction: drop it, or use biases."
@@ -193,7 +193,7 @@ def _check_pairs(k: Array, facts: _Pairs) -> None:
         return
     if not is_concrete(facts.excess):  # a constant inside someone's jit can still be looked at
         facts = outside_traces(jax.jit(_pairs), k)
-    if not facts.excess <= float(jnp.finfo(k.dtype).eps) ** 0.5:
+    if not float(facts.excess) <= float(jnp.finfo(k.dtype).eps) ** 0.5:
         raise ValueError(
             "k: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) "
             f"K(x', x')), by {float(facts.excess):.3g} of the largest entry. Compute it in "

@@ -19,7 +19,7 @@ from ntk_jax.checks import (
     check_option,
     look,
 )
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import as_matrix, basis_of, check_psd, default_rcond, matmul, symmetric_eigh
 from ntk_jax.matrix_functions.basis import Basis, Function
 from ntk_jax.matrix_functions.functions import trace
@@ -121,7 +121,7 @@ def top_eigenvalues(
     max_dimension = 20 * num + 100 if max_dimension is None else max_dimension
     check_integer("max_dimension", max_dimension, minimum=max(num, block_size))
     if n <= 3 * max(num, block_size):  # three blocks would fill the space
-        matrix = multiply(operator, jnp.asarray(np.eye(n, dtype=dtype)))
+        matrix = multiply(operator, on_device(np.eye(n, dtype=dtype)))
         values, vectors, residuals = _by_diagonalization(matrix, num)
         return TopEigenvalues(values, vectors, residuals, True, n)
     # Whole blocks only: the basis is allocated once.
@@ -141,7 +141,7 @@ def top_eigenvalues(
         converged = bool(np.all(residuals <= tol * np.abs(values[0])))
         if converged or space.dimension + block_size > max_dimension:
             vectors = _in_full(krylov.basis, coefficients)
-            found = jnp.asarray(values), vectors, jnp.asarray(residuals)
+            found = on_device(values), vectors, on_device(residuals)
             return TopEigenvalues(*found, converged, space.dimension)
 
 
@@ -197,7 +197,7 @@ def effective_rank(
     kernel = as_coupled_kernel("k", k)
     found = _effective_rank(kernel, kind, not is_concrete(kernel))
     check_looks({"k": found.look}, {"k": kernel})
-    if is_concrete(kernel) and is_concrete(found.scale) and not found.scale > 0:
+    if is_concrete(kernel) and is_concrete(found.scale) and not float(found.scale) > 0:
         raise ValueError(
             "k: expected a kernel that is not zero, which has no directions to count; got zeros."
         )
