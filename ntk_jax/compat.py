@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import jax
 import jax.experimental
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
 
@@ -57,6 +59,14 @@ def is_on_host(x: Any) -> bool:
     if not is_concrete(x) or not x.is_fully_addressable:
         return False
     return all(device.platform == "cpu" for device in x.devices())
+
+
+def on_device(x: np.ndarray) -> jax.Array:
+    """An array of NumPy's as one of JAX's, by what compiles nothing: `jnp.asarray` does for every
+    shape in JAX 0.10, `jnp.array` in JAX 0.6.
+    """
+    placed = jax.device_put(x)
+    return placed if is_concrete(placed) else jnp.asarray(x)
 
 
 def abstract_value(x: Any) -> Any:

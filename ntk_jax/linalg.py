@@ -4,8 +4,10 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import eigh
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
@@ -66,29 +68,29 @@ def _symmetric_eigh_jvp(
     )
 
 
-def psd_basis(name: str, k: Float[Array, "n n"]) -> Basis:
-    """The modes of a positive semi-definite kernel, and the kernel itself where it is traced."""
-    values, vectors = symmetric_eigh(k)
-    check_psd(name, values)
-    return Basis(values, vectors, None if is_concrete(k) else k)
+def basis_of(k: Float[Array, "n n"], traced: bool) -> Basis:
+    """The modes of a symmetric matrix in a compiled program, and the matrix for derivatives.
+
+    `traced` says whether these are taken: whether the matrix is traced outside of the program, too.
+    """
+    return Basis(*symmetric_eigh(k), k if traced else None)
 
 
-def check_psd(name: str, eigenvalues: Float[Array, " n"]) -> None:
+def check_psd(name: str, eigenvalues: Float[ArrayLike, "*B n"]) -> None:
     """Raise if the smallest eigenvalue (the last) is negative beyond rounding: below -10 n eps
-    times the largest.
+    times the largest. Of several matrices, the first that is not PSD is told.
     """
     if not is_concrete(eigenvalues):
         return
-    # Ten times the bound of one rounding of K: kernels are sums, and sums are rounded more often.
-    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
-    rounding = (
-        10 * default_rcond(eigenvalues.size, eigenvalues.dtype) * max(abs(largest), abs(smallest))
-    )
-    if not smallest >= -rounding:
-        negative = int(jnp.sum(eigenvalues < -rounding))
-        raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got {negative} of "
-            f"{eigenvalues.size} eigenvalues below -{rounding:.3g} (smallest {smallest:.6g}, "
-            f"largest {largest:.6g}). Compute it in float64 or with full-precision matrix "
-            "products, or check that it is a kernel at all."
-        )
+    for s in np.asarray(eigenvalues).reshape(-1, np.shape(eigenvalues)[-1]):
+        # Ten times the bound of one rounding of K: kernels are sums, and sums are rounded more
+        # often.
+        largest, smallest = float(s[0]), float(s[-1])
+        rounding = 10 * default_rcond(s.size, s.dtype) * max(abs(largest), abs(smallest))
+        if not smallest >= -rounding:
+            raise ValueError(
+                f"{name}: expected a positive semi-definite kernel; got {np.sum(s < -rounding)} of "
+                f"{s.size} eigenvalues below -{rounding:.3g} (smallest {smallest:.6g}, largest "
+                f"{largest:.6g}). Compute it in float64 or with full-precision matrix products, or "
+                "check that it is a kernel at all."
+            )

@@ -1,12 +1,12 @@
 """Checks of what is learned from: examples, kernels, targets and outputs."""
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
 from ntk_jax.checks.values import all_finite, as_array, check_finite, working_dtype
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.types import Kernels
 
 
@@ -47,7 +47,10 @@ def as_example_pair(x1: object, x2: object) -> tuple[Array, Array | None]:
 
 
 def as_kernel(name: str, k: object) -> Array:
-    """`k` as a finite kernel (n1, n2), (n1, n2, O) or (n1, n2, O, O), float32 at least."""
+    """`k` as a kernel (n1, n2), (n1, n2, O) or (n1, n2, O, O), float32 at least.
+
+    Its entries are looked at by the program that takes it (`checks.looks`).
+    """
     if isinstance(k, Kernels):
         raise ValueError(
             f"{name}: expected one kernel; got Kernels(nngp, ntk). Take one of the two, .nngp or "
@@ -67,36 +70,39 @@ def as_kernel(name: str, k: object) -> Array:
         raise ValueError(
             f"{name}: expected floating-point values; got {k.dtype}. Convert with .astype(float)."
         )
-    check_finite(name, k)
-    return k.astype(working_dtype(k.dtype))  # decompositions of half precision do not exist
+    return as_dtype(
+        name, k, working_dtype(k.dtype)
+    )  # decompositions of half precision do not exist
 
 
-def check_symmetric(name: str, k: Array) -> None:
-    """Raise unless the matrix `k` (n, n) is square and symmetric to within rounding."""
+def as_square_kernel(name: str, k: object) -> Array:
+    """`k` as a kernel of examples with themselves: (n, n), (n, n, O) or (n, n, O, O)."""
+    k = as_kernel(name, k)
     if k.shape[0] != k.shape[1]:
         raise ValueError(
             f"{name}: expected a square kernel (n, n); got shape {k.shape}. Is it k_test_train?"
         )
-    if not is_concrete(k):
-        return
-    with jax.ensure_compile_time_eval():
-        gap, scale = float(jnp.max(jnp.abs(k - k.T))), float(jnp.max(jnp.abs(k)))
-    if gap > float(jnp.finfo(k.dtype).eps) ** 0.5 * scale:
-        raise ValueError(
-            f"{name}: expected a symmetric kernel; got max |K - K.T| = {gap:.3g} with max |K| = "
-            f"{scale:.3g}. Build it with x2=None, or from the same rows in the same order on both "
-            "sides."
-        )
+    return k
 
 
 def as_single_kernel(name: str, k: object) -> Array:
-    """`k` as a symmetric kernel (n, n), of one output or shared by all."""
+    """`k` as a kernel (n, n), of one output or shared by all."""
     k = as_kernel(name, k)
     if k.ndim != 2:
         raise ValueError(
             f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
         )
-    check_symmetric(name, k)
+    return as_square_kernel(name, k)
+
+
+def as_coupled_kernel(name: str, k: object) -> Array:
+    """`k` as one matrix: a kernel (n, n), or a full one (n, n, O, O)."""
+    k = as_square_kernel(name, k)
+    if k.ndim == 3:
+        raise ValueError(
+            f"{name}: expected a kernel (n, n) or (n, n, O, O); got {k.shape}. Take one of its "
+            "outputs, k[..., 0]."
+        )
     return k
 
 
@@ -108,7 +114,10 @@ def as_targets(
     num_outputs: int | None = None,
     kernel: str = "a kernel with outputs",
 ) -> Array:
-    """`y` as a finite array (n,) or (n, O), a row per example and the outputs that a kernel has."""
+    """`y` as an array (n,) or (n, O), a row per example and the outputs that a kernel has.
+
+    Its entries are looked at by the program that takes it (`checks.looks`).
+    """
     y = as_array(name, y)
     if y.ndim not in (1, 2) or y.shape[0] != num_rows or y.size == 0:
         raise ValueError(
@@ -120,7 +129,7 @@ def as_targets(
             f"{name}: expected shape ({num_rows}, {num_outputs}), for {kernel}; got {y.shape}. A "
             "kernel with output axes fixes the number of outputs; one without is shared by all."
         )
-    return _cast(name, y, dtype)
+    return as_dtype(name, y, dtype)
 
 
 def as_targets_like(name: str, y: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -132,12 +141,16 @@ def as_targets_like(name: str, y: object, shape: tuple[int, ...], dtype: DTypeLi
             "the targets (y[:, None] makes one output column): broadcasting would be silently "
             "wrong."
         )
-    return _cast(name, y, dtype)
+    y = as_dtype(name, y, dtype)
+    check_finite(name, y)
+    return y
 
 
 def as_outputs(name: str, f: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Network outputs `f`, a scalar or exactly of `shape`: (n,) against (n, 1) would broadcast to
     (n, n).
+
+    Its entries are looked at by the program that takes it (`checks.looks`).
     """
     f = as_array(name, f)
     if f.ndim and f.shape != shape:
@@ -145,19 +158,22 @@ def as_outputs(name: str, f: object, shape: tuple[int, ...], dtype: DTypeLike) -
             f"{name}: expected a scalar or shape {shape}, like the targets; got {f.shape}. Reshape "
             "one of the two: broadcasting them against each other would be silently wrong."
         )
-    return jnp.broadcast_to(_cast(name, f, dtype), shape)
+    return as_dtype(name, f, dtype)
 
 
-def _cast(name: str, values: Array, dtype: DTypeLike) -> Array:
-    """Real and finite values in the dtype of the kernel, whose range may be smaller."""
+def as_dtype(name: str, values: Array, dtype: DTypeLike) -> Array:
+    """Real values in the dtype of a kernel, whose range may be smaller."""
     if jnp.issubdtype(values.dtype, jnp.complexfloating):  # which a conversion would make real
         raise ValueError(
             f"{name}: expected real values; got {values.dtype}. Use two outputs, real and "
             "imaginary part."
         )
+    if values.dtype == dtype or not is_concrete(values):
+        return values.astype(dtype)
     check_finite(name, values)
-    cast = values.astype(dtype)
-    if values.dtype.itemsize > cast.dtype.itemsize and is_concrete(cast) and not all_finite([cast]):
+    with np.errstate(over="ignore"):  # NumPy compiles nothing
+        cast = on_device(np.asarray(values).astype(dtype))
+    if not all_finite([cast]):
         raise ValueError(
             f"{name}: expected values in the range of the kernel's {cast.dtype}. Use float64 "
             "kernels."

@@ -2,14 +2,18 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
+
+Number: TypeAlias = Array | np.ndarray
+"""A number, or several, as an argument of a compiled program."""
 
 
 def working_dtype(*dtypes: DTypeLike) -> jnp.dtype:
@@ -71,6 +75,22 @@ def check_number(
         )
 
 
+def as_number(
+    name: str, value: object, dtype: DTypeLike, *, max_ndim: int | None = 0, strict: bool = False
+) -> Number:
+    """A checked number of at least 0, or several, in `dtype`: an argument of a compiled program.
+
+    Python's and NumPy's numbers and arrays without axes all are the same argument to it.
+    """
+    check_number(name, value, max_ndim=max_ndim, strict=strict)
+    return _as_numpy(value).astype(dtype)
+
+
+def is_zero(value: ArrayLike) -> bool:
+    """Whether a number, not an array of them, is known to be 0."""
+    return is_concrete(value) and np.ndim(value) == 0 and not np.asarray(value)
+
+
 def check_integer(name: str, value: object, *, minimum: int) -> None:
     """Raise unless `value` is a Python or NumPy integer at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
@@ -85,16 +105,18 @@ def check_vector(name: str, x: Array | np.ndarray) -> None:
 
 def check_finite(name: str, x: Array) -> None:
     """Raise if `x` holds NaN or infinity."""
-    if not is_concrete(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
+    if not is_concrete(x) or not is_inexact(x) or all_finite([x]):
         return
-    if all_finite([x]):
-        return
-    with jax.ensure_compile_time_eval():
-        bad = int(jnp.sum(~jnp.isfinite(x)))
+    bad = np.sum(~np.isfinite(np.asarray(x)))
     raise ValueError(
         f"{name}: expected finite values; got {bad} NaN or infinite of {x.size}. Clean or drop "
         "those rows first."
     )
+
+
+def is_inexact(x: Array) -> bool:
+    """Whether an array can hold NaN or infinity."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def all_finite(arrays: list[Array]) -> bool:
@@ -137,8 +159,7 @@ def as_array(name: str, value: object) -> Array:
         ) from None
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected no masked values; got some. Fill or drop them.")
-    # `jnp.asarray` would compile a program to copy it.
-    return array if isinstance(array, Array) else jax.device_put(_native(name, array))
+    return array if isinstance(array, Array) else on_device(_native(name, array))
 
 
 def _as_numpy(value: object) -> np.ndarray | Array:

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_outputs, check_number, check_symmetric
+from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import check_psd
 from ntk_jax.losses import LossFn, loss_function
@@ -20,8 +21,11 @@ from ntk_jax.modes.kind import (
     initial_test_outputs,
     targets_of_kernel,
 )
-from ntk_jax.modes.modes import Prediction, check_momentum
+from ntk_jax.modes.modes import Prediction, as_momentum
 from ntk_jax.ode import OdeSolution, State, Times, solve_ode
+
+Outputs: TypeAlias = tuple[Array, ...]
+"""Train outputs, and test outputs if there are any."""
 
 
 class Flow(NamedTuple):
@@ -105,13 +109,14 @@ def gradient_flow(
         >>> flow.train.shape, bool(flow.train[1, 0] > 0 > flow.train[1, 1])
         ((2, 2), True)
     """
-    k = as_kernel("k_train_train", k_train_train)
-    for matrix in as_matrices(k):
-        check_symmetric("k_train_train", matrix)
-        if is_concrete(matrix):  # a negative eigenvalue would grow without bound
-            check_psd("k_train_train", jnp.linalg.eigvalsh(matrix)[::-1])
-    y = targets_of_kernel(y_train, k)
-    kernels, f_0 = _kernels_and_outputs(k, y, fx_train_0, k_test_train, fx_test_0)
+    k = as_square_kernel("k_train_train", k_train_train)
+    inputs = _inputs(k, targets_of_kernel(y_train, k), fx_train_0, k_test_train, fx_test_0)
+    s, seen, f_0 = _prepared(inputs)
+    check_looks(seen, inputs)
+    if is_concrete(k):  # a negative eigenvalue would grow without bound
+        check_psd("k_train_train", s)
+    y = inputs["y_train"]
+    kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
     # As a `Partial` it is static, and compared by identity: the solve is compiled once.
     loss_fn = jax.tree_util.Partial(loss_function(loss, y))
     _check_scalar(loss_fn, f_0[0], y)
@@ -146,10 +151,6 @@ def gradient_flow(
     return Flow(train, test, solution.stats, lambda t: Prediction(*outputs(at(t))))
 
 
-Outputs: TypeAlias = tuple[Array, ...]
-"""Train outputs, and test outputs if there are any."""
-
-
 class _Equation(NamedTuple):
     """What the equations of motion depend on."""
 
@@ -178,24 +179,43 @@ def _acceleration(
     return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-def _kernels_and_outputs(
+def _inputs(
     k: Array,
     y: Array,
     fx_train_0: ArrayLike,
     k_test_train: ArrayLike | None,
     fx_test_0: ArrayLike | None,
-) -> tuple[Outputs, Outputs]:
-    """Kernels and initial outputs, train and test."""
-    f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
+) -> dict[str, Array]:
+    """Kernels, targets and initial outputs by name."""
+    inputs = {
+        "k_train_train": k,
+        "y_train": y,
+        "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype),
+    }
     if k_test_train is None:
-        if fx_test_0 is not None and jnp.ndim(fx_test_0):
+        if fx_test_0 is not None and np.ndim(fx_test_0):
             raise ValueError(
                 "k_test_train: expected the test kernel together with fx_test_0; got None."
             )
-        return (k,), (f_0,)
+        return inputs
     k_test = as_test_kernel(k_test_train, k)
-    f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
-    return (k, k_test), (f_0, f_test_0)
+    shape = (k_test.shape[0], *y.shape[1:])
+    f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, shape, k.dtype)
+    return inputs | {"k_test_train": k_test, "fx_test_0": f_test_0}
+
+
+@jax.jit
+def _prepared(
+    inputs: dict[str, Array],
+) -> tuple[Float[Array, "B N"], dict[str, Look | None], Outputs]:
+    """The eigenvalues, what checks see of the inputs, and the initial outputs, train and test."""
+    k, y, f_0 = (inputs[name] for name in ("k_train_train", "y_train", "fx_train_0"))
+    s = jnp.linalg.eigvalsh(jax.lax.stop_gradient(as_matrices(k)))[:, ::-1]
+    outputs: Outputs = (jnp.broadcast_to(f_0, y.shape),)
+    if "k_test_train" in inputs:
+        shape = (inputs["k_test_train"].shape[0], *y.shape[1:])
+        outputs += (jnp.broadcast_to(inputs["fx_test_0"], shape),)
+    return s, looks(inputs, symmetric=("k_train_train",)), outputs
 
 
 def _coefficients(
@@ -210,9 +230,9 @@ def _coefficients(
             f"flow is the same for all; got momentum = {momentum!r}, learning_rate = "
             f"{learning_rate!r}."
         )
-    check_momentum(momentum)
-    check_number("learning_rate", learning_rate, strict=True)
-    return jnp.asarray(1 - momentum, dtype), jnp.asarray(learning_rate * (1 + momentum) / 2, dtype)
+    mass = as_momentum(momentum, dtype)
+    rate = as_number("learning_rate", learning_rate, dtype, max_ndim=None, strict=True)
+    return jnp.asarray(1 - mass), jnp.asarray(rate * (1 + mass) / 2)
 
 
 def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:

@@ -12,13 +12,18 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Num
 
-from ntk_jax.checks import check_number, check_vector
+from ntk_jax.checks import Look, Number, as_number, check_looks, check_number, check_vector, looks
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.flow import warn_of_lost_modes
-from ntk_jax.dynamics.least_squares import apply_batch, least_squares
+from ntk_jax.dynamics.flow import Rest, rest_of, warn_of_lost_modes
+from ntk_jax.dynamics.least_squares import (
+    LeastSquares,
+    Problem,
+    apply_batch,
+    in_modes,
+    least_squares,
+)
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions.basis import Basis
-from ntk_jax.modes.modes import Modes, Prediction, check_momentum, max_learning_rate
+from ntk_jax.modes.modes import Modes, Prediction, as_momentum, max_learning_rate
 
 
 def gradient_descent_mse(
@@ -91,7 +96,6 @@ def gradient_descent_mse(
     """
     check_number("learning_rate", learning_rate, strict=True, max_ndim=0)
     check_number("num_steps", num_steps)
-    check_momentum(momentum)
     problem = least_squares(
         modes,
         y_train,
@@ -104,22 +108,21 @@ def gradient_descent_mse(
         radial_test_0=radial_test_0,
         predict_train=predict_train,
     )
+    dtype = modes.eigenvalues.dtype
+    rates = (
+        as_number("learning_rate", learning_rate, dtype),
+        as_momentum(momentum, dtype),
+        as_number("diag_reg", diag_reg, dtype),
+        as_number("weight_decay", weight_decay, dtype),
+    )
     bits, shape = _bits(num_steps)
+    options = shape, bool(nesterov), modes.traced, predict_train
+    out, seen, rest, finite = _descent(problem, rates, bits, *options)
+    check_looks(seen, problem.inputs)
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
         last, rate, mass = (float(np.max(x)) for x in (num_steps, learning_rate, momentum))
-        time = last * rate / (1 - mass)
-        warn_of_lost_modes(modes, time, problem.num_entries)
-    rates = (
-        learning_rate / problem.num_entries,
-        momentum,
-        diag_reg,
-        weight_decay * problem.num_entries,
-    )
-    weights, shrink = _weights(
-        problem.basis, problem.residual, problem.radial, rates, bits, bool(nesterov)
-    )
-    out = problem.predict(weights, shrink, shape)
-    if not all(bool(jnp.all(jnp.isfinite(f))) for f in out if f is not None and is_concrete(f)):
+        warn_of_lost_modes(modes, rest, last * rate / (1 - mass), problem.num_entries)
+    if all(map(is_concrete, (finite, *jax.tree.leaves(out)))) and not finite:
         limit = max_learning_rate(
             modes, problem.num_entries // modes.eigenvalues.size, momentum, nesterov=nesterov
         )
@@ -131,7 +134,9 @@ def gradient_descent_mse(
     return out
 
 
-def _bits(num_steps: ArrayLike | Sequence[int]) -> tuple[Bool[Array, "bits T"], tuple[int, ...]]:
+def _bits(
+    num_steps: ArrayLike | Sequence[int],
+) -> tuple[Bool[ArrayLike, "bits T"], tuple[int, ...]]:
     """The binary digits of every number of steps, the least first, and the shape of the numbers.
 
     Known numbers become digits in NumPy, where 64 bits are at hand whatever JAX's default integers
@@ -147,11 +152,13 @@ def _bits(num_steps: ArrayLike | Sequence[int]) -> tuple[Bool[Array, "bits T"], 
         )
     num_bits = int(np.max(steps)).bit_length() if known else jnp.iinfo(steps.dtype).bits - 1
     digits = (steps.reshape(1, -1) >> np.arange(num_bits, dtype=steps.dtype)[:, None]) & 1
-    return jnp.asarray(digits, bool), steps.shape
+    return digits.astype(bool), steps.shape
 
 
 class _Rates(NamedTuple):
-    """Of the recursion: learning rate / (nO), momentum, pulls to the start and to 0."""
+    """Of the recursion: learning rate (over nO), momentum, pulls to the start and (times nO) to
+    0.
+    """
 
     step_size: Array
     momentum: Array
@@ -159,27 +166,38 @@ class _Rates(NamedTuple):
     decay: Array
 
 
-@partial(jax.jit, static_argnums=5)
-def _weights(
-    basis: Basis,
-    residual: Float[Array, "B n m"],
-    radial: Float[Array, "B n m"] | None,
-    rates: tuple[ArrayLike, ...],
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _descent(
+    problem: Problem,
+    numbers: tuple[Number, Number, Number, Number],
     bits: Bool[Array, "bits T"],
+    shape: tuple[int, ...],
     nesterov: bool,
-) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
+    traced: bool,
+    predict_train: bool,
+) -> tuple[Prediction, dict[str, Look | None], Rest, Bool[Array, ""]]:
+    """The outputs, what checks see of the inputs, which modes are at rest, and whether all is
+    finite.
+    """
+    solved, num_entries = in_modes(problem, traced, predict_train), problem.num_entries
+    rates = _Rates(*map(jnp.asarray, numbers))
+    rates = rates._replace(step_size=rates.step_size / num_entries, decay=rates.decay * num_entries)
+    out = solved.predict(*_weights(solved, rates, bits, nesterov), shape)
+    finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in out if f is not None]).all()
+    return out, looks(problem.inputs), rest_of(problem.modes), finite
+
+
+def _weights(
+    solved: LeastSquares, rates: _Rates, bits: Bool[Array, "bits T"], nesterov: bool
+) -> tuple[Float[Array, "B n T m"], Float[Array, " T"] | None]:
     """Coefficients of the modes, and how far the initial parameters have shrunk."""
-    dtype = basis.eigenvalues.dtype
-    rates = _Rates(*(jnp.asarray(rate, dtype) for rate in rates))
-    over = None, 1
-    weights = apply_batch(_Recursion(nesterov, 3), basis, residual, rates, (bits,), over=over)
-    if radial is None:
-        return weights, jnp.zeros(bits.shape[1], dtype)
-    weights = weights + apply_batch(
-        _Recursion(nesterov, 5), basis, radial, rates, (bits,), over=over
-    )
+    basis, dtype, over = solved.basis, solved.residual.dtype, (None, 1)
+    forced = apply_batch(_Recursion(nesterov, 3), basis, solved.residual, rates, (bits,), over=over)
+    if solved.radial is None:
+        return forced, None
+    pulled = apply_batch(_Recursion(nesterov, 5), basis, solved.radial, rates, (bits,), over=over)
     at_rest = _forced_by_shrinking(jnp.zeros((), dtype), rates, nesterov)
-    return weights, jax.vmap(lambda one: _final(at_rest, one)[2], 1)(bits)
+    return forced + pulled, jax.vmap(lambda one: _final(at_rest, one)[2], 1)(bits)
 
 
 @dataclass(frozen=True)
@@ -240,7 +258,6 @@ def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array
     return jnp.stack([*alphas, *betas, jnp.zeros_like(one)], -2)
 
 
-@jax.jit
 def _final(increment: Float[Array, "*s d d"], bits: Bool[Array, " bits"]) -> Float[Array, "*s d"]:
     """The state after a number of steps, from (0, ..., 0, 1).
 

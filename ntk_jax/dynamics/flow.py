@@ -7,19 +7,35 @@ of steps. Then df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import check_number, check_vector
-from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.least_squares import apply_batch, least_squares
+from ntk_jax.checks import Look, as_number, check_looks, check_number, check_vector, looks
+from ntk_jax.compat import is_concrete, outside_traces
+from ntk_jax.dynamics.least_squares import (
+    LeastSquares,
+    Problem,
+    apply_batch,
+    in_modes,
+    least_squares,
+)
 from ntk_jax.linalg import null_rcond
-from ntk_jax.matrix_functions.basis import Basis, Function, divided_difference
+from ntk_jax.matrix_functions.basis import Function, divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
+
+
+class Rest(NamedTuple):
+    """How many modes are at rest, as their eigenvalue counts as 0, and the largest eigenvalue."""
+
+    num_modes: Int[Array, ""]
+    largest: Float[Array, ""]
 
 
 def gradient_flow_mse(
@@ -99,47 +115,59 @@ def gradient_flow_mse(
         radial_test_0=radial_test_0,
         predict_train=predict_train,
     )
-    times, shape = as_axis("t", t)
-    times = times.astype(problem.basis.eigenvalues.dtype)
-    warn_of_lost_modes(modes, times, problem.num_entries)
-    decay = diag_reg, weight_decay * problem.num_entries
-    weights, shrink = _weights(
-        problem.basis, problem.residual, problem.radial, times / problem.num_entries, decay
-    )
-    return problem.predict(weights, shrink, shape)
+    dtype = modes.eigenvalues.dtype
+    times = as_times(t, dtype)
+    decay = as_number("diag_reg", diag_reg, dtype), as_number("weight_decay", weight_decay, dtype)
+    out, seen, rest = _flow(problem, times, decay, modes.traced, predict_train)
+    check_looks(seen, problem.inputs)
+    if is_concrete(times):
+        warn_of_lost_modes(modes, rest, float(np.max(times)), problem.num_entries)
+    return out
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=(3, 4))
+def _flow(
+    problem: Problem,
+    times: Float[Array, "*T"],
+    decay: tuple[Array, Array],
+    traced: bool,
+    predict_train: bool,
+) -> tuple[Prediction, dict[str, Look | None], Rest]:
+    """The outputs, what checks see of the inputs, and which modes are at rest."""
+    solved = in_modes(problem, traced, predict_train)
+    num_entries, shape = problem.num_entries, times.shape
+    rates = decay[0], decay[1] * num_entries
+    weights, shrink = _weights(solved, times.reshape(-1) / num_entries, rates)
+    rest = rest_of(problem.modes)
+    return solved.predict(weights, shrink, shape), looks(problem.inputs), rest
+
+
 def _weights(
-    basis: Basis,
-    residual: Float[Array, "B n m"],
-    radial: Float[Array, "B n m"] | None,
-    times: Float[Array, " T"],
-    decay: tuple[ArrayLike, ArrayLike],
-) -> tuple[Float[Array, "B n T m"], Float[Array, " T"]]:
+    solved: LeastSquares, times: Float[Array, " T"], decay: tuple[Array, Array]
+) -> tuple[Float[Array, "B n T m"], Float[Array, " T"] | None]:
     """Weights of the modes and how far the initial parameters have shrunk, β, for sums of squares.
 
     α' = -(s + r + λ) α + (y - f_0) - β Jθ_0 with β' = -(r + λ) β - λ from zero.
     """
-    dtype = basis.eigenvalues.dtype
-    diag_reg, decay_rate = (jnp.asarray(part, dtype) for part in decay)
+    diag_reg, decay_rate = decay
     rate = diag_reg + decay_rate
     parameters = times, jnp.broadcast_to(rate, times.shape)
-    weights = apply_batch(relaxation, basis, residual, parameters, over=0)
-    if radial is None:
-        return weights, jnp.zeros_like(times)
-    forced = apply_batch(_after_shrinking, basis, radial, parameters, over=0)
+    weights = apply_batch(relaxation, solved.basis, solved.residual, parameters, over=0)
+    if solved.radial is None:
+        return weights, None
+    forced = apply_batch(_after_shrinking, solved.basis, solved.radial, parameters, over=0)
     none = jnp.zeros_like(rate)
     # β relaxes as a mode without eigenvalue does, at the same rate.
     beta = -decay_rate * jax.vmap(lambda t: relaxation.value(rate, (t, none), (0,)))(times)
     return weights + decay_rate * forced, beta
 
 
-def as_axis(name: str, t: ArrayLike | Sequence[float]) -> tuple[Array, tuple[int, ...]]:
-    """Times or step counts as a vector, and the shape they came in."""
-    t = jnp.asarray(t)
-    check_vector(name, t)
-    return t.reshape(-1), t.shape
+def as_times(t: ArrayLike | Sequence[float], dtype: DTypeLike) -> Float[ArrayLike, "*T"]:
+    """Times as an argument of a compiled program; raise unless a scalar or a vector."""
+    known = all(map(is_concrete, jax.tree.leaves(t)))
+    times = (np if known else jnp).asarray(t)
+    check_vector("t", times)
+    return times.astype(dtype)
 
 
 def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLike]) -> Array:
@@ -189,19 +217,24 @@ def _shrunk(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLik
 _after_shrinking = Function(_shrunk, _resolved)
 
 
-def warn_of_lost_modes(modes: Modes, times: Array | float, num_entries: int) -> None:
+def rest_of(modes: Modes) -> Rest:
+    """For compiled programs: what `warn_of_lost_modes` needs to know."""
+    s = jax.lax.stop_gradient(modes.eigenvalues)
+    return Rest(s.size - jnp.sum(s > 0), jnp.max(s))
+
+
+def warn_of_lost_modes(modes: Modes, rest: Rest, time: float, num_entries: int) -> None:
     """Warn of modes that float32 cannot tell from 0, but that would have moved by then."""
     s = modes.eigenvalues
-    if s.dtype == jnp.float64 or not (is_concrete(s) and is_concrete(times)):
+    if s.dtype == jnp.float64 or not is_concrete(s):
         return
-    with jax.ensure_compile_time_eval():
-        lost = int(s.size - jnp.sum(s > 0))
-        bound = null_rcond(s.dtype) * float(jnp.max(s)) / num_entries
-        if lost and float(jnp.max(times)) * bound > 1:
-            warnings.warn(
-                f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not "
-                f"move; at t = {float(jnp.max(times)):.3g} they might have, if the kernel is not "
-                f"truly singular. Trust times up to {1 / bound:.3g}, or compute the kernel in "
-                "float64, or use diag_reg.",
-                stacklevel=3,
-            )
+    if not is_concrete(rest.largest):  # inside someone's jit
+        rest = outside_traces(jax.jit(rest_of), modes)
+    lost, bound = int(rest.num_modes), null_rcond(s.dtype) * float(rest.largest) / num_entries
+    if lost and time * bound > 1:
+        warnings.warn(
+            f"{lost} of {s.size} modes of this float32 kernel cannot be told from 0 and do not "
+            f"move; at t = {time:.3g} they might have, if the kernel is not truly singular. Trust "
+            f"times up to {1 / bound:.3g}, or compute the kernel in float64, or use diag_reg.",
+            stacklevel=3,
+        )

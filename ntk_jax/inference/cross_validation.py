@@ -1,13 +1,24 @@
 """The test error of kernel ridge regression, estimated from the training set alone."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_single_kernel, as_targets, check_number
-from ntk_jax.linalg import default_rcond, psd_basis
+from ntk_jax.checks import (
+    Look,
+    as_number,
+    as_single_kernel,
+    as_targets,
+    check_looks,
+    check_number,
+    looks,
+)
+from ntk_jax.compat import is_concrete
+from ntk_jax.linalg import basis_of, check_psd, default_rcond
 from ntk_jax.matrix_functions.basis import fixed, matmul
 from ntk_jax.matrix_functions.functions import apply, trace
 from ntk_jax.modes.solves import inverse
@@ -51,17 +62,32 @@ def generalized_cross_validation(
     """
     k = as_single_kernel("k_train_train", k_train_train)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
-    check_number("diag_reg", diag_reg, max_ndim=1)
-    # Their squares would over- or underflow long before they do.
-    k_scale, y_scale = magnitude(k), magnitude(y)
-    k, y, ridges = k / k_scale, y / y_scale, jnp.asarray(diag_reg, k.dtype) / k_scale
-    basis = psd_basis("k_train_train", k)
-    s = basis.eigenvalues
+    inputs, ridges = (
+        {"k_train_train": k, "y_train": y},
+        as_number("diag_reg", diag_reg, k.dtype, max_ndim=1),
+    )
+    estimates, seen, s, condition = _estimates(inputs, ridges, not is_concrete(k))
+    check_looks(seen, inputs)
+    check_psd("k_train_train", s)
     check_number(
         "k_train_train + diag_reg I, its smallest eigenvalue over the largest",
-        (jnp.maximum(s[-1], 0) + ridges) / (s[0] + ridges),
+        condition,
         minimum=default_rcond(s.size, s.dtype),
     )
+    return estimates
+
+
+@partial(jax.jit, static_argnums=2)
+def _estimates(
+    inputs: dict[str, Array], ridges: Array, traced: bool
+) -> tuple[Float[Array, "*R"], dict[str, Look | None], Float[Array, " n"], Float[Array, "*R"]]:
+    """Also what checks see: of the inputs, eigenvalues, and smallest over largest with ridges."""
+    k, y = inputs["k_train_train"], inputs["y_train"]
+    # Their squares would over- or underflow long before they do.
+    k_scale, y_scale = magnitude(k), magnitude(y)
+    k, y, ridges = k / k_scale, y / y_scale, ridges / k_scale
+    basis = basis_of(k, traced)
+    s = basis.eigenvalues
     basis = basis._replace(eigenvalues=jnp.maximum(s, 0))
     targets = matmul(fixed(basis.eigenvectors).T, y.reshape(s.size, -1))
 
@@ -72,4 +98,6 @@ def generalized_cross_validation(
             scale * trace(inverse, basis, ridge) / s.size
         )
 
-    return jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape) * y_scale * y_scale
+    estimates = jax.vmap(at)(ridges.reshape(-1)).reshape(ridges.shape) * y_scale * y_scale
+    condition = (jnp.maximum(s[-1], 0) + ridges) / (s[0] + ridges)
+    return estimates, looks(inputs, symmetric=("k_train_train",)), s, condition

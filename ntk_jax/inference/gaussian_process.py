@@ -1,26 +1,29 @@
 """Bayesian regression with a kernel as prior covariance: with an NNGP, Bayes for wide networks."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
-from ntk_jax.checks import as_kernel, check_symmetric
+from ntk_jax.checks import Look, as_square_kernel, check_looks, looks
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import default_rcond, matmul
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
     as_test_kernel,
-    as_variance,
-    check_test_test,
+    as_test_test,
+    check_variance,
     from_columns,
     from_matrices,
     kind_of,
+    repeated,
     ridge_of_rows,
     targets_of_kernel,
 )
@@ -77,20 +80,51 @@ def gp_posterior(
         >>> print(np.round(posterior.mean, 3), np.round(posterior.covariance, 3))
         [1.] [0.5]
     """
-    k = as_kernel("k_train_train", k_train_train)
-    kind = kind_of(k)
-    y, factor, white = _whiten(k, y_train, noise)
+    k = as_square_kernel("k_train_train", k_train_train)
+    y, noises = targets_of_kernel(y_train, k), ridge_of_rows("noise", noise, k)
     k_test = as_test_kernel(k_test_train, k)
-    prior, diagonal = check_test_test(k_test_test, k_test)
+    prior, whole = as_test_test(k_test_test, k_test)
+    inputs = {"k_train_train": k, "y_train": y, "k_test_train": k_test, "k_test_test": prior}
+    found = _posterior(inputs, noises, whole)
+    check_looks(found.looks, inputs)
+    _check_definite(k, noises, found.definite)
+    check_variance(*found.variances)
+    return found.posterior
+
+
+class _Found(NamedTuple):
+    """A posterior, and what is checked: of variances the smallest, and the scale of the prior."""
+
+    posterior: Posterior
+    looks: dict[str, Look | None]
+    definite: Bool[Array, ""]
+    variances: tuple[Array, Array]
+
+
+@partial(jax.jit, static_argnums=2)
+def _posterior(inputs: dict[str, Array], noises: Array, whole: bool) -> _Found:
+    k, y, k_test, prior = (
+        inputs[name] for name in ("k_train_train", "y_train", "k_test_train", "k_test_test")
+    )
+    kind = kind_of(k)
+    factor, white = _whiten(k, y, noises)
     # One triangular solve of the test kernel serves the mean and the covariance.
     gain = jnp.swapaxes(_solve(factor, jnp.swapaxes(as_matrices(k_test), 1, 2)), 1, 2)  # K_* L⁻ᵀ
     mean = from_columns(matmul(gain, white), kind, (k_test.shape[0], *y.shape[1:]))
-    if diagonal is None:
-        covariance = from_matrices(prior - matmul(gain, jnp.swapaxes(gain, 1, 2)), kind)
+    smallest = jnp.zeros((), k.dtype)
+    if whole:
+        products = matmul(gain, jnp.swapaxes(gain, 1, 2))
+        covariance = from_matrices(as_matrices(prior) - products, kind)
     else:
-        variance = as_variance(prior - jnp.sum(jnp.square(gain), axis=2), prior)
-        covariance = from_columns(variance[..., None], kind, diagonal)
-    return Posterior(mean, covariance, _log_likelihood(factor, white))
+        left = as_columns(prior, kind)[..., 0] - jnp.sum(jnp.square(gain), axis=2)
+        smallest = jnp.min(left)
+        covariance = from_columns(jnp.maximum(left, 0)[..., None], kind, prior.shape)
+    return _Found(
+        Posterior(mean, covariance, _log_likelihood(factor, white)),
+        looks(inputs, symmetric=("k_train_train",)),
+        jnp.all(jnp.isfinite(factor)),
+        (smallest, jnp.max(jnp.abs(prior))),
+    )
 
 
 def log_marginal_likelihood(
@@ -123,29 +157,44 @@ def log_marginal_likelihood(
         >>> round(float(ntk_jax.log_marginal_likelihood(k, y, noise=1.0)), 3)
         -3.378
     """
-    return _log_likelihood(*_whiten(as_kernel("k_train_train", k_train_train), y_train, noise)[1:])
+    k = as_square_kernel("k_train_train", k_train_train)
+    y, noises = targets_of_kernel(y_train, k), ridge_of_rows("noise", noise, k)
+    inputs = {"k_train_train": k, "y_train": y}
+    evidence, seen, definite = _evidence(inputs, noises)
+    check_looks(seen, inputs)
+    _check_definite(k, noises, definite)
+    return evidence
 
 
-def _whiten(k: Array, y_train: ArrayLike, noise: ArrayLike) -> tuple[Array, Array, Array]:
-    """Checked targets, L with L Lᵀ = K + noise I, and L⁻¹ y."""
-    y = targets_of_kernel(y_train, k)
-    matrices = as_matrices(k)
-    for matrix in matrices:
-        check_symmetric("k_train_train", matrix)
-    noises = ridge_of_rows("noise", noise, k)
-    factor = jnp.linalg.cholesky(
-        matrices + jnp.diag(jnp.broadcast_to(noises, matrices.shape[1:2]))[None]
+@jax.jit
+def _evidence(
+    inputs: dict[str, Array], noises: Array
+) -> tuple[Float[Array, ""], dict[str, Look | None], Bool[Array, ""]]:
+    factor, white = _whiten(inputs["k_train_train"], inputs["y_train"], noises)
+    seen = looks(inputs, symmetric=("k_train_train",))
+    return _log_likelihood(factor, white), seen, jnp.all(jnp.isfinite(factor))
+
+
+def _whiten(k: Array, y: Array, noises: Array) -> tuple[Array, Array]:
+    """L with L Lᵀ = K + noise I, and L⁻¹ y."""
+    matrices, kind = as_matrices(k), kind_of(k)
+    noises = jnp.broadcast_to(repeated(noises, kind), matrices.shape[1:2])
+    factor = jnp.linalg.cholesky(matrices + jnp.diag(noises)[None])
+    return factor, _solve(factor, as_columns(y, kind))
+
+
+def _check_definite(k: Array, noises: ArrayLike, definite: Array) -> None:
+    """Raise if the Cholesky factorization failed."""
+    if not all(map(is_concrete, (k, noises, definite))) or definite:
+        return
+    s = jnp.linalg.eigvalsh(as_matrices(k))
+    smallest, largest = float(jnp.min(s)), float(jnp.max(s))
+    enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
+    raise ValueError(
+        f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in "
+        f"{k.dtype}; got {float(np.min(noises)):.3g}, and the smallest eigenvalue of K is "
+        f"{smallest:.3g}."
     )
-    if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
-        s = jnp.linalg.eigvalsh(matrices)
-        smallest, largest = float(jnp.min(s)), float(jnp.max(s))
-        enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
-        raise ValueError(
-            f"noise: expected above {enough:.3g}, so that K + noise I is positive definite in "
-            f"{k.dtype}; got {float(jnp.min(noises)):.3g}, and the smallest eigenvalue of K is "
-            f"{smallest:.3g}."
-        )
-    return y, factor, _solve(factor, as_columns(y, kind_of(k)))
 
 
 def _solve(factor: Float[Array, "B N N"], b: Float[Array, "B N m"]) -> Float[Array, "B N m"]:

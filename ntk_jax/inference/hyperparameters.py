@@ -1,7 +1,7 @@
 """Hyperparameters of a kernel by maximum likelihood of the data."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +21,8 @@ from ntk_jax.checks import (
     check_number,
     working_dtype,
 )
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.inference.gaussian_process import log_marginal_likelihood
 from ntk_jax.types import KernelFn
 
@@ -103,26 +105,27 @@ def fit_hyperparameters(
     examples = as_array("x", x)
     check_finite("x", examples)
     dtype = working_dtype(examples.dtype)
-    data = examples, as_targets("y", y, examples.shape[0], dtype)
+    y = as_targets("y", y, examples.shape[0], dtype)
+    check_finite("y", y)
     start = {
-        name: jnp.log(jnp.asarray(value, dtype))
+        name: np.log(np.asarray(value, dtype))
         for name, value in (dict(initial) | {"noise": noise}).items()
     }
     candidates = []
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
-        objective = partial(_objective, kernel_fn, tuple(chosen.items()))
         with jax.numpy_dtype_promotion("standard"):  # L-BFGS and Adam promote their step counts
-            logs, loss = _minimize(objective, optimizer, num_steps, start, *data, tolerance)
-        if not bool(jnp.isfinite(loss)):
+            found, fitted_noise, loss = _minimize(
+                (kernel_fn, optimizer), start, examples, y, np.asarray(tolerance, dtype),
+                chosen=tuple(chosen.items()), num_steps=num_steps,
+            )  # fmt: skip
+        if not np.isfinite(loss):
             raise ValueError(
                 f"initial: expected a finite likelihood; got {float(loss)} with {chosen}. Start "
                 "elsewhere."
             )
-        floor = float(NOISE_FLOOR * jnp.mean(jnp.square(data[1])))
-        fitted_noise = float(jnp.exp(logs.pop("noise"))) + floor
-        fitted = {name: _as_numbers(jnp.exp(value)) for name, value in logs.items()}
-        candidates.append((fitted | chosen, fitted_noise, -float(loss) * data[1].size))
+        fitted = {name: _as_numbers(value) for name, value in found.items()}
+        candidates.append((fitted | chosen, float(fitted_noise), -float(loss) * y.size))
     best = max(candidates, key=lambda candidate: candidate[2])
     return Fit(*best, [(hyperparameters, evidence) for hyperparameters, _, evidence in candidates])
 
@@ -146,24 +149,31 @@ def _objective(
     kernel_fn: KernelFn, chosen: Chosen, logs: dict[str, Array], x: Array, y: Array
 ) -> Array:
     """Minus the log marginal likelihood per observation."""
-    values = {name: jnp.exp(value) for name, value in logs.items()}
-    noise = values.pop("noise") + NOISE_FLOOR * jnp.mean(jnp.square(y)).astype(x.dtype)
+    values, noise = _values(logs, y)
     k = kernel_fn(x, **values, **dict(chosen))
     return -log_marginal_likelihood(k.nngp if hasattr(k, "nngp") else k, y, noise=noise) / y.size
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(logs: dict[str, Array], y: Array) -> tuple[dict[str, Array], Array]:
+    """The hyperparameters and the noise."""
+    values = {name: jnp.exp(value) for name, value in logs.items()}
+    return values, values.pop("noise") + NOISE_FLOOR * jnp.mean(jnp.square(y))
+
+
+@compiled
 def _minimize(
-    objective: Callable[..., Array],
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
+    functions: Reading,
     start: dict[str, Array],
     x: Array,
     y: Array,
-    tolerance: Array | float,
-) -> tuple[dict[str, Array], Array]:
-    """Where the objective ends, and its value there."""
-    value_fn = partial(objective, x=x, y=y)
+    tolerance: Array,
+    *,
+    chosen: Chosen,
+    num_steps: int,
+) -> tuple[dict[str, Array], Array, Array]:
+    """The hyperparameters and the noise where the objective ends, and its value there."""
+    kernel_fn, optimizer = functions.function
+    value_fn = partial(_objective, kernel_fn, chosen, x=x, y=y)
     update = optax.with_extra_args_support(optimizer).update
 
     def going(search: _Search) -> Array:
@@ -183,4 +193,4 @@ def _minimize(
     end = jax.lax.while_loop(
         going, move, _Search(start, optimizer.init(start), *at_start, jnp.asarray(0))
     )
-    return end.logs, end.value
+    return *_values(end.logs, y), end.value

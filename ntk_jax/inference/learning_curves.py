@@ -9,11 +9,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_array, as_targets, check_number, working_dtype
+from ntk_jax.checks import (
+    Look,
+    Number,
+    as_array,
+    as_dtype,
+    as_number,
+    as_targets,
+    check_looks,
+    check_number,
+    is_zero,
+    look,
+    working_dtype,
+)
 from ntk_jax.compat import is_concrete
 from ntk_jax.matrix_functions.basis import fixed
 
@@ -75,21 +88,23 @@ def eigenlearning(
     if s.ndim != 1:
         raise ValueError(f"eigenvalues: expected a vector; got shape {s.shape}.")
     check_number("eigenvalues", s)
-    s = s.astype(working_dtype(s.dtype))
-    v = as_targets("coefficients", coefficients, s.shape[0], s.dtype).reshape(s.shape[0], -1)
-    power = jnp.mean(jnp.square(v), axis=1)
-    check_number("diag_reg", diag_reg, max_ndim=0)
-    check_number("noise", noise, max_ndim=0)
+    s = as_dtype("eigenvalues", s, working_dtype(s.dtype))
+    v = as_targets("coefficients", coefficients, s.shape[0], s.dtype)
+    ridge, noises = as_number("diag_reg", diag_reg, s.dtype), as_number("noise", noise, s.dtype)
     n = as_counts(num_train, s.dtype)
-    if is_concrete(diag_reg) and diag_reg == 0:
+    if is_zero(diag_reg):
         check_below_rank(n, s)
-    found = _curves(s, power, n.reshape(-1), diag_reg, noise)
-    return LearningCurve(*(part.reshape(*n.shape, *part.shape[1:]) for part in found))
+    curve, seen = _curves(s, v, n, ridge, noises)
+    check_looks({"coefficients": seen}, {"coefficients": v})
+    return curve
 
 
 @jax.jit
-def _curves(s: Array, power: Array, n: Array, diag_reg: Array, noise: Array) -> LearningCurve:
-    """The predictions at each n: compiled once for spectra, ridges and noises of these shapes."""
+def _curves(
+    s: Array, v: Array, numbers: Float[Array, "*T"], diag_reg: Array, noise: Array
+) -> tuple[LearningCurve, Look | None]:
+    """The predictions at each n, and what checks see of the coefficients."""
+    power = jnp.mean(jnp.square(v.reshape(s.size, -1)), axis=1)
 
     def at(n: Array) -> LearningCurve:
         kappa = solve_kappa(s, n, lambda kappa: diag_reg / kappa, (jnp.sum(s) + diag_reg) / n)
@@ -101,25 +116,31 @@ def _curves(s: Array, power: Array, n: Array, diag_reg: Array, noise: Array) -> 
             test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting
         )
 
-    return jax.lax.map(at, n)
+    found = jax.lax.map(at, numbers.reshape(-1))
+    curve = LearningCurve(*(part.reshape(*numbers.shape, *part.shape[1:]) for part in found))
+    return curve, look(v)
 
 
-def as_counts(num_train: ArrayLike | Sequence[int], dtype: DTypeLike) -> Float[Array, "*T"]:
+def as_counts(num_train: ArrayLike | Sequence[int], dtype: DTypeLike) -> Number:
     """Numbers of examples, an integer or a vector of them, as floats."""
-    n = as_array("num_train", num_train)
+    known = all(map(is_concrete, jax.tree.leaves(num_train)))
+    n = (np if known else jnp).asarray(num_train)
     if n.ndim > 1 or not n.size or not jnp.issubdtype(n.dtype, jnp.integer):
         raise ValueError(f"num_train: expected an integer or a vector of them; got {num_train!r}.")
     check_number("num_train", n, minimum=1)
     return n.astype(dtype)
 
 
-def check_below_rank(n: Array, s: Array) -> None:
+def check_below_rank(n: Number, s: Number) -> None:
     """Raise unless every n is below the number of positive eigenvalues: κ > 0 exists then."""
-    if is_concrete(n) and is_concrete(s) and int(jnp.max(n)) >= int(jnp.sum(s > 0)):
+    if not (is_concrete(n) and is_concrete(s)):
+        return
+    rank = np.sum(np.asarray(s) > 0)
+    if np.max(n) >= rank:
         raise ValueError(
-            f"num_train: expected less than {int(jnp.sum(s > 0))}, the number of positive "
-            f"eigenvalues; got {int(jnp.max(n))}. All of them are learned then: use diag_reg, more "
-            "examples, or float64."
+            f"num_train: expected less than {rank}, the number of positive eigenvalues; got "
+            f"{int(np.max(n))}. All of them are learned then: use diag_reg, more examples, or "
+            "float64."
         )
 
 

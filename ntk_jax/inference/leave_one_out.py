@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
-from ntk_jax.checks import as_outputs, check_number
-from ntk_jax.compat import is_concrete
+from ntk_jax.checks import Look, as_number, as_outputs, check_looks, looks
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions.basis import Basis, fixed
 from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
@@ -69,22 +70,33 @@ def leave_one_out(
         >>> print(np.round(left_out.predictions, 3))  # each from the other: k y / (2 + 1)
         [-0.333  0.333]
     """
-    check_number("diag_reg", diag_reg, max_ndim=1)
-    y = targets_of(modes, y_train)
-    s = modes.eigenvalues
-    ridge = jnp.asarray(diag_reg, s.dtype)
-    known = is_concrete(ridge) and is_concrete(s)
-    if known and bool(jnp.any(ridge == 0)) and bool(jnp.any(s == 0)):
+    y, dtype = targets_of(modes, y_train), modes.eigenvalues.dtype
+    ridge = as_number("diag_reg", diag_reg, dtype, max_ndim=1)
+    inputs = {"y_train": y, "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, dtype)}
+    found, seen, null = _leave_one_out(modes, inputs, ridge, modes.traced)
+    check_looks(seen, inputs)
+    known = all(map(is_concrete, (ridge, modes.eigenvalues, null)))
+    if known and not np.all(ridge) and null:
         raise ValueError(
             f"diag_reg: expected above 0 for a singular kernel (rank {modes.rank} of "
-            f"{s.shape[-1]}); got {diag_reg!r}."
+            f"{modes.eigenvalues.shape[-1]}); got {diag_reg!r}."
         )
-    residual = as_columns(y - as_outputs("fx_train_0", fx_train_0, y.shape, s.dtype), modes.kind)
-    error = _left_out(modes.bases(), residual, ridge.reshape(-1), modes.kind.coupled)
-    error = from_columns(error, modes.kind, y.shape).reshape(-1, len(y), y.size // len(y))
+    return found
+
+
+@partial(jax.jit, static_argnums=3)
+def _leave_one_out(
+    modes: Modes, inputs: dict[str, Array], ridge: Array, traced: bool
+) -> tuple[LeaveOneOut, dict[str, Look | None], Bool[Array, ""]]:
+    """Also what checks see of the inputs, and whether there are null modes."""
+    y, kind = inputs["y_train"], modes.kind
+    residual = as_columns(y - jnp.broadcast_to(inputs["fx_train_0"], y.shape), kind)
+    error = _left_out(modes.bases(traced), residual, ridge.reshape(-1), kind.coupled)
+    error = from_columns(error, kind, y.shape).reshape(-1, len(y), y.size // len(y))
     loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
     predictions = y[None] - error.reshape(-1, *y.shape)
-    return LeaveOneOut(predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape))
+    found = LeaveOneOut(predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape))
+    return found, looks(inputs), jnp.any(modes.eigenvalues == 0)
 
 
 def select_diag_reg(
@@ -117,19 +129,18 @@ def select_diag_reg(
         0.01
     """
     if candidates is None:
-        candidates = jnp.max(modes.eigenvalues) * jnp.logspace(
+        candidates = np.asarray(modes.eigenvalues).max() * np.logspace(
             -10, 1, 61, dtype=modes.eigenvalues.dtype
         )
-    candidates = jnp.asarray(candidates)
-    if candidates.ndim != 1 or not candidates.size:
+    if np.ndim(candidates) != 1 or not np.size(candidates):
         raise ValueError(
-            f"candidates: expected a non-empty vector of ridges; got shape {candidates.shape}."
+            f"candidates: expected a non-empty vector of ridges; got shape {np.shape(candidates)}."
         )
+    candidates = np.asarray(candidates)
     losses = leave_one_out(modes, y_train, diag_reg=candidates, fx_train_0=fx_train_0).loss
-    return Ridge(float(candidates[jnp.argmin(losses)]), candidates, losses)
+    return Ridge(float(candidates[np.asarray(losses).argmin()]), on_device(candidates), losses)
 
 
-@partial(jax.jit, static_argnums=3)
 def _left_out(
     basis: Basis, residual: Float[Array, "B N m"], ridges: Float[Array, " R"], coupled: int
 ) -> Float[Array, "R B N m"]:

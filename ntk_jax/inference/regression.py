@@ -1,7 +1,6 @@
 """What infinitely long training converges to: regression with a kernel."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,9 +11,17 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_outputs, check_number, check_symmetric
+from ntk_jax.checks import (
+    Look,
+    as_number,
+    as_outputs,
+    as_square_kernel,
+    check_looks,
+    is_zero,
+    looks,
+)
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import matmul, null_rcond
+from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
@@ -22,10 +29,12 @@ from ntk_jax.modes.kind import (
     from_columns,
     initial_test_outputs,
     kind_of,
+    repeated,
     ridge_of_rows,
     targets_of_kernel,
 )
-from ntk_jax.modes.solves import SolveReport, pseudo_solve, ridge_solve
+from ntk_jax.modes.solves import SolveReport, check_definite, pseudo_solve, ridge_solve
+from ntk_jax.norms import norm
 
 
 class Regression(NamedTuple):
@@ -85,50 +94,85 @@ def kernel_regression(
         >>> print(np.round(fit.train, 3), np.round(fit.test, 3))
         [ 0.5 -0.5] [1.]
     """
-    k = as_kernel("k_train_train", k_train_train)
-    kind, matrices = kind_of(k), as_matrices(k)
+    k = as_square_kernel("k_train_train", k_train_train)
     y = targets_of_kernel(y_train, k)
     k_test = as_test_kernel(k_test_train, k)
     f_0 = as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype)
     f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, (k_test.shape[0], *y.shape[1:]), k.dtype)
-    solve = _solver(diag_reg, rcond, k)
-    parts = []
-    for matrix, residual in zip(matrices, as_columns(y - f_0, kind), strict=True):
-        check_symmetric("k_train_train", matrix)
-        parts.append(solve(matrix, residual))
-    alpha = jnp.stack([part[0] for part in parts])
-    report = jax.tree.map(
-        lambda *each: jnp.stack(each) if kind.name == "diagonal" else each[0],
-        *(p[1] for p in parts),
-    )
-    train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
-    test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)
-    _warn_of_lost_targets(report, matrices.shape[1], y - f_0, y - train)
-    return Regression(train, test, from_columns(alpha, kind, y.shape), report)
-
-
-def _solver(
-    diag_reg: ArrayLike, rcond: float | None, k: Array
-) -> Callable[[Array, Array], tuple[Array, SolveReport]]:
-    """Cholesky with a ridge, the pseudo-inverse without."""
-    if is_concrete(diag_reg) and np.ndim(diag_reg) == 0 and diag_reg == 0:
-        rcond = null_rcond(k.dtype) if rcond is None else rcond
-        check_number("rcond", rcond, max_ndim=0)
-        return partial(pseudo_solve, rcond=rcond)
-    if rcond is not None:
+    inputs = _Inputs(k, y, k_test, f_0, f_test_0)
+    if ridgeless := is_zero(diag_reg):
+        value = as_number("rcond", null_rcond(k.dtype) if rcond is None else rcond, k.dtype)
+    elif rcond is None:
+        value = ridge_of_rows("diag_reg", diag_reg, k)
+    else:
         raise ValueError(
             "rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two."
         )
-    return partial(ridge_solve, diag_reg=ridge_of_rows("diag_reg", diag_reg, k))
+    found = _regression(inputs, value, ridgeless, not is_concrete(k))
+    check_looks(found.looks, inputs._asdict())
+    rows = k.shape[0] * kind_of(k).coupled
+    if found.eigenvalues is None:
+        check_definite(found.fit.report, rows, diag_reg)
+    else:
+        check_psd("k_train_train", found.eigenvalues)
+    _warn_of_lost_targets(found, rows)
+    return found.fit
 
 
-def _warn_of_lost_targets(report: SolveReport, size: int, before: Array, after: Array) -> None:
+class _Inputs(NamedTuple):
+    """Arguments by name."""
+
+    k_train_train: Float[Array, "n n *outputs"]
+    y_train: Float[Array, "n *O"]
+    k_test_train: Float[Array, "n_test n *outputs"]
+    fx_train_0: Float[Array, "..."]
+    fx_test_0: Float[Array, "..."]
+
+
+class _Found(NamedTuple):
+    """A regression, and what is checked of it: norms are those of the targets before and after."""
+
+    fit: Regression
+    looks: dict[str, Look | None]
+    eigenvalues: Float[Array, "B N"] | None
+    before: Float[Array, ""]
+    after: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _regression(inputs: _Inputs, value: Array, ridgeless: bool, traced: bool) -> _Found:
+    """Cholesky with a ridge, which `value` is then; the pseudo-inverse without, to that rcond."""
+    k, y, k_test, f_0, f_test_0 = inputs
+    kind, matrices = kind_of(k), as_matrices(k)
+    f_0 = jnp.broadcast_to(f_0, y.shape)
+    f_test_0 = jnp.broadcast_to(f_test_0, (k_test.shape[0], *y.shape[1:]))
+    columns = as_columns(y - f_0, kind)
+    s = None
+    if ridgeless:
+        solve = lambda matrix, b: pseudo_solve(matrix, b, value, traced)
+        alpha, report, s = jax.vmap(solve)(matrices, columns)
+    else:
+        ridge = repeated(value, kind)
+        alpha, report = jax.vmap(lambda matrix, b: ridge_solve(matrix, b, ridge))(matrices, columns)
+    if kind.name != "diagonal":
+        report = jax.tree.map(lambda each: each[0], report)
+    train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)
+    test = f_test_0 + from_columns(matmul(as_matrices(k_test), alpha), kind, f_test_0.shape)
+    fit = Regression(train, test, from_columns(alpha, kind, y.shape), report)
+    seen = looks(inputs._asdict(), symmetric=("k_train_train",))
+    return _Found(fit, seen, s, norm(y - f_0), norm(y - train))
+
+
+def _warn_of_lost_targets(found: _Found, size: int) -> None:
     """Warn if modes that count as 0 in single precision hold a share of the targets that shows."""
     # Double precision is the way out that the warning names: there is none beyond it.
-    if after.dtype == jnp.float64 or not all(map(is_concrete, (report.rank, before, after))):
+    rank = found.fit.report.rank
+    if found.after.dtype == jnp.float64 or not all(
+        map(is_concrete, (rank, found.before, found.after))
+    ):
         return
-    lost = int(np.max(size - np.asarray(report.rank)))
-    share = np.linalg.norm(after) / max(np.linalg.norm(before), np.finfo(np.float32).tiny)
+    lost = int(np.max(size - np.asarray(rank)))
+    share = float(found.after) / max(float(found.before), float(np.finfo(np.float32).tiny))
     if lost and share > 1e-3:
         warnings.warn(
             f"{lost} of {size} modes of this float32 kernel cannot be told from 0 and count as 0; "

@@ -19,7 +19,15 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_single_kernel, as_targets, check_number
+from ntk_jax.checks import (
+    Look,
+    as_number,
+    as_single_kernel,
+    as_targets,
+    check_looks,
+    is_zero,
+    looks,
+)
 from ntk_jax.inference.learning_curves import as_counts, check_below_rank, solve_kappa
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.norms import magnitude
@@ -77,41 +85,44 @@ def learning_curve(
     """
     matrix = as_single_kernel("k", k)
     size, dtype = matrix.shape[0], matrix.dtype
-    columns = as_targets("y", y, size, dtype).reshape(size, -1)
-    check_number("diag_reg", diag_reg, max_ndim=0)
-    n = as_counts(num_train, dtype)
-    if int(jnp.max(n)) >= size:
+    inputs = {"k": matrix, "y": as_targets("y", y, size, dtype)}
+    ridge, n = as_number("diag_reg", diag_reg, dtype), as_counts(num_train, dtype)
+    if np.max(n) >= size:
         raise ValueError(
-            f"num_train: expected less than the {size} rows of the pool; got {int(jnp.max(n))}."
+            f"num_train: expected less than the {size} rows of the pool; got {int(np.max(n))}."
         )
-    # Powers of resolvents would over- or underflow: everything is in units of the kernel.
-    k_scale, y_scale = magnitude(matrix), magnitude(columns)
-    matrix, columns, ridge = (
-        matrix / k_scale,
-        columns / y_scale,
-        jnp.asarray(diag_reg, dtype) / k_scale,
-    )
-    s = jnp.linalg.eigvalsh(matrix)[::-1]
+    curve, seen, s = _curve(inputs, n, ridge)
+    check_looks(seen, inputs)
     check_psd("k", s)
-    s = jnp.where(s > null_rcond(dtype) * s[0], s, 0)
-    if not diag_reg:
-        check_below_rank(n, s)
-    found = [_at(matrix, columns, s, one, ridge) for one in n.reshape(-1)]
-    curve = PoolCurve(
-        *(jnp.stack(part).reshape(*n.shape, *part[0].shape) for part in zip(*found, strict=True))
-    )
-    if not bool(jnp.all(jnp.isfinite(curve.test))):
+    known = np.asarray(s)
+    if is_zero(diag_reg):
+        check_below_rank(n, np.where(known > null_rcond(dtype) * known[0], known, 0))
+    missing = ~np.isfinite(np.asarray(curve.test))
+    if np.any(missing):
         raise ValueError(
             f"num_train: the equation for Ω has no solution to {dtype} precision at n = "
-            f"{np.asarray(n)[~np.isfinite(np.asarray(curve.test))]}, close to the rank: use "
-            "diag_reg, or float64."
+            f"{np.asarray(n)[missing]}, close to the rank: use diag_reg, or float64."
         )
-    return PoolCurve(
-        curve.test * y_scale * y_scale, curve.train * y_scale * y_scale, curve.kappa * k_scale
-    )
+    return curve
 
 
 @jax.jit
+def _curve(
+    inputs: dict[str, Array], n: Float[Array, "*T"], ridge: Array
+) -> tuple[PoolCurve, dict[str, Look | None], Float[Array, " N"]]:
+    """The errors, what checks see of the inputs, and the eigenvalues in units of the kernel."""
+    k, columns = inputs["k"], inputs["y"].reshape(len(inputs["k"]), -1)
+    # Powers of resolvents would over- or underflow: everything is in units of the kernel.
+    k_scale, y_scale = magnitude(k), magnitude(columns)
+    k, columns = k / k_scale, columns / y_scale
+    s = jnp.linalg.eigvalsh(k)[::-1]
+    kept = jnp.where(s > null_rcond(k.dtype) * s[0], s, 0)
+    found = jax.lax.map(lambda one: _at(k, columns, kept, one, ridge / k_scale), n.reshape(-1))
+    test, train, kappa = (part.reshape(*n.shape, *part.shape[1:]) for part in found)
+    curve = PoolCurve(test * y_scale * y_scale, train * y_scale * y_scale, kappa * k_scale)
+    return curve, looks(inputs, symmetric=("k",)), s
+
+
 def _at(k: Array, y: Array, s: Array, n: Array, ridge: Array) -> PoolCurve:
     """The errors at one n; NaN if the iteration does not converge."""
     size = k.shape[0]

@@ -10,13 +10,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, as_outputs, as_targets, check_finite, check_number
+from ntk_jax.checks import Number, as_array, as_dtype, as_kernel, as_number, as_outputs, as_targets
 from ntk_jax.compat import is_concrete
 
 
@@ -110,7 +109,7 @@ def as_test_kernel(
             "k_test_train: expected test rows and training columns, (n_test, "
             f"{', '.join(map(str, k_train_train.shape[1:]))}); got {k.shape}.{hint}"
         )
-    return k.astype(k_train_train.dtype)
+    return as_dtype("k_test_train", k, k_train_train.dtype)
 
 
 def initial_test_outputs(
@@ -128,48 +127,45 @@ def initial_test_outputs(
     return as_outputs("fx_test_0", 0.0 if fx_test_0 is None else fx_test_0, shape, dtype)
 
 
-def ridge_of_rows(
-    name: str, value: ArrayLike, k: Float[Array, "n n *outputs"]
-) -> Float[Array, "*N"]:
-    """A ridge or noise, a number or one per example, repeated for outputs that are coupled."""
-    check_number(name, value)
-    ridge = jnp.asarray(value, k.dtype)
-    if ridge.shape not in ((), k.shape[:1]):
+def ridge_of_rows(name: str, value: ArrayLike, k: Float[Array, "n n *outputs"]) -> Number:
+    """A ridge or noise, a number or one per example."""
+    ridge = as_number(name, value, k.dtype, max_ndim=None)
+    if jnp.shape(ridge) not in ((), k.shape[:1]):
         raise ValueError(
             f"{name}: expected a number, or one for each of the {len(k)} examples; got shape "
-            f"{ridge.shape}."
+            f"{jnp.shape(ridge)}."
         )
-    return jnp.repeat(ridge, k.shape[2]) if ridge.ndim and k.ndim == 4 else ridge
+    return ridge
 
 
-def check_test_test(
+def repeated(ridge: Float[Array, "*n"], kind: Kind) -> Float[Array, "*N"]:
+    """The ridge of every row of a matrix, the same for outputs that are coupled."""
+    return jnp.repeat(ridge, kind.coupled) if ridge.ndim else ridge
+
+
+def as_test_test(
     k_test_test: ArrayLike, k_test_train: Float[Array, "n_test n *outputs"]
-) -> tuple[Array, tuple[int, ...] | None]:
-    """Test-test kernel as (matrices (B, N, N), None), its diagonal as (columns (B, N), shape)."""
-    kind, num_test, outputs = kind_of(k_test_train), k_test_train.shape[0], k_test_train.shape[2:]
+) -> tuple[Array, bool]:
+    """The test-test kernel, and whether it is whole: else it is its diagonal."""
+    num_test, outputs = k_test_train.shape[0], k_test_train.shape[2:]
     whole, diagonal = (num_test, num_test, *outputs), (num_test, *outputs[:1])
-    k = jnp.asarray(k_test_test)
-    check_finite("k_test_test", k)
-    if k.shape == whole:
-        return as_matrices(k.astype(k_test_train.dtype)), None
-    if k.shape == diagonal:
-        return as_columns(k.astype(k_test_train.dtype), kind)[..., 0], diagonal
+    k = as_array("k_test_test", k_test_test)
+    if k.shape in (whole, diagonal):
+        return as_dtype("k_test_test", k, k_test_train.dtype), k.shape == whole
     raise ValueError(
         f"k_test_test: expected shape {whole} for the whole covariance, or {diagonal} for its "
         f"diagonal alone; got {k.shape}."
     )
 
 
-def as_variance(variance: Array, scale: Array) -> Array:
-    """Variances with rounding below 0 removed; an error if they are negative beyond rounding."""
-    if is_concrete(variance):
-        # Inside someone's jit these are constants, and can be looked at.
-        with jax.ensure_compile_time_eval():
-            smallest, largest = float(jnp.min(variance)), float(jnp.max(jnp.abs(scale)))
-        if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
-            raise ValueError(
-                f"covariance: expected variances of at least 0; got {smallest:.3g} with kernels of "
-                f"{largest:.3g}. Compute all three kernels from the same rows, in float64, or add "
-                "noise."
-            )
-    return jnp.maximum(variance, 0)
+def check_variance(variance: Array, scale: Array) -> None:
+    """Raise if the smallest variance is negative beyond rounding in kernels of that scale."""
+    if not (is_concrete(variance) and is_concrete(scale)):
+        return
+    smallest, largest = float(variance), float(scale)
+    if smallest < -(float(jnp.finfo(variance.dtype).eps) ** 0.5) * largest:
+        raise ValueError(
+            f"covariance: expected variances of at least 0; got {smallest:.3g} with kernels of "
+            f"{largest:.3g}. Compute all three kernels from the same rows, in float64, or add "
+            "noise."
+        )

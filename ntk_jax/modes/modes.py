@@ -2,18 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float, Int
 
-from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
+from ntk_jax.checks import (
+    Look,
+    Number,
+    as_number,
+    as_square_kernel,
+    check_integer,
+    check_looks,
+    look,
+)
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import matmul, null_rcond, psd_basis
+from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
 from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
@@ -53,25 +62,41 @@ class Modes:
     @property
     def rank(self) -> Array:
         """The number of modes that training moves, one per set of modes."""
-        return jnp.sum(self.eigenvalues > 0, axis=-1)
+        return _rank(self.eigenvalues)
 
     @property
     def condition_number(self) -> Array:
         """The largest eigenvalue over the smallest: infinite with null modes."""
-        return self.eigenvalues[..., 0] / self.eigenvalues[..., -1]
+        return _condition_number(self.eigenvalues)
 
-    def bases(self) -> Basis:
-        """The modes as a batch of bases, one for each output that has a kernel of its own."""
+    @property
+    def traced(self) -> bool:
+        """Whether derivatives by the modes may be taken: whether they are traced."""
+        return not (is_concrete(self.eigenvalues) and is_concrete(self.eigenvectors))
+
+    def bases(self, traced: bool) -> Basis:
+        """The modes as a batch of bases, one for each output that has a kernel of its own.
+
+        For compiled programs: `traced` is what the modes were outside.
+        """
         kernel = self.kernel
-        if kernel is None and not (
-            is_concrete(self.eigenvalues) and is_concrete(self.eigenvectors)
-        ):
+        if kernel is None and traced:
             U = self.eigenvectors  # modes of the caller's making: the kernel is what they make
             kernel = matmul(U * self.eigenvalues[..., None, :], jnp.swapaxes(U, -1, -2))
         basis = Basis(self.eigenvalues, self.eigenvectors, kernel)
         return (
             basis if self.kind.name == "diagonal" else jax.tree.map(lambda part: part[None], basis)
         )
+
+
+@jax.jit
+def _rank(s: Float[Array, "*O n"]) -> Int[Array, "*O"]:
+    return jnp.sum(s > 0, axis=-1)
+
+
+@jax.jit
+def _condition_number(s: Float[Array, "*O n"]) -> Float[Array, "*O"]:
+    return s[..., 0] / s[..., -1]
 
 
 jax.tree_util.register_dataclass(Modes, ("eigenvalues", "eigenvectors", "kernel"), ("kind",))
@@ -113,20 +138,40 @@ def diagonalize(
         >>> print(np.round(modes.eigenvalues, 3), int(modes.rank))
         [3. 1.] 2
     """
-    k = as_kernel("k_train_train", k_train_train)
-    if rcond is not None:
-        check_number("rcond", rcond, max_ndim=0)
-    # One after the other, since each has checks of its own.
-    found = [_diagonalize_matrix(matrix, rcond) for matrix in as_matrices(k)]
-    basis = jax.tree.map(lambda *parts: jnp.stack(parts), *found) if k.ndim == 3 else found[0]
-    return Modes(basis.eigenvalues, basis.eigenvectors, basis.kernel, kind_of(k))
+    k = as_square_kernel("k_train_train", k_train_train)
+    cut = as_number("rcond", null_rcond(k.dtype) if rcond is None else rcond, k.dtype)
+    modes, known, seen = _decompose(k, cut, not is_concrete(k))
+    check_looks({"k_train_train": seen}, {"k_train_train": k})
+    check_psd("k_train_train", known)
+    return modes
 
 
-def _diagonalize_matrix(k: Float[Array, "n n"], rcond: float | None) -> Basis:
-    check_symmetric("k_train_train", k)
-    basis = psd_basis("k_train_train", k)
-    s, cut = basis.eigenvalues, null_rcond(k.dtype) if rcond is None else rcond
-    return basis._replace(eigenvalues=jnp.where(s > cut * s[0], s, 0))
+@partial(jax.jit, static_argnums=2)
+def _decompose(
+    k: Float[Array, "n n *outputs"], rcond: Array, traced: bool
+) -> tuple[Modes, Float[Array, "B N"], Look | None]:
+    return *modes_of(k, rcond, traced), look(k, symmetric=True)
+
+
+def modes_of(
+    k: Float[Array, "n n *outputs"], rcond: Array | float, traced: bool
+) -> tuple[Modes, Float[Array, "B N"]]:
+    """`diagonalize` for compiled programs, and the eigenvalues as they are, for `check_psd`.
+
+    `traced` is what the kernel is outside.
+    """
+    matrices, kind = as_matrices(k), kind_of(k)
+    s, U = jax.vmap(symmetric_eigh)(matrices)
+    parts = jnp.where(s > rcond * s[:, :1], s, 0), U, matrices if traced else None
+    if kind.name != "diagonal":
+        parts = jax.tree.map(lambda part: part[0], parts)
+    return Modes(*parts, kind), s
+
+
+@jax.jit
+def spectrum_of(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "B N"], Look | None]:
+    """The eigenvalues of a kernel, largest first, and what checks see of it."""
+    return jnp.linalg.eigvalsh(as_matrices(k))[:, ::-1], look(k, symmetric=True)
 
 
 def max_learning_rate(
@@ -170,13 +215,21 @@ def max_learning_rate(
                 f"{num_outputs}."
             )
         sharing = 1
-    check_momentum(momentum)
+    s = modes.eigenvalues
+    return _largest_step(s, as_momentum(momentum, s.dtype), sharing, nesterov)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _largest_step(
+    s: Float[Array, "*O n"], momentum: Array, sharing: int, nesterov: bool
+) -> Float[Array, ""]:
     factor = (1 + momentum) / (1 + 2 * momentum) if nesterov else 1 + momentum
-    return jnp.asarray(2 * factor * modes.eigenvalues.size * sharing / jnp.max(modes.eigenvalues))
+    return 2 * factor * (s.size * sharing) / jnp.max(s)
 
 
-def check_momentum(momentum: ArrayLike) -> None:
-    """Raise unless momentum is in [0, 1)."""
-    check_number("momentum", momentum, max_ndim=0)
+def as_momentum(momentum: ArrayLike, dtype: DTypeLike) -> Number:
+    """Momentum as an argument of a compiled program; raise unless it is in [0, 1)."""
+    number = as_number("momentum", momentum, dtype)
     if is_concrete(momentum) and not np.asarray(momentum) < 1:
         raise ValueError(f"momentum: expected a number in [0, 1); got {momentum!r}.")
+    return number

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import default_rcond, psd_basis
+from ntk_jax.linalg import basis_of, default_rcond
 from ntk_jax.matrix_functions.basis import Constants, Function, fixed, matmul
 from ntk_jax.matrix_functions.functions import apply
 from ntk_jax.operators.power_iteration import largest_eigenvalue
@@ -40,44 +39,51 @@ inverse = Function(value=_reciprocal, reach=_with_ridge)
 
 
 def pseudo_solve(
-    k: Float[Array, "n n"], b: Float[Array, "n m"], *, rcond: float
-) -> tuple[Float[Array, "n m"], SolveReport]:
-    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` of the largest count as zero."""
-    basis = psd_basis("k_train_train", k)
+    k: Float[Array, "n n"], b: Float[Array, "n m"], rcond: Array, traced: bool
+) -> tuple[Float[Array, "n m"], SolveReport, Float[Array, " n"]]:
+    """K⁺ b for a symmetric PSD kernel: eigenvalues up to `rcond` of the largest count as zero.
+
+    For compiled programs, which return the eigenvalues as well, for `check_psd`; `traced` is what
+    the kernel is outside.
+    """
+    basis = basis_of(k, traced)
     s, U = basis.eigenvalues, fixed(basis.eigenvectors)
     kept = basis._replace(eigenvalues=jnp.where(s > rcond * s[0], s, 0))
     alpha = apply(inverse, kept, matmul(U.T, b), jnp.zeros((), k.dtype))
     rank = jnp.sum(s > rcond * s[0])
     smallest = s[jnp.maximum(rank - 1, 0)]
-    return matmul(U, alpha), SolveReport(rank, smallest, s[0], s[0] / smallest)
+    return matmul(U, alpha), SolveReport(rank, smallest, s[0], s[0] / smallest), s
 
 
 def ridge_solve(
-    k: Float[Array, "n n"], b: Float[Array, "n m"], *, diag_reg: Float[ArrayLike, "*n"]
+    k: Float[Array, "n n"], b: Float[Array, "n m"], diag_reg: Float[Array, "*n"]
 ) -> tuple[Float[Array, "n m"], SolveReport]:
     """(K + diag(diag_reg))⁻¹ b by Cholesky, and the extreme eigenvalues of K + diag(diag_reg).
 
-    These are found by power iteration on the matrix and on its inverse: good to a few per cent.
+    These are found by power iteration on the matrix and on its inverse: good to a few per cent. For
+    compiled programs; `check_definite` raises where the factorization failed.
     """
-    solution, smallest, largest = _ridge(k, b, jnp.asarray(diag_reg, k.dtype))
-    if is_concrete(smallest) and not bool(jnp.isfinite(smallest)):
-        raise ValueError(
-            "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky "
-            f"factorization failed (n = {len(k)}, {k.dtype}, diag_reg = "
-            f"{float(np.min(diag_reg)):.3g}, largest eigenvalue {float(largest):.3g}). Use "
-            f"diag_reg above {10 * default_rcond(k.shape[0], k.dtype) * float(largest):.3g}, or "
-            "float64, or diag_reg=0 for the pseudo-inverse."
-        )
-    rank = jnp.asarray(k.shape[0])
-    return solution, SolveReport(rank, smallest, largest, largest / smallest)
-
-
-@jax.jit
-def _ridge(k: Array, b: Array, diag_reg: Array) -> tuple[Array, Array, Array]:
-    """The solution, and the extreme eigenvalues: compiled once for any ridge."""
     # Extreme eigenvalues from products alone, since a report must not cost more than the solve.
     regularized = k + jnp.diag(jnp.broadcast_to(diag_reg, k.shape[:1]))
     factor = cho_factor(regularized, lower=True)
     largest = largest_eigenvalue(lambda v: matmul(regularized, v), k.shape[:1], k.dtype)
     smallest = 1 / largest_eigenvalue(lambda v: cho_solve(factor, v), k.shape[:1], k.dtype)
-    return cho_solve(factor, b), smallest, largest
+    report = SolveReport(jnp.asarray(k.shape[0]), smallest, largest, largest / smallest)
+    return cho_solve(factor, b), report
+
+
+def check_definite(report: SolveReport, size: int, diag_reg: ArrayLike) -> None:
+    """Raise if the Cholesky factorization of a matrix of `size` rows failed, of several if any."""
+    if not is_concrete(report.smallest_eigenvalue):
+        return
+    finite = np.isfinite(np.asarray(report.smallest_eigenvalue)).reshape(-1)
+    if finite.all():
+        return
+    largest, dtype = float(np.reshape(report.largest_eigenvalue, -1)[~finite][0]), report[1].dtype
+    raise ValueError(
+        "k_train_train + diag_reg I: expected a positive definite matrix; its Cholesky "
+        f"factorization failed (n = {size}, {dtype}, diag_reg = {float(np.min(diag_reg)):.3g}, "
+        f"largest eigenvalue {largest:.3g}). Use diag_reg above "
+        f"{10 * default_rcond(size, dtype) * largest:.3g}, or float64, or diag_reg=0 for the "
+        "pseudo-inverse."
+    )

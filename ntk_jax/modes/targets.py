@@ -5,10 +5,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, as_targets
+from ntk_jax.checks import as_dtype, as_kernel, as_targets
 from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions.basis import Basis, fixed
-from ntk_jax.modes.kind import as_matrices, kind_of
+from ntk_jax.modes.kind import kind_of
 from ntk_jax.modes.modes import Modes
 
 _WHOSE = {
@@ -38,8 +38,8 @@ def targets_of(modes: Modes, y_train: ArrayLike) -> Float[Array, "n *O"]:
     return as_targets("y_train", y_train, rows, s.dtype, kind.num_outputs, _WHOSE[kind.name])
 
 
-def as_test_matrices(k_test_train: ArrayLike, modes: Modes) -> Float[Array, "B N_test N"]:
-    """A test kernel of the kind of the training kernel, or a flattened full one, as matrices."""
+def as_test_kernel_of(modes: Modes, k_test_train: ArrayLike) -> Float[Array, "..."]:
+    """A test kernel of the kind of the training kernel, or a flattened full one."""
     k, kind, n = as_kernel("k_test_train", k_test_train), modes.kind, modes.eigenvalues.shape[-1]
     flattened = kind.name == "full" and k.ndim == 2 and k.shape[0] % kind.coupled == 0
     if not flattened and kind_of(k) != kind:
@@ -48,13 +48,13 @@ def as_test_matrices(k_test_train: ArrayLike, modes: Modes) -> Float[Array, "B N
             "k_test_train: expected a kernel of the kind of the training one, with "
             f"{axes[kind.name]}; got shape {k.shape}."
         )
-    matrices = as_matrices(k)
-    if matrices.shape[2] != n:
+    rows, columns = (size * (1 if flattened else kind.coupled) for size in k.shape[:2])
+    if columns != n:
         raise ValueError(
             f"k_test_train: expected test examples in rows and the {n} training modes in columns; "
-            f"got {k.shape}." + (" It is transposed." if matrices.shape[1] == n else "")
+            f"got {k.shape}." + (" It is transposed." if rows == n else "")
         )
-    return matrices
+    return as_dtype("k_test_train", k, modes.eigenvalues.dtype)
 
 
 def rows_in_modes(k: Float[Array, "B N n"], basis: Basis) -> Float[Array, "B N n"]:

@@ -1,5 +1,6 @@
 """Block Lanczos: one Krylov space of a whole block of vectors, which finds repeated eigenvalues."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.compat import on_device
+from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import matmul
 from ntk_jax.operators.symmetric import Operator, multiply
 
@@ -25,12 +28,12 @@ class Krylov(NamedTuple):
 class BlockLanczos:
     """Grows a Krylov space block by block, each block orthogonalized against all before it."""
 
-    def __init__(self, k: Operator, start: Float[Array, "n b"], max_dimension: int):
-        self.k, self.block = k, jnp.linalg.qr(start)[0]
-        n, self.size = start.shape
-        self.basis = jnp.zeros((n, max_dimension), start.dtype)
-        self.projected = np.zeros((max_dimension, max_dimension), start.dtype)
-        self.dimension = 0
+    def __init__(self, k: Operator, key: Array, size: int, max_dimension: int):
+        self.k, self.size, self.dimension = k, size, 0
+        n, dtype = k.shape[0], jnp.dtype(k.dtype)
+        self.block = _start(key, (n, size), dtype)
+        self.basis = on_device(np.zeros((n, max_dimension), dtype))
+        self.projected = np.zeros((max_dimension, max_dimension), dtype)
 
     def grow(self) -> Krylov:
         """Add the next block to the basis."""
@@ -43,6 +46,11 @@ class BlockLanczos:
         self.dimension = m + b
         inside = self.projected[: m + b, : m + b]
         return Krylov(self.basis, np.triu(inside) + np.triu(inside, 1).T, np.asarray(remainder))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _start(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "n b"]:
+    return jnp.linalg.qr(draw_flat(jax.random.normal, key, shape, dtype))[0]
 
 
 @jax.jit

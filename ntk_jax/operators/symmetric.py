@@ -2,13 +2,14 @@
 
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, check_symmetric
+from ntk_jax.checks import Look, as_coupled_kernel, check_looks, look
 from ntk_jax.linalg import as_matrix, matmul
 
 
@@ -47,11 +48,20 @@ def as_operator(name: str, k: SymmetricOperator | ArrayLike) -> Operator:
                 "products."
             )
         return k
-    matrix = as_matrix(as_kernel(name, k))
-    check_symmetric(name, matrix)
-    return matrix
+    kernel = as_coupled_kernel(name, k)
+    matrix, seen = _seen(kernel)
+    check_looks({name: seen}, {name: kernel})
+    return kernel if kernel.ndim == 2 else matrix
+
+
+@jax.jit
+def _seen(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "N N"], Look | None]:
+    return as_matrix(k), look(k, symmetric=True)
 
 
 def multiply(k: Operator, v: Float[Array, "n b"]) -> Float[Array, "n b"]:
     """K v, in full precision for an array."""
-    return matmul(k, v) if isinstance(k, Array) else jnp.asarray(k @ v)
+    return _product(k, v) if isinstance(k, Array) else jnp.asarray(k @ v)
+
+
+_product = jax.jit(matmul)

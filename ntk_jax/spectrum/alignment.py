@@ -1,6 +1,7 @@
 """How alike two kernels are, or a kernel and the targets; and the geometry of the examples."""
 
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,21 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_single_kernel, as_targets, check_symmetric
-from ntk_jax.compat import is_concrete
+from ntk_jax.checks import (
+    Look,
+    as_coupled_kernel,
+    as_single_kernel,
+    as_targets,
+    check_looks,
+    look,
+    looks,
+)
+from ntk_jax.compat import is_concrete, outside_traces
 from ntk_jax.linalg import as_matrix, matmul
 from ntk_jax.norms import magnitude, norm
+
+Looks: TypeAlias = dict[str, Look | None]
+Norms: TypeAlias = dict[str, Array]
 
 
 def alignment(
@@ -46,18 +58,11 @@ def alignment(
         >>> round(float(ntk_jax.alignment(jnp.eye(3), y)), 3)
         0.577
     """
-    kernel = as_kernel("k", k)
-    matrix = as_matrix(kernel)
-    check_symmetric("k", matrix)
-    targets = as_targets("y", y, kernel.shape[0], kernel.dtype)
-    targets = (
-        targets.reshape(matrix.shape[0], -1)
-        if kernel.ndim == 4
-        else targets.reshape(kernel.shape[0], -1)
-    )
-    if centered:
-        as_single_kernel("k", kernel)
-    return _checked(*_alignment(matrix, targets, centered), names=("k", "y"))
+    kernel = (as_single_kernel if centered else as_coupled_kernel)("k", k)
+    inputs = {"k": kernel, "y": as_targets("y", y, kernel.shape[0], kernel.dtype)}
+    value, norms, seen = _alignment(inputs, centered)
+    check_looks(seen, inputs)
+    return _checked(value, norms)
 
 
 def centered_alignment(
@@ -94,7 +99,10 @@ def centered_alignment(
             f"k2: expected the shape of k1, {a.shape}; got {b.shape}. Use the same examples for "
             "both."
         )
-    return _checked(*_centered_alignment(a, b), names=("k1", "k2"))
+    inputs = {"k1": a, "k2": b}
+    value, norms, seen = _centered_alignment(inputs)
+    check_looks(seen, inputs)
+    return _checked(value, norms)
 
 
 def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
@@ -119,15 +127,28 @@ def cosine(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
          [0.5 1. ]]
     """
     k = as_single_kernel("k", k)
-    _check_pairs("k", k)
-    scale = jnp.diagonal(k)
-    if is_concrete(scale) and not bool(jnp.all(scale > 0)):
+    cosines, facts, seen = _cosine(k)
+    check_looks({"k": seen}, {"k": k})
+    _check_pairs(k, facts)
+    if is_concrete(k) and is_concrete(facts.smallest) and not float(facts.smallest) > 0:
         raise ValueError(
-            f"k: expected positive diagonal entries; got {float(scale.min()):.6g}. A zero input "
+            f"k: expected positive diagonal entries; got {float(facts.smallest):.6g}. A zero input "
             "without biases has no direction: drop it, or use biases."
         )
-    root = jnp.sqrt(scale)
-    return k / root[:, None] / root[None, :]
+    return cosines
+
+
+class _Pairs(NamedTuple):
+    """How far pairs of examples show that a kernel is not PSD, and its smallest diagonal entry."""
+
+    excess: Float[Array, ""]
+    smallest: Float[Array, ""]
+
+
+@jax.jit
+def _cosine(k: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], _Pairs, Look | None]:
+    root = jnp.sqrt(jnp.diagonal(k))
+    return k / root[:, None] / root[None, :], _pairs(k), look(k, symmetric=True)
 
 
 def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
@@ -151,54 +172,68 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
          [1.732 0.   ]]
     """
     k = as_single_kernel("k", k)
-    _check_pairs("k", k)
+    distances, facts, seen = _distance(k)
+    check_looks({"k": seen}, {"k": k})
+    _check_pairs(k, facts)
+    return distances
+
+
+@jax.jit
+def _distance(k: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], _Pairs, Look | None]:
     scale = magnitude(k)
     norms = jnp.diagonal(k) / scale
     squares = jnp.maximum(norms[:, None] + norms[None, :] - 2 * (k / scale), 0)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) * jnp.sqrt(scale)
+    distances = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return distances * jnp.sqrt(scale), _pairs(k), look(k, symmetric=True)
 
 
-def _check_pairs(name: str, k: Array) -> None:
+def _check_pairs(k: Array, facts: _Pairs) -> None:
     """Raise if a pair of examples, K(x, x')² above K(x, x) K(x', x'), shows that K is not PSD."""
     if not is_concrete(k):
         return
-    with jax.ensure_compile_time_eval():
-        excess = float(_excess(k))
-    if not excess <= float(jnp.finfo(k.dtype).eps) ** 0.5:
+    if not is_concrete(facts.excess):  # a constant inside someone's jit can still be looked at
+        facts = outside_traces(jax.jit(_pairs), k)
+    if not float(facts.excess) <= float(jnp.finfo(k.dtype).eps) ** 0.5:
         raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) "
-            f"K(x', x')), by {excess:.3g} of the largest entry. Compute it in float64, or check "
-            "that it is a kernel at all."
+            "k: expected a positive semi-definite kernel; got |K(x, x')| above sqrt(K(x, x) "
+            f"K(x', x')), by {float(facts.excess):.3g} of the largest entry. Compute it in "
+            "float64, or check that it is a kernel at all."
         )
 
 
-@jax.jit
-def _excess(k: Array) -> Array:
+def _pairs(k: Array) -> _Pairs:
+    k = jax.lax.stop_gradient(k)
+    smallest = jnp.min(jnp.diagonal(k))
     k = k / magnitude(k)
     diagonal = jnp.diagonal(k)
     root = jnp.sqrt(jnp.maximum(diagonal, 0))
-    return jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(diagonal))
+    excess = jnp.maximum(jnp.max(jnp.abs(k) - root[:, None] * root[None, :]), -jnp.min(diagonal))
+    return _Pairs(excess, smallest)
 
 
-@partial(jax.jit, static_argnums=2)
-def _alignment(matrix: Array, targets: Array, centered: bool) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnums=1)
+def _alignment(inputs: dict[str, Array], centered: bool) -> tuple[Array, Norms, Looks]:
     """The alignment, and the norms of both."""
+    matrix = as_matrix(inputs["k"])
+    targets = inputs["y"].reshape(matrix.shape[0], -1)
     matrix, targets = matrix / magnitude(matrix), targets / magnitude(targets)
     if centered:
         matrix, targets = _center(matrix, (0, 1)), _center(targets, (0, 0))
-    norms = norm(matrix), norm(targets)
+    norms = {"k": norm(matrix), "y": norm(targets)}
     # Norms are divided out before the product: it stays near 1 at any scale.
-    matrix, targets = matrix / norms[0], targets / norms[1]
+    matrix, targets = matrix / norms["k"], targets / norms["y"]
     gram = matmul(targets.T, targets)  # |y yᵀ| = |yᵀ y|
-    return jnp.sum(targets * matmul(matrix, targets)) / norm(gram), *norms
+    value = jnp.sum(targets * matmul(matrix, targets)) / norm(gram)
+    return value, norms, looks(inputs, symmetric=("k",))
 
 
 @jax.jit
-def _centered_alignment(k1: Array, k2: Array) -> tuple[Array, Array, Array]:
+def _centered_alignment(inputs: dict[str, Array]) -> tuple[Array, Norms, Looks]:
     """The alignment, and the norms of both."""
-    a, b = (_center(k / magnitude(k), (0, 1)) for k in (k1, k2))
-    norms = norm(a), norm(b)
-    return jnp.sum(a / norms[0] * (b / norms[1])), *norms
+    centered = {name: _center(k / magnitude(k), (0, 1)) for name, k in inputs.items()}
+    norms = {name: norm(k) for name, k in centered.items()}
+    a, b = (k / norms[name] for name, k in centered.items())
+    return jnp.sum(a * b), norms, looks(inputs, symmetric=("k1", "k2"))
 
 
 def _center(values: Array, axes: tuple[int, int]) -> Array:
@@ -211,9 +246,9 @@ def _center(values: Array, axes: tuple[int, int]) -> Array:
     return jnp.where(norm(centered) > 8 * jnp.finfo(values.dtype).eps * norm(values), centered, 0)
 
 
-def _checked(value: Array, *norms: Array, names: tuple[str, str]) -> Array:
+def _checked(value: Array, norms: Norms) -> Array:
     """The alignment, unless one of the two has no direction."""
-    for name, length in zip(names, norms, strict=True):
+    for name, length in norms.items():
         if is_concrete(length) and not float(length) > 0:
             raise ValueError(
                 f"alignment: expected {name} that is not zero and, where centered, not constant; "

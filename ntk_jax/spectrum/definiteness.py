@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from ntk_jax.checks import as_kernel, check_integer, check_number, check_symmetric
-from ntk_jax.linalg import check_psd, default_rcond, symmetric_eigh
-from ntk_jax.modes.kind import as_matrices
+from ntk_jax.checks import as_square_kernel, check_integer, check_looks, check_number
+from ntk_jax.linalg import check_psd, default_rcond
+from ntk_jax.modes.modes import spectrum_of
 
 
 class Definiteness(NamedTuple):
@@ -81,18 +80,17 @@ def definiteness(
         >>> report.rank, report.positive_definite, report.duplicates.tolist()
         (2, False, [[1, 2]])
     """
-    kernel = as_kernel("k", k)
-    matrices = as_matrices(kernel)
-    for matrix in matrices:
-        check_symmetric("k", matrix)
+    kernel = as_square_kernel("k", k)
     if num_params is not None:
         check_integer("num_params", num_params, minimum=1)
-    size = matrices.shape[0] * matrices.shape[1]
+    found, seen = spectrum_of(kernel)
+    check_looks({"k": seen}, {"k": kernel})
+    size = found.size
     cutoff = 10 * default_rcond(size, kernel.dtype) if rcond is None else rcond
     check_number("rcond", cutoff, max_ndim=0)
-    values = jnp.sort(jnp.concatenate([symmetric_eigh(matrix)[0] for matrix in matrices]))[::-1]
+    values = np.sort(np.asarray(found).reshape(-1))[::-1]
     check_psd("k", values)
-    rank = int(jnp.sum(values > cutoff * values[0]))
+    rank = int(np.sum(values > cutoff * values[0]))
     smallest, largest = float(values[-1]), float(values[0])
     zeros, duplicates, parallel = _pairs(kernel, cutoff)
     return Definiteness(

@@ -1,16 +1,30 @@
 """What the eigenmodes of a kernel say about targets: when each is learned, and what it costs."""
 
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_kernel, as_targets, check_integer, check_number, check_symmetric
+from ntk_jax.checks import (
+    Look,
+    as_coupled_kernel,
+    as_number,
+    as_targets,
+    check_integer,
+    check_looks,
+    check_number,
+    is_zero,
+    look,
+    looks,
+)
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import as_matrix, matmul, null_rcond
-from ntk_jax.modes.solves import pseudo_solve, ridge_solve
+from ntk_jax.linalg import as_matrix, check_psd, matmul, null_rcond
+from ntk_jax.modes.solves import SolveReport, check_definite, pseudo_solve, ridge_solve
 from ntk_jax.norms import magnitude
 
 
@@ -58,10 +72,15 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
         check_number(
             "eigenvalues of a positive semi-definite kernel",
             s,
-            minimum=-float(jnp.finfo(s.dtype).eps ** 0.5 * s.max()),
+            minimum=-(float(jnp.finfo(s.dtype).eps) ** 0.5) * float(np.max(s)),
         )
     # Kernels (n, n, O) bring a row of eigenvalues for each output: n O in all.
     entries = s.size if s.ndim == 2 else modes.eigenvectors.shape[0] * num_outputs
+    return _times(s, entries)
+
+
+@partial(jax.jit, static_argnums=1)
+def _times(s: Float[Array, "*O k"], entries: int) -> Float[Array, "*O k"]:
     return jnp.where(s > 0, entries / jnp.where(s > 0, s, 1), jnp.inf)
 
 
@@ -96,11 +115,22 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     outputs = getattr(modes, "outputs", None)  # an operator's modes do not tell rows from outputs
     full = _coupled(y, vectors.shape[0]) if outputs is None else len(outputs) == 2
     targets = _flat_targets(y, vectors.shape[0], vectors.dtype, full, outputs)
-    # The share does not change, and squares cannot overflow.
-    targets = targets / magnitude(targets)
-    total = jnp.sum(jnp.square(targets))
+    shares, total, seen = _cumulative_power(vectors, targets)
+    check_looks({"y": seen}, {"y": targets})
     check_number("|y|²", total, strict=True)
-    return jnp.cumsum(jnp.sum(jnp.square(matmul(vectors.T, targets)), axis=1)) / total
+    return shares
+
+
+@jax.jit
+def _cumulative_power(
+    vectors: Float[Array, "n k"], targets: Float[Array, "..."]
+) -> tuple[Float[Array, " k"], Float[Array, ""], Look | None]:
+    columns = targets.reshape(len(vectors), -1)
+    # The share does not change, and squares cannot overflow.
+    columns = columns / magnitude(columns)
+    total = jnp.sum(jnp.square(columns))
+    powers = jnp.sum(jnp.square(matmul(vectors.T, columns)), axis=1)
+    return jnp.cumsum(powers) / total, total, look(targets)
 
 
 def rkhs_norm(
@@ -133,21 +163,40 @@ def rkhs_norm(
         >>> round(float(ntk_jax.rkhs_norm(k, jnp.array([2.0, 1.0]))), 3)
         1.414
     """
-    kernel = as_kernel("k_train_train", k_train_train)
-    check_number("diag_reg", diag_reg, max_ndim=0)
-    matrix = as_matrix(kernel)
-    check_symmetric("k_train_train", matrix)
+    kernel = as_coupled_kernel("k_train_train", k_train_train)
+    size = kernel.shape[0] * (kernel.shape[2] if kernel.ndim == 4 else 1)
     y = as_targets("y_train", y_train, kernel.shape[0], kernel.dtype)
-    columns = _flat_targets(y, matrix.shape[0], matrix.dtype, kernel.ndim == 4, kernel.shape[2:])
+    y = _flat_targets(y, size, kernel.dtype, kernel.ndim == 4, kernel.shape[2:])
+    ridgeless = is_zero(diag_reg)
+    value = null_rcond(kernel.dtype) if ridgeless else diag_reg
+    inputs = {"k_train_train": kernel, "y_train": y}
+    value = as_number("diag_reg", value, kernel.dtype)
+    norms, report, seen, s = _rkhs_norm(inputs, value, ridgeless, not is_concrete(kernel))
+    check_looks(seen, inputs)
+    if s is None:
+        check_definite(report, size, diag_reg)
+    else:
+        check_psd("k_train_train", s)
+    return norms
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _rkhs_norm(
+    inputs: dict[str, Array], value: Array, ridgeless: bool, traced: bool
+) -> tuple[Array, SolveReport, dict[str, Look | None], Array | None]:
+    kernel, y = inputs["k_train_train"], inputs["y_train"]
+    matrix, s = as_matrix(kernel), None
+    columns = y.reshape(len(matrix), -1)
     scale = magnitude(columns)
     columns = columns / scale
-    if is_concrete(diag_reg) and diag_reg == 0:
+    if ridgeless:
         # Not 1 / s of null modes: what the targets hold there is not fitted at all.
-        alpha, _ = pseudo_solve(matrix, columns, rcond=null_rcond(matrix.dtype))
+        alpha, report, s = pseudo_solve(matrix, columns, value, traced)
     else:
-        alpha, _ = ridge_solve(matrix, columns, diag_reg=diag_reg)
+        alpha, report = ridge_solve(matrix, columns, value)
     norms = jnp.sqrt(jnp.maximum(jnp.sum(alpha * matmul(matrix, alpha), axis=0), 0))
-    return scale * norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
+    found = scale * norms.reshape(() if kernel.ndim == 4 else y.shape[1:])
+    return found, report, looks(inputs, symmetric=("k_train_train",)), s
 
 
 def _coupled(y: ArrayLike, size: int) -> bool:
@@ -157,8 +206,8 @@ def _coupled(y: ArrayLike, size: int) -> bool:
 
 def _flat_targets(
     y: ArrayLike, size: int, dtype: jnp.dtype, full: bool, outputs: tuple[int, ...] | None
-) -> Float[Array, "size columns"]:
-    """Targets as columns: one per output, or all in one for the modes of a full kernel."""
+) -> Float[Array, "..."]:
+    """Targets whose columns are one per output, or all in one for the modes of a full kernel."""
     num_rows = size // outputs[0] if full and outputs else jnp.shape(y)[0] if full else size
     targets = as_targets("y", y, num_rows, dtype)
     if full and targets.size != size:
@@ -166,4 +215,4 @@ def _flat_targets(
             f"y: expected {size} targets, of all outputs, for the modes of a full kernel; got "
             f"{targets.shape}."
         )
-    return targets.reshape(size, -1)
+    return targets

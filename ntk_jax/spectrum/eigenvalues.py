@@ -1,5 +1,6 @@
 """Eigenvalues: all of a kernel, the largest of an operator, and how many there are in effect."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,20 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_kernel, check_integer, check_number, check_option, check_symmetric
-from ntk_jax.compat import is_concrete
-from ntk_jax.draws import draw_flat
-from ntk_jax.linalg import as_matrix, check_psd, default_rcond, matmul, psd_basis, symmetric_eigh
+from ntk_jax.checks import (
+    Look,
+    as_coupled_kernel,
+    check_integer,
+    check_looks,
+    check_number,
+    check_option,
+    look,
+)
+from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.linalg import as_matrix, basis_of, check_psd, default_rcond, matmul, symmetric_eigh
 from ntk_jax.matrix_functions.basis import Basis, Function
 from ntk_jax.matrix_functions.functions import trace
+from ntk_jax.modes.modes import spectrum_of
 from ntk_jax.norms import magnitude, norm
 from ntk_jax.operators.block_lanczos import BlockLanczos, Krylov
 from ntk_jax.operators.symmetric import SymmetricOperator, as_operator, multiply
@@ -47,9 +56,16 @@ def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
         >>> print(np.round(ntk_jax.eigenvalues(jnp.array([[2.0, 1.0], [1.0, 2.0]])), 3))
         [3. 1.]
     """
-    matrix = as_matrix(as_kernel("k", k))
-    check_symmetric("k", matrix)
-    return jnp.linalg.eigvalsh(matrix)[::-1]
+    kernel = as_coupled_kernel("k", k)
+    values, seen = _eigenvalues(kernel)
+    check_looks({"k": seen}, {"k": kernel})
+    return values
+
+
+@jax.jit
+def _eigenvalues(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, " N"], Look | None]:
+    values, seen = spectrum_of(k)
+    return values[0], seen
 
 
 def top_eigenvalues(
@@ -105,12 +121,15 @@ def top_eigenvalues(
     max_dimension = 20 * num + 100 if max_dimension is None else max_dimension
     check_integer("max_dimension", max_dimension, minimum=max(num, block_size))
     if n <= 3 * max(num, block_size):  # three blocks would fill the space
-        return _by_diagonalization(multiply(operator, jnp.eye(n, dtype=dtype)), num)
+        matrix = multiply(operator, on_device(np.eye(n, dtype=dtype)))
+        values, vectors, residuals = _by_diagonalization(matrix, num)
+        return TopEigenvalues(values, vectors, residuals, True, n)
     # Whole blocks only: the basis is allocated once.
     max_dimension = min(max_dimension, n) // block_size * block_size
     space = BlockLanczos(
         operator,
-        draw_flat(jax.random.normal, key, (n, block_size), dtype),
+        key,
+        block_size,
         max(max_dimension, block_size),
     )
     while True:
@@ -121,9 +140,14 @@ def top_eigenvalues(
         values, coefficients, residuals = _rayleigh_ritz(krylov, num)
         converged = bool(np.all(residuals <= tol * np.abs(values[0])))
         if converged or space.dimension + block_size > max_dimension:
-            vectors = matmul(krylov.basis[:, : space.dimension], jnp.asarray(coefficients))
-            found = jnp.asarray(values), vectors, jnp.asarray(residuals)
+            vectors = _in_full(krylov.basis, coefficients)
+            found = on_device(values), vectors, on_device(residuals)
             return TopEigenvalues(*found, converged, space.dimension)
+
+
+@jax.jit
+def _in_full(basis: Float[Array, "n m"], coefficients: Float[Array, "d k"]) -> Float[Array, "n k"]:
+    return matmul(basis[:, : len(coefficients)], coefficients)
 
 
 def _rayleigh_ritz(krylov: Krylov, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,14 +156,14 @@ def _rayleigh_ritz(krylov: Krylov, num: int) -> tuple[np.ndarray, np.ndarray, np
     values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
     # K u leaves the space only through the last block of u.
     outside = krylov.remainder @ vectors[-krylov.remainder.shape[0] :]
-    return values.copy(), vectors.copy(), np.asarray(norm(jnp.asarray(outside), axis=0))
+    return values.copy(), vectors.copy(), np.linalg.norm(outside, axis=0)
 
 
-def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> TopEigenvalues:
+@partial(jax.jit, static_argnums=1)
+def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> tuple[Array, Array, Array]:
     values, vectors = symmetric_eigh((matrix + matrix.T) / 2)
     values, vectors = values[:num], vectors[:, :num]
-    residuals = norm(matmul(matrix, vectors) - vectors * values[None], axis=0)
-    return TopEigenvalues(values, vectors, residuals, True, matrix.shape[0])
+    return values, vectors, norm(matmul(matrix, vectors) - vectors * values[None], axis=0)
 
 
 def effective_rank(
@@ -170,29 +194,58 @@ def effective_rank(
         1.6
     """
     check_option("kind", kind, ("entropy", "participation"))
-    matrix = as_matrix(as_kernel("k", k))
-    check_symmetric("k", matrix)
-    scale = magnitude(matrix)
-    # Sums of squares would overflow, or underflow, at scales far from 1.
-    matrix = matrix / scale
-    if is_concrete(matrix) and not bool(jnp.any(matrix != 0)):
+    kernel = as_coupled_kernel("k", k)
+    found = _effective_rank(kernel, kind, not is_concrete(kernel))
+    check_looks({"k": found.look}, {"k": kernel})
+    if is_concrete(kernel) and is_concrete(found.scale) and not float(found.scale) > 0:
         raise ValueError(
             "k: expected a kernel that is not zero, which has no directions to count; got zeros."
         )
+    if kind == "entropy":
+        check_psd("k", found.eigenvalues)
+    elif is_concrete(kernel) and is_concrete(found.rounding) and not np.isfinite(found.pivot):
+        raise ValueError(
+            "k: expected a positive semi-definite kernel; got eigenvalues below "
+            f"-{float(found.rounding):.3g} times the largest entry. Compute it in float64, or "
+            "check that it is a kernel at all."
+        )
+    return found.rank
+
+
+class _Rank(NamedTuple):
+    """An effective rank, and what is checked: max |K|, eigenvalues, or a Cholesky factor's last
+    pivot with what was added to the diagonal, in units of max |K|.
+    """
+
+    rank: Float[Array, ""]
+    look: Look | None
+    scale: Float[Array, ""]
+    eigenvalues: Float[Array, " n"] | None = None
+    pivot: Float[Array, ""] | None = None
+    rounding: Float[Array, ""] | None = None
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _effective_rank(k: Float[Array, "n n *outputs"], kind: str, traced: bool) -> _Rank:
+    matrix, seen = as_matrix(k), look(k, symmetric=True)
+    # Sums of squares would overflow, or underflow, at scales far from 1.
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(matrix)))
+    matrix = matrix / magnitude(matrix)
     if kind == "participation":
-        _check_psd_by_cholesky("k", matrix)
-        return jnp.trace(matrix) ** 2 / jnp.sum(jnp.square(matrix))
-    basis = _decompose(matrix)
-    check_psd("k", basis.eigenvalues)
+        rank = jnp.trace(matrix) ** 2 / jnp.sum(jnp.square(matrix))
+        # `check_psd` without eigenvalues: K, raised by rounding, has a Cholesky factor.
+        fixed_matrix = jax.lax.stop_gradient(matrix)
+        rounding = 10 * default_rcond(len(matrix), matrix.dtype) * norm(fixed_matrix)
+        raised = fixed_matrix + rounding * jnp.eye(len(matrix), dtype=matrix.dtype)
+        pivot = jnp.linalg.cholesky(raised)[-1, -1]
+        return _Rank(rank, seen, largest, pivot=pivot, rounding=rounding)
+    if traced:
+        basis = basis_of(matrix, traced)
+    else:
+        basis = Basis(jnp.linalg.eigvalsh(matrix)[::-1], matrix[:0], None)
     total = jnp.sum(jnp.maximum(basis.eigenvalues, 0))
-    return jnp.exp(trace(_entropy, basis, total))
-
-
-def _decompose(k: Array) -> Basis:
-    """The eigenvalues, largest first, and what is needed to differentiate a function of k."""
-    if is_concrete(k):
-        return Basis(jnp.linalg.eigvalsh(k)[::-1], k[:0], None)
-    return psd_basis("k", k)
+    rank = jnp.exp(trace(_entropy, basis, total))
+    return _Rank(rank, seen, largest, basis.eigenvalues)
 
 
 def _share_times_log(s: Array, total: Array, _: Any) -> Array:
@@ -201,19 +254,3 @@ def _share_times_log(s: Array, total: Array, _: Any) -> Array:
 
 
 _entropy = Function(value=_share_times_log, reach=lambda s, total, _: jnp.maximum(s, 0))
-
-
-def _check_psd_by_cholesky(name: str, k: Float[Array, "n n"]) -> None:
-    """`check_psd` without eigenvalues: K, raised by rounding, has a Cholesky factor."""
-    if not is_concrete(k):
-        return
-    with jax.ensure_compile_time_eval():
-        rounding = 10 * default_rcond(k.shape[0], k.dtype) * norm(k)
-        factor = jnp.linalg.cholesky(k + rounding * jnp.eye(k.shape[0], dtype=k.dtype))
-        definite = bool(jnp.isfinite(factor[-1, -1]))
-    if not definite:
-        raise ValueError(
-            f"{name}: expected a positive semi-definite kernel; got eigenvalues below "
-            f"-{float(rounding):.3g} times the largest entry. Compute it in float64, or check that "
-            "it is a kernel at all."
-        )
