@@ -13,6 +13,7 @@ from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import outside_traces
+from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
 from ntk_jax.types import ApplyFn, Params
 
@@ -59,7 +60,7 @@ def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
     other looks at them.
     """
     # By NumPy, for which nothing is compiled.
-    shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
+    shapes = jax.eval_shape(init_fn, any_key(), x)
     rng = np.random.default_rng(0)
 
     def draw(s: jax.ShapeDtypeStruct) -> np.ndarray | np.floating:
@@ -76,7 +77,7 @@ def _linen(
         return model.init(key, x, **call)
 
     def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
-        shapes = jax.eval_shape(init, jax.random.key(0), x)
+        shapes = jax.eval_shape(init, any_key(), x)
         variables = (
             {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
             if "params" in shapes
