@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.checks import check_finite
+from ntk_jax.checks import all_finite
+from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.observed import Observer, out_of_range
 from ntk_jax.infinite.flax.reading import Reading
@@ -18,8 +19,8 @@ from ntk_jax.types import Kernels
 class CompiledProgram:
     """The kernels of one program, traced for examples of one shape and dtype."""
 
-    def __init__(self, program: Program, key: Array | None):
-        self.program, self.observer = program, Observer(program, key)
+    def __init__(self, program: Program):
+        self.program, self.observer = program, Observer(program)
         self.pairs: dict[int | None, Pairs] = {}
 
     def kernels(
@@ -31,12 +32,12 @@ class CompiledProgram:
         memory_limit: int | None,
     ) -> list[Kernels]:
         """One estimate for each key, of that many samples."""
-        duals = self.observer.duals(x1, x2)
+        duals = self.observer.duals(x1, x2, keys[0])
         # Groups of fewer samples, for a standard error, are other programs of the same trace.
         if num_samples not in self.pairs:
             self.pairs[num_samples] = Pairs(replace(self.program, num_samples=num_samples))
         pairs = self.pairs[num_samples]
-        return [_within_range(pairs(x1, x2, duals, memory_limit, key)) for key in keys]
+        return [_within_range(*pairs(x1, x2, duals, memory_limit, key)) for key in keys]
 
 
 class CompiledModel:
@@ -57,16 +58,16 @@ class CompiledModel:
         # The default precision is that of what the model makes itself.
         traced_for = (x.shape[1:], x.dtype, jnp.result_type(float))
         if traced_for not in self.programs:
-            reading, num_samples, key = self.made_from
+            reading, num_samples, _ = self.made_from
             program = reading.program(self.network, x, num_samples)
-            self.programs[traced_for] = CompiledProgram(program, key)
+            self.programs[traced_for] = CompiledProgram(program)
         return self.programs[traced_for]
 
 
-def _within_range(kernels: Kernels) -> Kernels:
-    try:
-        for k in kernels:
-            check_finite("kernel", k)
-    except ValueError:
-        raise out_of_range(kernels.ntk.dtype) from None
+def _within_range(kernels: Kernels, finite: Array | None) -> Kernels:
+    if finite is None:
+        known = all(map(is_concrete, kernels))
+        finite = all_finite(list(kernels)) if known else True
+    if is_concrete(finite) and not finite:
+        raise out_of_range(kernels.ntk.dtype)
     return kernels

@@ -50,6 +50,7 @@ class Program:
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
         checked: equations whose custom derivatives are known to be right.
+        traces: its interpretations, for `trace_of`.
     """
 
     jaxpr: jex_core.ClosedJaxpr
@@ -58,21 +59,23 @@ class Program:
     options: Mapping[str, Any]
     num_samples: int | None = None
     checked: dict[int, Any] = field(default_factory=dict)
+    traces: dict[Any, Any] = field(default_factory=dict)
 
     def interpret(
         self,
         examples: tuple[Array, Array],
         duals: Mapping[Function, DualRule],
         *,
+        same: Array | None = None,
         observed: Observed | None = None,
         log: list[Any] | None = None,
         key: Array | None = None,
     ) -> tuple[Moments, Value]:
-        """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if
-        there are any.
+        """(moments, value of the outputs) for a pair of examples, which may be the `same`; `key` is
+        that of the samples, if there are any.
         """
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
-        moments = Moments(self.dtype, duals, observed, sampling)
+        moments = Moments(self.dtype, duals, observed, sampling, same)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
         floating = jnp.issubdtype(examples[0].dtype, jnp.floating)
         one, other = (x.astype(self.dtype) if floating else x for x in examples)
@@ -86,11 +89,12 @@ class Program:
         duals: Mapping[Function, DualRule],
         sides: Sides,
         *,
+        same: Array | None = None,
         observed: Observed | None = None,
         key: Array | None = None,
     ) -> Kernels:
         """Of the outputs, scalars averaged over their positions."""
-        moments, out = self.interpret(examples, duals, observed=observed, key=key)
+        moments, out = self.interpret(examples, duals, same=same, observed=observed, key=key)
         g = output_gaussian(out)
         both = (ask(g, g, sides, True) for ask in (moments.covariance, moments.tangent))
         zero = jnp.zeros((), self.dtype)
