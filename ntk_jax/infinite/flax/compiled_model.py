@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.checks import all_finite
+from ntk_jax.closures.programs import limits, remember
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.observed import Observer, out_of_range
@@ -41,12 +43,12 @@ class CompiledProgram:
 
 
 class CompiledModel:
-    """The programs of one model, made when they are asked for. Copied and pickled as what it was
-    made from: what was traced and compiled is made again.
+    """The programs of one model, made when they are asked for, and shared with equal models. Copied
+    and pickled as what it was made from: what was traced and compiled is made again.
     """
 
-    def __init__(self, reading: Reading, num_samples: int | None, key: Array | None):
-        self.made_from = (reading, num_samples, key)
+    def __init__(self, reading: Reading, num_samples: int | None):
+        self.made_from = (reading, num_samples)
         self.network = reading.network()
         self.programs: dict[Any, CompiledProgram] = {}
 
@@ -58,10 +60,17 @@ class CompiledModel:
         # The default precision is that of what the model makes itself.
         traced_for = (x.shape[1:], x.dtype, jnp.result_type(float))
         if traced_for not in self.programs:
-            reading, num_samples, _ = self.made_from
-            program = reading.program(self.network, x, num_samples)
-            self.programs[traced_for] = CompiledProgram(program)
+            reading, num_samples = self.made_from
+            # Rows are not looked at under someone's jit: such a program is not for other calls.
+            options = (*sorted(reading.options.items()), num_samples, is_concrete(x))
+            self.programs[traced_for] = remember(
+                reading.read(self.network), (traced_for, options), partial(self._made, x), limits
+            )
         return self.programs[traced_for]
+
+    def _made(self, x: Array, read: object) -> CompiledProgram:
+        reading, num_samples = self.made_from
+        return CompiledProgram(reading.program(self.network, x, num_samples))
 
 
 def _within_range(kernels: Kernels, finite: Array | None) -> Kernels:

@@ -11,7 +11,17 @@ from jax.extend import core as jex_core
 
 from ntk_jax.compat import CUSTOM_CALLS, bind, outside_traces
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.jaxprs import Atom, Eqn, closed_jaxpr, dtype_of, shape_of
+from ntk_jax.jaxprs import (
+    Atom,
+    Eqn,
+    Jaxpr,
+    closed_jaxpr,
+    dtype_of,
+    needed,
+    open_jaxpr,
+    same_jaxpr,
+    shape_of,
+)
 
 Evaluate = Callable[[list[Any]], Sequence[jax.Array]]
 
@@ -35,12 +45,19 @@ def check_custom_derivative(eqn: Eqn, checked: dict[int, Eqn]) -> None:
 
 
 def _is_of_jax(eqn: Eqn) -> bool:
-    """Whether it is `jax.nn.relu`, whose rule is known to be right: then nothing is compiled."""
-    if len(eqn.invars) != 1:
+    """Whether it is `jax.nn.relu`, whose rule is known to be right: then nothing is evaluated."""
+    if eqn.primitive.name != "custom_jvp_call" or len(eqn.invars) != 1:
         return False
-    (own,) = jax.make_jaxpr(jax.nn.relu)(eqn.invars[0].aval).eqns
-    # JAX keeps the trace of a function, and its rule with it.
-    return own.primitive is eqn.primitive and own.params == eqn.params
+    x = jax.ShapeDtypeStruct(shape_of(eqn.invars[0]), dtype_of(eqn.invars[0]))
+    (known,) = jax.make_jaxpr(jax.nn.relu)(x).eqns
+    values = (open_jaxpr(e.params["call_jaxpr"])[0] for e in (eqn, known))
+    return same_jaxpr(*values) and same_jaxpr(*(_slope(e, x) for e in (eqn, known)))
+
+
+def _slope(eqn: Eqn, x: jax.ShapeDtypeStruct) -> Jaxpr:
+    """The rule of an equation, without the values."""
+    jaxpr = jax.make_jaxpr(lambda x, t: jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (t,))[1])(x, x)
+    return jaxpr.jaxpr.replace(eqns=needed(jaxpr.jaxpr, jaxpr.jaxpr.outvars))
 
 
 def _agrees(eqn: Eqn) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -114,6 +115,8 @@ def traced(
     leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(shapes, example)
+    # Copies: what the model reads is not kept alive, nor are its changes followed.
+    jaxpr = jex_core.ClosedJaxpr(jaxpr.jaxpr, list(map(_copied, jaxpr.consts)))
     found = [
         _param(leaf_path(path), leaf.shape, s, rate)
         for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
@@ -123,6 +126,11 @@ def traced(
     if not jnp.issubdtype(example.dtype, jnp.floating):
         dtype = jnp.zeros(()).dtype
     return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
+
+
+def _copied(const: Any) -> Any:
+    known = is_concrete(const) and not jnp.issubdtype(const.dtype, jax.dtypes.prng_key)
+    return np.array(const) if known else const
 
 
 def _one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
