@@ -13,7 +13,6 @@ from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
 from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
-from ntk_jax.networks.rows import are_independent
 from ntk_jax.types import ApplyFn, Params
 
 # Rows of a pool, in batches of one size, for one compiled program: in other places, after other
@@ -24,9 +23,9 @@ BATCHES = ((0, 1, 2, 3), (3, 4, 1, 0), (0, 5, 4, 1))
 def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     """Raise if the outputs of an example change with the other rows, their number, or its place.
 
-    Most traces tell; otherwise some rows are evaluated in several batches, once per network and
-    shape. Independence is a property of the program: inside jit, vmap and grad, drawn numbers stand
-    for values that are not there.
+    Some rows are evaluated in several batches, once per network and shape. Independence is a
+    property of the program: inside jit, vmap and grad, drawn numbers stand for values that are not
+    there.
 
     Raises:
         ValueError: the rows depend on each other, as in batch normalization in training mode.
@@ -45,8 +44,6 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
 
 
 def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
-    if are_independent(apply_fn, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)):
-        return True
     pool = _pool(x)
     params = jax.tree.map(_value, params)
     alone = _evaluate(apply_fn, params, pool[:1])
