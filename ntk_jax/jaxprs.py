@@ -128,7 +128,7 @@ def same_jaxpr(a: Any, b: Any) -> bool:
                 isinstance(x, Literal)
                 and isinstance(y, Literal)
                 and x.aval == y.aval
-                and _same(x.val, y.val)
+                and same_value(x.val, y.val)
             )
         return numbers.get(x, -1) == numbers.get(y, -2)
 
@@ -145,7 +145,7 @@ def same_jaxpr(a: Any, b: Any) -> bool:
         if (
             e.primitive is not f.primitive
             or not same_atoms(e.invars, f.invars)
-            or not _same(e.params, f.params)
+            or not same_value(e.params, f.params)
         ):
             return False
         if not bind(e.outvars, f.outvars):
@@ -153,8 +153,8 @@ def same_jaxpr(a: Any, b: Any) -> bool:
     return same_atoms(a.outvars, b.outvars)
 
 
-def _same(x: Any, y: Any) -> bool:
-    """Whether two parameters of an equation are equal."""
+def same_value(x: Any, y: Any) -> bool:
+    """Whether two parameters of an equation, or literals, are equal; in doubt, not."""
     if x is y:
         return True
     if type(x) is not type(y):
@@ -163,13 +163,14 @@ def _same(x: Any, y: Any) -> bool:
         (a, consts_a), (b, consts_b) = open_jaxpr(x), open_jaxpr(y)
         return _all_same(consts_a, consts_b) and same_jaxpr(a, b)
     if isinstance(x, dict):
-        return x.keys() == y.keys() and all(_same(x[k], y[k]) for k in x)
+        return x.keys() == y.keys() and all(same_value(x[k], y[k]) for k in x)
     if isinstance(x, tuple | list) and not hasattr(x, "_fields"):
         return _all_same(x, y)
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-    return False if isinstance(x, jax.Array) else bool(x == y)
+    both_nan = isinstance(x, float) and x != x and y != y
+    return False if isinstance(x, jax.Array) else both_nan or bool(x == y)
 
 
 def _all_same(xs: Any, ys: Any) -> bool:
-    return len(xs) == len(ys) and all(map(_same, xs, ys))
+    return len(xs) == len(ys) and all(map(same_value, xs, ys))

@@ -80,6 +80,25 @@ def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def traced(
+    make: Callable[..., Any], function: Function, *shapes: Any, **options: Hashable
+) -> tuple[ClosedJaxpr, Any]:
+    """`make(function, *shapes, **options)` as a traced program, and the shapes of its results.
+
+    The arguments are pytrees of `ShapeDtypeStruct`s. It is traced once for all that reads the same.
+    """
+    reading = read(function)
+    leaves, structure = jax.tree.flatten(shapes)
+    sizes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    rest = make, structure, sizes, tuple(options.items()), _settings(_FOR_PROGRAMS)
+    found = None if reading.key is None else _results.get((reading.key, rest))
+    if found is None:
+        found = _jaxpr(make, reading, leaves, structure, options)
+        if reading.key is not None and all(map(is_concrete, found.consts)):
+            _results.put((reading.key, rest), found, reading.objects)
+    return ClosedJaxpr(found.jaxpr, _values(found.consts, reading)), found.shapes
+
+
 def program_of(
     make: Callable[..., Any], function: Function, *args: Any, **options: Hashable
 ) -> tuple["CompiledCall", Leaves, Leaves]:
@@ -93,8 +112,12 @@ def program_of(
         program = _trace(make, reading, leaves, structure, options, rest)
         if reading.key is not None and all(map(is_concrete, program.consts)):
             _programs.put((reading.key, rest), program, reading.objects)
-    consts = [reading.objects[c] if isinstance(c, int) else c for c in program.consts]
-    return program, consts, leaves
+    return program, _values(program.consts, reading), leaves
+
+
+def _values(consts: Leaves, reading: Reading) -> Leaves:
+    """The arrays that a reading's objects, by number, and other constants are."""
+    return [reading.objects[c] if isinstance(c, int) else c for c in consts]
 
 
 def _settings(names: tuple[str, ...]) -> tuple[Hashable, ...]:
@@ -113,6 +136,31 @@ class CompiledCall(NamedTuple):
         return jax.tree.unflatten(self.structure, self.run(consts, leaves))
 
 
+class Traced(NamedTuple):
+    """What is evaluated, what it reads, as in `CompiledCall`, and the shapes of its results."""
+
+    jaxpr: Jaxpr
+    consts: Leaves
+    shapes: Any
+
+
+def _jaxpr(
+    make: Callable[..., Any],
+    reading: Reading,
+    leaves: Leaves,
+    structure: jax.tree_util.PyTreeDef,
+    options: dict[str, Hashable],
+) -> Traced:
+    def flat(leaves: Leaves) -> Any:
+        return make(reading, *jax.tree.unflatten(structure, leaves), **options)
+
+    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves)
+    # Objects of the reading are known by their number: the program must not keep them alive.
+    places = {id(value): i for i, value in enumerate(reading.objects)}
+    consts = [places[id(c)] if id(c) in places else _kept(c) for c in closed.consts]
+    return Traced(closed.jaxpr, consts, shapes)
+
+
 def _trace(
     make: Callable[..., Any],
     reading: Reading,
@@ -121,17 +169,11 @@ def _trace(
     options: dict[str, Hashable],
     rest: Hashable,
 ) -> CompiledCall:
-    def flat(leaves: Leaves) -> Any:
-        return make(reading, *jax.tree.unflatten(structure, leaves), **options)
-
-    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves)
-    # Objects of the reading are known by their number: the program must not keep them alive.
-    places = {id(value): i for i, value in enumerate(reading.objects)}
-    consts = [places[id(c)] if id(c) in places else _kept(c) for c in closed.consts]
+    jaxpr, consts, shapes = _jaxpr(make, reading, leaves, structure, options)
     outline = None if reading.key is None else reading.key.outline, rest
     known = _runners.get(outline)
-    if known is None or not same_jaxpr(known[0], closed.jaxpr):
-        known = closed.jaxpr, _runner(make.__name__, closed.jaxpr)
+    if known is None or not same_jaxpr(known[0], jaxpr):
+        known = jaxpr, _runner(make.__name__, jaxpr)
         _runners.put(outline, known, [])
     return CompiledCall(known[1], jax.tree.structure(shapes), consts)
 

@@ -25,9 +25,8 @@ from ntk_jax.finite.features.features import (
     Projection,
     TangentFeatures,
 )
-from ntk_jax.finite.features.tangents import features_jit, plan_features
+from ntk_jax.finite.features.tangents import blocks_of_row, features_jit, plan_features
 from ntk_jax.finite.strategy import cost
-from ntk_jax.finite.strategy.choose import blocks_of_row
 from ntk_jax.finite.strategy.tiles import MAX_ROWS
 from ntk_jax.finite.uses.entries import Order, entries
 from ntk_jax.finite.uses.plan import Plan
@@ -61,7 +60,7 @@ def projected_features(
     way_out = "Use fewer dimensions, or rows of x at a time."
     check_result_fits(result, "projected features", way_out)
     row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    blocks = blocks_of_row(apply_fn, params, row, "highest", False, "layerwise")
+    blocks = blocks_of_row(apply_fn, params, row, "highest", False)
     rows = even(n, _rows_at_once(blocks, plan, k, memory_budget(memory_limit)))
     # The key enters once, as two words: the signs are a hash of them, see `_signs`.
     root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(result.shape, result.dtype)

@@ -10,9 +10,11 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.checks import working_dtype
+from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
 from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
+from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
 from ntk_jax.types import ApplyFn, Params
 
 # Rows of a pool, in batches of one size, for one compiled program: in other places, after other
@@ -23,9 +25,9 @@ BATCHES = ((0, 1, 2, 3), (3, 4, 1, 0), (0, 5, 4, 1))
 def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     """Raise if the outputs of an example change with the other rows, their number, or its place.
 
-    Some rows are evaluated in several batches, once per network and shape. Independence is a
-    property of the program: inside jit, vmap and grad, drawn numbers stand for values that are not
-    there.
+    Once per network and shape: the traced program is read, and where it tells nothing, some rows
+    are evaluated in several batches. Independence is a property of the program: inside jit, vmap
+    and grad, drawn numbers stand for values that are not there.
 
     Raises:
         ValueError: the rows depend on each other, as in batch normalization in training mode.
@@ -33,7 +35,11 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     leaves, structure = jax.tree.flatten(params)
     shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
     key = "per example", structure, shapes, x.shape[1:], x.dtype
-    if not remember(apply_fn, key, lambda reading: _is_per_example(reading, params, x)):
+
+    def is_per_example(reading: Reading) -> bool:
+        return _is_proved(reading, params, x) or _is_observed(reading, params, x)
+
+    if not remember(apply_fn, key, is_per_example):
         raise ValueError(
             "apply_fn: expected row i of the output to depend on row i of x alone; a row changed "
             "with the other rows or with its place among them. Batch normalization in training "
@@ -43,7 +49,12 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
         )
 
 
-def _is_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
+def _is_proved(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
+    rows = (jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for n in (FEW, MORE))
+    return rows_are_apart(*(jax.make_jaxpr(apply_fn)(params, batch) for batch in rows))
+
+
+def _is_observed(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     pool = _pool(x)
     params = jax.tree.map(_value, params)
     alone = _evaluate(apply_fn, params, pool[:1])

@@ -3,16 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Float, Num
 
-from ntk_jax.closures.programs import compiled, remembered
-from ntk_jax.finite.features.features import Block, FactoredBlock, GradientBlock, TangentFeatures
+from ntk_jax.closures.programs import compiled, remembered, traced
+from ntk_jax.finite.features.features import (
+    Block,
+    FactoredBlock,
+    GradientBlock,
+    Node,
+    TangentFeatures,
+)
 from ntk_jax.finite.features.separable import Cotangents, Separable, separate
 from ntk_jax.finite.inputs import ShapeAndDtype, shapes_of
 from ntk_jax.finite.uses.canonical import OutputAxes, canonical
@@ -22,6 +28,7 @@ from ntk_jax.finite.uses.plan import (
     Place,
     Plan,
     Shaped,
+    as_shapes,
     jaxpr_of_one,
     make_plan,
     outputs_of_one,
@@ -33,9 +40,11 @@ from ntk_jax.types import ApplyFn, Params
 PullBack: TypeAlias = Callable[[Array], tuple[list[Array], list[Array]]]
 """From the cotangent of the outputs to those of the taps and of the explicit leaves."""
 
+Scales: TypeAlias = tuple[Node, ...]
+"""For each block the weights of cotangents that all outputs share; None where they do not."""
 
-@compiled
-def features_jit(
+
+def features_of(
     apply_fn: ApplyFn,
     params: Params,
     x: Array,
@@ -51,11 +60,46 @@ def features_jit(
     kept once.
     """
     plan = plan_features(apply_fn, params, x)
-    with jax.default_matmul_precision(precision):
-        if method == "jacobian":
-            return _jacobian_features(apply_fn, params, x, plan)
-        features = _factored_features(apply_fn, params, x, plan, for_mean=for_mean)
+    if method == "jacobian":
+        with jax.default_matmul_precision(precision):
+            blocks = _jacobian_blocks(apply_fn, params, x, plan)
+    else:
+        params = jax.tree.map(jnp.asarray, params)
+        one, shapes = row_features(apply_fn, params, x, precision, for_mean)
+        leaves, structure = jax.tree.leaves(params), jax.tree.structure(shapes)
+        row = lambda x: jax.tree.unflatten(structure, jaxpr_as_fun(one)(*leaves, x))
+        # What cotangents share depends on no example.
+        found, scales = jax.vmap(row, out_axes=(0, None))(x)
+        blocks = with_scales(found, scales)
+    features = TangentFeatures(blocks, x.shape[0], plan.num_outputs, plan.dtype, plan.parameters)
     return features if forms is None else features.in_forms(forms, precision)
+
+
+features_jit = compiled(features_of)
+
+
+def blocks_of_row(
+    apply_fn: ApplyFn, params: Params, row: Shaped, precision: str, for_mean: bool
+) -> tuple[Block, ...]:
+    """The blocks of a batch of one row, as shapes."""
+    _, (blocks, scales) = row_features(apply_fn, params, row, precision, for_mean)
+    in_front = lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
+    return with_scales(jax.tree.map(in_front, blocks), scales)
+
+
+def row_features(
+    apply_fn: ApplyFn, params: Params, x: Shaped, precision: str, for_mean: bool
+) -> tuple[ClosedJaxpr, Any]:
+    """The program of leaves and one example of x that makes blocks and scales, and their shapes."""
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    options = {"precision": precision, "for_mean": for_mean}
+    return traced(_of_row, apply_fn, *as_shapes((params, one)), **options)
+
+
+def with_scales(blocks: tuple[Block, ...], scales: Scales) -> tuple[Block, ...]:
+    """The blocks, each with the weights of cotangents that all outputs share, where they do."""
+    pairs = zip(blocks, scales, strict=True)
+    return tuple(b if s is None else replace(b, scales=s) for b, s in pairs)
 
 
 def plan_features(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
@@ -74,18 +118,19 @@ def _remembered_plan(
     return make_plan(apply_fn, params, jax.ShapeDtypeStruct(*x))
 
 
-def _factored_features(
-    apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan, *, for_mean: bool
-) -> TangentFeatures:
-    """Features with factored gradients wherever the plan found them."""
-    params = jax.tree.map(jnp.asarray, params)
-    closed, leaves = jaxpr_of_one(apply_fn, params, x[0]), jax.tree.leaves(params)
-    shared = _shared(closed, leaves, plan, x[0]) if for_mean and plan.num_outputs > 1 else {}
-    factored, explicit = jax.vmap(lambda x_one: _features_of_one(closed, leaves, plan, x_one))(x)
-    for i, (masks, scales) in shared.items():
-        factored[i] = replace(factored[i], cotangents=jax.vmap(masks)(x), scales=scales)
-    blocks: tuple[Block, ...] = (*factored, *explicit)
-    return TangentFeatures(blocks, x.shape[0], plan.num_outputs, plan.dtype, plan.parameters)
+def _of_row(
+    apply_fn: ApplyFn, params: Params, x: Array, *, precision: str, for_mean: bool
+) -> tuple[tuple[Block, ...], Scales]:
+    """Blocks of one example, without an axis of rows, and the scales of each."""
+    plan = plan_features(apply_fn, params, x[None])
+    with jax.default_matmul_precision(precision):
+        closed, leaves = jaxpr_of_one(apply_fn, params, x), jax.tree.leaves(params)
+        shared = _shared(closed, leaves, plan, x) if for_mean and plan.num_outputs > 1 else {}
+        factored, explicit = _features_of_one(closed, leaves, plan, x)
+        for i, (masks, _) in shared.items():
+            factored[i] = replace(factored[i], cotangents=masks(x))
+    scales = tuple(shared[i][1] if i in shared else None for i in range(len(factored)))
+    return (*factored, *explicit), (*scales, *(None for _ in explicit))
 
 
 def _pull_back(
@@ -167,14 +212,13 @@ def _factored(
     )
 
 
-def _jacobian_features(
+def _jacobian_blocks(
     apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan
-) -> TangentFeatures:
+) -> tuple[Block, ...]:
     """One explicit block d f_o(x_i) / d theta_l (n, O, p_l) per leaf l, by reverse mode."""
     jacobian = jax.jacrev(lambda p, x_one: outputs_of_one(apply_fn, p, x_one))
     found = jax.tree.leaves(jax.vmap(jacobian, (None, 0))(params, x))
-    blocks = tuple(
+    return tuple(
         GradientBlock((leaf.reshape(*leaf.shape[:2], -1),), (name,))
         for name, leaf in zip(plan.names, found, strict=True)
     )
-    return TangentFeatures(blocks, x.shape[0], plan.num_outputs, plan.dtype, plan.parameters)

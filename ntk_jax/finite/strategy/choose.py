@@ -1,6 +1,6 @@
 """The strategy for one kernel: method, form of every block, tiles; decided from shapes alone."""
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,8 +8,8 @@ from jax import Array
 
 from ntk_jax.closures.programs import remembered
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.features.features import Block
-from ntk_jax.finite.features.tangents import features_jit, plan_features
+from ntk_jax.finite.features.features import Block, GradientBlock
+from ntk_jax.finite.features.tangents import blocks_of_row, plan_features
 from ntk_jax.finite.inputs import ShapeAndDtype, output_axes, shapes_of
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
@@ -94,8 +94,8 @@ def _decide(
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
     plan, for_mean = plan_features(apply_fn, params, row), request.outputs == "mean"
-    blocks_by = partial(blocks_of_row, apply_fn, params, row, precision, for_mean)
-    blocks, explicit = blocks_by("layerwise"), blocks_by("jacobian")
+    blocks = blocks_of_row(apply_fn, params, row, precision, for_mean)
+    explicit = _jacobian_of_row(plan, shapes)
     forms, gradients = cost.choose_forms(blocks, request), ("gradients",) * len(explicit)
     forward = cost.forward_ops(plan)
     operations = {
@@ -124,14 +124,8 @@ def _decide(
     )
 
 
-def blocks_of_row(
-    apply_fn: ApplyFn,
-    params: Params,
-    row: jax.ShapeDtypeStruct,
-    precision: str,
-    for_mean: bool,
-    method: str,
-) -> tuple[Block, ...]:
-    """The blocks of one row, as shapes."""
-    fn = partial(features_jit, apply_fn, method=method, precision=precision, for_mean=for_mean)
-    return tuple(jax.eval_shape(fn, params, row).blocks)
+def _jacobian_of_row(plan: Plan, leaves: tuple[ShapeAndDtype, ...]) -> tuple[Block, ...]:
+    """The blocks of one row in the method "jacobian", as shapes."""
+    gradient = lambda leaf: jax.ShapeDtypeStruct((1, plan.num_outputs, math.prod(leaf[0])), leaf[1])
+    pairs = zip(plan.names, leaves, strict=True)
+    return tuple(GradientBlock((gradient(leaf),), (name,)) for name, leaf in pairs)

@@ -13,7 +13,7 @@ from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.contraction.gram import contract_features, contract_upper, paired
 from ntk_jax.finite.contraction.vector_products import vector_product_kernel
 from ntk_jax.finite.features.features import TangentFeatures, join_rows
-from ntk_jax.finite.features.tangents import features_jit
+from ntk_jax.finite.features.tangents import features_jit, features_of
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.choose import Options, Strategy, choose_strategy
 from ntk_jax.finite.strategy.finite_values import check_kernel
@@ -45,9 +45,14 @@ def _run(
     s: Strategy, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, progress: bool
 ) -> Array:
     """The kernel: one tile at once, or a loop over many."""
-    prepare, combine, combine_own = _steps(s, apply_fn, params)
     n1, n2 = s.result.shape[:2]
-    if n1 <= s.tiling.rows1 and (x2 is None or n2 <= s.tiling.rows2):
+    one_tile = n1 <= s.tiling.rows1 and (x2 is None or n2 <= s.tiling.rows2)
+    if one_tile and (s.rows_at_once is None or s.rows_at_once >= max(n1, n2)):
+        how = {"method": s.method, "forms": s.forms, "outputs": s.request.outputs}
+        kernel = _one_tile(apply_fn, params, x1, x2, precision=s.precision, **how)
+        return _mirror(kernel) if x2 is None else kernel
+    prepare, combine, combine_own = _steps(s, apply_fn, params)
+    if one_tile:
         f1 = prepare(x1)
         return combine_own(f1) if x2 is None else combine(f1, prepare(x2))
     num_tiles = count_tiles(n1, None if x2 is None else n2, s.tiling)
@@ -55,6 +60,28 @@ def _run(
         out = jnp.zeros(s.result.shape, s.result.dtype)
         loop = TileLoop(prepare, combine, combine_own, s.tiling, out, lambda: bar.update(1))
         return loop.symmetric(x1) if x2 is None else loop.rectangle(x1, x2)
+
+
+@compiled
+def _one_tile(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+    *,
+    method: str,
+    forms: tuple[str, ...],
+    outputs: str,
+    precision: str,
+) -> Array:
+    """The kernel of all rows in one program; of x1 with itself the upper triangle."""
+    if method == "vector_products":
+        with jax.default_matmul_precision(precision):
+            return vector_product_kernel(apply_fn, params, x1, x1 if x2 is None else x2, outputs)
+    options = {"method": method, "precision": precision, "for_mean": outputs == "mean"}
+    features = partial(features_of, apply_fn, params, forms=forms, **options)
+    f2 = None if x2 is None else features(x2)
+    return _contract(features(x1), f2, outputs=outputs, precision=precision)
 
 
 def _steps(

@@ -1,6 +1,5 @@
 """Which leaves have factored gradients, and where: found once per network and shape."""
 
-import functools
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.checks import working_dtype
+from ntk_jax.closures.programs import traced
 from ntk_jax.finite.uses.rules import RULES
 from ntk_jax.finite.uses.taps import Tap, TappedEvaluation, UseAtTap
 from ntk_jax.finite.uses.tracked import Reindexed
@@ -84,10 +84,12 @@ def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 
 def jaxpr_of_one(apply_fn: ApplyFn, params: Params, x: Shaped) -> ClosedJaxpr:
     """The outputs of one example as a program of the leaves and x; only shapes are looked at."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    return jax.make_jaxpr(functools.partial(outputs_of_one, apply_fn))(
-        shapes, jax.ShapeDtypeStruct(x.shape, x.dtype)
-    )
+    return traced(outputs_of_one, apply_fn, *as_shapes((params, x)))[0]
+
+
+def as_shapes(tree: Any) -> Any:
+    """Shapes and dtypes in place of arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def tapped_outputs(
@@ -109,7 +111,8 @@ def tapped_outputs(
 
 def make_plan(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
     """The plan for examples like `x` (one example, or its shape and dtype)."""
-    closed = jaxpr_of_one(apply_fn, params, x)
+    with jax.default_matmul_precision("highest"):  # as for features: the same trace
+        closed = jaxpr_of_one(apply_fn, params, x)
     found = jax.tree_util.tree_leaves_with_path(params)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in found]
     tracked = set(range(len(leaves)))
