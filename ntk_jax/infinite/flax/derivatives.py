@@ -72,7 +72,7 @@ def _agrees(eqn: Eqn) -> bool:
             full[i] = a
         return [o for o in f(full) if jnp.issubdtype(o.dtype, jnp.floating)]
 
-    def pulled(f: Evaluate, *chosen: np.ndarray) -> Sequence[jax.Array]:
+    def pulled(f: Evaluate, *chosen: Any) -> Sequence[jax.Array]:
         out, pull = jax.vjp(partial(along, f), *chosen)
         draw = np.random.default_rng(1).standard_normal
         return pull([jnp.asarray(draw(o.shape), o.dtype) for o in out])

@@ -18,7 +18,8 @@ SAME = ("convert_element_type", "copy", "stop_gradient")
 
 def name_of(node: Expression) -> str | None:
     """The activation of that graph, or None: the same function may be written in other ways."""
-    found = (n for d in (jnp.float32, jnp.float64) for n in ACTIVATIONS if _graph(n, d) is node)
+    names = ("relu", *ACTIVATIONS)
+    found = (n for d in (jnp.float32, jnp.float64) for n in names if _graph(n, d) is node)
     return next(found, None)
 
 
