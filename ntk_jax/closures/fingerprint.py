@@ -149,8 +149,10 @@ class _Fingerprint:
     def visit(self, value: object) -> None:
         """Add what tells `value` from another one."""
         kind = type(value)
-        if value is None or kind in (bool, int, str, bytes, types.CodeType, type(...), object):
+        if value is None or kind in (bool, int, str, bytes, type(...), object):
             self.parts += (kind, value)
+        elif kind is types.CodeType:  # which is equal to that of another file
+            self.parts += (value, value.co_filename)  # type: ignore[attr-defined]
         elif kind in (float, complex):
             self.parts += (kind, repr(value))
         elif id(value) in self.seen:

@@ -32,24 +32,27 @@ _SETTINGS = (
 _FOR_PROGRAMS = (*_SETTINGS, "default_matmul_precision", "debug_nans", "disable_jit")
 
 _results, _programs, _runners = Cache(1024), Cache(1024), Cache(256)
+limits = Cache(128)  # programs of models at infinite width
 
 
 def forget() -> None:
     """Forget all plans and programs, as after a change of the thresholds they were made with."""
-    for cache in (_results, _programs, _runners):
+    for cache in (_results, _programs, _runners, limits):
         cache.values.clear()
 
 
-def remember(function: Function, rest: Hashable, make: Callable[[Reading], T]) -> T:
+def remember(
+    function: Function, rest: Hashable, make: Callable[[Reading], T], cache: Cache = _results
+) -> T:
     """`make(function)`, remembered by what the function reads and by `rest`."""
     reading = read(function)
     if reading.key is None:
         return make(reading)
     key = reading.key, rest, _settings(_SETTINGS)
-    found = _results.get(key)
+    found = cache.get(key)
     if found is None:
         found = (make(reading),)
-        _results.put(key, found, reading.objects)
+        cache.put(key, found, reading.objects)
     return cast(T, found[0])
 
 

@@ -4,7 +4,7 @@ arrays.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,13 @@ from ntk_jax.types import Params
 
 def laws_of(init_fn: Callable[[Array], Params]) -> tuple[list[Value], Params]:
     """The laws of all leaves that `init_fn` draws, and the leaves' shapes."""
-    closed, shapes = jax.make_jaxpr(init_fn, return_shape=True)(jax.random.key(0))
+    closed, shapes = jax.make_jaxpr(init_fn, return_shape=True)(any_key())
     return LawInterpreter().run(closed.jaxpr, closed.consts, [Key(0)]), shapes
+
+
+def any_key() -> jax.ShapeDtypeStruct:
+    """What stands for a random key in a trace."""
+    return cast(jax.ShapeDtypeStruct, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 @dataclass

@@ -48,6 +48,17 @@ IN_DOUBLE: dict[str, Callable[..., Any]] = {
     "stop_gradient": np.asarray,
     "sub": np.subtract,
 }
+# The same by NumPy, for which nothing is compiled.
+ON_HOST: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "and": np.bitwise_and,
+    "max": np.maximum,
+    "mul": np.multiply,
+    "nextafter": np.nextafter,
+    "or": np.bitwise_or,
+    "shift_right_logical": np.right_shift,
+    "sub": np.subtract,
+}
 GRID = 4096  # words from which a uniform variable is told
 
 
@@ -69,12 +80,24 @@ def folded(eqn: Eqn, values: list[Constant]) -> list[Value]:
     if name == "convert_element_type" and flat and jnp.issubdtype(dtype, jnp.floating):
         return [Constant(np.float64(arrays[0]))]
     shapes = [() if flat and name in ELEMENTWISE else shape_of(var) for var in eqn.invars]
+    full = [
+        np.broadcast_to(np.asarray(a, dtype_of(v)), s)
+        for a, v, s in zip(arrays, eqn.invars, shapes, strict=True)
+    ]
     with jax.ensure_compile_time_eval():
-        full = [
-            jnp.broadcast_to(jnp.asarray(a, dtype_of(v)), s)
-            for a, v, s in zip(arrays, eqn.invars, shapes, strict=True)
-        ]
-        return [constant(np.asarray(out)) for out in bind(eqn, full)]
+        return [constant(np.asarray(out)) for out in on_host(eqn, full)]
+
+
+def on_host(eqn: Eqn, arrays: list[np.ndarray]) -> list[Any]:
+    """What an operation makes of arrays of its dtypes: by NumPy, where it has the operation."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "bitcast_convert_type" and arrays[0].itemsize == params["new_dtype"].itemsize:
+        return [arrays[0].view(params["new_dtype"])]
+    if name == "convert_element_type" and arrays[0].dtype.kind != "f":
+        return [arrays[0].astype(params["new_dtype"])]
+    if name in ON_HOST:
+        return [ON_HOST[name](*arrays)]
+    return bind(eqn, list(map(jnp.asarray, arrays)))
 
 
 def constant(value: Entries) -> Constant:
@@ -95,12 +118,12 @@ def words(eqn: Eqn, values: Values) -> Value:
         return Unknown(f"`{eqn.primitive.name}` of random words and other arrays")
 
     def fn(w: Any) -> Any:
-        z = drawn.fn(w)
+        z = np.asarray(drawn.fn(w))
         args = [
-            z if v is drawn else jnp.full(z.shape, v.value, dtype_of(var))
+            z if v is drawn else np.full(z.shape, v.value, dtype_of(var))
             for v, var in zip(values, eqn.invars, strict=True)
         ]
-        return bind(eqn, args)[0]
+        return on_host(eqn, args)[0]
 
     dtype = dtype_of(eqn.outvars[0])
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -109,7 +132,7 @@ def words(eqn: Eqn, values: Values) -> Value:
     step = 2**drawn.bits // size
     grid = np.array([i * step + step // 2 for i in range(size)], dtype=f"uint{drawn.bits}")
     with jax.ensure_compile_time_eval():
-        found = np.asarray(fn(jnp.asarray(grid))).astype(np.float64)
+        found = np.asarray(fn(grid)).astype(np.float64)
     u, epsilon = (np.arange(size) + 0.5) / size, float(jnp.finfo(dtype).eps)
     low = round(found[0] - u[0])
     if np.max(np.abs(found - low - u)) <= 2 * max(epsilon, 2.0**-drawn.bits):

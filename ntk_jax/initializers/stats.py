@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.draws import draw_flat
-from ntk_jax.initializers.interpreter import laws_of
+from ntk_jax.initializers.interpreter import any_key, laws_of
 from ntk_jax.initializers.rules import constant
 from ntk_jax.initializers.values import Constant, Entries, Random, Unknown, Value
 from ntk_jax.types import Params
@@ -94,7 +94,7 @@ def gaussian_initializer(init_fn: Callable[[Array], Params]) -> Callable[[Array]
     Raises:
         ValueError: as `init_stats`.
     """
-    leaves, tree = jax.tree.flatten(jax.eval_shape(init_fn, jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(jax.eval_shape(init_fn, any_key()))
     stats = jax.tree.leaves(init_stats(init_fn), is_leaf=lambda s: isinstance(s, InitStats))
 
     def entries(key: Array, leaf: jax.ShapeDtypeStruct, s: InitStats) -> Array:

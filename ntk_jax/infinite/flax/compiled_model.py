@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.checks import check_finite
+from ntk_jax.checks import all_finite
+from ntk_jax.closures.programs import limits, remember
+from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.observed import Observer, out_of_range
 from ntk_jax.infinite.flax.reading import Reading
@@ -18,8 +21,8 @@ from ntk_jax.types import Kernels
 class CompiledProgram:
     """The kernels of one program, traced for examples of one shape and dtype."""
 
-    def __init__(self, program: Program, key: Array | None):
-        self.program, self.observer = program, Observer(program, key)
+    def __init__(self, program: Program):
+        self.program, self.observer = program, Observer(program)
         self.pairs: dict[int | None, Pairs] = {}
 
     def kernels(
@@ -31,21 +34,21 @@ class CompiledProgram:
         memory_limit: int | None,
     ) -> list[Kernels]:
         """One estimate for each key, of that many samples."""
-        duals = self.observer.duals(x1, x2)
+        duals = self.observer.duals(x1, x2, keys[0])
         # Groups of fewer samples, for a standard error, are other programs of the same trace.
         if num_samples not in self.pairs:
             self.pairs[num_samples] = Pairs(replace(self.program, num_samples=num_samples))
         pairs = self.pairs[num_samples]
-        return [_within_range(pairs(x1, x2, duals, memory_limit, key)) for key in keys]
+        return [_within_range(*pairs(x1, x2, duals, memory_limit, key)) for key in keys]
 
 
 class CompiledModel:
-    """The programs of one model, made when they are asked for. Copied and pickled as what it was
-    made from: what was traced and compiled is made again.
+    """The programs of one model, made when they are asked for, and shared with equal models. Copied
+    and pickled as what it was made from: what was traced and compiled is made again.
     """
 
-    def __init__(self, reading: Reading, num_samples: int | None, key: Array | None):
-        self.made_from = (reading, num_samples, key)
+    def __init__(self, reading: Reading, num_samples: int | None):
+        self.made_from = (reading, num_samples)
         self.network = reading.network()
         self.programs: dict[Any, CompiledProgram] = {}
 
@@ -57,16 +60,23 @@ class CompiledModel:
         # The default precision is that of what the model makes itself.
         traced_for = (x.shape[1:], x.dtype, jnp.result_type(float))
         if traced_for not in self.programs:
-            reading, num_samples, key = self.made_from
-            program = reading.program(self.network, x, num_samples)
-            self.programs[traced_for] = CompiledProgram(program, key)
+            reading, num_samples = self.made_from
+            # Rows are not looked at under someone's jit: such a program is not for other calls.
+            options = (*sorted(reading.options.items()), num_samples, is_concrete(x))
+            self.programs[traced_for] = remember(
+                reading.read(self.network), (traced_for, options), partial(self._made, x), limits
+            )
         return self.programs[traced_for]
 
+    def _made(self, x: Array, read: object) -> CompiledProgram:
+        reading, num_samples = self.made_from
+        return CompiledProgram(reading.program(self.network, x, num_samples))
 
-def _within_range(kernels: Kernels) -> Kernels:
-    try:
-        for k in kernels:
-            check_finite("kernel", k)
-    except ValueError:
-        raise out_of_range(kernels.ntk.dtype) from None
+
+def _within_range(kernels: Kernels, finite: Array | None) -> Kernels:
+    if finite is None:
+        known = all(map(is_concrete, kernels))
+        finite = all_finite(list(kernels)) if known else True
+    if is_concrete(finite) and not finite:
+        raise out_of_range(kernels.ntk.dtype)
     return kernels

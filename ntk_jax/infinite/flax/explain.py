@@ -57,7 +57,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     x = as_examples("x", x)
     kernel = infinite_width(model, **options)
     compiled = kernel.model.program(x)
-    duals = dict(compiled.observer.duals(x, None))
+    duals = dict(compiled.observer.duals(x, None, kernel.key))
     found: list[tuple[str, Value, str]] = []
 
     def second_moments(row: Array) -> list[Array]:

@@ -107,7 +107,7 @@ def infinite_width(
         check_option("learning_rates", learning_rates, ("variance", None))
     options = {"inner_products": inner_products, "dropout": dropout}
     reading = Reading(model, dict(call or {}), init_stats, learning_rates, options)
-    return LimitKernel(CompiledModel(reading, num_samples, key), memory_limit, num_samples, key)
+    return LimitKernel(CompiledModel(reading, num_samples), memory_limit, num_samples, key)
 
 
 @dataclass(frozen=True, eq=False)

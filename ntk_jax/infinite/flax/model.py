@@ -12,18 +12,20 @@ from jax import Array
 from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
 
-from ntk_jax.compat import outside_traces
+from ntk_jax.compat import is_concrete, outside_traces
+from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
 from ntk_jax.types import ApplyFn, Params
 
 
 class Network(NamedTuple):
     """`init_fn(key, x)` -> params, or None if only their shapes are known; `build(x)` -> (apply_fn,
-    params or their shapes).
+    params or their shapes); `content`: what it was made from, to be compared.
     """
 
     init_fn: Callable[[Array, ArrayLike], Params] | None
     build: Callable[[ArrayLike], tuple[ApplyFn, Params]]
+    content: Any
 
 
 def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:
@@ -39,12 +41,13 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
         return _linen(model, call, {"dropout": zero_key} if with_dropout else {})
     if isinstance(model, nnx.Module):
         apply_fn, params = from_nnx(_dropping(model) if with_dropout else model, **call)
-        return Network(None, lambda x: (apply_fn, params))
+        return Network(None, lambda x: (apply_fn, params), _by_content(model))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init_fn, apply_fn = model
         return Network(
             lambda key, x: init_fn(key, x),
             lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x)),
+            model,
         )
     if callable(model):
         return _nnx_constructor(model, call, with_dropout)
@@ -59,7 +62,7 @@ def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
     other looks at them.
     """
     # By NumPy, for which nothing is compiled.
-    shapes = jax.eval_shape(init_fn, jax.random.key(0), x)
+    shapes = jax.eval_shape(init_fn, any_key(), x)
     rng = np.random.default_rng(0)
 
     def draw(s: jax.ShapeDtypeStruct) -> np.ndarray | np.floating:
@@ -76,7 +79,7 @@ def _linen(
         return model.init(key, x, **call)
 
     def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
-        shapes = jax.eval_shape(init, jax.random.key(0), x)
+        shapes = jax.eval_shape(init, any_key(), x)
         variables = (
             {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
             if "params" in shapes
@@ -96,7 +99,7 @@ def _linen(
 
         return with_keys, params
 
-    return Network(lambda key, x: init(key, x)["params"], build)
+    return Network(lambda key, x: init(key, x)["params"], build, model)
 
 
 def _nnx_constructor(
@@ -113,7 +116,22 @@ def _nnx_constructor(
 
         return from_nnx(outside_traces(evaluated), **call)
 
-    return Network(init, build)
+    return Network(init, build, make)
+
+
+def _by_content(module: nnx.Module) -> nnx.Module:
+    """A copy that holds no arrays: shapes of parameters, bytes of everything else."""
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+
+    def content(a: Array) -> object:
+        if not is_concrete(a):
+            return a
+        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        values = np.asarray(jax.random.key_data(a) if is_key else a)
+        return str(a.dtype), values.shape, values.tobytes()
+
+    return nnx.merge(graph, jax.tree.map(shape, params), jax.tree.map(content, rest))
 
 
 def _zero_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:

@@ -9,8 +9,11 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax import Array
 
 from ntk_jax.checks import check_number
+from ntk_jax.closures.fingerprint import Reading as Fingerprint
+from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.errors import NoLimitError
+from ntk_jax.infinite.flax.interpreter import USER_RULES
 from ntk_jax.infinite.flax.model import Network, network
 from ntk_jax.infinite.flax.traced_model import Program, Rate, traced
 from ntk_jax.initializers.stats import InitStats, as_given, given_stats, init_stats, leaf_path
@@ -34,6 +37,11 @@ class Reading(NamedTuple):
     def network(self) -> Network:
         """The model as functions of parameters and examples."""
         return network(self.model, self.call, with_dropout=self.options["dropout"] == "expectation")
+
+    def read(self, net: Network) -> Fingerprint:
+        """All that programs depend on, to be compared."""
+        rules = tuple(USER_RULES.items())
+        return read((net.content, self.call, self.given, self.learning_rates, rules))
 
     def program(self, net: Network, x: Array, num_samples: int | None) -> Program:
         """Its program for examples like the rows of x."""

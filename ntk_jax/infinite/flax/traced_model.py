@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -50,6 +51,7 @@ class Program:
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
         checked: equations whose custom derivatives are known to be right.
+        traces: its interpretations, for `trace_of`.
     """
 
     jaxpr: jex_core.ClosedJaxpr
@@ -58,21 +60,23 @@ class Program:
     options: Mapping[str, Any]
     num_samples: int | None = None
     checked: dict[int, Any] = field(default_factory=dict)
+    traces: dict[Any, Any] = field(default_factory=dict)
 
     def interpret(
         self,
         examples: tuple[Array, Array],
         duals: Mapping[Function, DualRule],
         *,
+        same: Array | None = None,
         observed: Observed | None = None,
         log: list[Any] | None = None,
         key: Array | None = None,
     ) -> tuple[Moments, Value]:
-        """(moments, value of the outputs) for a pair of examples; `key` is that of the samples, if
-        there are any.
+        """(moments, value of the outputs) for a pair of examples, which may be the `same`; `key` is
+        that of the samples, if there are any.
         """
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
-        moments = Moments(self.dtype, duals, observed, sampling)
+        moments = Moments(self.dtype, duals, observed, sampling, same)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
         floating = jnp.issubdtype(examples[0].dtype, jnp.floating)
         one, other = (x.astype(self.dtype) if floating else x for x in examples)
@@ -86,11 +90,12 @@ class Program:
         duals: Mapping[Function, DualRule],
         sides: Sides,
         *,
+        same: Array | None = None,
         observed: Observed | None = None,
         key: Array | None = None,
     ) -> Kernels:
         """Of the outputs, scalars averaged over their positions."""
-        moments, out = self.interpret(examples, duals, observed=observed, key=key)
+        moments, out = self.interpret(examples, duals, same=same, observed=observed, key=key)
         g = output_gaussian(out)
         both = (ask(g, g, sides, True) for ask in (moments.covariance, moments.tangent))
         zero = jnp.zeros((), self.dtype)
@@ -110,6 +115,8 @@ def traced(
     leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(shapes, example)
+    # Copies: what the model reads is not kept alive, nor are its changes followed.
+    jaxpr = jex_core.ClosedJaxpr(jaxpr.jaxpr, list(map(_copied, jaxpr.consts)))
     found = [
         _param(leaf_path(path), leaf.shape, s, rate)
         for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
@@ -119,6 +126,11 @@ def traced(
     if not jnp.issubdtype(example.dtype, jnp.floating):
         dtype = jnp.zeros(()).dtype
     return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
+
+
+def _copied(const: Any) -> Any:
+    known = is_concrete(const) and not jnp.issubdtype(const.dtype, jax.dtypes.prng_key)
+    return np.array(const) if known else const
 
 
 def _one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:

@@ -1,5 +1,6 @@
 """Moments of two factors, entry by entry: where the duals come in."""
 
+import math
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ntk_jax.infinite.flax.moments.pair import (
     random_gaussians,
     remembered,
 )
-from ntk_jax.infinite.flax.values import Factor
+from ntk_jax.infinite.flax.values import Factor, Shape
 from ntk_jax.infinite.flax.values.expression import PartialDerivative, ScalarFunction
 from ntk_jax.infinite.flax.values.linear import outer
 
@@ -48,9 +49,10 @@ class Factors:
         expectations: Expectations,
         estimates: Estimates,
         observed: Observed | None,
+        same: Array | None = None,
     ):
         self.gaussians, self.expectations, self.estimates = gaussians, expectations, estimates
-        self.observed = observed
+        self.observed, self.same = observed, same
         self.series = GeneralSeries(expectations, observed.tails if observed else None)
         self.memory: dict[Any, Any] = {}
 
@@ -128,14 +130,15 @@ class Factors:
         (f, side, _), (g, other, _) = pair.left, pair.right
         (u,), (v,) = random_gaussians(f), random_gaussians(g)
         rule = self.expectations.rule(function)
-        itself = u is v and side == other and pair.shapes[0] == pair.shapes[1]
+        alike = u is v and pair.shapes[0] == pair.shapes[1]
+        itself = alike and side == other
         q1, q2 = (
             lifted(
                 self.expectations.variance(h.factor, h.factor.nondegenerate[0], h.side), len(shape)
             )
             for h, shape in zip((pair.left, pair.right), pair.shapes, strict=True)
         )
-        if self.observed is not None and side == other:
+        if self.observed is not None and side == 0:
             self.observed.functions.append((function, q1))
         if pair.diag and itself:
             k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in rule.diagonal(q1))
@@ -149,10 +152,15 @@ class Factors:
         assert c is not None
         dual = rule.pair(rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
         k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in dual)
-        if itself:
+        same = True if itself else self.same
+        if alike and same is not None:
             # An example with itself: the dual of equal arguments is known without rounding.
             own = (jnp.broadcast_to(a, pair.shapes[0]) for a in rule.diagonal(q1))
-            k, k_dot = (_with_diagonal(a, o) for a, o in zip((k, k_dot), own, strict=True))
+            here = same if pair.diag else same & _diagonal(pair.shapes[0])
+            k, k_dot = (
+                jnp.where(here, pair.at_left(o), a)
+                for a, o in zip((k, k_dot), own, strict=True)
+            )
         return k, k_dot
 
     @remembered
@@ -161,10 +169,6 @@ class Factors:
         return self.expectations.rule(function).rows(lifted(q, rank))
 
 
-def _with_diagonal(k: Array, own: Array) -> Array:
-    """k (*shape, *shape) with its diagonal replaced."""
-    n = own.size
-    if n == 1:
-        return own.reshape(k.shape)
-    at = jnp.arange(n)
-    return k.reshape(n, n).at[at, at].set(own.reshape(n), unique_indices=True).reshape(k.shape)
+def _diagonal(shape: Shape) -> Array:
+    """Where the positions of (*shape, *shape) are equal."""
+    return jnp.eye(math.prod(shape), dtype=bool).reshape(shape + shape)

@@ -12,7 +12,14 @@ from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import Series, series_rule
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.values.expression import Expression, PartialDerivative, evaluate, nodes
+from ntk_jax.infinite.flax.moments.names import name_of
+from ntk_jax.infinite.flax.values.expression import (
+    Expression,
+    PartialDerivative,
+    ScalarFunction,
+    evaluate,
+    nodes,
+)
 
 SAMPLES = np.concatenate(
     [np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]]
@@ -33,6 +40,9 @@ def rule_of(function: Any) -> DualRule:
 
 
 def _rule_of(function: Any) -> DualRule:
+    # Of most activations one graph tells the name, and nothing is evaluated.
+    if (name := name_of(function.node)) is not None and isinstance(function, ScalarFunction):
+        return dual_rule(name)
     values, slopes = _values(function)
     for name, (known, known_slopes) in _named().items():
         scale = _ratio(values, known)

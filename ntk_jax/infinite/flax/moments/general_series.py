@@ -58,7 +58,7 @@ class GeneralSeries:
             for i in f.nondegenerate
         ]
         a = mehler.coefficients(function, variances)
-        if self.tails is not None:
+        if self.tails is not None and half.side == 0:
             self.tails.append((_names(f), mehler.relative_tail(function, variances)))
         have, terms = len(variances), mehler.TERMS[n]
         a = a[(slice(terms),) * have]

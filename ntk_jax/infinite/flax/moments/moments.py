@@ -43,6 +43,8 @@ class Moments:
         dtype: of all arrays.
         observed: what was met, if asked for.
         sampling: None where samples are refused.
+        same: whether both examples are one, which is then known without rounding on sides (0, 1) as
+            well; None: they are taken for two.
         covariance, tangent, related: the queries of Gaussians.
         number: which normals a Gaussian is made of.
     """
@@ -53,6 +55,7 @@ class Moments:
         rules: Mapping[Any, DualRule] | None = None,
         observed: Observed | None = None,
         sampling: Sampling | None = None,
+        same: Array | None = None,
     ):
         # Weakly, the one way back: in a cycle of references the tracers in `memory` would outlive
         # their trace until they are collected, which `jax.check_tracer_leaks` reports.
@@ -60,14 +63,15 @@ class Moments:
         gaussians = Gaussians(
             dtype, lambda *query: values.second(*query), lambda *query: values.theta(*query)
         )
-        samples = Samples(gaussians, sampling)
+        samples = Samples(gaussians, sampling, same)
         factors = Factors(
             gaussians,
             Expectations(gaussians, rules or {}),
             Estimates(gaussians, samples),
             observed,
+            same,
         )
-        self.dtype, self.observed, self.sampling = dtype, observed, sampling
+        self.dtype, self.observed, self.sampling, self.same = dtype, observed, sampling, same
         self.covariance, self.tangent = gaussians.covariance, gaussians.tangent
         self.related, self.number = gaussians.related, samples.number
         self.factors, self.terms = factors, Terms(factors)
@@ -151,9 +155,12 @@ class Moments:
         if not t.masked and not u.masked:
             return of_terms(t, u, sides, diag)
         k = of_values(self._inside(t), self._inside(u), sides, diag)
-        if k is None or sides[0] != sides[1] or not t.masked or not u.masked:
+        same = True if sides[0] == sides[1] else self.same
+        if k is None or same is None or not t.masked or not u.masked:
             return k
-        return _with_mask(k, t.masked, diag) if t.masked.source == u.masked.source else k
+        if t.masked.source != u.masked.source:
+            return k
+        return jnp.where(same, _with_mask(k, t.masked, diag), k)
 
     @remembered
     def _inside(self, t: Term) -> Wide:

@@ -35,8 +35,11 @@ class Samples:
     other.
     """
 
-    def __init__(self, gaussians: Gaussians, sampling: Sampling | None):
+    def __init__(
+        self, gaussians: Gaussians, sampling: Sampling | None, same: Array | None = None
+    ):
         self.gaussians, self.dtype, self.sampling = gaussians, gaussians.dtype, sampling
+        self.same = same  # whether both examples are one, as in `Moments`
         self.numbers: dict[Field, int] = {}
         self.memory: dict[Any, Any] = {}
 
@@ -57,7 +60,11 @@ class Samples:
     def of_pair(self, fields1: Fields, fields2: Fields, sides: Sides) -> tuple[Array, Array]:
         """Of Gaussians on one side, and of others on the other side, jointly."""
         if sides[0] != sides[1]:
-            return self.of(fields1, sides[0]), self._given_first(fields1, fields2, sides)
+            first, second = self.of(fields1, sides[0]), self._given_first(fields1, fields2, sides)
+            if self.same is not None:
+                one, other = self.of_pair(fields1, fields2, (sides[0], sides[0]))
+                first, second = jnp.where(self.same, one, first), jnp.where(self.same, other, second)
+            return first, second
         union = tuple(sorted({*fields1, *fields2}, key=self.number))
         z = dict(zip(union, parts(self.of(union, sides[0]), union), strict=True))
         first, second = (jnp.concatenate([z[g] for g in fs], axis=1) for fs in (fields1, fields2))

@@ -1,0 +1,118 @@
+"""One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from ntk_jax.compat import Literal, abstract_value, bind
+from ntk_jax.infinite.flax.moments.factors import Function, Observed
+from ntk_jax.infinite.flax.traced_model import Duals, Program
+from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
+from ntk_jax.types import Kernels
+
+LEAST_BYTES = 8
+FIRST, SECOND = 1, 2  # what a value depends on, added up
+
+
+class PairTrace(NamedTuple):
+    """(a, b, same, *key) -> nngp, ntk, the variances of the functions met, the tails of series.
+
+    Attributes:
+        closed: the program. `same`: whether a and b are the same row, known without rounding.
+        functions: the scalar functions whose largest variances it returns.
+        names: of the functions whose tails it returns.
+        bytes: the largest array that depends on both examples.
+    """
+
+    closed: ClosedJaxpr
+    functions: list[Function]
+    names: list[str]
+    bytes: int
+
+    def kernels(self, a: Array, b: Array, same: Any, key: Array | None) -> Kernels:
+        """Of one pair of examples."""
+        return Kernels(*self._results(slice(0, 2), a, b, same, key))
+
+    def observed(self, a: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
+        """(largest variances, tails) of one example."""
+        found = self._results(slice(2, None), a, a, True, key)
+        return found[: len(self.functions)], found[len(self.functions) :]
+
+    def _results(
+        self, which: slice, a: Array, b: Array, same: Any, key: Array | None
+    ) -> list[Array]:
+        jaxpr = self.closed.jaxpr
+        wanted = jaxpr.outvars[which]
+        args = [a, b, jnp.asarray(same), *([] if key is None else [key])]
+        equations = needed(jaxpr, wanted)
+        return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)
+
+
+def trace_of(program: Program, duals: Duals, key: Array | None) -> PairTrace:
+    """The program's interpretation with these duals; remembered by it."""
+    kind = None if key is None else abstract_value(key)
+    question = program.num_samples, duals, kind
+    if question not in program.traces:
+        program.traces[question] = _traced(program, duals, key)
+    return program.traces[question]
+
+
+def _traced(program: Program, duals: Duals, key: Array | None) -> PairTrace:
+    met: list[Any] = []
+
+    def pair(a: Array, b: Array, same: Array, *key: Array) -> tuple[Kernels, list[Array]]:
+        observed = Observed([], [])
+        kernels = program.kernels(
+            (a, b), dict(duals), (0, 1), same=same, observed=observed, key=key[0] if key else None
+        )
+        functions = list(dict.fromkeys(f for f, _ in observed.functions))
+        largest = [
+            reduce(jnp.maximum, [jnp.max(q) for f, q in observed.functions if f == g])
+            for g in functions
+        ]
+        # Names cannot leave a trace as its results do.
+        met.extend((functions, [name for name, _ in observed.tails]))
+        return kernels, [*largest, *(jnp.max(tail) for _, tail in observed.tails)]
+
+    example = program.jaxpr.in_avals[-1]
+    same = jax.ShapeDtypeStruct((), bool)
+    closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
+    marks = [0] * len(closed.jaxpr.invars)
+    marks[:3] = FIRST, SECOND, FIRST | SECOND
+    return PairTrace(closed, *met, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
+
+
+def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
+    """Bytes of the largest array that depends on both examples, and what the results depend on,
+    given what the arguments do.
+    """
+    largest = 0
+
+    def step(eqn: Eqn, marks: list[int]) -> Sequence[int]:
+        nonlocal largest
+        most = reduce(or_, marks, 0)
+        outs = [most] * len(eqn.outvars)
+        for inner in _programs_in(eqn):
+            alike = len(inner.invars) == len(marks) and eqn.primitive.name != "scan"
+            bytes_inside, found = _of_both(inner, marks if alike else [most] * len(inner.invars))
+            largest = max(largest, bytes_inside)
+            outs = found if alike and len(found) == len(outs) else outs
+        for v, mark in zip(eqn.outvars, outs, strict=True):
+            if mark == FIRST | SECOND and hasattr(v.aval, "shape"):
+                largest = max(largest, math.prod(shape_of(v)) * dtype_of(v).itemsize)
+        return outs
+
+    found = evaluate(jaxpr, [0] * len(jaxpr.constvars), marks, step, constant=lambda _: 0)
+    return largest, found
+
+
+def _programs_in(eqn: Eqn) -> list[Jaxpr]:
+    found = [p for v in eqn.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
+    return [open_jaxpr(p)[0] for p in found if hasattr(p, "eqns")]
