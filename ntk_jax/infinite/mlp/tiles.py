@@ -15,7 +15,6 @@ from jax import Array, lax
 
 from ntk_jax.infinite.mlp.diagonal import Diagonals
 from ntk_jax.infinite.mlp.layers import (
-    Architecture,
     Moments,
     Network,
     first_pairs,
@@ -73,12 +72,12 @@ class TiledLayers:
                     jax.tree.map(lambda r: lax.dynamic_index_in_dim(r, m, -3, False), side)
                     for side in (left, right)
                 )
-                return lax.complex(
-                    *pair_step(arch, at, last, one, (both.real, both.imag), other)
-                )
+                return lax.complex(*pair_step(arch, at, last, one, (both.real, both.imag), other))
 
             start = self._start(i, j, state)
-            both = lax.fori_loop(0, self.depth, layer, lax.complex(*start))
+            both = lax.complex(*start)
+            if self.depth:
+                both = lax.fori_loop(0, self.depth, layer, both)
             return both, sees(0, i, j, start) | sees(-1, i, j, (both.real, both.imag))
 
         return visit.update(tile, self.x1.dtype)
