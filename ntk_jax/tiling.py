@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -24,14 +25,55 @@ TILE = 256  # rows: a tile of both kernels stays in the caches while its layers 
 
 
 def tile_size(n: int) -> int:
-    """A multiple of 16 near `TILE` that divides n, or else the one that pads n least.
+    """A multiple of 16 near `TILE` that divides a large n, or else the one that pads n least.
 
     Rows that a matrix product treats in full blocks get the same sums wherever they stand:
     permuting rows permutes the kernel.
     """
-    exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
     tiles = -(-n // TILE)
-    return exact[-1] if exact and n > TILE else -(-n // (16 * tiles)) * 16
+    even = -(-n // (16 * tiles)) * 16
+    if n <= 2 * TILE or n % even == 0:
+        return even
+    exact = [t for t in range(2 * TILE, TILE // 2, -16) if n % t == 0]
+    return exact[-1] if exact else even
+
+
+def bucket(n: int) -> int:
+    """The rows of whole tiles for n rows: nearly equal n share them, and programs."""
+    return -(-n // tile_size(n)) * tile_size(n)
+
+
+def padded(x: Array, rows: int) -> Array:
+    """Concrete `x` with zero rows up to `rows`; on several devices it stays as it is."""
+    if len(x) == rows or len(x.devices()) > 1:
+        return x
+    if not _is_host():
+        return _padded(x, rows)
+    out = np.zeros((rows, *x.shape[1:]), x.dtype)
+    out[: len(x)] = np.asarray(x)
+    return jax.device_put(out)
+
+
+def cropped(k: Array, shape: tuple[int, ...]) -> Array:
+    """The first entries along every axis of a concrete array."""
+    if k.shape == shape:
+        return k
+    return jax.device_put(np.asarray(k)[tuple(map(slice, shape))]) if _is_host() else _cropped(k, shape)
+
+
+def _is_host() -> bool:
+    """Whether all arrays are where NumPy finds them: it copies without a program per shape."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+@partial(jax.jit, static_argnums=1)
+def _padded(x: Array, rows: int) -> Array:
+    return jnp.pad(x, [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)])
+
+
+@partial(jax.jit, static_argnums=1)
+def _cropped(k: Array, shape: tuple[int, ...]) -> Array:
+    return k[tuple(map(slice, shape))]
 
 
 def row_slices(n: int, rows: int) -> list[slice]:

@@ -129,6 +129,9 @@ class Reading:
             isinstance(other, Reading) and self.key is not None and self.key == other.key
         )
 
+    def __repr__(self) -> str:
+        return repr(self.function)
+
     def __reduce__(self) -> tuple[type, tuple[Function]]:
         return Reading, (self.function,)
 

@@ -7,7 +7,7 @@ networks, recursions, recognition of functions, tests and benchmarks take it fro
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jax.scipy import special
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.duals import closed_forms, polynomials
+from ntk_jax.duals.content import by_content, remembered
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_series.series import series_rule
@@ -203,9 +204,13 @@ def dual_rule(activation: Any, **options: Any) -> DualRule:
         ) from error
 
 
-@lru_cache(maxsize=256)
 def _of_function(phi: ScalarFunction) -> DualRule:
+    phi = by_content(phi)
+    return remembered(phi, "recognized", lambda: _recognized(phi)) or series_rule(phi)
+
+
+def _recognized(phi: ScalarFunction) -> DualRule | None:
     compared = [CATALOGUE[name] for name in CLOSED_FORM_NAMES if not CATALOGUE[name].in_family]
     summed = [CATALOGUE[name] for name in SERIES_NAMES]
     known = [tuple((entry.rule, entry.function) for entry in part) for part in (compared, summed)]
-    return recognize(phi, *known) or series_rule(phi)
+    return recognize(phi, *known)

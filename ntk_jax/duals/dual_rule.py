@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.duals.gaussian_pair import as_moments
 
 
@@ -81,6 +82,11 @@ class DualRule(ABC):
     def adaptive(self) -> bool:
         """Whether `fitted` depends on the variances."""
         return False
+
+    @property
+    def own(self) -> "DualRule":
+        """What `diagonal` depends on: rules that differ in nothing else share its programs."""
+        return self
 
     def fitted(self, q_max: float, dtype: Any) -> "DualRule":
         """The cheapest rule that is exact at variances up to `q_max`."""
@@ -165,6 +171,11 @@ class Scaled(DualRule):
         """As the other rule."""
         return self.rule.cusp
 
+    @property
+    def own(self) -> DualRule:
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.own)
+
     def fitted(self, q_max: float, dtype: Any) -> DualRule:
         """Likewise, scaled."""
         return replace(self, rule=self.rule.fitted(q_max, dtype))
@@ -219,6 +230,7 @@ class _Name(NamedTuple):
 
 
 def _named(value: Any) -> Any:
+    value = value.function if isinstance(value, Reading) else value
     name, homes = getattr(value, "__name__", None), (jnp, jax.nn, jax.scipy.special)
     found = (_Name(h.__name__, name) for h in homes if name and getattr(h, name, None) is value)
     return next(found, value)

@@ -7,19 +7,20 @@ agree with the function's own series: nobody knows what a function does between 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.form import ClosedForm
-from ntk_jax.duals.hermite_series.series import series_rule
+from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
+from ntk_jax.duals.hermite_series.expansion import LEVELS
+from ntk_jax.duals.hermite_series.resolution import evaluated
+from ntk_jax.duals.host import host_values
 from ntk_jax.duals.rectifiers import RectifiedSquare, Rectifier, Step
 
 Known = Sequence[tuple[Callable[[], DualRule], Callable[..., Any]]]  # duals and their functions
@@ -46,27 +47,23 @@ def recognize(phi: Callable[..., Any], closed: Known, kinked: Known) -> DualRule
     """The dual of one of the functions `closed`, or of a family's, or of one of `kinked`, whose
     series have kinks that are known; None if `phi` is none of them.
     """
-    with jax.ensure_compile_time_eval():
-        u = jnp.asarray(SAMPLES)
-        values = _elementwise(phi, u)
-        found = next(
-            (c for c in _candidates(u, values, closed) if _close(u, values, c.values)), None
-        )
-        if found is not None and _agrees(found, phi):
-            return found.rule
-        series = (rule for rule, v in _catalogued(u, kinked) if _close(u, values, v))
-        return next((rule() for rule in series), None)
+    u = SAMPLES.astype(jnp.result_type(float))
+    values = _elementwise(phi, u)
+    found = next((c for c in _candidates(u, values, closed) if _close(u, values, c.values)), None)
+    if found is not None and _agrees(found, phi):
+        return found.rule
+    series = (rule for rule, v in _catalogued(u, kinked) if _close(u, values, v))
+    return next((rule() for rule in series), None)
 
 
 def check_elementwise(phi: Callable[..., Any]) -> None:
     """Raise unless `phi` is a real function applied element by element, and a number wherever it is
     looked at.
     """
-    with jax.ensure_compile_time_eval():
-        _elementwise(phi, jnp.asarray(SAMPLES))
+    _elementwise(phi, SAMPLES.astype(jnp.result_type(float)))
 
 
-def _candidates(u: Array, values: np.ndarray, closed: Known) -> Iterator[Candidate]:
+def _candidates(u: np.ndarray, values: np.ndarray, closed: Known) -> Iterator[Candidate]:
     x, at = np.asarray(u, float), _Values(u, values)
     positive, negative = at(4.0) / 4, at(-4.0) / 4
     yield Candidate(Rectifier(positive, negative), np.where(x > 0, positive * x, -negative * x))
@@ -80,34 +77,33 @@ def _candidates(u: Array, values: np.ndarray, closed: Known) -> Iterator[Candida
         yield from _families(x, values, at)
 
 
-def _catalogued(u: Array, known: Known) -> Iterator[tuple[Callable[[], DualRule], np.ndarray]]:
+def _catalogued(u: np.ndarray, known: Known) -> Iterator[tuple[Callable[[], DualRule], np.ndarray]]:
     """What makes each dual, which for a series takes long, and the values of its function."""
-    found = _evaluated(tuple(function for _, function in known), u)
+    found = _evaluated(tuple(function for _, function in known), u.dtype)
     for (rule, _), expected in zip(known, found, strict=True):
         yield rule, np.asarray(expected, float)
 
 
-@partial(jax.jit, static_argnums=0)
-def _evaluated(functions: tuple[Callable[..., Any], ...], u: Array) -> list[Array]:
-    """In one program, once for all functions that are ever recognized."""
-    return [function(u) for function in functions]
+@lru_cache(maxsize=8)
+def _evaluated(functions: tuple[Callable[..., Any], ...], dtype: Any) -> list[np.ndarray]:
+    """Once for all functions that are ever recognized."""
+    return host_values(lambda u: [function(u) for function in functions], SAMPLES.astype(dtype))
 
 
-def _elementwise(phi: Callable[..., Any], u: Array) -> np.ndarray:
+def _elementwise(phi: Callable[..., Any], u: np.ndarray) -> np.ndarray:
+    slope = lambda v: jax.jvp(phi, (v,), (jnp.ones_like(v),))[0]  # what NumPy's functions cannot
     try:
-        values = jnp.asarray(
-            jax.jvp(phi, (u,), (jnp.ones_like(u),))[0]
-        )  # what NumPy's functions cannot
+        values = np.asarray(host_values(slope, u))
         order = np.random.default_rng(0).permutation(u.size)
         kept = (abs(SAMPLES[order]) <= 2) & (np.arange(u.size) % 2 == 0)
-        moved = jnp.asarray(np.where(kept, SAMPLES[order], 0.3 - SAMPLES[order] / 2000), u.dtype)
-        elsewhere = np.asarray(jax.jvp(phi, (moved,), (jnp.ones_like(u),))[0])
+        moved = np.where(kept, SAMPLES[order], 0.3 - SAMPLES[order] / 2000)
+        elsewhere = host_values(slope, moved)
     except Exception as error:
         raise ValueError(
             f"activation: expected a name or an elementwise JAX function of an array; {phi!r} "
             f"raised {error!r}."
         ) from error
-    if values.shape != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+    if np.shape(values) != u.shape or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
             f"activation: expected a real scalar function applied element by element; {phi!r} maps "
             f"shape {u.shape} "
@@ -133,7 +129,7 @@ def _elementwise(phi: Callable[..., Any], u: Array) -> np.ndarray:
     return found
 
 
-def _close(u: Array, values: np.ndarray, expected: np.ndarray) -> bool:
+def _close(u: np.ndarray, values: np.ndarray, expected: np.ndarray) -> bool:
     """Equal up to rounding at every sample point but 0: the value of a step there is nobody's
     business.
 
@@ -153,13 +149,23 @@ def _agrees(found: Candidate, phi: Callable[..., Any]) -> bool:
     any function.
     """
     scale = max(1.0, found.rate) ** 2
-    q = [jnp.asarray(q) / scale for q in ([0.7, 1.0], [-0.3, 0.5], [1.1, 1.0])]
-    summed = replace(series_rule(phi), terms=64)
-    pairs = list(zip(*jax.jit(lambda q: (found.rule(*q), summed(*q)))(q), strict=True))
+    q = [np.array(q) / scale for q in ([0.7, 1.0], [-0.3, 0.5], [1.1, 1.0])]
+    closed = host_values(lambda *q: tuple(found.rule(*q)), *q)
+    pairs = list(zip(closed, (_summed(phi, order, *q) for order in (0, 1)), strict=True))
     compared = pairs[:1] if found.rule.flat else pairs
     return all(
         np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.max(np.abs(a)))) for a, b in compared
     )
+
+
+def _summed(
+    phi: Callable[..., Any], order: int, q11: np.ndarray, q12: np.ndarray, q22: np.ndarray
+) -> np.ndarray:
+    """E[phi^(order)(u) phi^(order)(v)] by 64 terms of the series."""
+    s = np.sqrt(np.stack([q11, q22]))
+    values = evaluated(phi, order, s[..., None] * nodes_and_weights(LEVELS)[0])
+    a, b = values @ basis(LEVELS, 64)
+    return np.sum(a * b * (q12 / (s[0] * s[1]))[:, None] ** np.arange(64), axis=1)
 
 
 class _Values:
@@ -167,7 +173,7 @@ class _Values:
     computed from these values.
     """
 
-    def __init__(self, u: Array, values: np.ndarray):
+    def __init__(self, u: np.ndarray, values: np.ndarray):
         self.x, self.values = np.asarray(u, float), values
         self.tolerance = 8 * float(jnp.finfo(u.dtype).eps)
 

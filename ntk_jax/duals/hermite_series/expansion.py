@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 
 from jax import Array
 
+from ntk_jax.duals.content import by_content
 from ntk_jax.duals.hermite_coefficients import RANGE
 from ntk_jax.duals.kinks.kinks import Kink
+
+LEVELS = 12  # resolve variances up to 4^10: one quadrature serves nearly every fit
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Expansion:
     """A scalar function, where it is not smooth, and how far its Hermite series goes.
 
     Attributes:
-        phi: a scalar JAX function, applied to arrays element by element.
+        phi: a scalar JAX function, applied to arrays element by element; equal series have
+            functions that compute the same.
         kinks: where it is not smooth.
         terms: how many terms of the series; None leaves it to the variances, or takes 64 where they
             are not known (inside jit).
@@ -26,9 +30,12 @@ class Expansion:
     phi: Callable[[Array], Array]
     kinks: tuple[Kink, ...] = ()
     terms: int | None = None
-    levels: int = 12
+    levels: int = LEVELS
     tolerance: float | None = None
     reach: float = RANGE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phi", by_content(self.phi))
 
     @property
     def count(self) -> int:

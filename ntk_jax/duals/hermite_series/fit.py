@@ -4,19 +4,18 @@ NumPy: nothing compiles.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ntk_jax.duals.content import remembered
 from ntk_jax.duals.dual_rule import DualRule, derivative
 from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
-from ntk_jax.duals.hermite_series.expansion import Expansion, kinks_of_derivative
+from ntk_jax.duals.hermite_series.expansion import LEVELS, Expansion, kinks_of_derivative
 from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
@@ -24,6 +23,7 @@ from ntk_jax.duals.hermite_series.resolution import (
     look,
     split_moment,
 )
+from ntk_jax.duals.host import host_values
 from ntk_jax.duals.kinks.kinks import Kink, powers
 
 ORDERS = 6  # phi and its derivatives whose jumps are split off
@@ -70,9 +70,24 @@ def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
     """Enough terms for the tails of phi and phi' to fall below the tolerance at variances up to
     `q_max`.
     """
+
+    def fit() -> dict[str, Any]:
+        found = _enough_terms(series, q_max, dtype)
+        return {name: getattr(found, name) for name in ("kinks", "terms", "levels", "reach")}
+
+    return replace(series, **remembered(series.phi, (*_known(series, q_max, dtype), "fit"), fit))
+
+
+def _known(series: Expansion, q: float, dtype: jnp.dtype) -> tuple[Any, ...]:
+    """What a fit depends on besides the function."""
+    goal = series.kinks, series.tolerance, series.terms, series.levels, series.reach
+    return (*goal, q, jnp.dtype(dtype))
+
+
+def _enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
     double = jnp.dtype(dtype) == jnp.float64
     tolerance = series.tolerance or (1e-10 if double and not series.kinks else 1e-7)
-    levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, 6, 40))
+    levels = int(np.clip(math.ceil(math.log2(max(q_max, 1e-30)) / 2) + 2, LEVELS, 40))
     series = replace(series, levels=levels)
     second = look(series, 0, q_max, dtype).second
     series = replace(series, kinks=_kept(series, second, q_max, dtype))
@@ -98,7 +113,8 @@ def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
 
 def relative_error(series: Expansion, q: float, dtype: jnp.dtype) -> float:
     """A bound, relative to E[phi²] and E[phi'²], on the dual's error at variance `q`."""
-    return max(share for _, share in errors(series, q, dtype))
+    worst = lambda: max(share for _, share in errors(series, q, dtype))
+    return remembered(series.phi, (*_known(series, q, dtype), "error"), worst)
 
 
 def errors(series: Expansion, q: float, dtype: jnp.dtype) -> list[tuple[float, float]]:
@@ -200,6 +216,13 @@ def _cancellation(
     return float(jnp.finfo(dtype).eps) * split_moment(kinks, 0, levels, q) / max(second, 1e-300)
 
 
+def find_kinks(phi: Callable[[Array], Array], at: Sequence[float]) -> tuple[Kink, ...]:
+    """Those of the points `at` which are kinks."""
+    points = tuple(sorted({float(c) for c in at}))
+    found = remembered(phi, (points, "kinks"), lambda: [find_kink(phi, c) for c in points])
+    return tuple(kink for kink in found if kink is not None)
+
+
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
     """The jumps of phi and of its first derivatives at a point; None if those up to the third are
     0.
@@ -209,20 +232,14 @@ def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
     return Kink(at, _jumps(phi, at, ORDERS))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _derivatives(phi: Callable[[Array], Array], orders: int, v: Array) -> Array:
-    """phi and its first derivatives, (orders, *v.shape), in one program."""
-    return jnp.stack([derivative(phi, p)(v) for p in range(orders)])
-
-
 def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float, ...]:
     """At two distances from 0, where powers with a fraction have no jump that can be split off, and
     so differ.
     """
     gaps = (1e-15, 1e-30) if at == 0.0 else (abs(at) * 2.0**-8,)
     v = np.array([at + side * gap for gap in gaps for side in (-1, 1)])
-    with jax.ensure_compile_time_eval():
-        sides = np.asarray(_derivatives(phi, orders, jnp.asarray(v)), float).T.tolist()
+    derivatives = host_values(lambda v: [derivative(phi, p)(v) for p in range(orders)], v)
+    sides = np.array(derivatives, float).T.tolist()
     found = [
         _jumps_between(low, high, gap)
         for low, high, gap in zip(sides[::2], sides[1::2], gaps, strict=True)

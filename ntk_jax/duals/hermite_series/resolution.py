@@ -10,7 +10,6 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +23,7 @@ from ntk_jax.duals.hermite_coefficients import (
     panel_rule,
 )
 from ntk_jax.duals.hermite_series.expansion import Expansion
+from ntk_jax.duals.host import host_values
 from ntk_jax.duals.kinks.kinks import Kink
 from ntk_jax.duals.kinks.kinks import values as singular
 
@@ -85,8 +85,7 @@ def _interpolation() -> np.ndarray:
 
 def evaluated(phi: Any, order: int, v: np.ndarray) -> np.ndarray:
     """The `order`-th derivative of phi."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(derivative(phi, order)(jnp.asarray(v)), float)
+    return np.asarray(host_values(derivative(phi, order), v), float)
 
 
 def look(series: Expansion, order: int, q: float, dtype: Any) -> Seen:

@@ -10,8 +10,8 @@ piecewise polynomial, a polynomial remains and nothing is left out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.duals.content import by_content
 from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_series import nearly_parallel
@@ -28,7 +29,7 @@ from ntk_jax.duals.hermite_series.expansion import Expansion
 from ntk_jax.duals.hermite_series.fit import (
     enough_terms,
     errors,
-    find_kink,
+    find_kinks,
     fitted_rule,
     relative_error,
 )
@@ -71,6 +72,10 @@ class Series(Expansion, DualRule):
             fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2),
             *moments,
         )
+
+    @property
+    def own(self) -> DualRule:
+        return replace(self, terms=None, tolerance=None)
 
     def fitted(self, q_max: float, dtype: Any) -> DualRule:
         return self if self.terms else enough_terms(self, q_max, dtype)
@@ -151,13 +156,12 @@ class Series(Expansion, DualRule):
         )
 
 
-@lru_cache(maxsize=256)
 def series_rule(
     phi: Callable[[Array], Array], kinks: tuple[float, ...] = (), tolerance: float | None = None
 ) -> Series:
     """The series of a scalar function; a kink at 0 is found, others are named."""
-    found = [find_kink(phi, float(c)) for c in sorted({0.0, *kinks})]
-    return Series(phi, tuple(k for k in found if k is not None), tolerance=tolerance)
+    phi = by_content(phi)
+    return Series(phi, find_kinks(phi, (0.0, *kinks)), tolerance=tolerance)
 
 
 @partial(jax.jit, static_argnums=0)

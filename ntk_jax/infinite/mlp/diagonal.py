@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ntk_jax.compat import is_concrete
@@ -26,6 +27,7 @@ from ntk_jax.infinite.mlp.layers import (
     scan_layers,
     split_layers,
 )
+from ntk_jax.tiling import bucket, padded
 
 
 class Diagonal(NamedTuple):
@@ -53,17 +55,28 @@ class Diagonal(NamedTuple):
 Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 
+def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagonals:
+    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding."""
+    x1, x2, layers, arch = network
+    return _diagonals(x1, x2, layers, sizes, arch._replace(rule=arch.rule.own))
+
+
 @partial(jax.jit, static_argnames=("arch",))
-def diagonals(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Diagonals:
-    """Of both sets of examples."""
-    return tuple(_diagonal(x, layers, arch) for x in (x1, x2) if x is not None)
+def _diagonals(
+    x1: Array, x2: Array | None, layers: Layers, sizes: Any, arch: Architecture
+) -> Diagonals:
+    both = [x for x in (x1, x2) if x is not None]
+    return tuple(
+        _diagonal(x, layers, arch, None if sizes is None else sizes[i]) for i, x in enumerate(both)
+    )
 
 
 def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
     """The network with the cheapest dual that is exact at its variances, and its diagonals.
 
-    A series has as many terms as the variances ask for. Where anything is traced, nothing can be
-    looked at: the network is as it was, and the diagonals are None.
+    A series has as many terms as the variances ask for, and rows are padded to whole tiles, so that
+    nearly equal numbers of them share programs. Where anything is traced, nothing can be looked at:
+    the network is as it was, and the diagonals are None.
 
     Raises:
         ValueError: a kernel that overflows.
@@ -71,8 +84,11 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
     x1, x2, layers, arch = network
     if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), x1, x2, layers))):
         return network, None
-    found, depth = diagonals(*network), len(layers.W) - 1
-    if not all(bool(jnp.isfinite(d.largest)) for d in found):
+    sizes = tuple(len(x) for x in (x1, x2) if x is not None)
+    padding = lambda x: None if x is None else padded(x, bucket(len(x)))
+    network = network._replace(x1=padding(x1), x2=padding(x2))
+    found, depth = diagonals(network, sizes), len(layers.W) - 1
+    if not all(np.isfinite(d.largest) for d in found):
         raise ValueError(
             f"mlp_kernels: expected kernels within the range of {x1.dtype}; they overflow at depth "
             f"{depth} with W_std = {W_std}. Use float64, smaller inputs, or the critical scale "
@@ -80,17 +96,18 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
         )
     if not depth:
         return network, found
-    q = 1.0 if arch.layer_norm else max(float(jnp.max(d.variances)) for d in found)
+    q = 1.0 if arch.layer_norm else max(float(np.max(np.asarray(d.variances))) for d in found)
     rule = fitted_rule("mlp_kernels", arch.rule, q, x1.dtype, stacklevel=4)
-    if rule == arch.rule:
+    network = network._replace(arch=arch._replace(rule=rule))
+    if rule.own == arch.rule.own:
         return network, found
     # another quadrature: the diagonal must be that of the kernel to the bit
-    network = network._replace(arch=arch._replace(rule=rule))
-    return network, diagonals(*network)
+    return network, diagonals(network, sizes)
 
 
-def _diagonal(x: Array, layers: Layers, arch: Architecture) -> Diagonal:
+def _diagonal(x: Array, layers: Layers, arch: Architecture, size: Array | None) -> Diagonal:
     """Everything about examples alone: costs n, not n²."""
+    real = lambda a: a if size is None else jnp.where(jnp.arange(len(x)) < size, a, 0)
     q0 = jnp.sum(x * x, axis=1) / x.shape[1]
     first, rest = split_layers(layers)
 
@@ -101,10 +118,12 @@ def _diagonal(x: Array, layers: Layers, arch: Architecture) -> Diagonal:
         if arch.layer_norm:
             qn, thetan = normalized(q)[0], ratio(theta, q)
         k, k_dot = arch.rule.diagonal(qn)
-        new = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        nngp, ntk = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        new = real(nngp), real(ntk)
         return (new, jnp.maximum(largest, _largest(new))), (q, theta)
 
-    start = first_dense(first, q0)
+    nngp, ntk = first_dense(first, q0)
+    start = real(nngp), real(ntk)
     ((nngp, ntk), largest), (variances, tangents) = scan_layers(
         arch, step, (start, _largest(start)), rest
     )

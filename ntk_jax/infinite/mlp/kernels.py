@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +19,7 @@ from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
 from ntk_jax.infinite.mlp.recursion import kernels, kernels_by_layer
 from ntk_jax.networks.mlp import check_scales, per_layer
+from ntk_jax.tiling import cropped
 from ntk_jax.types import Kernels
 
 
@@ -82,10 +84,10 @@ def mlp_kernels(
         [[0.846 0.   ]
          [0.    0.846]]
     """
-    network = _network(
+    network, known, shape = _network(
         x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
     )
-    return Kernels(*kernels(*network))
+    return Kernels(*(cropped(k, shape) for k in kernels(network, known)))
 
 
 def mlp_kernels_by_layer(
@@ -106,7 +108,8 @@ def mlp_kernels_by_layer(
         >>> ntk_jax.mlp_kernels_by_layer(x, depth=2, activation="erf").ntk.shape
         (3, 2, 2)
     """
-    return Kernels(*kernels_by_layer(*_network(x1, x2, depth, **{**_DEFAULTS, **options})))
+    network, known, shape = _network(x1, x2, depth, **{**_DEFAULTS, **options})
+    return Kernels(*(cropped(k, (depth + 1, *shape)) for k in kernels_by_layer(network, known)))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
@@ -120,9 +123,9 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
         >>> print(np.round(ntk_jax.kernel_diagonal(x, depth=2, activation="erf").ntk, 3))
         [0.846 0.846]
     """
-    network, known = _network(x, None, depth, **{**_DEFAULTS, **options})
-    (diagonal,) = known or diagonals(*network)
-    return Kernels(diagonal.nngp, diagonal.ntk)
+    network, known, (n, _) = _network(x, None, depth, **{**_DEFAULTS, **options})
+    (diagonal,) = known or diagonals(network)
+    return Kernels(cropped(diagonal.nngp, (n,)), cropped(diagonal.ntk, (n,)))
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -147,8 +150,10 @@ def _network(
     width: Any,
     residual: bool,
     layer_norm: bool,
-) -> tuple[Network, Diagonals | None]:
-    """Checked arguments, and what each example has with itself; None where that is traced."""
+) -> tuple[Network, Diagonals | None, tuple[int, int]]:
+    """Checked arguments, what each example has with itself, None where that is traced, and how many
+    examples there are: where nothing is traced, some more rows are padding.
+    """
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
@@ -156,7 +161,8 @@ def _network(
     a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
-    return fitted(Network(a1, a2, layers, arch), W_std)
+    shape = len(a1), len(a1 if a2 is None else a2)
+    return *fitted(Network(a1, a2, layers, arch), W_std), shape
 
 
 def _layers(
@@ -204,5 +210,5 @@ def _square(value: Any) -> Any:
 
 def _stack(values: Any, dtype: Any) -> Array:
     if all(map(is_concrete, values)):
-        return jnp.asarray(np.array([float(value) for value in values]), dtype)
+        return jax.device_put(np.array([float(value) for value in values], dtype))
     return jnp.stack([jnp.asarray(value, dtype) for value in values])

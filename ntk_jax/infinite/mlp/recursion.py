@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ntk_jax.duals.numerics import ANGLE, ulps
@@ -34,7 +35,7 @@ from ntk_jax.tiling import mirror_upper
 
 
 def kernels(network: Network, known: Diagonals | None) -> Moments:
-    """NNGP and NTK (n1, n2), given the diagonals where they are known.
+    """NNGP and NTK (n1, n2), given the diagonals where they are known, with their padding.
 
     What corrects nearly parallel pairs takes long to compile, and is compiled when there are some:
     only where values are known can one look.
@@ -42,9 +43,9 @@ def kernels(network: Network, known: Diagonals | None) -> Moments:
     if known is None:
         return _compiled(*network)
     out, near = _compiled_tiles(*network, known)
-    if has_cusp(network.layers, network.arch) and bool(jnp.any(near)):
+    if has_cusp(network.layers, network.arch) and np.any(np.asarray(near)):
         out = _compiled_correction(out, near, *network, known)
-    return _cropped(out, network.x1, network.x2)
+    return out
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
@@ -55,7 +56,7 @@ def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Moments:
     """In tiles, with the derivatives of the reference path."""
-    known = diagonals(x1, x2, layers, arch)
+    known = diagonals(Network(x1, x2, layers, arch))
     out, near = _tiles(x1, x2, layers, arch, known)
     return _cropped(_corrected(out, near, x1, x2, layers, arch, known), x1, x2)
 
@@ -108,7 +109,7 @@ def _reference(
     every: bool = False,
 ) -> Moments:
     """The same without tiles; with `every` layer on a leading axis."""
-    known = diagonals(x1, x2, layers, arch) if known is None else known
+    known = diagonals(Network(x1, x2, layers, arch)) if known is None else known
     one, other = known[0], known[-1]
     products = matmul(x1, (x1 if x2 is None else x2).T) / x1.shape[1]
     if x2 is None:

@@ -15,7 +15,6 @@ from jax import Array, lax
 
 from ntk_jax.infinite.mlp.diagonal import Diagonals
 from ntk_jax.infinite.mlp.layers import (
-    Architecture,
     Moments,
     Network,
     first_pairs,
@@ -56,36 +55,32 @@ class TiledLayers:
 
     def from_covariances(self) -> tuple[Moments, Array]:
         """Both kernels, and which tiles have pairs to follow: none if the dual has no cusp."""
-        visit, arch, unroll = self.visit, self.arch, self.arch.rule.unroll
-        lead = self.depth if self.depth <= unroll else self.depth % unroll
-        head, tail = (
-            jax.tree.map(
-                lambda c, s=s: c[s], (self.rest, self.diagonal1.variances, self.diagonal2.variances)
-            )
-            for s in (slice(lead), slice(lead, None))
-        )
-        zero, ends = (
-            jnp.zeros((len(self.x1), len(self.x2)), self.x1.dtype),
-            [q[lead::unroll] for q in self.variances],
-        )
-        before, after = (
-            [q[0] for q in pair] if self.cusp else None for pair in (self.variances, ends)
-        )
-        state, near = visit.update(
-            (zero, zero), self._start, _group(arch, head, lead), before, after
-        )
+        visit, arch = self.visit, self.arch
+        side1, side2 = (rows(arch, d.variances) for d in (self.diagonal1, self.diagonal2))
+        ends = [[q[end] for q in self.variances] for end in (0, -1)]
 
-        def chunk(state: Moments, inputs: Any) -> tuple[Moments, Array]:
-            chunk, ends = inputs
-            return visit.update(
-                state, visit.load, _group(arch, chunk, unroll), None, ends if self.cusp else None
-            )
+        def sees(end: int, i: Array, j: Array, moments: Moments) -> Array | bool:
+            return self.cusp and jnp.any(visit.near(ends[end], i, j, moments))
 
-        if self.depth > lead:
-            chunks = jax.tree.map(lambda c: c.reshape(-1, unroll, *c.shape[1:]), tail)
-            state, later = lax.scan(chunk, state, (chunks, [q[1:] for q in ends]))
-            near = near | later[-1]
-        return state, near
+        def tile(i: Array, j: Array, state: Moments) -> tuple[Array, Array | bool]:
+            left = jax.tree.map(lambda r: visit.left(r, i, -1)[..., :, None], side1)
+            right = jax.tree.map(lambda r: visit.right(r, j, -1)[..., None, :], side2)
+
+            def layer(m: Array, both: Array) -> Array:
+                at, last = jax.tree.map(lambda c: c[m], self.rest)
+                one, other = (
+                    jax.tree.map(lambda r: lax.dynamic_index_in_dim(r, m, -3, False), side)
+                    for side in (left, right)
+                )
+                return lax.complex(*pair_step(arch, at, last, one, (both.real, both.imag), other))
+
+            start = self._start(i, j, state)
+            both = lax.complex(*start)
+            if self.depth:
+                both = lax.fori_loop(0, self.depth, layer, both)
+            return both, sees(0, i, j, start) | sees(-1, i, j, (both.real, both.imag))
+
+        return visit.update(tile, self.x1.dtype)
 
     def corrected(self, state: Moments, near: Array) -> Moments:
         """The kernels of `from_covariances`, with nearly parallel pairs from their gaps."""
@@ -126,30 +121,13 @@ def _pad(a: Array, tile: int, axis: int = 0) -> Array:
     return jnp.pad(a, [(0, -s % tile if i == axis % a.ndim else 0) for i, s in enumerate(a.shape)])
 
 
-def _group(
-    arch: Architecture, inputs: Any, count: int
-) -> tuple[list[Any], list[Any], Callable[..., Any]]:
-    """Rows of `count` layers for either side, and the function that takes a tile through them in
-    one loop.
-    """
-    (layer, last), q1, q2 = inputs
-    each = [jax.tree.map(lambda c, i=i: c[i], (layer, last)) for i in range(count)]
-    rows1, rows2 = ([rows(arch, q[i]) for i in range(count)] for q in (q1, q2))
-
-    def through(moments: Moments, left: list[Any], right: list[Any]) -> Moments:
-        for (layer, last), r1, r2 in zip(each, left, right, strict=True):
-            moments = pair_step(arch, layer, last, r1, moments, r2)
-        return moments
-
-    return rows1, rows2, through
-
-
 class _Tiles:
     """A walk over the tiles of an (n1, n2) kernel; the upper ones only if it is symmetric."""
 
     def __init__(self, num1: int, num2: int, t1: int, t2: int, *, symmetric: bool):
         self.starts = jnp.asarray(corners(num1 * t1, num2 * t2, t1, t2, symmetric=symmetric))
         self.t1, self.t2, self.symmetric = t1, t2, symmetric
+        self.shape = num1 * t1, num2 * t2
 
     def left(self, x: Array, i: Array, axis: int = 0) -> Array:
         return lax.dynamic_slice_in_dim(x, i, self.t1, axis)
@@ -173,48 +151,18 @@ class _Tiles:
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
     def update(
-        self,
-        state: Moments,
-        start: Callable[[Array, Array, Moments], Moments],
-        group: tuple[list[Any], list[Any], Callable[..., Moments]],
-        before: list[Array] | None = None,
-        after: list[Array] | None = None,
+        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array | bool]], dtype: Any
     ) -> tuple[Moments, Array]:
-        """`state` after `group` of layers, tile by tile from `start(i, j, state)`; and which tiles
-        have nearly parallel pairs.
+        """Both kernels from `tile(i, j, state)`, and which tiles it marks."""
 
-        These are looked for by the variances `before` and `after` the layers, unless these are
-        None.
-        """
-        rows1, rows2, through = group
+        def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
+            state, marked = carry
+            both, mark = tile(self.starts[m, 0], self.starts[m, 1], state)
+            return self._write(state, both, m), marked.at[m].set(mark)
 
-        def sees(variances: list[Array] | None, m: Index, moments: Moments) -> Array | bool:
-            if variances is None:
-                return False
-            return jnp.any(self.near(variances, self.starts[m, 0], self.starts[m, 1], moments))
-
-        def tile(m: Array, state: Moments) -> tuple[Array, Array | bool]:
-            i, j = self.starts[m, 0], self.starts[m, 1]
-            left = jax.tree.map(lambda r: self.left(r, i, -1)[..., :, None], rows1)
-            right = jax.tree.map(lambda r: self.right(r, j, -1)[..., None, :], rows2)
-            moments = start(i, j, state)
-            return lax.complex(*through(moments, left, right)), sees(before, m, moments)
-
-        def finish(state: Moments, done: Array, seen: Array, m: Index) -> tuple[Moments, Array]:
-            return self._write(state, done, m), seen.at[m].set(
-                seen[m] | sees(after, m, (done.real, done.imag))
-            )
-
-        def body(m: Array, carry: tuple[Moments, Array, Array]) -> tuple[Moments, Array, Array]:
-            # A tile is written one step after it was computed: fused into its four writes, it would
-            # be computed four times.
-            state, seen = finish(carry[0], carry[1], carry[2], jnp.maximum(m - 1, 0))
-            new, near = tile(m, state)
-            return state, new, seen.at[m].set(near)
-
-        nothing = lax.complex(*self.load(0, 0, state)), jnp.zeros(len(self.starts), bool)
-        state, done, seen = lax.fori_loop(0, len(self.starts), body, (state, *nothing))
-        return finish(state, done, seen, len(self.starts) - 1)
+        zero = jnp.zeros(self.shape, dtype)
+        nothing = jnp.zeros(len(self.starts), bool)
+        return lax.fori_loop(0, len(self.starts), body, ((zero, zero), nothing))
 
     def correct(
         self,
