@@ -58,7 +58,11 @@ def cropped(k: Array, shape: tuple[int, ...]) -> Array:
     """The first entries along every axis of a concrete array."""
     if k.shape == shape:
         return k
-    return jax.device_put(np.asarray(k)[tuple(map(slice, shape))]) if _is_host() else _cropped(k, shape)
+    return (
+        jax.device_put(np.asarray(k)[tuple(map(slice, shape))])
+        if _is_host()
+        else _cropped(k, shape)
+    )
 
 
 def _is_host() -> bool:

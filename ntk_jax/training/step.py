@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 class Stepper(NamedTuple):
-    """What makes a step, apart from the data: network, optimizer without rates, loss, batch size."""
+    """What makes a step besides data: network, optimizer without rates, loss, batch size."""
 
     apply_fn: ApplyFn
     optimizer: optax.GradientTransformation
