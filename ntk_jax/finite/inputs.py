@@ -1,6 +1,7 @@
 """What every front door of finite width does with its arguments first."""
 
 import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -107,7 +107,7 @@ def monte_carlo_estimates(
     a1, a2 = as_example_pair(x1, x2)
     # Of the parameters the structure is checked; values that are not finite are in the results.
     jax.eval_shape(lambda key: check_inputs(apply_fn, init_fn(key), a1, a2)[0], key)
-    chunk = min(num_samples, _chunk_size(init_fn, a1, a2, memory_limit))
+    chunk = min(num_samples, _chunk_size(init_fn, key, a1, a2, memory_limit))
     samples, functions = None, read((init_fn, apply_fn))
     for start in range(0, num_samples, chunk):
         sizes = {"number": min(chunk, num_samples - start), "of": num_samples}
@@ -119,12 +119,16 @@ def monte_carlo_estimates(
 
 
 def _chunk_size(
-    init_fn: Callable[[Array], Params], x1: Array, x2: Array | None, memory_limit: int | None
+    init_fn: Callable[[Array], Params],
+    key: Array,
+    x1: Array,
+    x2: Array | None,
+    memory_limit: int | None,
 ) -> int:
     """Initializations at a time: each holds its parameters, a few kernels and its features within
     the budget.
     """
-    weights = tree_bytes(jax.eval_shape(init_fn, jax.random.key(0)))
+    weights = tree_bytes(jax.eval_shape(init_fn, key))
     n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
     # A row's features are no larger than its gradient, and in a layer of width m about m times
     # smaller.
