@@ -69,12 +69,12 @@ def solve_ode(
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),
             _solver(diffrax, solver),
-            t0=jnp.zeros((), dtype),
-            t1=jnp.asarray(unique[-1]),
+            t0=np.zeros((), dtype),
+            t1=np.asarray(unique[-1]),
             dt0=None,
             y0=start,
             args=args,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(unique), dense=dense),
+            saveat=diffrax.SaveAt(ts=jax.device_put(unique), dense=dense),
             stepsize_controller=_step_control(diffrax, rtol, atol, unique[-1]),
             max_steps=_step_limit(max_steps, dense),
             throw=not known,  # inside jit nobody can look at the result
@@ -89,7 +89,9 @@ def solve_ode(
             failure = "max_steps"
         elif solution.result != diffrax.RESULTS.successful:
             failure = str(solution.result)
-    states = _in_shape(jax.tree.map(lambda leaf: leaf[inverse.reshape(-1)], solution.ys), times)
+    states = solution.ys
+    if times.ndim == 0 or not np.array_equal(inverse, np.arange(times.size)):
+        states = _taken(states, inverse.reshape(times.shape))
     return OdeSolution(states, stats, failure, _interpolation(solution, times) if dense else None)
 
 
@@ -112,6 +114,11 @@ def _as_times(t: Times) -> np.ndarray:
     return times
 
 
+@jax.jit
+def _taken(states: State, numbers: np.ndarray | Array) -> State:
+    return jax.tree.map(lambda leaf: leaf[numbers], states)
+
+
 def _in_shape(states: State, times: np.ndarray) -> State:
     return jax.tree.map(lambda leaf: leaf.reshape(*times.shape, *leaf.shape[1:]), states)
 
@@ -130,7 +137,7 @@ def _step_control(diffrax: Any, rtol: float | None, atol: float | None, end: np.
     check_number("rtol", rtol, strict=True)
     check_number("atol", atol, strict=True)
     # After NaN steps shrink without end: no step of a solution is as short as this, so stop there.
-    dtmin = jnp.asarray(1e-25 * float(end), end.dtype)
+    dtmin = np.asarray(1e-25 * float(end), end.dtype)
     return diffrax.PIDController(rtol=rtol, atol=atol, dtmin=dtmin, force_dtmin=False)
 
 

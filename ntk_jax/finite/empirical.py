@@ -166,10 +166,7 @@ def empirical_ntk_by_layer(
     features = partial(features_jit, apply_fn, params, precision=precision)
     f1, f2 = features(a1), None if a2 is None else features(a2)
     found = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
-    # A leaf that the network never reads is in no block.
-    rows = f1.num_rows, (f1 if f2 is None else f2).num_rows
-    unread = jnp.zeros((*rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
-    return {name: found.get(name, unread) for name, _ in f1.parameters}
+    return {name: found[name] for name, _ in f1.parameters}  # jit sorts names
 
 
 def tangent_features(
@@ -280,6 +277,10 @@ def _by_leaf(
     f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str
 ) -> dict[str, Array]:
     kernels = contract_by_leaf(f1, f1 if f2 is None else f2, outputs, precision)
+    # A leaf that the network never reads is in no block.
+    rows = f1.num_rows, (f1 if f2 is None else f2).num_rows
+    unread = jnp.zeros((*rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
+    kernels = {name: kernels.get(name, unread) for name, _ in f1.parameters}
     return {name: mirror_upper(k) for name, k in kernels.items()} if f2 is None else kernels
 
 

@@ -9,8 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import check_integer
-from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.checks import as_example_pair, check_integer
+from ntk_jax.closures.fingerprint import Reading, read
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import empirical_nngp, empirical_ntk
 from ntk_jax.finite.inputs import check_inputs
@@ -29,7 +29,7 @@ class MonteCarlo(NamedTuple):
 class Samples(NamedTuple):
     """What is known of the samples so far: how many, mean, and sum of squared deviations."""
 
-    number: int
+    number: float | Array
     mean: Kernels
     deviations: Kernels
 
@@ -104,26 +104,31 @@ def monte_carlo_estimates(
     Arguments, shapes and errors are those of `monte_carlo_kernels`.
     """
     check_integer("num_samples", num_samples, minimum=2)
-    a1, a2 = check_inputs(apply_fn, init_fn(key), x1, x2)
-    keys = jax.random.split(key, num_samples)
-    chunk = min(num_samples, _chunk_size(init_fn, a1, a2, memory_limit))
-    samples = None
+    a1, a2 = as_example_pair(x1, x2)
+    # Of the parameters the structure is checked; values that are not finite are in the results.
+    jax.eval_shape(lambda key: check_inputs(apply_fn, init_fn(key), a1, a2)[0], key)
+    chunk = min(num_samples, _chunk_size(init_fn, key, a1, a2, memory_limit))
+    samples, functions = None, read((init_fn, apply_fn))
     for start in range(0, num_samples, chunk):
-        some = keys[start : start + chunk]
-        part = Samples(len(some), *_sampled((init_fn, apply_fn), a1, a2, some))
+        sizes = {"number": min(chunk, num_samples - start), "of": num_samples}
+        part = Samples(float(sizes["number"]), *_sampled(functions, a1, a2, key, start, **sizes))
         samples = part if samples is None else _merged(samples, part)
         # One sample has no standard error.
         if samples.number > 1:
-            yield samples.number, _estimate(samples)
+            yield int(samples.number), _estimate(samples)
 
 
 def _chunk_size(
-    init_fn: Callable[[Array], Params], x1: Array, x2: Array | None, memory_limit: int | None
+    init_fn: Callable[[Array], Params],
+    key: Array,
+    x1: Array,
+    x2: Array | None,
+    memory_limit: int | None,
 ) -> int:
     """Initializations at a time: each holds its parameters, a few kernels and its features within
     the budget.
     """
-    weights = tree_bytes(jax.eval_shape(init_fn, jax.random.key(0)))
+    weights = tree_bytes(jax.eval_shape(init_fn, key))
     n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
     # A row's features are no larger than its gradient, and in a layer of width m about m times
     # smaller.
@@ -133,10 +138,18 @@ def _chunk_size(
 
 @compiled
 def _sampled(
-    functions: Reading, x1: Array, x2: Array | None, keys: Array
+    functions: Reading,
+    x1: Array,
+    x2: Array | None,
+    key: Array,
+    start: int | Array,
+    *,
+    number: int,
+    of: int,
 ) -> tuple[Kernels, Kernels]:
     """Mean and sum of squared deviations over a chunk of initializations."""
     init_fn, apply_fn = functions.function
+    keys = jax.lax.dynamic_slice_in_dim(jax.random.split(key, of), start, number)
 
     def one(key: Array) -> Kernels:
         params = init_fn(key)
@@ -149,6 +162,7 @@ def _sampled(
     return mean, jax.tree.map(lambda k, m: jnp.sum((k - m[None]) ** 2, axis=0), samples, mean)
 
 
+@jax.jit
 def _merged(a: Samples, b: Samples) -> Samples:
     """Two sets of samples together (Chan, Golub, LeVeque 1979): no difference of large numbers."""
     n = a.number + b.number
@@ -162,4 +176,9 @@ def _estimate(samples: Samples) -> MonteCarlo:
     for k in samples.mean:
         check_outputs(k, "kernels")
     scale = 1.0 / (samples.number * (samples.number - 1))
-    return MonteCarlo(samples.mean, jax.tree.map(lambda s: jnp.sqrt(scale * s), samples.deviations))
+    return MonteCarlo(samples.mean, _standard_errors(samples.deviations, scale))
+
+
+@jax.jit
+def _standard_errors(deviations: Kernels, scale: float | Array) -> Kernels:
+    return jax.tree.map(lambda s: jnp.sqrt(scale * s), deviations)

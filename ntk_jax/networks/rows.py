@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import Literal, is_concrete
@@ -78,11 +80,13 @@ def _programs(a: tuple[Any, list[Any]], b: tuple[Any, list[Any]]) -> None:
     check(first.outvars, second.outvars)
 
 
-def _same_const(a: Any, b: Any) -> bool:
+def _same_const(a: object, b: object) -> bool:
     if a is b:
         return True
-    known = all(is_concrete(c) and np.dtype(c.dtype).kind in "biuf" for c in (a, b))
-    return known and same_value(np.asarray(a), np.asarray(b))
+    if not (isinstance(a, Array | np.ndarray) and isinstance(b, Array | np.ndarray)):
+        return same_value(a, b)
+    is_known = is_concrete(a) and is_concrete(b) and jnp.issubdtype(a.dtype, np.number)
+    return is_known and same_value(np.asarray(a), np.asarray(b))
 
 
 def _equations(e: Eqn, f: Eqn) -> None:
@@ -99,7 +103,9 @@ def _equations(e: Eqn, f: Eqn) -> None:
         _same_params(e, f, _SIZES)
         if any(axis is not None for axis in axes):
             # Rows come in and rows go out: they have not met.
-            _require(None not in outs and name in _RULES and _RULES[name](e, axes, outs[0]))
+            out = outs[0]
+            _require(None not in outs and name in _RULES)
+            _require(out is not None and _RULES[name](e, axes, out))
         elif any(axis is not None for axis in outs):
             counts = name == "iota" and e.params["dimension"] != outs[0]
             _require(name == "broadcast_in_dim" or counts)
@@ -161,7 +167,7 @@ _ALIKE = (
     *"stop_gradient copy copy_p reduce_precision real imag shift_left broadcast_in_dim".split(),
     *"shift_right_logical shift_right_arithmetic transpose squeeze expand_dims split".split(),
     *"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split(),
-    *"dot_general concatenate slice dynamic_slice".split(),
+    *"dot_general concatenate stack unstack tile slice dynamic_slice".split(),
 )
 
 # By name of an equation: whether each row of the first result is of one row, and of all alike.

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import check_params
+from ntk_jax.closures.programs import program_of
+from ntk_jax.networks.apply_fn import as_arrays
 from ntk_jax.ode import solve_ode
 from ntk_jax.types import Params
 
@@ -58,12 +60,12 @@ def parameter_flow(
     """
     check_params(params)
 
-    def velocity(_: Array, p: Params, __: None) -> Params:
-        return jax.tree.map(jnp.negative, jax.grad(loss)(p))
-
+    start = as_arrays(params)
+    # Equal losses share the function that runs, and with it the program of the solver.
+    downhill, consts, _ = program_of(_downhill, loss, start)
+    velocity = jax.tree_util.Partial(_velocity, downhill.run)
     options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
-    start = jax.tree.map(jnp.asarray, params)
-    solution = solve_ode(velocity, start, t, caller="parameter_flow", **options)
+    solution = solve_ode(velocity, start, t, consts, caller="parameter_flow", **options)
     if solution.failure is not None:
         raise ValueError(
             f"t: expected times that are reached within max_steps = {max_steps} steps of the "
@@ -71,3 +73,12 @@ def parameter_flow(
             "more steps, or looser tolerances."
         )
     return solution.states
+
+
+def _downhill(loss: Callable[[Params], Array], params: Params) -> Params:
+    return jax.tree.map(jnp.negative, jax.grad(loss)(params))
+
+
+def _velocity(run: Callable[[Any, Any], Any], _: Array, params: Params, consts: Any) -> Params:
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, run(consts, leaves))

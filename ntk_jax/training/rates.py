@@ -2,9 +2,10 @@
 
 import types
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import optax
+from jax import Array
 
 
 def lift_rates(
@@ -22,14 +23,14 @@ def lift_rates(
 
 
 def with_rates(
-    optimizer: optax.GradientTransformation, rates: tuple[Any, ...]
+    optimizer: optax.GradientTransformation, rates: tuple[float | Array, ...]
 ) -> optax.GradientTransformation:
     """The optimizer of `lift_rates` with these step sizes, which may be traced."""
     left = iter(rates)
     return cast(optax.GradientTransformation, _replaced(optimizer, lambda _: next(left)))
 
 
-def _replaced(value: Any, take: Callable[[float], Any]) -> Any:
+def _replaced(value: object, take: Callable[[float], object]) -> object:
     """`value` with the step sizes in closures of Optax exchanged, in order.
 
     Only `optax.scale`, which every constant learning rate ends in, does nothing but multiply by
@@ -39,7 +40,8 @@ def _replaced(value: Any, take: Callable[[float], Any]) -> Any:
         new = [_replaced(v, take) for v in value]
         if all(a is b for a, b in zip(new, value, strict=True)):
             return value
-        return type(value)(*new) if hasattr(value, "_fields") else tuple(new)
+        make = cast(Callable[..., object], type(value))
+        return make(*new) if hasattr(value, "_fields") else tuple(new)
     if not isinstance(value, types.FunctionType) or not value.__module__.startswith("optax."):
         return value
     try:

@@ -72,7 +72,7 @@ class Recorder:
 
     def __call__(self, state: State) -> float:
         """Record a state; returns its training loss, over all examples."""
-        row = {"steps": state.step, "loss": state.loss}
+        row: dict[str, Any] = {"steps": state.step, "loss": state.loss}
         if self.evaluates:
             row |= _evaluated(self.stepper, state.params, *self.given, outputs=self.record_outputs)
         moved = relative_change(state.params, self.params_0)
@@ -114,7 +114,8 @@ def _evaluated(
     outputs: bool,
 ) -> dict[str, Array]:
     """What has to be evaluated of a state, in one program."""
-    stepper, row = reading.function, {}
+    stepper = reading.function
+    row: dict[str, Array] = {}
     if outputs or stepper.batch_size is not None:
         fx_train = stepper.apply_fn(params, data.x)
         row |= {"fx_train": fx_train} if outputs else {}

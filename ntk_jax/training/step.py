@@ -25,7 +25,7 @@ class Data(NamedTuple):
     x: Array
     y: Array
     key: Array | None
-    rates: tuple[Any, ...] = ()
+    rates: tuple[float | Array, ...] = ()
 
 
 class State(NamedTuple):
@@ -41,7 +41,10 @@ class State(NamedTuple):
 
 
 class Stepper(NamedTuple):
-    """What makes a step besides data: network, optimizer without rates, loss, batch size."""
+    """What makes a step, apart from the data: network, optimizer, loss, size of a batch.
+
+    The optimizer is without its rates, which come with the data.
+    """
 
     apply_fn: ApplyFn
     optimizer: optax.GradientTransformation

@@ -109,7 +109,6 @@ def train_ensemble(
     lifted, rates = lift_rates(optimizer)
     stepper = Stepper(apply_fn, lifted, loss_function(loss, b), batch_size)
     data = Data(a, b, None, rates)
-    keys = jax.random.split(key, num_networks)
     size = _group_size(stepper, params, data, a_test, num_networks, memory_limit)
     targets = schedule(record_every, num_steps)
     groups = []
@@ -117,7 +116,8 @@ def train_ensemble(
         for first in range(0, num_networks, size):
             # The last group is filled up with copies of its last network: one program for all.
             group = np.minimum(np.arange(first, first + size), num_networks - 1)
-            rows, last = _train_group(stepper, init_fn, keys[group], data, a_test, targets, bar)
+            keys = key, group, num_networks
+            rows, last = _train_group(stepper, init_fn, keys, data, a_test, targets, bar)
             kept = min(size, num_networks - first)
             part = (*rows, last if keep_params else None)
             groups.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], part))
@@ -154,14 +154,15 @@ def _group_size(
 def _train_group(
     stepper: Stepper,
     init_fn: Any,
-    keys: Array,
+    drawn: tuple[Array, np.ndarray, int],
     data: Data,
     x_test: Any,
     targets: list[int],
     bar: Any,
 ) -> tuple[Any, Params]:
-    """Records (M, T, ...) and final parameters of one group."""
-    states = _start((stepper, init_fn), keys, data)
+    """Records (M, T, ...) and final parameters of one group: which of how many keys of one."""
+    key, group, of = drawn
+    keys, states = _start((stepper, init_fn), key, group, data, of=of)
     check_start(states.loss)
     bound = divergence_bound(states.loss)
     rows = []
@@ -184,9 +185,14 @@ def _with_key(stepper: Stepper, data: Data, key: Array) -> Data:
 
 
 @compiled
-def _start(functions: Reading, keys: Array, data: Data) -> State:
+def _start(
+    functions: Reading, key: Array, group: Array, data: Data, *, of: int
+) -> tuple[Array, State]:
+    """The keys of a group, and its states before the first step."""
     stepper, init_fn = functions.function
-    return jax.vmap(lambda key: stepper.start(init_fn(key), _with_key(stepper, data, key)))(keys)
+    keys = jax.random.split(key, of)[group]
+    one = lambda key: stepper.start(init_fn(key), _with_key(stepper, data, key))
+    return keys, jax.vmap(one)(keys)
 
 
 @compiled

@@ -78,10 +78,10 @@ def _one_tile(
     if method == "vector_products":
         with jax.default_matmul_precision(precision):
             return vector_product_kernel(apply_fn, params, x1, x1 if x2 is None else x2, outputs)
-    options = {"method": method, "precision": precision, "for_mean": outputs == "mean"}
-    features = partial(features_of, apply_fn, params, forms=forms, **options)
-    f2 = None if x2 is None else features(x2)
-    return _contract(features(x1), f2, outputs=outputs, precision=precision)
+    options: dict[str, Any] = {"method": method, "precision": precision, "forms": forms}
+    make = lambda x: features_of(apply_fn, params, x, for_mean=outputs == "mean", **options)
+    f1, f2 = make(x1), None if x2 is None else make(x2)
+    return _contract(f1, f2, outputs=outputs, precision=precision)
 
 
 def _steps(
