@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -49,7 +50,7 @@ def loss_function(loss: str | LossFn, y: Array) -> LossFn:
     check_option("loss", loss, LOSSES)
     if loss == "cross_entropy":
         _check_probabilities(y)
-    if loss == "logistic" and is_concrete(y) and not bool(jnp.all(jnp.abs(y) == 1)):
+    if loss == "logistic" and is_concrete(y) and not np.all(np.abs(np.asarray(y)) == 1):
         raise ValueError(
             "y: expected targets -1 and 1 for the logistic loss; got others. Use 2 y - 1 for 0 and "
             "1."
@@ -63,10 +64,11 @@ def _check_probabilities(y: Array) -> None:
             "y: expected probabilities of shape (n, O) with O >= 2 for cross-entropy; got "
             f"{y.shape}. Use loss='logistic' for two classes and one output."
         )
+    if not is_concrete(y):
+        return
+    known = np.asarray(y)
     # Rows of float16 targets add up to 1 to three digits.
-    if is_concrete(y) and not bool(
-        jnp.all(y >= 0) & jnp.all(jnp.abs(jnp.sum(y, axis=1) - 1) < 1e-3)
-    ):
+    if not (np.all(known >= 0) and np.all(np.abs(known.sum(axis=1) - 1) < 1e-3)):
         raise ValueError(
             "y: expected rows of probabilities, at least 0 and with sum 1, for cross-entropy; got "
             "others. One-hot targets that were centered by -1/O become probabilities again by "

@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from ntk_jax.checks import check_integer, check_number, check_option, check_vector
+from ntk_jax.checks import (
+    Number,
+    as_number,
+    check_integer,
+    check_number,
+    check_option,
+    check_vector,
+)
 from ntk_jax.compat import is_concrete
 from ntk_jax.progress import solver_meter
 
@@ -57,42 +64,84 @@ def solve_ode(
     """
     try:
         import diffrax
+        import equinox
     except ImportError as error:
         raise ImportError(f"{caller} needs diffrax: pip install 'ntk-jax[ode]'.") from error
     times, dtype = _as_times(t), jax.tree.leaves(start)[0].dtype
     unique, inverse = np.unique(times.astype(dtype), return_inverse=True)
     known = all(map(is_concrete, jax.tree.leaves((start, args))))
+    problem = _Problem(
+        velocity, _solver(diffrax, solver), start, args, unique, inverse.reshape(times.shape),
+        _tolerances(rtol, atol, dtype), dense, _step_limit(max_steps, dense),
+    )  # fmt: skip
     with (
         _default_promotion(),
         solver_meter(diffrax, caller.replace("_", " "), enabled=progress and known) as meter,
     ):
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(velocity),
-            _solver(diffrax, solver),
-            t0=np.zeros((), dtype),
-            t1=np.asarray(unique[-1]),
-            dt0=None,
-            y0=start,
-            args=args,
-            saveat=diffrax.SaveAt(ts=jax.device_put(unique), dense=dense),
-            stepsize_controller=_step_control(diffrax, rtol, atol, unique[-1]),
-            max_steps=_step_limit(max_steps, dense),
-            throw=not known,  # inside jit nobody can look at the result
-            progress_meter=meter,
-        )
-    names = ("num_steps", "num_accepted_steps", "num_rejected_steps")
-    stats = {name: solution.stats[name] for name in names}
-    failure = None
+        # Inside jit nobody can look at the result.
+        found = equinox.filter_jit(_solve)(diffrax, problem, meter, throw=not known)
+    stats, failure = found.stats, None
     if known:
         stats = {name: int(value) for name, value in stats.items()}
-        if solution.result == diffrax.RESULTS.max_steps_reached:
+        if found.at_limit:
             failure = "max_steps"
-        elif solution.result != diffrax.RESULTS.successful:
-            failure = str(solution.result)
-    states = solution.ys
-    if times.ndim == 0 or not np.array_equal(inverse, np.arange(times.size)):
-        states = _taken(states, inverse.reshape(times.shape))
-    return OdeSolution(states, stats, failure, _interpolation(solution, times) if dense else None)
+        elif not found.successful:
+            failure = str(found.solution.result)
+    at = _interpolation(equinox, found.solution, times) if dense else None
+    return OdeSolution(found.states, stats, failure, at)
+
+
+class _Problem(NamedTuple):
+    """What a solve depends on; times are sorted ones, and where the requested are among them."""
+
+    velocity: Callable[[Any, State, Any], State]
+    solver: Any
+    start: State
+    args: Any
+    times: np.ndarray | Array
+    places: np.ndarray | Array
+    tolerances: tuple[Number, Number]
+    dense: bool
+    max_steps: int
+
+
+class _Found(NamedTuple):
+    """States at the requested times, what the solver did, and all that diffrax says of it."""
+
+    states: State
+    stats: dict[str, int | Array]
+    successful: Array
+    at_limit: Array
+    solution: Any
+
+
+def _solve(diffrax: Any, problem: _Problem, meter: Any, *, throw: bool) -> _Found:
+    times, (rtol, atol) = jnp.asarray(problem.times), problem.tolerances
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(problem.velocity),
+        problem.solver,
+        t0=jnp.zeros_like(times[-1]),
+        t1=times[-1],
+        dt0=None,
+        y0=problem.start,
+        args=problem.args,
+        saveat=diffrax.SaveAt(ts=times, dense=problem.dense),
+        # After NaN steps shrink without end: no step of a solution is as short as dtmin.
+        stepsize_controller=diffrax.PIDController(
+            rtol=rtol, atol=atol, dtmin=1e-25 * times[-1], force_dtmin=False
+        ),
+        max_steps=problem.max_steps,
+        throw=throw,
+        progress_meter=meter,
+    )
+    names = ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    return _Found(
+        jax.tree.map(lambda leaf: leaf[problem.places], solution.ys),
+        {name: solution.stats[name] for name in names},
+        solution.result == diffrax.RESULTS.successful,
+        solution.result == diffrax.RESULTS.max_steps_reached,
+        solution,
+    )
 
 
 @contextmanager
@@ -114,15 +163,6 @@ def _as_times(t: Times) -> np.ndarray:
     return times
 
 
-@jax.jit
-def _taken(states: State, numbers: np.ndarray | Array) -> State:
-    return jax.tree.map(lambda leaf: leaf[numbers], states)
-
-
-def _in_shape(states: State, times: np.ndarray) -> State:
-    return jax.tree.map(lambda leaf: leaf.reshape(*times.shape, *leaf.shape[1:]), states)
-
-
 def _solver(diffrax: Any, solver: Any) -> Any:
     if isinstance(solver, diffrax.AbstractSolver):
         return solver
@@ -131,14 +171,10 @@ def _solver(diffrax: Any, solver: Any) -> Any:
     return names[solver]()
 
 
-def _step_control(diffrax: Any, rtol: float | None, atol: float | None, end: np.floating) -> Any:
-    default = 1e-8 if end.dtype == np.float64 else 1e-5
+def _tolerances(rtol: float | None, atol: float | None, dtype: DTypeLike) -> tuple[Number, Number]:
+    default = 1e-8 if dtype == jnp.float64 else 1e-5
     rtol, atol = (default if tolerance is None else tolerance for tolerance in (rtol, atol))
-    check_number("rtol", rtol, strict=True)
-    check_number("atol", atol, strict=True)
-    # After NaN steps shrink without end: no step of a solution is as short as this, so stop there.
-    dtmin = np.asarray(1e-25 * float(end), end.dtype)
-    return diffrax.PIDController(rtol=rtol, atol=atol, dtmin=dtmin, force_dtmin=False)
+    return as_number("rtol", rtol, dtype, strict=True), as_number("atol", atol, dtype, strict=True)
 
 
 def _step_limit(max_steps: int | None, dense: bool) -> int:
@@ -148,7 +184,7 @@ def _step_limit(max_steps: int | None, dense: bool) -> int:
     return max_steps
 
 
-def _interpolation(solution: Any, solved: np.ndarray) -> Callable[[Times], State]:
+def _interpolation(equinox: Any, solution: Any, solved: np.ndarray) -> Callable[[Times], State]:
     """Dense output as a function of time."""
 
     def at(t: Times) -> State:
@@ -159,6 +195,11 @@ def _interpolation(solution: Any, solved: np.ndarray) -> Callable[[Times], State
                 f"{times.max():g}."
             )
         with _default_promotion():
-            return _in_shape(jax.vmap(solution.evaluate)(jnp.asarray(times.reshape(-1))), times)
+            return equinox.filter_jit(_evaluate)(solution, times)
 
     return at
+
+
+def _evaluate(solution: Any, times: Array) -> State:
+    states = jax.vmap(solution.evaluate)(times.reshape(-1))
+    return jax.tree.map(lambda leaf: leaf.reshape(*times.shape, *leaf.shape[1:]), states)

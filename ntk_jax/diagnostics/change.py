@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_array, check_finite, working_dtype
+from ntk_jax.checks import Look, as_array, check_looks, looks, working_dtype
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_on_host
 from ntk_jax.finite.inputs import check_inputs
@@ -142,13 +142,16 @@ def kernel_change(
             f"k: expected the shape of k_0, {k_0.shape}; got {k.shape}. Compute both from the same "
             "examples."
         )
-    check_finite("k", k)
-    check_finite("k_0", k_0)
-    dtype = working_dtype(k.dtype, k_0.dtype)
-    return _distance_ratio(k.astype(dtype), k_0.astype(dtype))
+    change, seen = _distance_ratio(k, k_0)
+    check_looks(seen, {"k": k, "k_0": k_0})
+    return change
 
 
-_distance_ratio = jax.jit(lambda k, k_0: norm_ratio(k - k_0, k_0))
+@jax.jit
+def _distance_ratio(k: Array, k_0: Array) -> tuple[Float[Array, ""], dict[str, Look | None]]:
+    seen, dtype = looks({"k": k, "k_0": k_0}), working_dtype(k.dtype, k_0.dtype)
+    k, k_0 = k.astype(dtype), k_0.astype(dtype)
+    return norm_ratio(k - k_0, k_0), seen
 
 
 def jacobian_change(
@@ -184,14 +187,14 @@ def jacobian_change(
     """
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)
-    return norm_ratio(*_jacobian_norms(apply_fn, params, params_0, a))
+    return _jacobian_ratio(apply_fn, params, params_0, a)
 
 
 @compiled
-def _jacobian_norms(
+def _jacobian_ratio(
     apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
-) -> tuple[Float[Array, "n O"], Float[Array, "n O"]]:
-    """Row norms of J - J_0 and of J_0."""
+) -> Float[Array, ""]:
+    """|J - J_0| over |J_0|, from the norms of their rows."""
 
     def of_example(one: Array) -> Array:
         out, now = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params)
@@ -211,7 +214,7 @@ def _jacobian_norms(
     )
     with jax.default_matmul_precision("highest"):
         rows = jax.lax.map(of_example, x, batch_size=how_many(x.shape[0], size, GRADIENTS_AT_ONCE))
-    return rows[..., 0], rows[..., 1]
+    return norm_ratio(rows[..., 0], rows[..., 1])
 
 
 def taylor_gap(
@@ -244,8 +247,13 @@ def taylor_gap(
     """
     _check_same(params, params_0)
     a, _ = check_inputs(apply_fn, params_0, x, None)
-    f, f_0 = apply_fn(params, a), apply_fn(params_0, a)
-    gap = f - linearize(apply_fn, params_0)(params, a)
+    return _gap(apply_fn, params, params_0, a)
+
+
+@compiled
+def _gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Array) -> TaylorGap:
+    f, f_0 = apply_fn(params, x), apply_fn(params_0, x)
+    gap = f - linearize(apply_fn, params_0)(params, x)
     return TaylorGap(norm(gap), norm_ratio(gap, f - f_0))
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -16,6 +15,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_examples, check_integer, check_option
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
+from ntk_jax.compat import on_device
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.model import network
@@ -93,12 +93,12 @@ def check_limit(
     _check_widths(widths)
     x = as_examples("x", x)
     models = [_build(model, width) for width in widths]
-    errors = jnp.stack([_errors(m, x, key, num_samples, draw, dict(call or {})) for m in models])
-    rms = jnp.sqrt(jnp.mean(errors**2, axis=1))
-    slope, slope_error = _slope(np.asarray(widths, float), np.asarray(errors))
+    errors = np.stack([_errors(m, x, key, num_samples, draw, dict(call or {})) for m in models])
+    rms = np.sqrt(np.mean(errors**2, axis=1))
+    slope, slope_error = _slope(np.asarray(widths, float), errors)
     suspects = _not_gaussian(models[-1], x, dict(call or {})) if draw == "initializer" else []
     verdict = _verdict(widths[-1], float(rms[-1]), slope, slope_error, suspects)
-    return LimitCheck(tuple(widths), errors, rms, slope, slope_error, verdict)
+    return LimitCheck(tuple(widths), on_device(errors), on_device(rms), slope, slope_error, verdict)
 
 
 def _check_widths(widths: Sequence[int]) -> None:
@@ -132,8 +132,7 @@ def _errors(
     init_fn = _initializer(net.init_fn, x)
     if draw == "gaussian":
         init_fn = gaussian_initializer(init_fn)
-    kernels = _kernels((init_fn, apply_fn), x, jax.random.split(key, num_samples))
-    return jax.vmap(lambda k: norm_ratio(k - limit, limit))(kernels)
+    return _distances((init_fn, apply_fn), x, key, limit, num_samples=num_samples)
 
 
 def _initializer(init_fn: Callable[..., Params], x: Array) -> Callable[[Array], Params]:
@@ -143,9 +142,16 @@ def _initializer(init_fn: Callable[..., Params], x: Array) -> Callable[[Array], 
 
 
 @compiled
-def _kernels(functions: Reading, x: Array, keys: Array) -> Array:
+def _distances(
+    functions: Reading, x: Array, key: Array, limit: Array, *, num_samples: int
+) -> Float[Array, " samples"]:
+    """Relative distances of random networks' kernels from the limit."""
     init_fn, apply_fn = functions.function
-    return jax.lax.map(lambda key: empirical_ntk(apply_fn, init_fn(key), x), keys)
+
+    def distance(key: Array) -> Array:
+        return norm_ratio(empirical_ntk(apply_fn, init_fn(key), x) - limit, limit)
+
+    return jax.lax.map(distance, jax.random.split(key, num_samples))
 
 
 def _slope(widths: np.ndarray, errors: np.ndarray) -> tuple[float, float]:

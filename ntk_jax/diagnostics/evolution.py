@@ -156,11 +156,16 @@ def kernel_velocity(
     check_apply_fn(apply_fn, params)
     check_params(params)
     examples, targets = examples_and_targets(apply_fn, params, x, y)
-    params = jax.tree.map(jnp.asarray, params)
-    out, vjp = jax.vjp(lambda p: apply_fn(p, examples), params)
-    (direction,) = vjp((targets - out) / out.size)
     with forward_mode("kernel_velocity"):
-        k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, examples), (params,), (direction,))
+        return _velocity(apply_fn, params, examples, targets)
+
+
+@compiled
+def _velocity(apply_fn: ApplyFn, params: Params, x: Array, y: Array) -> Float[Array, ""]:
+    params = jax.tree.map(jnp.asarray, params)
+    out, vjp = jax.vjp(lambda p: apply_fn(p, x), params)
+    (direction,) = vjp((y - out) / out.size)
+    k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, x), (params,), (direction,))
     return norm_ratio(k_dot, k)
 
 

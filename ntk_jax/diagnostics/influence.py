@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import check_params
+from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, examples_and_targets
@@ -56,8 +59,23 @@ def single_step_influence(
     check_apply_fn(apply_fn, params)
     check_params(params)
     a, targets = examples_and_targets(apply_fn, params, x, y)
-    f = check_outputs(apply_fn(params, a))
-    slope = jax.grad(loss_function(loss, targets))(f, targets).reshape(f.shape[0], -1)
-    k = empirical_ntk(apply_fn, params, x_test, a, outputs="full")
-    influence = -jnp.einsum("ijop,jp->ijo", k, slope.astype(k.dtype), precision="highest")
-    return influence.reshape(*influence.shape[:2], *f.shape[1:])
+    f, slope = _slope((apply_fn, loss_function(loss, targets)), params, a, targets)
+    check_outputs(f)
+    return _influence(empirical_ntk(apply_fn, params, x_test, a, outputs="full"), slope)
+
+
+@compiled
+def _slope(functions: Reading, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+    """The outputs, and the derivative of the loss by them."""
+    apply_fn, loss = functions.function
+    f = apply_fn(params, x)
+    return f, jax.grad(loss)(f, y)
+
+
+@jax.jit
+def _influence(
+    k: Float[Array, "n_test n O O"], slope: Float[Array, "n ..."]
+) -> Float[Array, "n_test n ..."]:
+    columns = slope.reshape(slope.shape[0], -1).astype(k.dtype)
+    influence = -jnp.einsum("ijop,jp->ijo", k, columns, precision="highest")
+    return influence.reshape(*influence.shape[:2], *slope.shape[1:])

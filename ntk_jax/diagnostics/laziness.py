@@ -102,31 +102,51 @@ def laziness(
     check_integer("num_starts", num_starts, minimum=1)
     check_integer("num_samples", num_samples, minimum=2)
     a, _ = check_inputs(apply_fn, params, x, None)
-    f = check_outputs(apply_fn(params, a))
-    residual = jnp.linalg.norm((f - as_targets_like("y", y, f.shape, f.dtype)).reshape(-1))
-    key = jax.random.key(0) if key is None else key
+    out = jax.eval_shape(apply_fn, params, a)
+    targets = as_targets_like("y", y, out.shape, out.dtype)
+    diagonal = None if norm == "operator" else ntk_operator(apply_fn, params, a).diagonal()
+    with forward_mode("laziness"):
+        found, f = _measure(
+            apply_fn, params, a, targets, key, diagonal,
+            num_starts=min(num_starts, out.size), num_samples=num_samples,
+        )  # fmt: skip
+    check_outputs(f)
+    if is_concrete(found.jacobian) and not float(found.jacobian) > 0:
+        raise ValueError(
+            "laziness: expected a network whose outputs depend on its parameters; got a Jacobian "
+            "of 0 at these parameters and examples. Is the readout, or every input, exactly zero?"
+        )
+    return found
+
+
+@compiled
+def _measure(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Array,
+    y: Array,
+    key: Array | None,
+    diagonal: Float[Array, "..."] | None,
+    *,
+    num_starts: int,
+    num_samples: int,
+) -> tuple[Laziness, Array]:
+    """With the outputs; in the Frobenius norm if the diagonal of the kernel is given."""
+    f, key = apply_fn(params, x), jax.random.key(0) if key is None else key
+    residual = jnp.linalg.norm((f - y).reshape(-1))
     standard_error = jnp.zeros_like(residual)
-    if norm == "operator":
-        with forward_mode("laziness"):
-            jacobian, hessian = _operator_norms(
-                apply_fn, params, a, key, num_starts=min(num_starts, f.size)
-            )
+    if diagonal is None:
+        jacobian, hessian = _operator_norms(apply_fn, params, x, key, num_starts)
     else:
-        jacobian = jnp.sqrt(jnp.sum(ntk_operator(apply_fn, params, a).diagonal())).astype(f.dtype)
-        with forward_mode("laziness"):
-            squares = _frobenius_samples(apply_fn, params, a, jax.random.split(key, num_samples))
+        jacobian = jnp.sqrt(jnp.sum(diagonal)).astype(f.dtype)
+        squares = _frobenius_samples(apply_fn, params, x, jax.random.split(key, num_samples))
         hessian = jnp.sqrt(jnp.mean(squares))
         error_of_square = jnp.std(squares, ddof=1) / num_samples**0.5
         # The error of a root is that of the square over twice the root.
         root = jnp.where(hessian > 0, 2 * hessian, 1)
         standard_error = jnp.where(hessian > 0, error_of_square / root, standard_error)
-    if is_concrete(jacobian) and not jacobian > 0:
-        raise ValueError(
-            "laziness: expected a network whose outputs depend on its parameters; got a Jacobian "
-            "of 0 at these parameters and examples. Is the readout, or every input, exactly zero?"
-        )
     unit = residual / jacobian**2
-    return Laziness(unit * hessian, residual, jacobian, hessian, unit * standard_error)
+    return Laziness(unit * hessian, residual, jacobian, hessian, unit * standard_error), f
 
 
 class _Derivatives(NamedTuple):
@@ -160,9 +180,8 @@ def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
     return _Derivatives(push, lambda c: vjp(c)[0], curve, bend, w.size, out.size, w.dtype)
 
 
-@compiled
 def _operator_norms(
-    apply_fn: ApplyFn, params: Params, x: Array, key: Array, *, num_starts: int
+    apply_fn: ApplyFn, params: Params, x: Array, key: Array, num_starts: int
 ) -> tuple[Array, Array]:
     """The operator norms of the first and of the second derivative."""
     with jax.default_matmul_precision("highest"):
@@ -226,7 +245,6 @@ def _second_norm(d: _Derivatives, c: Array, u: Array) -> Array:
     return jax.lax.while_loop(going, run, _State(c, u, zero, zero - 1, jnp.asarray(0))).norm
 
 
-@compiled
 def _frobenius_samples(apply_fn: ApplyFn, params: Params, x: Array, keys: Array) -> Array:
     """|Σ_i c_i ∇²f_i u|² for random signs c and u: each has mean |D²f|² in the Frobenius norm."""
     with jax.default_matmul_precision("highest"):

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 
 from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
+from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import check_psd
 from ntk_jax.losses import LossFn, loss_function
@@ -117,14 +118,15 @@ def gradient_flow(
         check_psd("k_train_train", s)
     y = inputs["y_train"]
     kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
-    # As a `Partial` it is static, and compared by identity: the solve is compiled once.
-    loss_fn = jax.tree_util.Partial(loss_function(loss, y))
+    # As a `Partial` it is static, and compared by what it reads: the solve is compiled once.
+    reading = read(loss_function(loss, y))
+    loss_fn = jax.tree_util.Partial(reading.function if reading.key is None else reading)
     _check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
     start: State = f_0
     # Heavy ball starts at rest: this velocity keeps the second order from the first step on.
     if momentum is not None:
-        start = f_0, tuple(f / (1 + momentum) for f in _force(equation, f_0))
+        start = f_0, _first_velocity(equation, f_0, as_momentum(momentum, k.dtype))
     solution = solve_ode(
         _velocity if momentum is None else _acceleration,
         start,
@@ -164,6 +166,11 @@ def _force(equation: _Equation, f: Outputs) -> Outputs:
     """-K ∂L/∂f on every side."""
     gradient = jax.grad(equation.loss)(f[0], equation.y)
     return tuple(-apply_kernel(k, gradient) for k in equation.kernels)
+
+
+@jax.jit
+def _first_velocity(equation: _Equation, f_0: Outputs, momentum: Array) -> Outputs:
+    return tuple(f / (1 + momentum) for f in _force(equation, f_0))
 
 
 def _velocity(t: Array, f: Outputs, equation: _Equation) -> Outputs:

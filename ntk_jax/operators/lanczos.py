@@ -4,15 +4,18 @@ There K is tridiagonal. Every new vector is orthogonalized against all before it
 recursion alone loses orthogonality as soon as an eigenvalue has converged, and finds it again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.draws import draw_flat
+from ntk_jax.linalg import matmul
 from ntk_jax.norms import norm
 from ntk_jax.operators.symmetric import Operator, multiply
 
@@ -61,23 +64,54 @@ def _tridiagonal(diagonal: Float[Array, " m"], beside: Float[Array, " k"]) -> Fl
     return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
 
 
-def gauss_quadrature(k: Operator, probes: Float[Array, "n p"], num_steps: int) -> Quadrature:
-    """The Gauss rule of the measure Σ_i (u_iᵀ v)² δ(s - s_i) / |v|² of each probe v, by that many
-    Lanczos steps.
-
-    The products are made one by one, outside of any trace: an operator may be any Python code.
+def gauss_quadrature(k: Operator, key: Array, num_probes: int, num_steps: int) -> Quadrature:
+    """The Gauss rule of the measure Σ_i (u_iᵀ v)² δ(s - s_i) / |v|² of each probe v, random signs,
+    by that many Lanczos steps.
     """
-    vectors = probes / norm(probes, axis=0)[None]
-    basis = jnp.zeros((num_steps, *probes.shape), probes.dtype)
-    diagonal, beside = [], []
+    shape, dtype = (k.shape[0], num_probes), jnp.dtype(k.dtype)
+    if isinstance(k, Array):
+        return _rule_of_matrix(k, key, shape, num_steps)
+    # The products are made one by one, outside of any trace: an operator may be any Python code.
+    vectors, basis = _start(key, shape, num_steps, dtype)
+    entries = []
     for step in range(num_steps):
-        basis, vectors, alpha, beta = _step_of_each(basis, step, vectors, multiply(k, vectors))
-        diagonal.append(alpha)
-        beside.append(beta)
-    return _gauss_rule(jnp.stack(diagonal, 1), jnp.stack(beside, 1)[:, :-1])
+        product = multiply(k, vectors)
+        basis, vectors, *entry = _step_of_each(basis, np.int32(step), vectors, product)
+        entries.append(entry)
+    return _rule_of_steps(entries)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _start(
+    key: Array, shape: tuple[int, int], num_steps: int, dtype: jnp.dtype
+) -> tuple[Float[Array, "n p"], Float[Array, "m n p"]]:
+    probes = draw_flat(jax.random.rademacher, key, shape, dtype)
+    return probes / norm(probes, axis=0)[None], jnp.zeros((num_steps, *shape), dtype)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _rule_of_matrix(
+    k: Float[Array, "n n"], key: Array, shape: tuple[int, int], num_steps: int
+) -> Quadrature:
+    vectors, basis = _start(key, shape, num_steps, k.dtype)
+
+    def step(
+        carry: tuple[Array, Array], i: Array
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        basis, vectors = carry
+        basis, vectors, alpha, beta = _step_of_each(basis, i, vectors, matmul(k, vectors))
+        return (basis, vectors), (alpha, beta)
+
+    _, (alphas, betas) = jax.lax.scan(step, (basis, vectors), jnp.arange(num_steps))
+    return _gauss_rule(alphas.T, betas.T[:, :-1])
 
 
 @jax.jit
+def _rule_of_steps(entries: Sequence[Sequence[Array]]) -> Quadrature:
+    alphas, betas = (jnp.stack(part, 1) for part in zip(*entries, strict=True))
+    return _gauss_rule(alphas, betas[:, :-1])
+
+
 def _gauss_rule(diagonal: Float[Array, "p m"], beside: Float[Array, "p k"]) -> Quadrature:
     """Golub, Welsch 1969: eigenvalues of the tridiagonal matrix, squared first entries of its
     eigenvectors.

@@ -1,16 +1,17 @@
 """From random probes: the trace of a function of a kernel, its determinant, its eigenvalues."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from ntk_jax.checks import check_integer, check_number
-from ntk_jax.draws import draw_flat
+from ntk_jax.checks import as_number, check_integer, check_number
 from ntk_jax.linalg import default_rcond
 from ntk_jax.norms import standard_error
 from ntk_jax.operators.lanczos import Quadrature, gauss_quadrature
@@ -73,14 +74,21 @@ def stochastic_trace(
 def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) -> Estimate:
     """The mean over the probes of what the rule says of f."""
     values = rule.nodes if function is None else function(rule.nodes)
-    if not bool(jnp.all(jnp.isfinite(values))):
-        low, high = float(rule.nodes.min()), float(rule.nodes.max())
+    estimate, finite = _mean(n, rule, values)
+    if not finite:
+        low, high = float(np.min(rule.nodes)), float(np.max(rule.nodes))
         raise ValueError(
             "function: expected finite values on the eigenvalues; got NaN or infinity between "
             f"{low:.6g} and {high:.6g}. A kernel may be singular: add a ridge."
         )
+    return estimate
+
+
+@partial(jax.jit, static_argnums=0)
+def _mean(n: int, rule: Quadrature, values: Array) -> tuple[Estimate, Bool[Array, ""]]:
     samples = n * jnp.sum(rule.weights * values, axis=1)
-    return Estimate(jnp.mean(samples), standard_error(samples))
+    estimate = Estimate(jnp.mean(samples), standard_error(samples))
+    return estimate, jnp.all(jnp.isfinite(values))
 
 
 def log_determinant(
@@ -118,7 +126,8 @@ def log_determinant(
     """
     check_number("diag_reg", diag_reg, strict=True, max_ndim=0)
     n, rule = _quadrature(k, key, num_probes, num_steps)
-    smallest, largest = float(rule.nodes.min()), float(jnp.abs(rule.nodes).max())
+    known = np.asarray(rule.nodes)
+    smallest, largest = float(known.min()), float(np.abs(known).max())
     # Nodes lie between the eigenvalues: a negative one proves a negative eigenvalue.
     if smallest < -10 * default_rcond(n, rule.nodes.dtype) * largest:
         raise ValueError(
@@ -126,8 +135,13 @@ def log_determinant(
             f"less, the largest being {largest:.6g}. Compute it in float64, or check that it is a "
             "kernel at all."
         )
-    # Rounding may leave a node at -eps.
-    return _trace(n, rule, lambda s: jnp.log(jnp.maximum(s, 0) + diag_reg))
+    ridge = as_number("diag_reg", diag_reg, rule.nodes.dtype)
+    return _trace(n, rule, lambda nodes: _logarithms(nodes, ridge))
+
+
+@jax.jit
+def _logarithms(nodes: Array, ridge: Array) -> Array:
+    return jnp.log(jnp.maximum(nodes, 0) + ridge)  # rounding may leave a node at -eps
 
 
 def spectral_density(
@@ -158,10 +172,14 @@ def spectral_density(
         [1. 1. 4. 4.] 1.0
     """
     _, rule = _quadrature(k, key, num_probes, num_steps)
+    return _density(rule)
+
+
+@jax.jit
+def _density(rule: Quadrature) -> SpectralDensity:
     order = jnp.argsort(rule.nodes.reshape(-1))
-    return SpectralDensity(
-        rule.nodes.reshape(-1)[order], rule.weights.reshape(-1)[order] / num_probes
-    )
+    weights = rule.weights.reshape(-1)[order] / len(rule.weights)
+    return SpectralDensity(rule.nodes.reshape(-1)[order], weights)
 
 
 def _quadrature(
@@ -171,5 +189,4 @@ def _quadrature(
     check_integer("num_probes", num_probes, minimum=2)
     check_integer("num_steps", num_steps, minimum=1)
     n = operator.shape[0]
-    probes = draw_flat(jax.random.rademacher, key, (n, num_probes), jnp.dtype(operator.dtype))
-    return n, gauss_quadrature(operator, probes, min(num_steps, n))
+    return n, gauss_quadrature(operator, key, num_probes, min(num_steps, n))
