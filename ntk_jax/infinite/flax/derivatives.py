@@ -82,8 +82,7 @@ def _agrees(eqn: Eqn) -> bool:
     own: list[Evaluate] = [partial(bind, eqn), lambda a: jex_core.jaxpr_as_fun(closed)(*a)]
     both = jax.jit(lambda *chosen: [pulled(f, *chosen) for f in own])(*(args[i] for i in floats))
     return all(
-        np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
-        for a, b in zip(*both, strict=True)
+        np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(*both, strict=True)
     )
 
 

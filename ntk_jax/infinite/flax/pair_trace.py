@@ -1,33 +1,20 @@
 """One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import Literal, abstract_value, bind
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.infinite.flax.traced_model import Duals, Program
-from ntk_jax.jaxprs import (
-    INNER,
-    Atom,
-    Eqn,
-    Jaxpr,
-    Var,
-    dtype_of,
-    evaluate,
-    needed,
-    open_jaxpr,
-    shape_of,
-)
+from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
 from ntk_jax.types import Kernels
 
 LEAST_BYTES = 8
@@ -41,55 +28,31 @@ class PairTrace(NamedTuple):
         closed: the program. `same`: whether a and b are the same row, known without rounding.
         functions: the scalar functions whose largest variances it returns.
         names: of the functions whose tails it returns.
-        meeting: what depends on a alone, and on b alone, and meets the other.
         bytes: the largest array that depends on both examples.
     """
 
     closed: ClosedJaxpr
     functions: list[Function]
     names: list[str]
-    meeting: tuple[list[Var], list[Var]]
     bytes: int
 
-    @property
-    def row_bytes(self) -> int:
-        """What one example needs to meet others."""
-        return sum(map(_bytes, self.meeting[0] + self.meeting[1]))
+    def kernels(self, a: Array, b: Array, same: Any, key: Array | None) -> Kernels:
+        """Of one pair of examples."""
+        return Kernels(*self._results(slice(0, 2), a, b, same, key))
 
-    def own(self, x: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
-        """What an example needs to meet others, as the first of a pair and as the second: the same,
-        or most of it, which XLA finds.
-        """
-        both = [*self.meeting[0], *self.meeting[1]]
-        found = self._evaluated(both, [x, x, _known(False)], key)
-        return found[: len(self.meeting[0])], found[len(self.meeting[0]) :]
-
-    def kernels(
-        self, first: Sequence[Array], second: Sequence[Array], same: Any, key: Array | None
-    ) -> Kernels:
-        """Of a pair of examples, from what they need to meet."""
-        known = dict(zip(self.meeting[0] + self.meeting[1], [*first, *second], strict=True))
-        # All of the examples that is needed is known.
-        args = [None, None, _known(same)]
-        return Kernels(*self._evaluated(self.closed.jaxpr.outvars[:2], args, key, known))
-
-    def observed(self, x: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
+    def observed(self, a: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
-        found = self._evaluated(self.closed.jaxpr.outvars[2:], [x, x, _known(True)], key)
+        found = self._results(slice(2, None), a, a, True, key)
         return found[: len(self.functions)], found[len(self.functions) :]
 
-    def _evaluated(
-        self,
-        wanted: Sequence[Atom],
-        args: list[Any],
-        key: Array | None,
-        known: Mapping[Var, Array] = MappingProxyType({}),
-    ) -> list[Any]:
-        jaxpr, args = self.closed.jaxpr, args if key is None else [*args, key]
-        equations = needed(jaxpr, wanted, known)
-        return evaluate(
-            jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted, known=known
-        )
+    def _results(
+        self, which: slice, a: Array, b: Array, same: Any, key: Array | None
+    ) -> list[Array]:
+        jaxpr = self.closed.jaxpr
+        wanted = jaxpr.outvars[which]
+        args = [a, b, jnp.asarray(same), *([] if key is None else [key])]
+        equations = needed(jaxpr, wanted)
+        return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)
 
 
 def trace_of(program: Program, duals: Duals, key: Array | None) -> PairTrace:
@@ -121,47 +84,33 @@ def _traced(program: Program, duals: Duals, key: Array | None) -> PairTrace:
     example = program.jaxpr.in_avals[-1]
     same = jax.ShapeDtypeStruct((), bool)
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
-    marks = [FIRST, SECOND, FIRST | SECOND, *([] if key is None else [0])]
-    largest, found = _marked(closed.jaxpr, marks)
-    return PairTrace(closed, *met, _meeting(closed.jaxpr, found), max(largest, LEAST_BYTES))
+    marks = [0] * len(closed.jaxpr.invars)
+    marks[:3] = FIRST, SECOND, FIRST | SECOND
+    return PairTrace(closed, *met, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
 
 
-def _known(same: Any) -> Any:
-    return np.asarray(same) if isinstance(same, bool) else same
-
-
-def _meeting(jaxpr: Jaxpr, marks: Mapping[Var, int]) -> tuple[list[Var], list[Var]]:
-    """What depends on the first example alone, or on the second, and is used with the other."""
-    kernels = jaxpr.outvars[:2]
-    both = [e for e in needed(jaxpr, kernels) if any(marks[v] == 3 for v in e.outvars)]
-    used = [a for atoms in (*(e.invars for e in both), kernels) for a in atoms]
-    found = dict.fromkeys(a for a in used if not isinstance(a, Literal))
-    return [v for v in found if marks[v] == FIRST], [v for v in found if marks[v] == SECOND]
-
-
-def _marked(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, dict[Var, int]]:
-    """Bytes of the largest array that depends on both examples, and what every value depends on,
+def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
+    """Bytes of the largest array that depends on both examples, and what the results depend on,
     given what the arguments do.
     """
-    found = dict(zip(jaxpr.invars, marks, strict=True)) | dict.fromkeys(jaxpr.constvars, 0)
     largest = 0
-    for eqn in jaxpr.eqns:
-        operands = [0 if isinstance(a, Literal) else found[a] for a in eqn.invars]
-        most = reduce(or_, operands, 0)
-        found |= dict.fromkeys(eqn.outvars, most)
+
+    def step(eqn: Eqn, marks: list[int]) -> Sequence[int]:
+        nonlocal largest
+        most = reduce(or_, marks, 0)
+        outs = [most] * len(eqn.outvars)
         for inner in _programs_in(eqn):
-            # In loops, what comes out goes in again.
-            alike = len(inner.invars) == len(operands) and eqn.primitive.name in INNER
-            inside = operands if alike else [most] * len(inner.invars)
-            largest = max(largest, _marked(inner, inside)[0])
-        if most == FIRST | SECOND:
-            largest = max(largest, *map(_bytes, eqn.outvars))
+            alike = len(inner.invars) == len(marks) and eqn.primitive.name != "scan"
+            bytes_inside, found = _of_both(inner, marks if alike else [most] * len(inner.invars))
+            largest = max(largest, bytes_inside)
+            outs = found if alike and len(found) == len(outs) else outs
+        for v, mark in zip(eqn.outvars, outs, strict=True):
+            if mark == FIRST | SECOND and hasattr(v.aval, "shape"):
+                largest = max(largest, math.prod(shape_of(v)) * dtype_of(v).itemsize)
+        return outs
+
+    found = evaluate(jaxpr, [0] * len(jaxpr.constvars), marks, step, constant=lambda _: 0)
     return largest, found
-
-
-def _bytes(v: Var) -> int:
-    is_array = hasattr(v.aval, "shape") and hasattr(dtype_of(v), "itemsize")
-    return math.prod(shape_of(v)) * dtype_of(v).itemsize if is_array else 0
 
 
 def _programs_in(eqn: Eqn) -> list[Jaxpr]:

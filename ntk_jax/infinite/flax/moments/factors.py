@@ -158,8 +158,7 @@ class Factors:
             own = (jnp.broadcast_to(a, pair.shapes[0]) for a in rule.diagonal(q1))
             here = same if pair.diag else same & _diagonal(pair.shapes[0])
             k, k_dot = (
-                jnp.where(here, pair.at_left(o), a)
-                for a, o in zip((k, k_dot), own, strict=True)
+                jnp.where(here, pair.at_left(o), a) for a, o in zip((k, k_dot), own, strict=True)
             )
         return k, k_dot
 

@@ -35,9 +35,7 @@ class Samples:
     other.
     """
 
-    def __init__(
-        self, gaussians: Gaussians, sampling: Sampling | None, same: Array | None = None
-    ):
+    def __init__(self, gaussians: Gaussians, sampling: Sampling | None, same: Array | None = None):
         self.gaussians, self.dtype, self.sampling = gaussians, gaussians.dtype, sampling
         self.same = same  # whether both examples are one, as in `Moments`
         self.numbers: dict[Field, int] = {}
@@ -63,7 +61,10 @@ class Samples:
             first, second = self.of(fields1, sides[0]), self._given_first(fields1, fields2, sides)
             if self.same is not None:
                 one, other = self.of_pair(fields1, fields2, (sides[0], sides[0]))
-                first, second = jnp.where(self.same, one, first), jnp.where(self.same, other, second)
+                first, second = (
+                    jnp.where(self.same, one, first),
+                    jnp.where(self.same, other, second),
+                )
             return first, second
         union = tuple(sorted({*fields1, *fields2}, key=self.number))
         z = dict(zip(union, parts(self.of(union, sides[0]), union), strict=True))
