@@ -96,7 +96,7 @@ def _all_pairs(
         both = tile(one, two)
         return Kernels(both.real, both.imag)
     padded = [jax.tree.map(partial(pad_rows, multiple=t), x) for x, t in ((one, t1), (two, t2))]
-    out = _tiled(tile, padded[0], padded[1], t1, t2, symmetric=x2 is None)
+    out = _tiled(tile, *padded, t1, t2, dtype=program.dtype, symmetric=x2 is None)
     return Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
 
 
@@ -110,7 +110,14 @@ def _mirrored(out: Kernels) -> tuple[Kernels, Array]:
 
 
 def _tiled(
-    tile: Callable[[Side, Side], Array], one: Side, two: Side, t1: int, t2: int, *, symmetric: bool
+    tile: Callable[[Side, Side], Array],
+    one: Side,
+    two: Side,
+    t1: int,
+    t2: int,
+    *,
+    dtype: np.dtype,
+    symmetric: bool,
 ) -> Kernels:
     """Tile by tile, each computed again for its derivative; the upper ones if symmetric."""
     shape = (len(one[0]), len(two[0]))
@@ -125,10 +132,9 @@ def _tiled(
         state, done, before = carry
         return (write(state, done, before), compute(*here), here), None
 
-    like = jax.eval_shape(compute, 0, 0)
-    zero = jnp.zeros((), like.dtype).real
-    state = tuple(jnp.zeros(shape, zero.dtype) for _ in Kernels._fields)
+    zero = lax.complex(*jnp.zeros((2,), dtype))
+    state = tuple(jnp.zeros(shape, dtype) for _ in Kernels._fields)
     at = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
-    first = (state, jnp.zeros(like.shape, like.dtype), (at[0, 0], at[0, 1]))
+    first = (state, jnp.broadcast_to(zero, (t1, t2)), (at[0, 0], at[0, 1]))
     (state, done, before), _ = lax.scan(step, first, (at[:, 0], at[:, 1]))
     return Kernels(*write(state, done, before))

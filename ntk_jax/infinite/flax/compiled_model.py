@@ -14,7 +14,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.observed import Observer, out_of_range
 from ntk_jax.infinite.flax.reading import Reading
-from ntk_jax.infinite.flax.traced_model import Program
+from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.types import Kernels
 
 
@@ -24,6 +24,7 @@ class CompiledProgram:
     def __init__(self, program: Program):
         self.program, self.observer = program, Observer(program)
         self.pairs: dict[int | None, Pairs] = {}
+        self.explained: dict[Duals, Any] = {}
 
     def kernels(
         self,

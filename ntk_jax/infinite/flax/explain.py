@@ -4,14 +4,16 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ntk_jax.checks import as_examples
-from ntk_jax.compat import CALLS, CUSTOM_CALLS
+from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.factors import Function
 from ntk_jax.infinite.flax.moments.moments import Moments
+from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.infinite.flax.values import (
     Combination,
     Det,
@@ -57,23 +59,37 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     x = as_examples("x", x)
     kernel = infinite_width(model, **options)
     compiled = kernel.model.program(x)
-    duals = dict(compiled.observer.duals(x, None, kernel.key))
-    found: list[tuple[str, Value, str]] = []
-
-    def second_moments(row: Array) -> list[Array]:
-        log: list[Logged] = []
-        moments, _ = compiled.program.interpret((row, row), duals, log=log, key=kernel.key)
-        found[:] = _steps(log)
-        return [_second(moments, value) for _, value, _ in found]
-
-    seconds = jax.jit(second_moments)(x[0])
+    duals = compiled.observer.duals(x, None, kernel.key)
+    row = np.asarray(x)[0] if is_concrete(x) else x[0]
+    # Remembered with the program, so that equal models are explained without compiling anything.
+    if duals not in compiled.explained:
+        compiled.explained[duals] = _Explained(compiled.program, duals)
+    explained = compiled.explained[duals]
+    seconds = explained.run(row, kernel.key)
     rows = [HEADER]
-    for (name, value, line), second in zip(found, seconds, strict=True):
-        dual = _dual(value, duals, kernel.num_samples)
-        rows.append((name, _kind(value), dual, _shape(value), f"{float(second):.4g}", line))
+    for (name, kind, dual, shape, line), second in zip(explained.steps, seconds, strict=True):
+        rows.append((name, kind, dual, shape, f"{float(second):.4g}", line))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+class _Explained:
+    """What is said of each step, and the program of their variances."""
+
+    def __init__(self, program: Program, duals: Duals):
+        self.program, self.duals = program, dict(duals)
+        self.steps: list[tuple[str, ...]] = []
+        self.run = jax.jit(self._second_moments)
+
+    def _second_moments(self, row: Array, key: Array | None) -> list[Array]:
+        log: list[Logged] = []
+        moments, _ = self.program.interpret((row, row), self.duals, log=log, key=key)
+        found = _steps(log)
+        dual = lambda value: _dual(value, self.duals, self.program.num_samples)
+        # Words cannot leave a trace as its results do.
+        self.steps = [(name, _kind(v), dual(v), _shape(v), line) for name, v, line in found]
+        return [_second(moments, value) for _, value, _ in found]
 
 
 def _steps(log: list[Logged]) -> list[tuple[str, Value, str]]:

@@ -1,4 +1,4 @@
-"""Activations by their graphs, as the interpreter writes them: known without evaluating anything."""
+"""Activations by their graphs, as the interpreter writes them: known without evaluation."""
 
 from collections.abc import Callable
 from functools import lru_cache
