@@ -58,7 +58,11 @@ def cropped(k: Array, shape: tuple[int, ...]) -> Array:
     """The first entries along every axis of a concrete array."""
     if k.shape == shape:
         return k
-    return jax.device_put(np.asarray(k)[tuple(map(slice, shape))]) if _is_host() else _cropped(k, shape)
+    return (
+        jax.device_put(np.asarray(k)[tuple(map(slice, shape))])
+        if _is_host()
+        else _cropped(k, shape)
+    )
 
 
 def _is_host() -> bool:
@@ -121,7 +125,7 @@ def write_both(
     write = jax.lax.dynamic_update_slice
     parts = (both.real, both.imag)
     kernels = tuple(write(k, part, (i, j)) for k, part in zip(kernels, parts, strict=True))
-    if not symmetric:
+    if not symmetric or kernels[0].shape == both.shape:  # one tile is its own mirror image
         return kernels
     return tuple(write(k, part.T, (j, i)) for k, part in zip(kernels, parts, strict=True))
 
