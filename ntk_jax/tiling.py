@@ -51,18 +51,16 @@ def padded(x: Array, rows: int) -> Array:
         return _padded(x, rows)
     out = np.zeros((rows, *x.shape[1:]), x.dtype)
     out[: len(x)] = np.asarray(x)
-    return jax.device_put(out)
+    return jnp.asarray(out, out.dtype)  # without its dtype, a program would be compiled for it
 
 
 def cropped(k: Array, shape: tuple[int, ...]) -> Array:
     """The first entries along every axis of a concrete array."""
     if k.shape == shape:
         return k
-    return (
-        jax.device_put(np.asarray(k)[tuple(map(slice, shape))])
-        if _is_host()
-        else _cropped(k, shape)
-    )
+    if not _is_host():
+        return _cropped(k, shape)
+    return jnp.asarray(np.asarray(k)[tuple(map(slice, shape))], k.dtype)
 
 
 def _is_host() -> bool:
