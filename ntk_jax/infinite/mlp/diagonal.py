@@ -82,7 +82,8 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
         ValueError: a kernel that overflows.
     """
     x1, x2, layers, arch = network
-    if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), x1, x2, layers))):
+    now = jnp.asarray(np.zeros((), x1.dtype), x1.dtype)  # traced under someone's jit
+    if not all(is_concrete(a) for a in jax.tree.leaves((now, x1, x2, layers))):
         return network, None
     sizes = tuple(len(x) for x in (x1, x2) if x is not None)
     x1, *others = (padded(x, bucket(len(x))) for x in (x1, x2) if x is not None)
