@@ -62,10 +62,11 @@ def is_on_host(x: Any) -> bool:
 
 
 def on_device(x: np.ndarray) -> jax.Array:
-    """An array of NumPy's as one of JAX's, by what compiles nothing: `jnp.asarray` does for every
-    shape in JAX 0.10, `jnp.array` in JAX 0.6.
+    """A copy of an array of NumPy's as one of JAX's, by what compiles nothing: `jnp.asarray` does
+    for every shape in JAX 0.10, `jnp.array` in JAX 0.6.
     """
-    placed = jax.device_put(x)
+    # On a CPU JAX takes the memory as it is where it can, and the caller may write to it later.
+    placed = jax.device_put(np.array(x))
     return placed if is_concrete(placed) else jnp.asarray(x)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from ntk_jax.compat import on_device
+
 
 def even(n: int, most: int) -> int:
     """The rows of the fewest, nearly equal tiles of at most `most` rows."""
@@ -51,18 +53,16 @@ def padded(x: Array, rows: int) -> Array:
         return _padded(x, rows)
     out = np.zeros((rows, *x.shape[1:]), x.dtype)
     out[: len(x)] = np.asarray(x)
-    return jax.device_put(out)
+    return jnp.asarray(out, out.dtype)  # without its dtype, a program would be compiled for it
 
 
 def cropped(k: Array, shape: tuple[int, ...]) -> Array:
     """The first entries along every axis of a concrete array."""
     if k.shape == shape:
         return k
-    return (
-        jax.device_put(np.asarray(k)[tuple(map(slice, shape))])
-        if _is_host()
-        else _cropped(k, shape)
-    )
+    if not _is_host():
+        return _cropped(k, shape)
+    return on_device(np.asarray(k)[tuple(map(slice, shape))])
 
 
 def _is_host() -> bool:
@@ -125,7 +125,7 @@ def write_both(
     write = jax.lax.dynamic_update_slice
     parts = (both.real, both.imag)
     kernels = tuple(write(k, part, (i, j)) for k, part in zip(kernels, parts, strict=True))
-    if not symmetric:
+    if not symmetric or kernels[0].shape == both.shape:  # one tile is its own mirror image
         return kernels
     return tuple(write(k, part.T, (j, i)) for k, part in zip(kernels, parts, strict=True))
 

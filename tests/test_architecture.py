@@ -69,7 +69,7 @@ INSIDE = {
         11: ["explain"],
     },
     "duals": {
-        0: ["hermite_coefficients", "numerics"],
+        0: ["content", "hermite_coefficients", "host", "numerics"],
         1: ["angle", "gaussian_pair"],
         2: ["dual_rule", "kinks"],
         3: ["form", "hermite_series", "rectifiers"],

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.closures.fingerprint import Reading
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.gaussian_pair import as_moments
 
 
@@ -134,9 +135,16 @@ class DualRule(ABC):
         raise NotImplementedError
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
-        """The dual of broadcastable moments."""
-        q11, q12, q22 = as_moments(q11, q12, q22)
-        return self.pair(self.rows(q11), q12, self.rows(q22))
+        """The dual of broadcastable moments: in one program, where nothing is traced."""
+        moments = as_moments(q11, q12, q22)
+        return (_called if all(map(is_concrete, moments)) else _of_pairs)(self, *moments)
+
+
+def _of_pairs(rule: DualRule, q11: Array, q12: Array, q22: Array) -> Dual:
+    return rule.pair(rule.rows(q11), q12, rule.rows(q22))
+
+
+_called = jax.jit(_of_pairs, static_argnums=0)
 
 
 @dataclass(frozen=True)

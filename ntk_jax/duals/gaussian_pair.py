@@ -39,7 +39,8 @@ def as_moments(q11: Any, q12: Any, q22: Any) -> list[Array]:
         over="ignore"
     ):  # NumPy's integers are converted by NumPy: JAX would wrap around
         moments = [
-            jnp.asarray(a.astype(dtype)).reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays
+            jnp.asarray(a.astype(dtype).reshape((1,) * (rank - a.ndim) + a.shape), dtype)
+            for a in arrays
         ]
     try:
         np.broadcast_shapes(*(m.shape for m in moments))

@@ -11,10 +11,8 @@ piecewise polynomial, a polynomial remains and nothing is left out.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -63,15 +61,11 @@ class Series(Expansion, DualRule):
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         moments = as_moments(q11, q12, q22)
-        q_max = [jnp.max(q, initial=0) for q in (moments[0], moments[2])]
-        if not all(is_concrete(m) for m in (*moments, *q_max)):
+        if self.terms is not None or not all(map(is_concrete, moments)):
             return super().__call__(*moments)
-        if self.terms is not None:
-            return _called(self, *moments)
-        return _called(
-            fitted_rule("duals", self, max(map(float, q_max)), moments[0].dtype, stacklevel=2),
-            *moments,
-        )
+        q_max = max(float(np.max(np.asarray(q), initial=0)) for q in (moments[0], moments[2]))
+        fitted = fitted_rule("duals", self, q_max, moments[0].dtype, stacklevel=2)
+        return fitted(*moments)
 
     @property
     def own(self) -> DualRule:
@@ -162,9 +156,3 @@ def series_rule(
     """The series of a scalar function; a kink at 0 is found, others are named."""
     phi = by_content(phi)
     return Series(phi, find_kinks(phi, (0.0, *kinks)), tolerance=tolerance)
-
-
-@partial(jax.jit, static_argnums=0)
-def _called(series: Series, *moments: Array) -> Dual:
-    """One program: a series has some hundred operations."""
-    return super(Series, series).__call__(*moments)

@@ -59,7 +59,7 @@ def coefficients(series: Expansion, order: int, q: Array) -> Coefficients:
             series.kinks, order, kinks.view(series.kinks, q), series.count
         )
         return Coefficients(total + singular, singular, None)
-    return Coefficients(total, None, _tail(series, order, q, total) if order < 2 else None)
+    return Coefficients(total, None, _tail(series, q, values, total) if order < 2 else None)
 
 
 def second_moment(series: Expansion, order: int, q: Array) -> Array:
@@ -90,14 +90,12 @@ def _kinked_rule(series: Expansion, q: Array) -> tuple[Array, Array]:
     )
 
 
-def _tail(series: Expansion, order: int, q: Array, total: Array) -> Array:
+def _tail(series: Expansion, q: Array, values: Array, total: Array) -> Array:
     """Square roots of what the even and odd terms left out hold of E[phi^(order)²] (Parseval), (2,
-    ...).
+    ...), given the values at the nodes, which are symmetric about 0.
     """
-    s = root(q)[..., None]
-    u, w = _kinked_rule(series, q)
-    f = derivative(series.phi, order)
-    halves = [(f(s * u) + sign * f(-s * u)) / 2 for sign in (1, -1)]
+    w = _row(nodes_and_weights(series.levels, series.reach)[1], q)
+    halves = [(values + sign * jnp.flip(values, axis=-1)) / 2 for sign in (1, -1)]
     energy = [
         jnp.sum(w * h * h, axis=-1) - jnp.sum(total[parity::2] ** 2, axis=0)
         for parity, h in enumerate(halves)

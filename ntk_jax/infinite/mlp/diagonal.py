@@ -82,11 +82,12 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
         ValueError: a kernel that overflows.
     """
     x1, x2, layers, arch = network
-    if not all(is_concrete(a) for a in jax.tree.leaves((jnp.zeros(()), x1, x2, layers))):
+    now = jnp.asarray(np.zeros((), x1.dtype), x1.dtype)  # traced under someone's jit
+    if not all(is_concrete(a) for a in jax.tree.leaves((now, x1, x2, layers))):
         return network, None
     sizes = tuple(len(x) for x in (x1, x2) if x is not None)
-    padding = lambda x: None if x is None else padded(x, bucket(len(x)))
-    network = network._replace(x1=padding(x1), x2=padding(x2))
+    x1, *others = (padded(x, bucket(len(x))) for x in (x1, x2) if x is not None)
+    network = network._replace(x1=x1, x2=others[0] if others else None)
     found, depth = diagonals(network, sizes), len(layers.W) - 1
     if not all(np.isfinite(d.largest) for d in found):
         raise ValueError(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -210,5 +209,5 @@ def _square(value: Any) -> Any:
 
 def _stack(values: Any, dtype: Any) -> Array:
     if all(map(is_concrete, values)):
-        return jax.device_put(np.array([float(value) for value in values], dtype))
+        return jnp.asarray(np.array([float(value) for value in values], dtype), dtype)
     return jnp.stack([jnp.asarray(value, dtype) for value in values])

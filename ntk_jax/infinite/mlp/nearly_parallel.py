@@ -8,11 +8,13 @@ which starts as |u1 -+ u2|² / 2 of unit vectors and never cancels.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ntk_jax.duals.dual_rule import PoleGaps
@@ -26,6 +28,7 @@ from ntk_jax.infinite.mlp.layers import (
     dense,
     split_layers,
 )
+from ntk_jax.tiling import bucket
 
 PAIRS = 1024
 """How many pairs are followed at once."""
@@ -35,6 +38,30 @@ def is_near(q1: Array, q12: Array, q2: Array) -> Array:
     """Which pairs to follow by their distance."""
     s = root(q1) * root(q2)
     return (s > 0) & (jnp.abs(q12) >= s * (1 - NEAR))
+
+
+def coincident(
+    x1: Array, x2: Array | None, variances: np.ndarray, near: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The rows i of x1 and j of x2 that are the same, if these are all nearly parallel pairs there
+    are: their kernels are known, and what follows pairs takes long to compile. Else None.
+
+    `near` (tiles, 2) says how many pairs there are. Beyond the pairs, indices are out of bounds.
+    """
+    most = 4 * len(x1)
+    if np.any(np.sum(near, axis=0) != np.sum(near[:, 0])) or np.sum(near[:, 0]) > most:
+        return None
+    places: dict[bytes, list[int]] = defaultdict(list)
+    for j, row in enumerate(np.asarray(x1 if x2 is None else x2)):
+        places[row.tobytes()].append(j)
+    alive = enumerate(zip(np.asarray(x1), variances > 0, strict=True))
+    rows = [(i, places[row.tobytes()]) for i, (row, some) in alive if some]
+    pairs = [(i, j) for i, found in rows for j in found if x2 is not None or i < j]
+    if len(pairs) != np.sum(near[:, 0]):
+        return None
+    beyond = [(len(x1), len(x1 if x2 is None else x2))] * (bucket(len(pairs)) - len(pairs))
+    i, j = np.array(pairs + beyond, np.int32).T
+    return i, j
 
 
 def directions(x: Array, variances: Array, first: Layers) -> Array:

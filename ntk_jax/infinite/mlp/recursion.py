@@ -24,6 +24,7 @@ from ntk_jax.infinite.mlp.layers import (
 )
 from ntk_jax.infinite.mlp.nearly_parallel import (
     all_pole_gaps,
+    coincident,
     directions,
     from_afar,
     is_near,
@@ -43,9 +44,13 @@ def kernels(network: Network, known: Diagonals | None) -> Moments:
     if known is None:
         return _compiled(*network)
     out, near = _compiled_tiles(*network, known)
-    if has_cusp(network.layers, network.arch) and np.any(np.asarray(near)):
-        out = _compiled_correction(out, near, *network, known)
-    return out
+    counts = np.asarray(near) if has_cusp(network.layers, network.arch) else np.zeros(1)
+    if not counts.any():
+        return out
+    same = coincident(network.x1, network.x2, np.asarray(known[0].variances)[0], counts)
+    if same is None:
+        return _compiled_correction(out, near, *network, known)
+    return _compiled_coincident(out, *same, known[0], symmetric=network.x2 is None)
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
@@ -64,12 +69,10 @@ def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) ->
 def _tiles(
     x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals
 ) -> tuple[Moments, Array]:
-    """Both kernels, padded to whole tiles, and which tiles have nearly parallel pairs, whose
-    kernels are not yet exact.
+    """Both kernels, padded to whole tiles, and how many pairs of every tile are nearly parallel,
+    whose kernels are not yet exact.
     """
-    tiled = TiledLayers(Network(x1, x2, layers, arch), known)
-    out, near = tiled.from_covariances()
-    return (_exact_diagonal(out, tiled.diagonal1) if x2 is None else out), near
+    return TiledLayers(Network(x1, x2, layers, arch), known).from_covariances()
 
 
 def _corrected(
@@ -178,7 +181,16 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
     return k.at[i, i].set(diagonal, unique_indices=True, indices_are_sorted=True)
 
 
+def _with_coincident(out: Moments, i: Array, j: Array, known: Diagonal, symmetric: bool) -> Moments:
+    """The kernels where row i of x1 is row j of x2: those of an example with itself."""
+    write = lambda k, i, j, d: k.at[i, j].set(d[i], mode="drop")
+    for row, column in ((i, j), (j, i)) if symmetric else ((i, j),):
+        out = write(out[0], row, column, known.nngp), write(out[1], row, column, known.ntk)
+    return out
+
+
 _compiled = jax.jit(_kernels, static_argnums=3)
 _compiled_tiles = jax.jit(_tiles, static_argnums=3)
+_compiled_coincident = jax.jit(_with_coincident, donate_argnums=0, static_argnames="symmetric")
 _compiled_correction = jax.jit(_corrected, static_argnums=5, donate_argnums=0)
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

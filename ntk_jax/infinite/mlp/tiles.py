@@ -42,43 +42,44 @@ class TiledLayers:
         t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
         self.depth = self.layers.W.shape[0] - 1
         self.cusp = has_cusp(self.layers, self.arch)
-        self.first, self.rest = split_layers(self.layers)
+        self.first, _ = split_layers(self.layers)
         self.x1, self.x2 = _pad(x1, t1), _pad(x1 if x2 is None else x2, t2)
         # examples are the last axis of what they have with themselves
-        self.diagonal1, self.diagonal2 = (
+        self.diagonals = self.diagonal1, self.diagonal2 = [
             jax.tree.map(lambda a, t=t: _pad(a, t, -1), d)
             for d, t in ((known[0], t1), (known[-1], t2))
-        )
+        ]
         self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
-        # variances at the start and after every layer
-        self.variances = [d.by_layer[0] for d in (self.diagonal1, self.diagonal2)]
+        # variances after the first layer and after the last
+        before = [(d.variances if self.depth else d.nngp[None])[0] for d in self.diagonals]
+        self.ends = before, [d.nngp for d in self.diagonals]
 
     def from_covariances(self) -> tuple[Moments, Array]:
-        """Both kernels, and which tiles have pairs to follow: none if the dual has no cusp."""
+        """Both kernels, and how many pairs of every tile are to be followed, as seen at the start
+        and at the end: none if the dual has no cusp.
+        """
         visit, arch = self.visit, self.arch
-        side1, side2 = (rows(arch, d.variances) for d in (self.diagonal1, self.diagonal2))
-        ends = [[q[end] for q in self.variances] for end in (0, -1)]
+        side1 = rows(arch, self.diagonal1.variances)
+        side2 = side1 if visit.symmetric else rows(arch, self.diagonal2.variances)
 
-        def sees(end: int, i: Array, j: Array, moments: Moments) -> Array | bool:
-            return self.cusp and jnp.any(visit.near(ends[end], i, j, moments))
+        def near(end: int, i: Array, j: Array, moments: Moments) -> Array | int:
+            return jnp.count_nonzero(visit.near(self.ends[end], i, j, moments)) if self.cusp else 0
 
-        def tile(i: Array, j: Array, state: Moments) -> tuple[Array, Array | bool]:
-            left = jax.tree.map(lambda r: visit.left(r, i, -1)[..., :, None], side1)
-            right = jax.tree.map(lambda r: visit.right(r, j, -1)[..., None, :], side2)
-
+        def tile(i: Array, j: Array, state: Moments) -> tuple[Array, Array]:
             def layer(m: Array, both: Array) -> Array:
-                at, last = jax.tree.map(lambda c: c[m], self.rest)
-                one, other = (
-                    jax.tree.map(lambda r: lax.dynamic_index_in_dim(r, m, -3, False), side)
-                    for side in (left, right)
-                )
-                return lax.complex(*pair_step(arch, at, last, one, (both.real, both.imag), other))
+                at = jax.tree.map(lambda c: c[m + 1], self.layers)
+                of = lambda r: lax.dynamic_index_in_dim(r, m, -2, keepdims=False)
+                left = jax.tree.map(lambda r: visit.left(of(r), i, -1)[..., :, None], side1)
+                right = jax.tree.map(lambda r: visit.right(of(r), j, -1)[..., None, :], side2)
+                moments = both.real, both.imag
+                return lax.complex(*pair_step(arch, at, m == self.depth - 1, left, moments, right))
 
             start = self._start(i, j, state)
             both = lax.complex(*start)
             if self.depth:
                 both = lax.fori_loop(0, self.depth, layer, both)
-            return both, sees(0, i, j, start) | sees(-1, i, j, (both.real, both.imag))
+            counts = near(0, i, j, start), near(-1, i, j, (both.real, both.imag))
+            return self._with_diagonal(i, j, both), jnp.stack(counts).astype(jnp.int32)
 
         return visit.update(tile, self.x1.dtype)
 
@@ -96,12 +97,22 @@ class TiledLayers:
             )
             left = directions(visit.left(self.x1, i), q1[0], self.first), q1
             right = directions(visit.right(self.x2, j), q2[0], self.first), q2
-            at_start = visit.near([q[0] for q in self.variances], i, j, moments)
-            at_end = visit.near([q[-1] for q in self.variances], i, j, visit.load(i, j, state))
+            at_start = visit.near(self.ends[0], i, j, moments)
+            at_end = visit.near(self.ends[-1], i, j, visit.load(i, j, state))
             wanted = at_start | at_end
             return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
 
-        return visit.correct(state, near, exact)
+        return visit.correct(state, jnp.any(near > 0, axis=1), exact)
+
+    def _with_diagonal(self, i: Array, j: Array, both: Array) -> Array:
+        """A tile with what examples have with themselves: exact."""
+        if not self.visit.symmetric:
+            return both
+        known = lax.complex(
+            *(self.visit.left(k, i) for k in (self.diagonal1.nngp, self.diagonal1.ntk))
+        )
+        own = (i == j) & jnp.eye(len(known), dtype=bool)
+        return jnp.where(own, known[:, None], both)
 
     def _start(self, i: Array, j: Array, _: Moments) -> Moments:
         products = (
@@ -109,8 +120,8 @@ class TiledLayers:
         )
         left = lambda q: self.visit.left(q, i)[:, None]
         right = lambda q: self.visit.right(q, j)[None, :]
-        variances1 = left(self.diagonal1.q0), left(self.variances[0][0])
-        variances2 = right(self.diagonal2.q0), right(self.variances[1][0])
+        variances1 = left(self.diagonal1.q0), left(self.ends[0][0])
+        variances2 = right(self.diagonal2.q0), right(self.ends[0][1])
         return first_pairs(self.first, products, variances1, variances2)
 
 
@@ -151,17 +162,17 @@ class _Tiles:
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
     def update(
-        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array | bool]], dtype: Any
+        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array]], dtype: Any
     ) -> tuple[Moments, Array]:
-        """Both kernels from `tile(i, j, state)`, and which tiles it marks."""
+        """Both kernels from `tile(i, j, state)`, and the two numbers it counts, (tiles, 2)."""
 
         def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
-            state, marked = carry
-            both, mark = tile(self.starts[m, 0], self.starts[m, 1], state)
-            return self._write(state, both, m), marked.at[m].set(mark)
+            state, counts = carry
+            both, count = tile(self.starts[m, 0], self.starts[m, 1], state)
+            return self._write(state, both, m), counts.at[m].set(count)
 
         zero = jnp.zeros(self.shape, dtype)
-        nothing = jnp.zeros(len(self.starts), bool)
+        nothing = jnp.zeros((len(self.starts), 2), jnp.int32)
         return lax.fori_loop(0, len(self.starts), body, ((zero, zero), nothing))
 
     def correct(

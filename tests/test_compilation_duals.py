@@ -1,0 +1,137 @@
+"""How much is compiled for fully connected networks: little at first, then nothing."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases.compilations import compilations
+from ntk_jax import duals, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
+from ntk_jax.closures.programs import forget
+from ntk_jax.infinite.mlp import kernels as front
+from ntk_jax.infinite.mlp.diagonal import diagonals
+from ntk_jax.infinite.mlp.recursion import _tiles
+from ntk_jax.tiling import TILE, bucket, padded, tile_size
+
+
+def rows(n, d=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def function_of(factor):
+    return lambda u: factor * jnp.tanh(u) * u
+
+
+ACTIVATIONS = {
+    "relu": lambda: "relu",
+    "tanh": lambda: "tanh",
+    "gelu_tanh": lambda: "gelu_tanh",
+    "own": lambda: lambda u: jnp.tanh(u) * u,
+    "own relu": lambda: lambda u: jnp.maximum(u, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("door", [mlp_kernels, mlp_kernels_by_layer, kernel_diagonal])
+def test_three_programs_at_first_and_none_for_equal_functions_scales_and_sizes(name, door):
+    if door is not mlp_kernels and name != "own":
+        pytest.skip("the same programs")
+    few = rows(19)
+    x = [jax.device_put(some) for some in (few, np.concatenate([few, rows(3, seed=1) / 3]))]
+    jax.clear_caches()
+    forget()
+    with compilations() as first:
+        door(x[0], depth=2, activation=ACTIVATIONS[name](), W_std=1.1)
+    with compilations() as later:
+        door(x[0], depth=2, activation=ACTIVATIONS[name](), W_std=1.1)
+        door(x[0], depth=2, activation=ACTIVATIONS[name](), W_std=[1.1, 1.08, 1.2], b_std=0.05)
+        door(x[1], depth=2, activation=ACTIVATIONS[name](), W_std=1.1)
+    assert len(first) <= 3
+    assert not later
+
+
+def test_rows_that_are_in_both_sets_take_one_small_program_more():
+    x = jax.device_put(rows(20))
+    twice, part = jax.device_put(np.concatenate([rows(20), rows(3)])), jax.device_put(rows(20)[:4])
+    jax.clear_caches()
+    with compilations() as first:
+        k = mlp_kernels(part, x, depth=3)
+    assert len(first) == 3
+    own = mlp_kernels(x, depth=3)
+    np.testing.assert_array_equal(jnp.diagonal(k.ntk), jnp.diagonal(own.ntk)[:4])
+    np.testing.assert_allclose(k.ntk, own.ntk[:4], rtol=1e-6)
+    k = mlp_kernels(twice, depth=3)
+    np.testing.assert_array_equal(k.ntk[20:, :3], own.ntk[:3, :3])
+    np.testing.assert_array_equal(k.ntk, k.ntk.T)
+
+
+def test_a_changed_closure_is_another_function():
+    x, factor = rows(6), 1.0
+
+    def phi(u):
+        return factor * jnp.tanh(u) * u
+
+    def kernel():
+        return mlp_kernels(x, depth=1, activation=phi).nngp
+
+    def expected():
+        return mlp_kernels(x, depth=1, activation=function_of(factor)).nngp
+
+    one = kernel()
+    np.testing.assert_array_equal(one, expected())
+    factor = 2.0
+    np.testing.assert_array_equal(kernel(), expected())
+    np.testing.assert_allclose(kernel(), 4 * one, rtol=1e-5)
+    dual = duals.rule(function_of(2.0))
+    assert dual == duals.rule(function_of(2.0)) != duals.rule(function_of(1.0))
+
+
+FEW = [("relu", (45, None)), ("tanh", (7, 30)), ("gelu_tanh", (11, None))]
+MANY = itertools.product(
+    ["relu", "tanh", "gelu", "gelu_tanh"], [(11, None), (45, None), (270, None), (7, 30)]
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MANY)]
+)
+def test_padded_programs_give_the_bits_of_the_unpadded_one(name, sizes, monkeypatch):
+    x1, x2 = rows(sizes[0]), None if sizes[1] is None else rows(sizes[1], seed=1)
+    options = {"depth": 2, "activation": name, "W_std": 1.3, "b_std": 0.2}
+    found = mlp_kernels(x1, x2, **options)
+    layer = mlp_kernels_by_layer(x1, x2, **options)
+    own = kernel_diagonal(x1, **options)
+    fitted = front.fitted
+
+    def unpadded(network, W_std):
+        (chosen, _), sides = fitted(network, W_std), (network.x1, network.x2)
+        network = network._replace(arch=chosen.arch)
+        assert sides[0].shape == x1.shape
+        return network, diagonals(network)
+
+    monkeypatch.setattr(front, "fitted", unpadded)
+    n1, n2 = found.nngp.shape
+    assert (n1, n2) == (sizes[0], sizes[1] or sizes[0])
+    network, known, _ = front._network(
+        x1, x2, *options.values(), "ntk", None, residual=False, layer_norm=False
+    )
+    out, near = jax.jit(_tiles, static_argnums=3)(*network, known)
+    assert not np.any(near)
+    for a, b in zip(found, out, strict=True):
+        np.testing.assert_array_equal(a, b[:n1, :n2])
+    for a, b in zip(layer, mlp_kernels_by_layer(x1, x2, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(own, kernel_diagonal(x1, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_buckets_are_whole_tiles_that_nearly_equal_sizes_share():
+    for n in [*range(1, 1100, 7), 303, 304, 1000, 2000, 4999, 5120, 10_000]:
+        assert n <= bucket(n) and bucket(n) % tile_size(n) == 0 and tile_size(n) <= 2 * TILE
+        assert bucket(bucket(n)) == bucket(n) and tile_size(bucket(n)) == tile_size(n)
+        assert bucket(n) - n < 16 * -(-n // TILE)
+    assert bucket(303) == bucket(304) and bucket(2000) == 2000
+    x = jnp.ones((3, 2))
+    np.testing.assert_array_equal(padded(x, 5), [[1, 1]] * 3 + [[0, 0]] * 2)
