@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -23,6 +24,9 @@ from ntk_jax.progress import solver_meter
 
 State: TypeAlias = Any
 """What moves: a pytree of floating-point arrays."""
+
+Diffrax: TypeAlias = Any
+"""An object of diffrax, which need not be installed."""
 
 Times: TypeAlias = ArrayLike | Sequence[float]
 
@@ -95,9 +99,9 @@ class _Problem(NamedTuple):
     """What a solve depends on; times are sorted ones, and where the requested are among them."""
 
     velocity: Callable[[Any, State, Any], State]
-    solver: Any
+    solver: Diffrax
     start: State
-    args: Any
+    args: State
     times: np.ndarray | Array
     places: np.ndarray | Array
     tolerances: tuple[Number, Number]
@@ -112,10 +116,10 @@ class _Found(NamedTuple):
     stats: dict[str, int | Array]
     successful: Array
     at_limit: Array
-    solution: Any
+    solution: Diffrax
 
 
-def _solve(diffrax: Any, problem: _Problem, meter: Any, *, throw: bool) -> _Found:
+def _solve(diffrax: ModuleType, problem: _Problem, meter: Diffrax, *, throw: bool) -> _Found:
     times, (rtol, atol) = jnp.asarray(problem.times), problem.tolerances
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(problem.velocity),
@@ -163,7 +167,7 @@ def _as_times(t: Times) -> np.ndarray:
     return times
 
 
-def _solver(diffrax: Any, solver: Any) -> Any:
+def _solver(diffrax: ModuleType, solver: Any) -> Any:
     if isinstance(solver, diffrax.AbstractSolver):
         return solver
     names = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "kvaerno5": diffrax.Kvaerno5}
@@ -184,7 +188,9 @@ def _step_limit(max_steps: int | None, dense: bool) -> int:
     return max_steps
 
 
-def _interpolation(equinox: Any, solution: Any, solved: np.ndarray) -> Callable[[Times], State]:
+def _interpolation(
+    equinox: ModuleType, solution: Diffrax, solved: np.ndarray
+) -> Callable[[Times], State]:
     """Dense output as a function of time."""
 
     def at(t: Times) -> State:
@@ -200,6 +206,6 @@ def _interpolation(equinox: Any, solution: Any, solved: np.ndarray) -> Callable[
     return at
 
 
-def _evaluate(solution: Any, times: Array) -> State:
+def _evaluate(solution: Diffrax, times: Array) -> State:
     states = jax.vmap(solution.evaluate)(times.reshape(-1))
     return jax.tree.map(lambda leaf: leaf.reshape(*times.shape, *leaf.shape[1:]), states)

@@ -236,7 +236,15 @@ def test_files_are_short_and_use_public_jax(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_inside_functions_are_optional_extras(path):
-    extras = {"tqdm", "sklearn.datasets", "ntk_jax.plots", "lineax", "sklearn.base", "diffrax"}
+    extras = {
+        "tqdm",
+        "sklearn.datasets",
+        "ntk_jax.plots",
+        "lineax",
+        "sklearn.base",
+        "diffrax",
+        "equinox",
+    }
     assert {module for module, inside in imports(path) if inside} <= extras
 
 

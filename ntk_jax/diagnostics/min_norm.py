@@ -3,12 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_targets_like, check_integer, check_number
+from ntk_jax.checks import as_number, as_targets_like, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.finite.operator import KernelOperator, ntk_operator
@@ -71,12 +70,12 @@ def min_norm_displacement(
         >>> print(np.round(shortest.params, 3), bool(shortest.converged))
         [0.6 0.8] True
     """
-    check_number("tolerance", tolerance, strict=True)
+    check_number("tolerance", tolerance, strict=True, max_ndim=0)
     check_integer("max_steps", max_steps, minimum=1)
     op = ntk_operator(apply_fn, params_0, x, block_size=block_size)
     out = jax.eval_shape(apply_fn, op.params, op.x1)
     targets = as_targets_like("y", y, out.shape, op.dtype)
-    arrays, limit = (op.params, op.x1, None), jnp.asarray(tolerance, op.dtype)
+    arrays, limit = (op.params, op.x1, None), as_number("tolerance", tolerance, op.dtype)
     with forward_mode("min_norm_displacement"):
         found = _solve(
             apply_fn, arrays, targets, limit, max_steps=max_steps,

@@ -239,7 +239,7 @@ def _coefficients(
         )
     mass = as_momentum(momentum, dtype)
     rate = as_number("learning_rate", learning_rate, dtype, max_ndim=None, strict=True)
-    return jnp.asarray(1 - mass), jnp.asarray(rate * (1 + mass) / 2)
+    return jnp.asarray(1 - mass, dtype), jnp.asarray(rate * (1 + mass) / 2, dtype)
 
 
 def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:

@@ -120,7 +120,9 @@ def gradient_descent_mse(
     out, seen, rest, finite = _descent(problem, rates, bits, *options)
     check_looks(seen, problem.inputs)
     if all(map(is_concrete, jax.tree.leaves((num_steps, learning_rate, momentum)))):
-        last, rate, mass = (float(np.max(x)) for x in (num_steps, learning_rate, momentum))
+        last, rate, mass = (
+            float(np.asarray(x).max()) for x in (num_steps, learning_rate, momentum)
+        )
         warn_of_lost_modes(modes, rest, last * rate / (1 - mass), problem.num_entries)
     if all(map(is_concrete, (finite, *jax.tree.leaves(out)))) and not finite:
         limit = max_learning_rate(

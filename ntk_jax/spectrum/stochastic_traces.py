@@ -74,7 +74,10 @@ def stochastic_trace(
 def _trace(n: int, rule: Quadrature, function: Callable[[Array], Array] | None) -> Estimate:
     """The mean over the probes of what the rule says of f."""
     values = rule.nodes if function is None else function(rule.nodes)
-    estimate, finite = _mean(n, rule, values)
+    return _checked(rule, *_mean(n, rule, values))
+
+
+def _checked(rule: Quadrature, estimate: Estimate, finite: Array) -> Estimate:
     if not finite:
         low, high = float(np.min(rule.nodes)), float(np.max(rule.nodes))
         raise ValueError(
@@ -136,12 +139,13 @@ def log_determinant(
             "kernel at all."
         )
     ridge = as_number("diag_reg", diag_reg, rule.nodes.dtype)
-    return _trace(n, rule, lambda nodes: _logarithms(nodes, ridge))
+    return _checked(rule, *_mean_logarithm(n, rule, ridge))
 
 
-@jax.jit
-def _logarithms(nodes: Array, ridge: Array) -> Array:
-    return jnp.log(jnp.maximum(nodes, 0) + ridge)  # rounding may leave a node at -eps
+@partial(jax.jit, static_argnums=0)
+def _mean_logarithm(n: int, rule: Quadrature, ridge: Array) -> tuple[Estimate, Bool[Array, ""]]:
+    # Rounding may leave a node at -eps.
+    return _mean(n, rule, jnp.log(jnp.maximum(rule.nodes, 0) + ridge))
 
 
 def spectral_density(
