@@ -1,7 +1,7 @@
 """One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.compat import Literal, abstract_value, bind
+from ntk_jax.compat import abstract_value, bind
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
@@ -86,7 +86,8 @@ def _traced(program: Program, duals: Duals, key: Array | None) -> PairTrace:
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
     marks = [0] * len(closed.jaxpr.invars)
     marks[:3] = FIRST, SECOND, FIRST | SECOND
-    return PairTrace(closed, *met, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
+    functions, names = met
+    return PairTrace(closed, functions, names, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
 
 
 def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
