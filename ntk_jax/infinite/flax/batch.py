@@ -95,8 +95,10 @@ def _all_pairs(
     if n1 <= t1 and n2 <= t2:
         both = tile(one, two)
         return Kernels(both.real, both.imag)
-    padded = [jax.tree.map(partial(pad_rows, multiple=t), x) for x, t in ((one, t1), (two, t2))]
-    out = _tiled(tile, *padded, t1, t2, dtype=program.dtype, symmetric=x2 is None)
+    one, two = (
+        jax.tree.map(partial(pad_rows, multiple=t), side) for side, t in ((one, t1), (two, t2))
+    )
+    out = _tiled(tile, one, two, t1, t2, dtype=program.dtype, symmetric=x2 is None)
     return Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
 
 

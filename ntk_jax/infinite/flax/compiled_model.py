@@ -76,8 +76,9 @@ class CompiledModel:
 
 def _within_range(kernels: Kernels, finite: Array | None) -> Kernels:
     if finite is None:
-        known = all(map(is_concrete, kernels))
-        finite = all_finite(list(kernels)) if known else True
-    if is_concrete(finite) and not finite:
+        fits = not all(map(is_concrete, kernels)) or all_finite(list(kernels))
+    else:
+        fits = not is_concrete(finite) or bool(finite)
+    if not fits:
         raise out_of_range(kernels.ntk.dtype)
     return kernels

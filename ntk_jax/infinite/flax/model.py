@@ -121,7 +121,8 @@ def _nnx_constructor(
 
 def _by_content(module: nnx.Module) -> nnx.Module:
     """A copy that holds no arrays: shapes of parameters, bytes of everything else."""
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    graph, *states = nnx.split(module, nnx.Param, ...)
+    params, rest = states
     shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
 
     def content(a: Array) -> object:

@@ -30,7 +30,8 @@ class Observer:
 
     def duals(self, x1: Array, x2: Array | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""
-        now = jnp.zeros(())  # traced under someone's jit, where even constants cannot be looked at
+        # Traced under someone's jit, where even constants cannot be looked at.
+        now = lax.full((), np.float32(0))
         # The model's own, such as a W_std that it is differentiated by.
         scales = self.program.jaxpr.consts
         if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):

@@ -86,7 +86,8 @@ def _traced(program: Program, duals: Duals, key: Array | None) -> PairTrace:
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
     marks = [0] * len(closed.jaxpr.invars)
     marks[:3] = FIRST, SECOND, FIRST | SECOND
-    return PairTrace(closed, *met, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
+    functions, names = met
+    return PairTrace(closed, functions, names, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
 
 
 def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
