@@ -11,6 +11,7 @@ import scipy.sparse
 
 import ntk_jax
 from ntk_jax.checks import as_array, as_examples, as_kernel, as_targets, check_number, check_params
+from ntk_jax.networks.apply_fn import as_arrays
 
 X = np.arange(12.0).reshape(4, 3) / 8
 HALF = (np.float16, ml_dtypes.bfloat16)
@@ -213,3 +214,15 @@ def test_scalars_are_scalars():
         jax.jit(lambda r: check_number("r", r, max_ndim=0))(np.ones(2))
     with pytest.raises(ValueError, match=r"r: expected a real number"):
         jax.jit(lambda r: check_number("r", r))(1j)
+
+
+@pytest.mark.parametrize("n", [4, 64, 4096])
+def test_arrays_of_numpy_are_copied(n):
+    """Else a caller who writes to one later would change what an operator or a kernel holds."""
+    for _ in range(10):  # JAX takes over memory that happens to be aligned
+        x = np.ones(n, np.float32)
+        held = as_array("x", x)
+        tree = as_arrays({"w": x})["w"]
+        x[:] = 5
+        np.testing.assert_array_equal(held, 1)
+        np.testing.assert_array_equal(tree, 1)

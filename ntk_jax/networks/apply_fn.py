@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr
 from ntk_jax.checks import all_finite, as_examples, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.types import ApplyFn, Params
 
 ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
@@ -61,7 +61,7 @@ def examples_and_targets(
 
 def as_arrays(params: Params) -> Params:
     """The leaves as arrays of JAX; what is none yet is taken over without a program."""
-    take = lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
+    take = lambda leaf: on_device(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else take(leaf), params)
 
 
