@@ -58,12 +58,11 @@ def _is_proved(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
 def _is_observed(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     pool = _pool(x)
     params = jax.tree.map(_value, params)
-    alone = _evaluate(apply_fn, params, pool[:1])
-    outs = [_evaluate(apply_fn, params, pool[list(batch)]) for batch in BATCHES]
+    alone, outs = _evaluate(apply_fn, params, pool)
     # Rounding depends on the batch size; real dependence changes outputs by a good part of their
     # size.
     eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, pool[:1]).jaxpr)
-    size = max(np.max(np.abs(out), where=np.isfinite(out), initial=0) for out in (alone, *outs))
+    size = max(np.max(np.abs(out), where=np.isfinite(out), initial=0) for out in (alone, outs))
     close = partial(np.allclose, rtol=0, atol=10 * eps**0.5 * size, equal_nan=True)
     first = {0: alone[0]}
     found = (
@@ -99,25 +98,31 @@ def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarra
     return np.asarray(np.resize(values, shape) / fan_in**0.5, dtype)
 
 
-def _evaluate(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> np.ndarray:
+def _evaluate(apply_fn: ApplyFn, params: Params, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outputs now, although a trace may be under way: what a closure took from it is drawn."""
-    program, consts, leaves = program_of(_moved_outputs, apply_fn, params, x)
+    program, consts, leaves = program_of(_moved_outputs, apply_fn, params, pool)
     args = [_value(c) for c in consts], leaves
     # Lowered and compiled by hand: a call would only add to the trace that is under way.
-    (out,) = jax.jit(program.run).lower(*args).compile(UNFOLDED)(*args)
-    return np.asarray(out)
+    alone, batches = jax.jit(program.run).lower(*args).compile(UNFOLDED)(*args)
+    return np.asarray(alone), np.asarray(batches)
 
 
-def _moved_outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
-    """Outputs at other parameters: a network minus itself, or a zero readout, would hide."""
+def _moved_outputs(apply_fn: ApplyFn, params: Params, pool: Array) -> tuple[Array, Array]:
+    """Of the first row and of all batches, at other parameters: a network minus itself, or a zero
+    readout, would hide.
+    """
 
     def moved(p: Array) -> Array:
         wave = 0.005 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape)
         return (1.1 * p + 0.01 + wave).astype(p.dtype)
 
+    def outputs(x: Array) -> Array:
+        out = apply_fn(others, x)
+        return out.astype(working_dtype(out.dtype))
+
+    others = jax.tree.map(moved, params)
     with jax.default_matmul_precision("highest"):
-        out = apply_fn(jax.tree.map(moved, params), x)
-    return out.astype(working_dtype(out.dtype))
+        return outputs(pool[:1]), jax.lax.map(outputs, pool[np.array(BATCHES)])
 
 
 def _coarsest_eps(jaxpr: Jaxpr) -> float:
