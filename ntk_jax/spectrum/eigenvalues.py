@@ -156,7 +156,9 @@ def _rayleigh_ritz(krylov: Krylov, num: int) -> tuple[np.ndarray, np.ndarray, np
     values, vectors = values[::-1][:num], vectors[:, ::-1][:, :num]
     # K u leaves the space only through the last block of u.
     outside = krylov.remainder @ vectors[-krylov.remainder.shape[0] :]
-    return values.copy(), vectors.copy(), np.linalg.norm(outside, axis=0)
+    scale = np.abs(outside).max() or 1  # squares of small numbers underflow
+    residuals = np.linalg.norm(outside / scale, axis=0) * scale
+    return values.copy(), vectors.copy(), residuals
 
 
 @partial(jax.jit, static_argnums=1)
