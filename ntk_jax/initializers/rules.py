@@ -1,6 +1,4 @@
-"""One rule per family of operations in an initializer: what becomes of constants, random words and
-random entries.
-"""
+"""One rule per family of operations in an initializer: constants, random words and entries."""
 
 import math
 from collections.abc import Callable
@@ -9,9 +7,11 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ntk_jax.compat import bind, double_precision
 from ntk_jax.initializers.laws import CUT, UNIFORM, Law, function_of, inverse_erf_of_uniform
+from ntk_jax.initializers.on_host import on_host
 from ntk_jax.initializers.values import (
     Constant,
     Entries,
@@ -48,17 +48,6 @@ IN_DOUBLE: dict[str, Callable[..., Any]] = {
     "stop_gradient": np.asarray,
     "sub": np.subtract,
 }
-# The same by NumPy, for which nothing is compiled.
-ON_HOST: dict[str, Callable[..., Any]] = {
-    "add": np.add,
-    "and": np.bitwise_and,
-    "max": np.maximum,
-    "mul": np.multiply,
-    "nextafter": np.nextafter,
-    "or": np.bitwise_or,
-    "shift_right_logical": np.right_shift,
-    "sub": np.subtract,
-}
 GRID = 4096  # words from which a uniform variable is told
 
 
@@ -88,18 +77,6 @@ def folded(eqn: Eqn, values: list[Constant]) -> list[Value]:
         return [constant(np.asarray(out)) for out in on_host(eqn, full)]
 
 
-def on_host(eqn: Eqn, arrays: list[np.ndarray]) -> list[Any]:
-    """What an operation makes of arrays of its dtypes: by NumPy, where it has the operation."""
-    name, params = eqn.primitive.name, eqn.params
-    if name == "bitcast_convert_type" and arrays[0].itemsize == params["new_dtype"].itemsize:
-        return [arrays[0].view(params["new_dtype"])]
-    if name == "convert_element_type" and arrays[0].dtype.kind != "f":
-        return [arrays[0].astype(params["new_dtype"])]
-    if name in ON_HOST:
-        return [ON_HOST[name](*arrays)]
-    return bind(eqn, list(map(jnp.asarray, arrays)))
-
-
 def constant(value: Entries) -> Constant:
     """A constant, 0-d if it is the same everywhere; floats in double precision."""
     value = np.asarray(value)
@@ -117,7 +94,7 @@ def words(eqn: Eqn, values: Values) -> Value:
     if not all(isinstance(v, Constant) and np.ndim(v.value) == 0 for v in others):
         return Unknown(f"`{eqn.primitive.name}` of random words and other arrays")
 
-    def fn(w: Any) -> Any:
+    def fn(w: np.ndarray) -> ArrayLike:
         z = np.asarray(drawn.fn(w))
         args = [
             z if v is drawn else np.full(z.shape, v.value, dtype_of(var))

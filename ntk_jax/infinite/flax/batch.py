@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.infinite.flax.pair_trace import trace_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.memory import memory_budget
 from ntk_jax.tiling import corners, even, mirror_upper, pad_rows, tile_size, write_both
@@ -45,7 +44,7 @@ class Pairs:
         upper tiles only, mirrored, with an exact diagonal.
         """
         limit = memory_budget(memory_limit, most=MOST_BYTES)
-        per_pair = trace_of(self.program, duals, key).bytes
+        per_pair = self.program.pair(duals, key).bytes
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
         if x2 is None and per_pair >= COSTLY:
             most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
@@ -65,7 +64,7 @@ def block(
 
 
 def _block(program: Program, duals: Duals, one: Side, two: Side, key: Array | None) -> Kernels:
-    trace = trace_of(program, duals, key)
+    trace = program.pair(duals, key)
 
     def pair(a: Array, i: Array | None, b: Array, j: Array | None) -> Kernels:
         return trace.kernels(a, b, False if i is None else i == j, key)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
+from jax.typing import ArrayLike
 
 from ntk_jax.compat import CUSTOM_CALLS, bind, outside_traces
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -66,13 +67,13 @@ def _agrees(eqn: Eqn) -> bool:
     args = [_sample(rng, v) for v in eqn.invars]
     floats = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
 
-    def along(f: Evaluate, *chosen: Any) -> list[jax.Array]:
+    def along(f: Evaluate, *chosen: ArrayLike) -> list[jax.Array]:
         full: list[Any] = list(args)
         for i, a in zip(floats, chosen, strict=True):
             full[i] = a
         return [o for o in f(full) if jnp.issubdtype(o.dtype, jnp.floating)]
 
-    def pulled(f: Evaluate, *chosen: Any) -> Sequence[jax.Array]:
+    def pulled(f: Evaluate, *chosen: ArrayLike) -> Sequence[jax.Array]:
         out, pull = jax.vjp(partial(along, f), *chosen)
         draw = np.random.default_rng(1).standard_normal
         return pull([jnp.asarray(draw(o.shape), o.dtype) for o in out])

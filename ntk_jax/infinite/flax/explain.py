@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.checks import as_examples
-from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete
+from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete, outside_traces
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.factors import Function
@@ -86,7 +86,8 @@ class _Explained:
         log: list[Logged] = []
         moments, _ = self.program.interpret((row, row), self.duals, log=log, key=key)
         found = _steps(log)
-        dual = lambda value: _dual(value, self.duals, self.program.num_samples)
+        num_samples = self.program.num_samples
+        dual = lambda value: outside_traces(_dual, value, self.duals, num_samples)
         # Words cannot leave a trace as its results do.
         self.steps = [(name, _kind(v), dual(v), _shape(v), line) for name, v, line in found]
         return [_second(moments, value) for _, value, _ in found]

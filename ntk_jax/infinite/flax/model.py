@@ -25,7 +25,7 @@ class Network(NamedTuple):
 
     init_fn: Callable[[Array, ArrayLike], Params] | None
     build: Callable[[ArrayLike], tuple[ApplyFn, Params]]
-    content: Any
+    content: object
 
 
 def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:

@@ -15,7 +15,6 @@ from jax.typing import DTypeLike
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.infinite.flax.moments.functions import rule_of
-from ntk_jax.infinite.flax.pair_trace import trace_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 
 AT_ONCE = 256  # examples that are looked at together
@@ -30,16 +29,16 @@ class Observer:
 
     def duals(self, x1: Array, x2: Array | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""
-        # Traced under someone's jit, where even constants cannot be looked at.
-        now = lax.full((), np.float32(0))
-        # The model's own, such as a W_std that it is differentiated by.
-        scales = self.program.jaxpr.consts
-        if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
-            return ()
-        trace = trace_of(self.program, (), key)
+        trace = self.program.pair((), key)
         functions = trace.functions
         # Of closed forms, which no variance changes, nothing is looked at.
         if not trace.names and not any(rule_of(f).adaptive for f in functions):
+            return ()
+        # Traced under someone's jit, where even constants cannot be looked at.
+        now = jax.device_put(x1)
+        # The model's own, such as a W_std that it is differentiated by.
+        scales = self.program.jaxpr.consts
+        if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
             return ()
         found = jax.device_get([self.run(x, key) for x in (x1, x2) if x is not None])
         largest = [float(max(variances)) for variances in zip(*(f for f, _ in found), strict=True)]
@@ -58,7 +57,7 @@ class Observer:
 
 def _observed(program: Program, x: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
     """The largest variances and tails of all examples."""
-    trace = trace_of(program, (), key)
+    trace = program.pair((), key)
     found = lax.map(lambda a: trace.observed(a, key), x, batch_size=min(len(x), AT_ONCE))
     return cast(tuple[list[Array], list[Array]], jax.tree.map(jnp.max, found))
 

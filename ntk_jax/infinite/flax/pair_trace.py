@@ -1,19 +1,18 @@
 """One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.compat import abstract_value, bind
+from ntk_jax.compat import bind
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
-from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
 from ntk_jax.types import Kernels
 
@@ -36,7 +35,7 @@ class PairTrace(NamedTuple):
     names: list[str]
     bytes: int
 
-    def kernels(self, a: Array, b: Array, same: Any, key: Array | None) -> Kernels:
+    def kernels(self, a: Array, b: Array, same: Array | bool, key: Array | None) -> Kernels:
         """Of one pair of examples."""
         return Kernels(*self._results(slice(0, 2), a, b, same, key))
 
@@ -46,7 +45,7 @@ class PairTrace(NamedTuple):
         return found[: len(self.functions)], found[len(self.functions) :]
 
     def _results(
-        self, which: slice, a: Array, b: Array, same: Any, key: Array | None
+        self, which: slice, a: Array, b: Array, same: Array | bool, key: Array | None
     ) -> list[Array]:
         jaxpr = self.closed.jaxpr
         wanted = jaxpr.outvars[which]
@@ -55,38 +54,28 @@ class PairTrace(NamedTuple):
         return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)
 
 
-def trace_of(program: Program, duals: Duals, key: Array | None) -> PairTrace:
-    """The program's interpretation with these duals; remembered by it."""
-    kind = None if key is None else abstract_value(key)
-    question = program.num_samples, duals, kind
-    if question not in program.traces:
-        program.traces[question] = _traced(program, duals, key)
-    return program.traces[question]
-
-
-def _traced(program: Program, duals: Duals, key: Array | None) -> PairTrace:
-    met: list[Any] = []
+def traced_pair(
+    kernels: Callable[..., Kernels], example: jax.core.ShapedArray, key: Array | None
+) -> PairTrace:
+    """The trace of `kernels(examples, same, observed, key)`."""
+    met: list[tuple[list[Function], list[str]]] = []
 
     def pair(a: Array, b: Array, same: Array, *key: Array) -> tuple[Kernels, list[Array]]:
         observed = Observed([], [])
-        kernels = program.kernels(
-            (a, b), dict(duals), (0, 1), same=same, observed=observed, key=key[0] if key else None
-        )
+        found = kernels((a, b), same, observed, key[0] if key else None)
         functions = list(dict.fromkeys(f for f, _ in observed.functions))
         largest = [
             reduce(jnp.maximum, [jnp.max(q) for f, q in observed.functions if f == g])
             for g in functions
         ]
         # Names cannot leave a trace as its results do.
-        met.extend((functions, [name for name, _ in observed.tails]))
-        return kernels, [*largest, *(jnp.max(tail) for _, tail in observed.tails)]
+        met.append((functions, [name for name, _ in observed.tails]))
+        return found, [*largest, *(jnp.max(tail) for _, tail in observed.tails)]
 
-    example = program.jaxpr.in_avals[-1]
     same = jax.ShapeDtypeStruct((), bool)
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
-    marks = [0] * len(closed.jaxpr.invars)
-    marks[:3] = FIRST, SECOND, FIRST | SECOND
-    functions, names = met
+    marks = [FIRST, SECOND, FIRST | SECOND, *([] if key is None else [0])]
+    (functions, names) = met[-1]
     return PairTrace(closed, functions, names, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
 
 

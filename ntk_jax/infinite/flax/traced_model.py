@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import abstract_value, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
@@ -19,6 +19,7 @@ from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.moments.pair import Sides
 from ntk_jax.infinite.flax.moments.samples import Sampling
+from ntk_jax.infinite.flax.pair_trace import PairTrace, traced_pair
 from ntk_jax.infinite.flax.values import (
     Combination,
     Det,
@@ -51,7 +52,7 @@ class Program:
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
         checked: equations whose custom derivatives are known to be right.
-        traces: its interpretations, for `trace_of`.
+        traces: its interpretations, for `pair`.
     """
 
     jaxpr: jex_core.ClosedJaxpr
@@ -60,7 +61,7 @@ class Program:
     options: Mapping[str, Any]
     num_samples: int | None = None
     checked: dict[int, Any] = field(default_factory=dict)
-    traces: dict[Any, Any] = field(default_factory=dict)
+    traces: dict[Any, PairTrace] = field(default_factory=dict)
 
     def interpret(
         self,
@@ -101,6 +102,23 @@ class Program:
         zero = jnp.zeros((), self.dtype)
         return Kernels(*(zero if k is None else jnp.mean(k) for k in both))
 
+    def pair(self, duals: Duals, key: Array | None) -> PairTrace:
+        """The interpretation of one pair with these duals, made once."""
+        question = self.num_samples, duals, None if key is None else abstract_value(key)
+        if question not in self.traces:
+
+            def kernels(
+                examples: tuple[Array, Array],
+                same: Array,
+                observed: Observed,
+                key: Array | None,
+            ) -> Kernels:
+                rules = dict(duals)
+                return self.kernels(examples, rules, (0, 1), same=same, observed=observed, key=key)
+
+            self.traces[question] = traced_pair(kernels, self.jaxpr.in_avals[-1], key)
+        return self.traces[question]
+
 
 def traced(
     apply_fn: ApplyFn,
@@ -128,7 +146,7 @@ def traced(
     return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
 
 
-def _copied(const: Any) -> Any:
+def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
     known = is_concrete(const) and not jnp.issubdtype(const.dtype, jax.dtypes.prng_key)
     return np.array(const) if known else const
 

@@ -1,30 +1,40 @@
-"""From an elementwise function read off a trace to its dual."""
+"""From an elementwise function read off a trace to its dual: by the graph of an activation, or by
+its values.
+"""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ntk_jax.compat import outside_traces
 from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import Series, series_rule
 from ntk_jax.infinite.flax.errors import NoLimitError
-from ntk_jax.infinite.flax.moments.names import name_of
 from ntk_jax.infinite.flax.values.expression import (
     Expression,
     PartialDerivative,
     ScalarFunction,
+    apply,
+    constant,
     evaluate,
     nodes,
+    variable,
 )
+from ntk_jax.infinite.flax.values.primitives import ADD, MUL
+from ntk_jax.jaxprs import INNER, Eqn, inner_jaxpr
+from ntk_jax.jaxprs import evaluate as evaluate_jaxpr
 
 SAMPLES = np.concatenate(
     [np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]]
 )
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne", "max", "min")
+SAME = ("convert_element_type", "copy", "stop_gradient")
 STEPPED = ("floor", "ceil", "round", "rem", "nextafter")
 
 
@@ -41,7 +51,7 @@ def rule_of(function: Any) -> DualRule:
 
 def _rule_of(function: Any) -> DualRule:
     # Of most activations one graph tells the name, and nothing is evaluated.
-    if (name := name_of(function.node)) is not None and isinstance(function, ScalarFunction):
+    if (name := _name_of(function.node)) is not None and isinstance(function, ScalarFunction):
         return dual_rule(name)
     values, slopes = _values(function)
     for name, (known, known_slopes) in _named().items():
@@ -61,6 +71,74 @@ def _rule_of(function: Any) -> DualRule:
     ):  # closed forms have a kink at 0 at most
         return series_of(function)
     return rule
+
+
+def _name_of(node: Expression) -> str | None:
+    """The activation of that graph, or None: the same function may be written in other ways."""
+    names = ("relu", *ACTIVATIONS)
+    found = (n for d in (jnp.float32, jnp.float64) for n in names if _graph(n, d) is node)
+    return next(found, None)
+
+
+@lru_cache(maxsize=256)
+def _graph(name: str, dtype: DTypeLike) -> Expression:
+    return _graph_of(ACTIVATIONS[name], dtype)
+
+
+def _graph_of(function: Callable[..., Any], dtype: DTypeLike) -> Expression:
+    """The graph of an elementwise function of one array."""
+
+    def step(eqn: Eqn, values: list[Expression]) -> list[Expression]:
+        if eqn.primitive.name in INNER:
+            jaxpr, consts = inner_jaxpr(eqn)
+            return evaluate_jaxpr(jaxpr, list(map(_number, consts)), values, step, constant=_number)
+        return [_applied(eqn, values)]
+
+    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((), dtype))
+    consts = list(map(_number, closed.consts))
+    (graph,) = evaluate_jaxpr(closed.jaxpr, consts, [variable(0)], step, constant=_number)
+    return graph
+
+
+def _number(value: ArrayLike) -> Expression:
+    """A constant of the trace."""
+    return constant(float(np.asarray(value)))
+
+
+def _applied(eqn: Eqn, values: list[Expression]) -> Expression:
+    """One operation, its numbers where the interpreter has them."""
+    name, (x, *others) = eqn.primitive.name, values
+    if name in SAME:
+        return x
+    if name == "neg":
+        return _times(x, -1.0)
+    y = others[0] if others else x
+    if name == "mul" and "constant" in (x.kind, y.kind):
+        return _times(x, y.label) if y.kind == "constant" else _times(y, x.label)
+    if name == "div" and y.kind == "constant":
+        return _times(x, 1 / y.label)
+    if name == "add" and "constant" in (x.kind, y.kind):
+        return _plus(x, y.label) if y.kind == "constant" else _plus(y, x.label)
+    if name == "sub" and y.kind == "constant":
+        return _plus(x, -y.label)
+    return apply(eqn.primitive, eqn.params, values)
+
+
+def _times(x: Expression, by: float) -> Expression:
+    if x.kind == "constant":
+        return constant(x.label * by)
+    if x.kind == "apply" and x.args[-1].kind == "constant":
+        if x.label[0].name == "mul":
+            return _times(x.args[0], x.args[1].label * by)
+        if x.label[0].name == "add":
+            return _plus(_times(x.args[0], by), x.args[1].label * by)
+    return x if by == 1 else apply(*MUL, [x, constant(by)])
+
+
+def _plus(x: Expression, by: float) -> Expression:
+    if x.kind == "constant":
+        return constant(x.label + by)
+    return x if by == 0 else apply(*ADD, [x, constant(by)])
 
 
 def _ratio(values: np.ndarray, known: np.ndarray) -> float:
