@@ -7,7 +7,7 @@ thousand values: XLA would take longer to compile their program than NumPy to co
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,11 @@ import numpy as np
 from ntk_jax.compat import is_concrete
 from ntk_jax.jaxprs import INNER, Eqn, evaluate, inner_jaxpr
 
+Value: TypeAlias = Any
+"""An array or a number of NumPy's; of parameters, whatever JAX holds there."""
 
-def host_values(f: Callable[..., Any], *args: np.ndarray) -> Any:
+
+def host_values(f: Callable[..., Any], *args: np.ndarray) -> Value:
     """The arrays that `f` returns, as NumPy's, in the dtypes of JAX.
 
     By XLA in one program where NumPy does not know an operation.
@@ -49,7 +52,7 @@ def _step(eqn: Eqn, values: list[Any]) -> Sequence[Any]:
     if name in INNER:
         jaxpr, consts = inner_jaxpr(eqn)
         return evaluate(jaxpr, list(map(np.asarray, consts)), values, _step)
-    aval: Any = eqn.outvars[0].aval
+    aval: Value = eqn.outvars[0].aval
     if name in _SHAPED:
         return [_SHAPED[name](eqn.params, aval, *values)]
     whole = not jnp.issubdtype(aval.dtype, jnp.inexact)
@@ -58,17 +61,17 @@ def _step(eqn: Eqn, values: list[Any]) -> Sequence[Any]:
     return [np.asarray(_ELEMENTWISE[name](*values)).astype(aval.dtype, copy=False)]
 
 
-def _each(f: Callable[[float], float]) -> Callable[[Any], Any]:
+def _each(f: Callable[[float], float]) -> Callable[[Any], Value]:
     many = np.frompyfunc(f, 1, 1)
     return lambda x: np.asarray(many(np.asarray(x, float)), float)
 
 
-def _logistic(x: Any) -> Any:
+def _logistic(x: Value) -> Value:
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, small) / (1 + small)
 
 
-def _select(which: Any, *cases: Any) -> Any:
+def _select(which: Value, *cases: Value) -> Value:
     if len(cases) > 2:
         raise _UnknownError
     return np.where(np.asarray(which, bool), cases[-1], cases[0])
@@ -117,14 +120,14 @@ _SHAPED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _broadcast(places: Sequence[int], aval: Any, x: Any) -> np.ndarray:
+def _broadcast(places: Sequence[int], aval: Value, x: Value) -> np.ndarray:
     shape = [1] * len(aval.shape)
     for place, size in zip(places, np.shape(x), strict=True):
         shape[place] = size
     return np.broadcast_to(np.reshape(x, shape), aval.shape)
 
 
-def _integer_pow(x: Any, y: int) -> Any:
+def _integer_pow(x: Value, y: int) -> Value:
     """By products, as XLA: NumPy's power of single precision would round otherwise."""
     power = np.ones_like(x)
     for bit in bin(abs(y))[2:]:

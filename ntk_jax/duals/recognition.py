@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.dual_rule import DualRule, Scaled
@@ -85,7 +86,7 @@ def _catalogued(u: np.ndarray, known: Known) -> Iterator[tuple[Callable[[], Dual
 
 
 @lru_cache(maxsize=8)
-def _evaluated(functions: tuple[Callable[..., Any], ...], dtype: Any) -> list[np.ndarray]:
+def _evaluated(functions: tuple[Callable[..., Any], ...], dtype: DTypeLike) -> list[np.ndarray]:
     """Once for all functions that are ever recognized."""
     return host_values(lambda u: [function(u) for function in functions], SAMPLES.astype(dtype))
 

@@ -52,6 +52,7 @@ class Diagonal(NamedTuple):
         return nngp, ntk
 
 
+Sizes = tuple[Array, ...] | None
 Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 
@@ -63,7 +64,7 @@ def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagona
 
 @partial(jax.jit, static_argnames=("arch",))
 def _diagonals(
-    x1: Array, x2: Array | None, layers: Layers, sizes: Any, arch: Architecture
+    x1: Array, x2: Array | None, layers: Layers, sizes: Sizes, arch: Architecture
 ) -> Diagonals:
     both = [x for x in (x1, x2) if x is not None]
     return tuple(

@@ -7,11 +7,11 @@ recursion was computed twice per layer, and the time grew exponentially with dep
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from ntk_jax.infinite.mlp.diagonal import Diagonals
 from ntk_jax.infinite.mlp.layers import (
@@ -162,7 +162,7 @@ class _Tiles:
         return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
 
     def update(
-        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array]], dtype: Any
+        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array]], dtype: DTypeLike
     ) -> tuple[Moments, Array]:
         """Both kernels from `tile(i, j, state)`, and the two numbers it counts, (tiles, 2)."""
 
