@@ -52,7 +52,7 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def is_on_host(x: Any) -> bool:
+def is_on_host(x: object) -> bool:
     """Whether NumPy reads the values of `x` where they are: numbers, and arrays of the CPU."""
     if not isinstance(x, jax.Array):
         return True

@@ -19,6 +19,7 @@ from ntk_jax.compat import abstract_value, is_concrete
 from ntk_jax.jaxprs import Jaxpr, same_jaxpr
 
 T = TypeVar("T")
+Shapes: TypeAlias = Any  # a pytree of `ShapeDtypeStruct`s
 Leaves: TypeAlias = list[Any]  # of arguments and results: arrays, and whatever JAX takes for one
 
 # Settings under which the same function has other outputs, or is traced to another program.
@@ -81,8 +82,8 @@ def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def traced(
-    make: Callable[..., Any], function: Function, *shapes: Any, **options: Hashable
-) -> tuple[ClosedJaxpr, Any]:
+    make: Callable[..., Any], function: Function, *shapes: Shapes, **options: Hashable
+) -> tuple[ClosedJaxpr, Shapes]:
     """`make(function, *shapes, **options)` as a traced program, and the shapes of its results.
 
     The arguments are pytrees of `ShapeDtypeStruct`s. It is traced once for all that reads the same.
@@ -141,7 +142,7 @@ class Traced(NamedTuple):
 
     jaxpr: Jaxpr
     consts: Leaves
-    shapes: Any
+    shapes: Shapes
 
 
 def _jaxpr(

@@ -81,7 +81,7 @@ def trace_of(
     return traced(_outputs, apply_fn, like, jax.ShapeDtypeStruct(x.shape, x.dtype))
 
 
-def _outputs(apply_fn: ApplyFn, params: Params, x: Array) -> Any:
+def _outputs(apply_fn: ApplyFn, params: Params, x: Array) -> object:
     return apply_fn(params, x)
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import check_params
-from ntk_jax.closures.programs import program_of
+from ntk_jax.closures.programs import Leaves, program_of
 from ntk_jax.networks.apply_fn import as_arrays
 from ntk_jax.ode import solve_ode
 from ntk_jax.types import Params
@@ -79,6 +79,6 @@ def _downhill(loss: Callable[[Params], Array], params: Params) -> Params:
     return jax.tree.map(jnp.negative, jax.grad(loss)(params))
 
 
-def _velocity(run: Callable[[Any, Any], Any], _: Array, params: Params, consts: Any) -> Params:
+def _velocity(run: Callable[[Any, Any], Any], _: Array, params: Params, consts: Leaves) -> Params:
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(structure, run(consts, leaves))

@@ -87,7 +87,7 @@ def jaxpr_of_one(apply_fn: ApplyFn, params: Params, x: Shaped) -> ClosedJaxpr:
     return traced(outputs_of_one, apply_fn, *as_shapes((params, x)))[0]
 
 
-def as_shapes(tree: Any) -> Any:
+def as_shapes(tree: Params) -> Params:
     """Shapes and dtypes in place of arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
