@@ -23,6 +23,7 @@ from ntk_jax.modes.kind import (
     from_columns,
     from_matrices,
     kind_of,
+    of_each,
     repeated,
     ridge_of_rows,
     targets_of_kernel,
@@ -179,7 +180,7 @@ def _whiten(k: Array, y: Array, noises: Array) -> tuple[Array, Array]:
     """L with L Lᵀ = K + noise I, and L⁻¹ y."""
     matrices, kind = as_matrices(k), kind_of(k)
     noises = jnp.broadcast_to(repeated(noises, kind), matrices.shape[1:2])
-    factor = jnp.linalg.cholesky(matrices + jnp.diag(noises)[None])
+    factor = of_each(jnp.linalg.cholesky, matrices + jnp.diag(noises)[None])
     return factor, _solve(factor, as_columns(y, kind))
 
 
@@ -198,7 +199,7 @@ def _check_definite(k: Array, noises: ArrayLike, definite: Array) -> None:
 
 
 def _solve(factor: Float[Array, "B N N"], b: Float[Array, "B N m"]) -> Float[Array, "B N m"]:
-    return jax.vmap(lambda lower, right: solve_triangular(lower, right, lower=True))(factor, b)
+    return of_each(lambda lower, right: solve_triangular(lower, right, lower=True), factor, b)
 
 
 def _log_likelihood(

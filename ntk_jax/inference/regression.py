@@ -29,6 +29,7 @@ from ntk_jax.modes.kind import (
     from_columns,
     initial_test_outputs,
     kind_of,
+    of_each,
     repeated,
     ridge_of_rows,
     targets_of_kernel,
@@ -150,10 +151,10 @@ def _regression(inputs: _Inputs, value: Array, ridgeless: bool, traced: bool) ->
     s = None
     if ridgeless:
         solve = lambda matrix, b: pseudo_solve(matrix, b, value, traced)
-        alpha, report, s = jax.vmap(solve)(matrices, columns)
+        alpha, report, s = of_each(solve, matrices, columns)
     else:
         ridge = repeated(value, kind)
-        alpha, report = jax.vmap(lambda matrix, b: ridge_solve(matrix, b, ridge))(matrices, columns)
+        alpha, report = of_each(lambda k, b: ridge_solve(k, b, ridge), matrices, columns)
     if kind.name != "diagonal":
         report = jax.tree.map(lambda each: each[0], report)
     train = f_0 + from_columns(matmul(matrices, alpha), kind, y.shape)

@@ -7,9 +7,11 @@
 | full: outputs coupled | (n1, n2, O, O) | one system of n·O | (1, n1·O, n2·O) | (1, n·O, 1) |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
@@ -17,6 +19,8 @@ from jaxtyping import Float
 
 from ntk_jax.checks import Number, as_array, as_dtype, as_kernel, as_number, as_outputs, as_targets
 from ntk_jax.compat import is_concrete
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ def as_matrices(k: Float[Array, "n1 n2 *outputs"]) -> Float[Array, "B N1 N2"]:
     if k.ndim == 3:
         return jnp.moveaxis(k, 2, 0)
     return k.transpose(0, 2, 1, 3).reshape(1, k.shape[0] * k.shape[2], k.shape[1] * k.shape[3])
+
+
+def of_each(f: Callable[..., T], *batches: Float[Array, "B ..."]) -> T:
+    """`jax.vmap(f)`, but of a batch of one without its axis: XLA then solves in place, as LAPACK
+    does.
+    """
+    if len(batches[0]) > 1:
+        return jax.vmap(f)(*batches)
+    return jax.tree.map(lambda part: part[None], f(*(batch[0] for batch in batches)))
 
 
 def from_matrices(m: Float[Array, "*T B N1 N2"], kind: Kind) -> Float[Array, "..."]:
