@@ -7,6 +7,7 @@ from cases.compilations import compilations
 from cases.front_doors import DOORS
 
 
+@pytest.mark.slow  # the files beside this one take the same doors apart
 @pytest.mark.parametrize("name", DOORS)
 def test_a_first_call_compiles_three_programs_at_most_and_an_equal_call_none(name):
     call = DOORS[name]()
