@@ -13,6 +13,9 @@ KERNEL_WAY_OUT = (
     "of x1 at a time with results kept on disk."
 )
 
+LEAST_BUDGET = 2**20
+"""What is taken for free where less is."""
+
 
 def free_bytes() -> int | None:
     """Bytes that the default device can still give; None where the platform does not tell."""
@@ -38,7 +41,7 @@ def memory_budget(memory_limit: float | None = None, *, most: float = math.inf) 
     free = free_bytes()
     if free is None:
         return int(min(2**30, most))
-    share = max(min(free // 4, 2**32 if jax.default_backend() == "cpu" else free), 2**20)
+    share = max(min(free // 4, 2**32 if jax.default_backend() == "cpu" else free), LEAST_BUDGET)
     # A power of 2: small changes of free memory must not change the plan, and compile anew.
     return int(min(1 << (share.bit_length() - 1), most))
 

@@ -83,7 +83,7 @@ def _on_host(params: Params, params_0: Params) -> tuple[np.ndarray, list[np.ndar
 
     def change(of: list[int]) -> np.ndarray:
         moved, start = (host_norm(norms[of, side]) for side in (0, 1))
-        with np.errstate(divide="ignore", over="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return np.where(moved == 0, 0, np.divide(moved, start)).astype(dtype)
 
     return change(list(range(len(pairs)))), [change(layer) for layer in _layers(params).values()]

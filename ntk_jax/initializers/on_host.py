@@ -29,5 +29,5 @@ def on_host(eqn: Eqn, arrays: list[np.ndarray]) -> Sequence[ArrayLike]:
     if name == "convert_element_type" and arrays[0].dtype.kind != "f":
         return [arrays[0].astype(params["new_dtype"])]
     if name in ON_HOST:
-        return [ON_HOST[name](*arrays)]
+        return [np.asarray(ON_HOST[name](*arrays))]
     return bind(eqn, list(map(jnp.asarray, arrays)))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import PyTreeDef
 
@@ -189,7 +190,7 @@ def _parameter_cotangent(ct: Array, o: _Operands, i: int, params: dict[str, Any]
 
 
 def _batch(
-    operands: Sequence[Array], axes: Sequence[int | None], **params: Any
+    operands: Sequence[Array | np.ndarray], axes: Sequence[int | None], **params: Any
 ) -> tuple[Array, int]:
     both = list(zip(operands, axes, strict=True))
     (size,) = {x.shape[axis] for x, axis in both if isinstance(axis, int)}

@@ -14,7 +14,7 @@ from ntk_jax.finite.inputs import output_axes
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
 from ntk_jax.finite.uses.plan import Plan
-from ntk_jax.memory import check_result_fits, memory_budget, tree_bytes
+from ntk_jax.memory import LEAST_BUDGET, check_result_fits, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
 from ntk_jax.types import ApplyFn, Params
 
@@ -75,8 +75,9 @@ def choose_strategy(
     in_parts = jax.default_backend() == "cpu" and all(map(is_concrete, arrays))
     x, asked = (x1.shape[1:], x1.dtype), (options.method, options.precision)
     found = _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts)
-    # The budget that nobody set is within the free memory.
-    if budget is not None or tree_bytes(found.result) > request.memory_limit:
+    # A budget that nobody set is within the free memory, if it is not the least one.
+    is_free = budget is None and request.memory_limit > LEAST_BUDGET
+    if not is_free or tree_bytes(found.result) > request.memory_limit:
         check_result_fits(found.result)
     return found
 
