@@ -7,6 +7,7 @@ import jax
 import jaxtyping
 import matplotlib
 import pytest
+from repeats import STAY
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -17,10 +18,15 @@ matplotlib.use("Agg")
 FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items):
-    """The longest tests go first; the others keep their order, as tests of one module share
-    compiled programs.
+    """Repeats are slow. The longest tests go first; the others keep their order, as tests of one
+    module share compiled programs.
     """
+    for item in items:
+        stay = STAY.get(f"{item.path.name}::{item.originalname}")
+        if stay is not None and (not stay or item.callspec.id not in stay):
+            item.add_marker(pytest.mark.slow)
     rank = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
 

@@ -13,6 +13,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from repeats import STAY
 
 import ntk_jax
 
@@ -276,3 +277,9 @@ if __name__ == "__main__":
     for measure, value in measures().items():
         print(f"{value:>8}  {measure}")
     print(" -> ".join(longest_chain()))
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_repeats_are_tests_that_exist(name):
+    file, function = name.split("::")
+    assert f"def {function}(" in (Path(__file__).parent / file).read_text()
