@@ -273,13 +273,13 @@ def test_heavy_packages_are_not_imported_by_the_library():
     assert out.stdout.strip() == ""
 
 
-if __name__ == "__main__":
-    for measure, value in measures().items():
-        print(f"{value:>8}  {measure}")
-    print(" -> ".join(longest_chain()))
-
-
 @pytest.mark.parametrize("name", STAY)
 def test_repeats_are_tests_that_exist(name):
     file, function = name.split("::")
     assert f"def {function}(" in (Path(__file__).parent / file).read_text()
+
+
+if __name__ == "__main__":
+    for measure, value in measures().items():
+        print(f"{value:>8}  {measure}")
+    print(" -> ".join(longest_chain()))
