@@ -19,6 +19,7 @@ from ntk_jax.compat import abstract_value, is_concrete
 from ntk_jax.jaxprs import Jaxpr, same_jaxpr
 
 T = TypeVar("T")
+Made = TypeVar("Made", "CompiledCall", "Traced")
 Shapes: TypeAlias = Any  # a pytree of `ShapeDtypeStruct`s
 Leaves: TypeAlias = list[Any]  # of arguments and results: arrays, and whatever JAX takes for one
 
@@ -92,11 +93,8 @@ def traced(
     leaves, structure = jax.tree.flatten(shapes)
     sizes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     rest = make, structure, sizes, tuple(options.items()), _settings(_FOR_PROGRAMS)
-    found = None if reading.key is None else _results.get((reading.key, rest))
-    if found is None:
-        found = _jaxpr(make, reading, leaves, structure, options)
-        if reading.key is not None and all(map(is_concrete, found.consts)):
-            _results.put((reading.key, rest), found, reading.objects)
+    new = lambda: _jaxpr(make, reading, leaves, structure, options)
+    found = _kept_by(_results, reading, rest, new)
     return ClosedJaxpr(found.jaxpr, _values(found.consts, reading)), found.shapes
 
 
@@ -108,12 +106,24 @@ def program_of(
     leaves, structure = jax.tree.flatten(args)
     shapes, settings = tuple(map(abstract_value, leaves)), _settings(_FOR_PROGRAMS)
     rest = make, structure, shapes, tuple(options.items()), settings
-    program = None if reading.key is None else _programs.get((reading.key, rest))
-    if program is None:
-        program = _trace(make, reading, leaves, structure, options, rest)
-        if reading.key is not None and all(map(is_concrete, program.consts)):
-            _programs.put((reading.key, rest), program, reading.objects)
+    new = lambda: _trace(make, reading, leaves, structure, options, rest)
+    program = _kept_by(_programs, reading, rest, new)
     return program, _values(program.consts, reading), leaves
+
+
+def _kept_by(cache: Cache, reading: Reading, rest: Hashable, make: Callable[[], Made]) -> Made:
+    """What the cache has for what is read and the rest, or else `make()`, which it then has: unless
+    changes of the function cannot be told, or it took values from someone's trace.
+    """
+    if reading.key is None:
+        return make()
+    key = reading.key, rest
+    found = cache.get(key)
+    if found is None:
+        found = make()
+        if all(map(is_concrete, found.consts)):
+            cache.put(key, found, reading.objects)
+    return cast(Made, found)
 
 
 def _values(consts: Leaves, reading: Reading) -> Leaves:
