@@ -61,6 +61,11 @@ def is_on_host(x: object) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
+def is_compiling() -> bool:
+    """Whether this thread traces someone's `jax.jit`: then even constants are traced."""
+    return not is_concrete(jax.device_put(np.float32(0)))
+
+
 def on_device(x: np.ndarray) -> jax.Array:
     """A copy of an array of NumPy's as one of JAX's, by what compiles nothing: `jnp.asarray` does
     for every shape in JAX 0.10, `jnp.array` in JAX 0.6.

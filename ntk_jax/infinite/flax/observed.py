@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
@@ -34,11 +34,9 @@ class Observer:
         # Of closed forms, which no variance changes, nothing is looked at.
         if not trace.names and not any(rule_of(f).adaptive for f in functions):
             return ()
-        # Traced under someone's jit, where even constants cannot be looked at.
-        now = jax.device_put(x1)
         # The model's own, such as a W_std that it is differentiated by.
         scales = self.program.jaxpr.consts
-        if not all(is_concrete(x) for x in (now, x1, x2, *scales) if x is not None):
+        if is_compiling() or not all(is_concrete(x) for x in (x1, x2, *scales) if x is not None):
             return ()
         found = jax.device_get([self.run(x, key) for x in (x1, x2) if x is not None])
         largest = [float(max(variances)) for variances in zip(*(f for f, _ in found), strict=True)]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.duals.numerics import ratio
 from ntk_jax.infinite.mlp.layers import (
@@ -83,8 +83,7 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
         ValueError: a kernel that overflows.
     """
     x1, x2, layers, arch = network
-    now = jnp.asarray(np.zeros((), x1.dtype), x1.dtype)  # traced under someone's jit
-    if not all(is_concrete(a) for a in jax.tree.leaves((now, x1, x2, layers))):
+    if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, layers)))):
         return network, None
     sizes = tuple(len(x) for x in (x1, x2) if x is not None)
     x1, *others = (padded(x, bucket(len(x))) for x in (x1, x2) if x is not None)
