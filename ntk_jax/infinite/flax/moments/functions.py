@@ -15,6 +15,7 @@ from ntk_jax.compat import outside_traces
 from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
 from ntk_jax.duals.dual_rule import DualRule, Scaled
 from ntk_jax.duals.hermite_series.series import Series, series_rule
+from ntk_jax.duals.host import host_values
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values.expression import (
     Expression,
@@ -151,12 +152,7 @@ def _ratio(values: np.ndarray, known: np.ndarray) -> float:
 @lru_cache(maxsize=1)
 def _named() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Values and slopes of the activations that have a name."""
-    z = jnp.asarray(SAMPLES)
-    with jax.numpy_dtype_promotion("standard"):
-        both = jax.jit(
-            lambda z: {n: jax.jvp(f, (z,), (jnp.ones_like(z),)) for n, f in ACTIVATIONS.items()}
-        )(z)
-    return {name: (np.asarray(v, float), np.asarray(s, float)) for name, (v, s) in both.items()}
+    return {name: _values(f) for name, f in ACTIVATIONS.items()}
 
 
 @lru_cache(maxsize=256)
@@ -170,9 +166,8 @@ def _series_of(function: Any) -> Series:
 
 
 def _values(f: Any) -> tuple[np.ndarray, np.ndarray]:
-    z = jnp.asarray(SAMPLES)
     with jax.numpy_dtype_promotion("standard"):
-        value, slope = jax.jit(lambda z: jax.jvp(f, (z,), (jnp.ones_like(z),)))(z)
+        value, slope = host_values(lambda z: jax.jvp(f, (z,), (jnp.ones_like(z),)), SAMPLES)
     return np.asarray(value, float), np.asarray(slope, float)
 
 
