@@ -70,9 +70,8 @@ def as_kernel(name: str, k: object) -> Array:
         raise ValueError(
             f"{name}: expected floating-point values; got {k.dtype}. Convert with .astype(float)."
         )
-    return as_dtype(
-        name, k, working_dtype(k.dtype)
-    )  # decompositions of half precision do not exist
+    # Decompositions of half precision do not exist.
+    return as_dtype(name, k, working_dtype(k.dtype))
 
 
 def as_square_kernel(name: str, k: object) -> Array:

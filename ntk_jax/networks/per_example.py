@@ -14,7 +14,7 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
 from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
-from ntk_jax.networks.apply_fn import trace_of
+from ntk_jax.networks.apply_fn import shapes_of, trace_of
 from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
 from ntk_jax.types import ApplyFn, Params
 
@@ -33,9 +33,7 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     Raises:
         ValueError: the rows depend on each other, as in batch normalization in training mode.
     """
-    leaves, structure = jax.tree.flatten(params)
-    shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
-    key = "per example", structure, shapes, x.shape[1:], x.dtype
+    key = "per example", *shapes_of(params), x.shape[1:], x.dtype
 
     def is_per_example(reading: Reading) -> bool:
         return _is_proved(reading, params, x) or _is_observed(reading, params, x)
