@@ -50,10 +50,11 @@ INSIDE = {
     "infinite": {0: ["flax", "mlp"]},
     "infinite/mlp": {
         0: ["layers", "phase"],
-        1: ["diagonal", "nearly_parallel"],
-        2: ["tiles"],
-        3: ["recursion"],
-        4: ["kernels"],
+        1: ["diagonal", "gaps"],
+        2: ["pairs"],
+        3: ["tiles"],
+        4: ["recursion"],
+        5: ["kernels"],
     },
     "infinite/flax": {
         0: ["errors", "model"],

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ntk_jax.duals.numerics import ANGLE, ulps
 
@@ -90,6 +90,40 @@ def angle(u: Array, noise: float = 0) -> Angle:
     safe = jnp.where(positive, u, 1)
     u = jnp.where(positive, u, 0)
     return Angle(u, jnp.where(positive, jnp.sqrt(safe * (2 - safe)), 0), _R2(u))
+
+
+@jax.custom_jvp
+def first_gap(u: Array) -> Array:
+    """s - |rho| phi of |rho| = 1 - u; its derivative is phi."""
+    return angle(_held(u)).first_gap
+
+
+@first_gap.defjvp
+def _first_gap_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return first_gap(*primals), to_pole(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def to_pole(u: Array) -> Array:
+    """phi = arccos |rho| of |rho| = 1 - u; its derivative is 1 / s, 0 at the cusp."""
+    return angle(_held(u)).to_pole
+
+
+@to_pole.defjvp
+def _to_pole_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    u = _held(primals[0])
+    return to_pole(u), jnp.where(u > _cusp(u), angle(u).inverse_sine(), 0) * tangents[0]
+
+
+def _held(u: Array) -> Array:
+    """u, without a derivative at the cusp: there that of the angle would be rounding over
+    rounding. Custom rules alone will not do: reverse mode through `scan` loses them.
+    """
+    return jnp.where(u > _cusp(u), u, lax.stop_gradient(u))
+
+
+def _cusp(u: Array) -> float:
+    return ulps(ANGLE, u.dtype) ** 2 / 2
 
 
 def _R2(u: Array) -> Array:

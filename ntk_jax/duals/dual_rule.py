@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -27,23 +27,63 @@ class Dual(NamedTuple):
     k_dot: Float[Array, "..."]
 
 
-class PoleGaps(NamedTuple):
-    """The gaps 1 - rho and 1 + rho of a correlation to the poles +-1, exact relative to themselves.
+class Gap(NamedTuple):
+    """A correlation rho by its gap to the nearer pole, exact relative to itself: 1 - rho, or
+    -(1 + rho) for a negative one.
 
-    Near a pole, rho itself has rounded them away.
+    Near a pole, rho itself has rounded the gap away.
+    """
+
+    signed: Array
+
+    @property
+    def positive(self) -> Array:
+        """Whether the nearer pole is +1."""
+        return self.signed >= 0
+
+    @property
+    def pole_gap(self) -> Array:
+        """1 - |rho|."""
+        return jnp.where(self.positive, self.signed, -self.signed)
+
+    @property
+    def rho(self) -> Array:
+        """The correlation, rounded."""
+        return jnp.where(self.positive, 1 - self.signed, -1 - self.signed)
+
+    @property
+    def both(self) -> "PoleGaps":
+        """To either pole."""
+        u = self.pole_gap
+        return PoleGaps(self.by_pole(u, 2 - u), self.by_pole(2 - u, u))
+
+    def by_pole(self, at_plus_one: Any, at_minus_one: Any) -> Array:
+        """The first where the nearer pole is +1, the second elsewhere."""
+        return jnp.where(self.positive, at_plus_one, at_minus_one)
+
+
+class PoleGaps(NamedTuple):
+    """The gaps 1 - rho and 1 + rho of a correlation to the poles +-1; the smaller is exact relative
+    to itself.
     """
 
     minus: Any
     plus: Any
 
     @property
-    def pole_gap(self) -> Array:
-        """1 - |rho|, to the nearer pole."""
-        return jnp.minimum(self.minus, self.plus)
+    def nearer(self) -> Gap:
+        """The one to carry on. Its sign is that of the pole, also where the gap is 0."""
+        tiny = jnp.finfo(self.plus.dtype).tiny
+        plus = self.plus + lax.stop_gradient(jnp.where(self.plus < tiny, tiny - self.plus, 0))
+        return Gap(jnp.where(self.minus <= self.plus, self.minus, -plus))
 
-    def by_pole(self, at_plus_one: Array, at_minus_one: Array) -> Array:
-        """The first where the nearer pole is +1, the second elsewhere."""
-        return jnp.where(self.minus < self.plus, at_plus_one, at_minus_one)
+
+class DualOfGap(NamedTuple):
+    """The correlation of the activations of two inputs, rounded and by its gaps, and k_dot."""
+
+    gaps: PoleGaps
+    correlation: Array
+    k_dot: Array
 
 
 class DualRule(ABC):
@@ -71,13 +111,10 @@ class DualRule(ABC):
 
     @property
     def cusp(self) -> bool:
-        """Whether k or k_dot has an infinite derivative at the poles, and `pole_gaps` answers for
-        them.
+        """Whether k or k_dot has an infinite derivative at the poles: then pairs are followed by
+        their gaps, and `of_gap` answers.
         """
         return False
-
-    pole_gaps_are_cheap = False
-    """Whether all pairs can afford `pole_gaps`: a few operations each, without `near_rows`."""
 
     @property
     def adaptive(self) -> bool:
@@ -105,11 +142,7 @@ class DualRule(ABC):
 
     @abstractmethod
     def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
-        """The dual of pairs, given both sides' rows and the covariances.
-
-        A rule with a cusp also takes `pole_gap`: 1 - |rho|, where it is known better than from
-        these.
-        """
+        """The dual of pairs, given both sides' rows and the covariances."""
 
     @abstractmethod
     def mean(self, q: Array) -> Array:
@@ -124,12 +157,12 @@ class DualRule(ABC):
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
 
-    def near_rows(self, q: Array) -> Any:
-        """What `pole_gaps` needs of one side, as `rows` is what `pair` needs."""
+    def gap_rows(self, q: Array) -> Any:
+        """What `of_gap` needs of one side, as `rows` is what `pair` needs."""
         return None
 
-    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
-        """For a rule with a cusp: the gaps of the activations of two nonzero inputs, and k_dot,
+    def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
+        """For a rule with a cusp: the dual of pairs of nonzero inputs that are known by their gap,
         given both sides' rows.
         """
         raise NotImplementedError
@@ -196,14 +229,9 @@ class Scaled(DualRule):
         """Those of the other rule."""
         return self.rule.rows(q)
 
-    @property
-    def pole_gaps_are_cheap(self) -> bool:  # type: ignore[override]
-        """As for the other rule."""
-        return self.rule.pole_gaps_are_cheap
-
-    def pair(self, rows1: Any, q12: Array, rows2: Any, *pole_gap) -> Dual:
+    def pair(self, rows1: Any, q12: Array, rows2: Any) -> Dual:
         """Both moments, times the square of the scale."""
-        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2, *pole_gap)))
+        return Dual(*(self.scale**2 * k for k in self.rule.pair(rows1, q12, rows2)))
 
     def diagonal(self, q: Array) -> Dual:
         """Likewise."""
@@ -218,14 +246,14 @@ class Scaled(DualRule):
         """The scale and the other rule."""
         return f"{self.scale:.4g} × {self.rule.description}"
 
-    def near_rows(self, q: Array) -> Any:
+    def gap_rows(self, q: Array) -> Any:
         """Those of the other rule."""
-        return self.rule.near_rows(q)
+        return self.rule.gap_rows(q)
 
-    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
+    def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
         """Correlations do not see a scale."""
-        outputs, k_dot = self.rule.pole_gaps(inputs, one, other)
-        return outputs, self.scale**2 * k_dot
+        gaps, correlation, k_dot = self.rule.of_gap(gap, rows1, rows2)
+        return DualOfGap(gaps, correlation, self.scale**2 * k_dot)
 
 
 class _Name(NamedTuple):

@@ -42,7 +42,7 @@ ANGLE = 16
 Of the direction in which it grows nothing is left: its derivative would be rounding over rounding.
 """
 
-NEAR = 2.0**-14
+NEAR = 2.0**-12
 """1 - |rho| below which a pair counts as nearly parallel, in any dtype.
 
 Angles are below .011 there, and in float32 rounding of a covariance moves them by 90 ulps and more:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.duals.angle import angle, arcsine
-from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps
+from ntk_jax.duals.angle import angle, arcsine, first_gap, to_pole
+from ntk_jax.duals.dual_rule import Dual, DualOfGap, DualRule, Gap, PoleGaps
 from ntk_jax.duals.numerics import CORRELATION, ratio, root
 
 
@@ -36,7 +36,6 @@ class Rectifier(DualRule):
     a: float
     b: float
     unroll = 10
-    pole_gaps_are_cheap = True
 
     @property
     def cusp(self) -> bool:
@@ -45,8 +44,8 @@ class Rectifier(DualRule):
     def rows(self, q: Array) -> Scales:
         return scales(q)
 
-    def pair(self, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None = None) -> Dual:
-        return Dual(*_rectifier(self.a, self.b, *_known(rows1, q12, rows2, pole_gap)))
+    def pair(self, rows1: Scales, q12: Array, rows2: Scales) -> Dual:
+        return Dual(*_rectifier(self.a, self.b, rows1, q12, rows2))
 
     def mean(self, q: Array) -> Array:
         return (self.a + self.b) * jnp.sqrt(1 / (2 * np.pi)) * root(q)
@@ -58,15 +57,17 @@ class Rectifier(DualRule):
     def diagonal(self, q: Array) -> Dual:
         return Dual((self.a**2 + self.b**2) / 2 * q, jnp.full_like(q, (self.a**2 + self.b**2) / 2))
 
-    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
+    def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
+        # With u = 1 - |rho| and first_gap = sin theta - cos theta theta of the angle to the nearer
+        # pole, relative to E[phi²]: 1 - rho' = u - lift, or (1 - mirrored) + mirrored u - lift.
         mean, even = (self.a**2 + self.b**2) / 2, (self.a + self.b) ** 2 / (2 * np.pi)
-        at, mirrored = angle(inputs.pole_gap), self.a * self.b / mean
-        lift = even / mean * at.first_gap
-        minus = inputs.by_pole(at.u - lift, (1 - mirrored) + mirrored * at.u - lift)
-        plus = inputs.by_pole(2 - at.u + lift, (1 + mirrored) - mirrored * at.u + lift)
-        return PoleGaps(minus, plus), inputs.by_pole(
-            mean - even * at.to_pole, even * at.to_pole - self.a * self.b
-        )
+        u, mirrored = gap.pole_gap, self.a * self.b / mean
+        lift, near = even / mean * first_gap(u), even * to_pole(u)
+        minus = gap.by_pole(u, (1 - mirrored) + mirrored * u) - lift
+        plus = gap.by_pole(2 - u, (1 + mirrored) - mirrored * u) + lift
+        correlation = gap.by_pole(1 - u, mirrored * (1 - u)) + lift
+        k_dot = gap.by_pole(mean - near, near - self.a * self.b)
+        return DualOfGap(PoleGaps(minus, plus), correlation, k_dot)
 
 
 def scales(q: Array) -> Scales:
@@ -100,25 +101,14 @@ def _pole_gap_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return _pole_gap(*primals), jnp.where(q12 > 0, -d_rho, d_rho)
 
 
-def _known(rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None) -> tuple[Any, ...]:
-    """The last arguments of the functions below: ulps within which a gap counts as 0, both
-    rows, covariance and gap.
-    """
-    if pole_gap is None:
-        return CORRELATION, rows1, q12, rows2, _pole_gap(rows1, q12, rows2)
-    return 0, rows1, q12, rows2, pole_gap
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _rectifier(
-    a: float, b: float, noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array
-) -> tuple[Array, Array]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _rectifier(a: float, b: float, rows1: Scales, q12: Array, rows2: Scales) -> tuple[Array, Array]:
     # The arc-cosine kernel of order 1 (Cho, Saul 2009), for a = 1, b = 0:
     #     k = s1 s2 (sin theta + (pi - theta) cos theta) / (2 pi),   k_dot = (pi - theta) / (2 pi).
     # With phi = angle to the nearer pole, sin theta - |rho| phi is `first_gap`, free of
     # cancellation; what is left of k is linear in q12.
     even = (a + b) ** 2 / (2 * np.pi)
-    at = angle(pole_gap, noise)
+    at = angle(_pole_gap(rows1, q12, rows2), CORRELATION)
     positive = q12 > 0
     linear = jnp.where(positive, (a * a + b * b) / 2, -a * b).astype(q12.dtype)
     k = linear * q12 + even * (rows1.s * rows2.s) * at.first_gap
@@ -129,18 +119,14 @@ def _rectifier(
 
 
 @_rectifier.defjvp
-def _rectifier_jvp(
-    a: float, b: float, noise: float, primals: Any, tangents: Any
-) -> tuple[Any, Any]:
-    (rows1, q12, rows2, pole_gap), (d1, d12, d2, d_gap) = primals, tangents
-    out, at, even = (
-        _rectifier(a, b, noise, *primals),
-        angle(pole_gap, noise),
-        (a + b) ** 2 / (2 * np.pi),
-    )
+def _rectifier_jvp(a: float, b: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (rows1, q12, rows2), (d1, d12, d2) = primals, tangents
+    pole_gap, d_gap = jax.jvp(_pole_gap, primals, tangents)
+    out, at = _rectifier(a, b, *primals), angle(pole_gap, CORRELATION)
+    even = (a + b) ** 2 / (2 * np.pi)
     S = rows1.s * rows2.s * at.sine
     dk = out[1] * d12 + even / 2 * (S * _relative(d1, rows1, d2, rows2))
-    turned = even * (d_gap * at.inverse_sine(noise))
+    turned = even * (d_gap * at.inverse_sine(CORRELATION))
     return out, (dk, jnp.where(q12 > 0, -turned, turned))
 
 
@@ -152,7 +138,6 @@ class Step(DualRule):
 
     low: float
     high: float
-    pole_gaps_are_cheap = True
     flat = True
 
     @property
@@ -162,11 +147,11 @@ class Step(DualRule):
     def rows(self, q: Array) -> Scales:
         return scales(q)
 
-    def pair(self, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array | None = None) -> Dual:
+    def pair(self, rows1: Scales, q12: Array, rows2: Scales) -> Dual:
         # sign(u) has the dual 4 P(u > 0, v > 0) - 1, which an arcsine gives without cancellation at
         # rho = 0
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        k = half**2 * _sign(*_known(rows1, q12, rows2, pole_gap)) + mean**2
+        k = half**2 * _sign(rows1, q12, rows2) + mean**2
         return Dual(k, jnp.zeros_like(k))
 
     def mean(self, q: Array) -> Array:
@@ -182,27 +167,29 @@ class Step(DualRule):
         ).astype(q.dtype)
         return Dual(k, jnp.zeros_like(k))
 
-    def pole_gaps(self, inputs: PoleGaps, one: Any, other: Any) -> tuple[PoleGaps, Array]:
+    def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
         half, mean = (self.high - self.low) / 2, (self.high + self.low) / 2
-        turned, share = 2 / np.pi * angle(inputs.pole_gap).to_pole, half**2 / (half**2 + mean**2)
-        minus = share * inputs.by_pole(turned, 2 - turned)
-        plus = 2 * (1 - share) + share * inputs.by_pole(2 - turned, turned)
-        return PoleGaps(minus, plus), jnp.zeros_like(minus)
+        share = half**2 / (half**2 + mean**2)
+        turned = 2 / np.pi * to_pole(gap.pole_gap)
+        minus = share * gap.by_pole(turned, 2 - turned)
+        plus = 2 * (1 - share) + share * gap.by_pole(2 - turned, turned)
+        correlation = share * gap.by_pole(1 - turned, turned - 1) + (1 - share)
+        return DualOfGap(PoleGaps(minus, plus), correlation, jnp.zeros_like(turned))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sign(noise: float, rows1: Scales, q12: Array, rows2: Scales, pole_gap: Array) -> Array:
+@jax.custom_jvp
+def _sign(rows1: Scales, q12: Array, rows2: Scales) -> Array:
     # Order 0: E[sign(u) sign(v)] = 2 arcsin(rho) / pi (Sheppard 1899).
     rho = jnp.clip(correlation(rows1, q12, rows2), -1, 1)
-    cosine = angle(pole_gap, noise).sine
+    cosine = angle(_pole_gap(rows1, q12, rows2), CORRELATION).sine
     return 2 / np.pi * arcsine(jnp.where(cosine > 0, rho, jnp.sign(rho)), cosine)
 
 
 @_sign.defjvp
-def _sign_jvp(noise: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    (_, q12, _, pole_gap), d_gap = primals, tangents[3]
-    turned = 2 / np.pi * (d_gap * angle(pole_gap, noise).inverse_sine(noise))
-    return _sign(noise, *primals), jnp.where(q12 > 0, -turned, turned)
+def _sign_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    pole_gap, d_gap = jax.jvp(_pole_gap, primals, tangents)
+    turned = 2 / np.pi * (d_gap * angle(pole_gap, CORRELATION).inverse_sine(CORRELATION))
+    return _sign(*primals), jnp.where(primals[1] > 0, -turned, turned)
 
 
 @dataclass(frozen=True)
@@ -227,7 +214,7 @@ class RectifiedSquare(DualRule):
 
 
 def _relu(rows1: Scales, q12: Array, rows2: Scales) -> Array:
-    return _rectifier(1.0, 0.0, *_known(rows1, q12, rows2, None))[0]
+    return _rectifier(1.0, 0.0, rows1, q12, rows2)[0]
 
 
 @jax.custom_jvp

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.dual_rule import PoleGaps
+from ntk_jax.duals.dual_rule import Gap, PoleGaps
 from ntk_jax.duals.hermite_coefficients import RANGE, panel_rule
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import Kinks
-from ntk_jax.duals.numerics import LEFT_OUT, ratio, ulps
+from ntk_jax.duals.numerics import LEFT_OUT, NEAR, ratio, ulps
 
 PANEL = RANGE / 4  # wide enough for one-sided powers and the density, between kinks
+CHUNKS = 64  # in how many parts rows are looked at
 
 
 class Side(NamedTuple):
@@ -54,15 +55,15 @@ def in_order(one: Any, other: Any, q1: Array, q2: Array) -> list[Any]:
     return [jax.tree.map(where, *pair) for pair in ((one, other), (other, one))]
 
 
-def pole_gaps(singular: Kinks, inputs: PoleGaps, one: Side, other: Side) -> tuple[PoleGaps, Array]:
-    """How far apart the activations are, and the singular part of k_dot."""
+def pole_gaps(singular: Kinks, inputs: Gap, one: Side, other: Side) -> PoleGaps:
+    """How far apart the activations are."""
     one, other = in_order(one, other, one.rows.q, other.rows.q)
     pole_gap = inputs.pole_gap
     pole = inputs.by_pole(jnp.ones_like(pole_gap), -jnp.ones_like(pole_gap))
     rho = pole * jnp.maximum(
         1 - pole_gap, jnp.finfo(pole_gap.dtype).tiny
     )  # of the pole's sign even where both are equally far
-    deficit, k_dot = kinks.near_moments(singular, one.rows.seen, other.rows.seen, rho, pole_gap)
+    deficit = kinks.pole_deficit(singular, one.rows.seen, other.rows.seen, rho, pole_gap)
     a, b = one.rows.phi, other.rows.phi
     mirror = kinks.alternating(len(a.all), pole_gap)
     at_pole = jnp.where(pole[None] > 0, jnp.ones_like(mirror), mirror)
@@ -77,7 +78,34 @@ def pole_gaps(singular: Kinks, inputs: PoleGaps, one: Side, other: Side) -> tupl
     minus, plus = (
         all_ - cut + add + left_out for all_, cut, add in zip(*smooth, whole, strict=True)
     )
-    return PoleGaps(jnp.clip(minus + turned, 0, 2), jnp.clip(plus - turned, 0, 2)), k_dot
+    return PoleGaps(jnp.clip(minus + turned, 0, 2), jnp.clip(plus - turned, 0, 2))
+
+
+def where_near(singular: Kinks, far: Array, inputs: Gap, one: Side, other: Side) -> Array:
+    """The signed gaps of activations: `pole_gaps` where the inputs are nearly parallel, else `far`.
+
+    Of pairs (n1, n2), some rows at a time: those without such pairs cost nothing.
+    """
+    far, inputs, one, other = lax.stop_gradient((far, inputs, one, other))
+    near = inputs.pole_gap <= NEAR
+
+    def exact(near: Array, far: Array, inputs: Gap, one: Side, other: Side) -> Array:
+        return jnp.where(near, pole_gaps(singular, inputs, one, other).nearer.signed, far)
+
+    if near.ndim != 2:
+        return exact(near, far, inputs, one, other)
+    rows = -(-len(near) // CHUNKS)
+
+    def some_rows(m: Array, out: Array) -> Array:
+        start = jnp.minimum(m * rows, len(near) - rows)
+        here = jax.tree.map(
+            lambda a: lax.dynamic_slice_in_dim(a, start, rows, -2), (near, far, inputs, one)
+        )
+        new = lax.cond(jnp.any(here[0]), exact, lambda near, far, *_: far, *here, other)
+        return lax.dynamic_update_slice_in_dim(out, new, start, 0)
+
+    all_rows = lambda: lax.fori_loop(0, -(-len(near) // rows), some_rows, far)
+    return lax.cond(jnp.any(near), all_rows, lambda: far)
 
 
 def _deficit(terms: Array, pole_gap: Array) -> Array:

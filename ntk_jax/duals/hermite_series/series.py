@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.content import by_content
-from ntk_jax.duals.dual_rule import Dual, DualRule, PoleGaps
+from ntk_jax.duals.dual_rule import Dual, DualOfGap, DualRule, Gap, PoleGaps
 from ntk_jax.duals.gaussian_pair import as_moments
 from ntk_jax.duals.hermite_series import nearly_parallel
 from ntk_jax.duals.hermite_series.expansion import Expansion
@@ -36,10 +36,9 @@ from ntk_jax.duals.hermite_series.sums import (
     coefficients,
     pair_moments,
     second_moment,
-    series_sum,
 )
 from ntk_jax.duals.kinks import kinks
-from ntk_jax.duals.numerics import ratio, root, ulps
+from ntk_jax.duals.numerics import ratio, root, ulps, with_derivative
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ class Series(Expansion, DualRule):
         phi, slope = coefficients(self, 0, q), coefficients(self.slope, 1, q)
         return Rows(q, ratio(jnp.ones_like(s), s), kinks.view(self.kinks, q), phi, slope)
 
-    def pair(self, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None = None) -> Dual:
-        return Dual(*pair_moments(self, rows1, q12, rows2, pole_gap))
+    def pair(self, rows1: Rows, q12: Array, rows2: Rows) -> Dual:
+        return Dual(*pair_moments(self, rows1, q12, rows2, None))
 
     def mean(self, q: Array) -> Array:
         return coefficients(self, 0, q).all[0]
@@ -112,18 +111,20 @@ class Series(Expansion, DualRule):
     def diagonal(self, q: Array) -> Dual:
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
-    def near_rows(self, q: Array) -> nearly_parallel.Side:
+    def gap_rows(self, q: Array) -> nearly_parallel.Side:
         rows, second = self.rows(q), self.diagonal(q).k
         return nearly_parallel.side(rows, second, self.pair(rows, q, rows).k)
 
-    def pole_gaps(
-        self, inputs: PoleGaps, one: nearly_parallel.Side, other: nearly_parallel.Side
-    ) -> tuple[PoleGaps, Array]:
-        outputs, singular = nearly_parallel.pole_gaps(self.kinks, inputs, one, other)
-        if self.slope is not self:
-            singular = nearly_parallel.pole_gaps(self.slope.kinks, inputs, one, other)[1]
-        rho = (inputs.plus - inputs.minus) / 2
-        return outputs, singular + series_sum(one.rows.slope, other.rows.slope, rho, self.count)
+    def of_gap(
+        self, gap: Gap, rows1: nearly_parallel.Side, rows2: nearly_parallel.Side
+    ) -> DualOfGap:
+        one, other = rows1.rows, rows2.rows
+        q12 = gap.rho * (root(one.q) * root(other.q))
+        k, k_dot = pair_moments(self, one, q12, other, gap.pole_gap)
+        rho = k * (rows1.r * rows2.r)
+        far = PoleGaps(1 - rho, 1 + rho).nearer.signed
+        exact = nearly_parallel.where_near(self.kinks, far, gap, rows1, rows2)
+        return DualOfGap(Gap(with_derivative(exact, far)).both, rho, k_dot)
 
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
         """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on what is left

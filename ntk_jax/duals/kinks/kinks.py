@@ -131,18 +131,13 @@ def moments(
     return totals
 
 
-def near_moments(
-    kinks: Kinks, first: View, second: View, rho: Array, pole_gap: Array
-) -> tuple[Array, Array]:
-    """What E[S(u) S(v)] lacks of its value at the nearer pole, and E[S'(u) S'(v)], given 1 -
-    |rho|.
-    """
-    deficit = k_dot = jnp.zeros_like(rho)
+def pole_deficit(kinks: Kinks, first: View, second: View, rho: Array, pole_gap: Array) -> Array:
+    """What E[S(u) S(v)] lacks of its value at the nearer pole, given 1 - |rho|."""
+    total = jnp.zeros_like(rho)
     for group in _groups(kinks):
         mixed = _mixed(kinks, group, first, second, rho, pole_gap)
-        deficit = deficit + _sum(group, 0, 0, first.s, second.s, PoleDeficit(mixed, pole_gap[None]))
-        k_dot = k_dot + _sum(group, 1, 1, first.s, second.s, mixed)
-    return deficit, k_dot
+        total = total + _sum(group, 0, 0, first.s, second.s, PoleDeficit(mixed, pole_gap[None]))
+    return total
 
 
 Pairs = list[tuple[Kink, Kink]]

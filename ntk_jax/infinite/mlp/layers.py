@@ -12,13 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.duals.dual_rule import DualRule
-from ntk_jax.duals.numerics import (
-    correlation,
-    covariance_at_poles,
-    ratio,
-    root,
-    with_derivative,
-)
+from ntk_jax.duals.numerics import covariance_at_poles, ratio, root
 
 
 class Layers(NamedTuple):
@@ -53,11 +47,6 @@ class Network(NamedTuple):
     x2: Array | None
     layers: Layers
     arch: Architecture
-
-
-def has_cusp(layers: Layers, arch: Architecture) -> bool:
-    """Whether nearly parallel pairs must be followed by their gaps to the poles, 1 -+ rho."""
-    return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
 def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:
@@ -127,18 +116,14 @@ def pair_step(
     rows1: tuple[Any, Array | None],
     moments: Moments,
     rows2: tuple[Any, Array | None],
-    *pole_gap: Array,
 ) -> Moments:
-    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs.
-
-    `pole_gap` is that of `DualRule.pair`.
-    """
+    """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs."""
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
     if r1 is not None and r2 is not None:
         scale = r1 * r2
         q12, theta = q12 * scale, theta * scale
-    k, k_dot = arch.rule.pair(dual1, q12, dual2, *pole_gap)
+    k, k_dot = arch.rule.pair(dual1, q12, dual2)
     return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
 
 
@@ -160,41 +145,3 @@ def scan_layers(
         carry = lax.optimization_barrier(carry)
         outs.append(out)
     return carry, jax.tree.map(lambda *a: jnp.stack(a), *outs)
-
-
-def all_layers(
-    start: Moments,
-    variances1: Array,
-    variances2: Array,
-    layers: Layers,
-    arch: Architecture,
-    every: bool = False,
-    pole_gaps: Array | None = None,
-) -> Moments:
-    """The reference path, from the first Dense layer on: a scan over layers of whole arrays.
-
-    Variances (depth, n) and `pole_gaps` (depth, n1, n2) are those entering each hidden layer; the
-    latter, 1 - |rho|, are known better than from the covariances. With `every`, a leading axis of
-    depth + 1 layers.
-    """
-    _, rest = split_layers(layers)
-
-    def step(moments: Moments, inputs: Any) -> tuple[Moments, Moments | None]:
-        (layer, last), q1, q2, pole_gap = inputs
-        q1, q2 = q1[:, None], q2[None, :]
-        known = (
-            () if pole_gap is None else (with_derivative(pole_gap, _pole_gap(q1, moments[0], q2)),)
-        )
-        new = pair_step(arch, layer, last, rows(arch, q1), moments, rows(arch, q2), *known)
-        return new, new if every else None
-
-    out, history = scan_layers(arch, step, start, (rest, variances1, variances2, pole_gaps))
-    if not every:
-        return out
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, history)
-
-
-def _pole_gap(q1: Array, q12: Array, q2: Array) -> Array:
-    """1 - |rho|, for its derivative: next to the cusp its value is rounding."""
-    rho = correlation(q1, q12, q2)
-    return 1 - jnp.where(q12 > 0, rho, -rho)

@@ -6,123 +6,83 @@ the two kernels travel as the real and the imaginary part of one complex number:
 recursion was computed twice per layer, and the time grew exponentially with depth.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import DTypeLike
 
-from ntk_jax.infinite.mlp.diagonal import Diagonals
-from ntk_jax.infinite.mlp.layers import (
-    Moments,
-    Network,
-    first_pairs,
-    has_cusp,
-    pair_step,
-    rows,
-    split_layers,
-)
-from ntk_jax.infinite.mlp.nearly_parallel import directions, is_near, near_kernels
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
+from ntk_jax.infinite.mlp.gaps import Inputs
+from ntk_jax.infinite.mlp.layers import Moments, Network, split_layers
+from ntk_jax.infinite.mlp.pairs import side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import corners, tile_size, write_both
 
-Index = Array | int
+
+def tiled(network: Network, known: Diagonals) -> Moments:
+    """K and Theta, padded to whole tiles."""
+    x1, x2, layers, arch = network
+    depth, symmetric = layers.W.shape[0] - 1, x2 is None
+    _, (rest, last) = split_layers(layers)
+    each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
+    t1, t2 = (tile_size(len(x)) for x in (x1, x1 if x2 is None else x2))
+    one = _Side(x1, known[0], t1)
+    other = one if x2 is None else _Side(x2, known[-1], t2)
+    sides1 = side(arch, *each, one.diagonal.variances) if depth else None
+    sides2 = sides1 if symmetric or not depth else side(arch, *each, other.diagonal.variances)
+    starts = jnp.asarray(corners(len(one.x), len(other.x), t1, t2, symmetric=symmetric))
+
+    def tile(i: Array, j: Array) -> Array:
+        left, right = one.inputs(i), other.inputs(j)
+        distinct = i + jnp.arange(t1)[:, None] != j + jnp.arange(t2)[None, :] if symmetric else True
+        products = matmul(left.x, right.x.T) / x1.shape[1]
+
+        def layer(m: Array, both: Array) -> Array:
+            at = jax.tree.map(lambda c: c[m], rest)
+            of = lambda r: lax.dynamic_index_in_dim(r, m, -2, keepdims=False)
+            a = jax.tree.map(lambda r: _rows(of(r), i, t1, -1)[..., :, None], sides1)
+            b = jax.tree.map(lambda r: _rows(of(r), j, t2, -1)[..., None, :], sides2)
+            return lax.complex(*step(arch, at, m == depth - 1, a, (both.real, both.imag), b))
+
+        both = lax.complex(*start(layers, arch, left, products, right, distinct))
+        if depth:
+            both = lax.fori_loop(0, depth, layer, both)
+        return jnp.where(distinct, both, one.own(i)[:, None]) if symmetric else both
+
+    def body(m: Array, state: Moments) -> Moments:
+        at = starts[m, 0], starts[m, 1]
+        k, theta = write_both(symmetric, state, tile(*at), at)
+        return k, theta
+
+    zero = jnp.zeros((len(one.x), len(other.x)), x1.dtype)
+    return lax.fori_loop(0, len(starts), body, (zero, zero))
 
 
-class TiledLayers:
-    """The fast path: K and Theta in place, a few layers at a time, padded to whole tiles.
+class _Side:
+    """One set of examples, filled up to whole tiles."""
 
-    `from_covariances` is the recursion; `corrected` replaces the pairs that are nearly parallel at
-    its start or its end.
-    """
-
-    def __init__(self, network: Network, known: Diagonals):
-        x1, x2, self.layers, self.arch = network
-        t1, t2 = (tile_size(x.shape[0]) for x in (x1, x1 if x2 is None else x2))
-        self.depth = self.layers.W.shape[0] - 1
-        self.cusp = has_cusp(self.layers, self.arch)
-        self.first, _ = split_layers(self.layers)
-        self.x1, self.x2 = _pad(x1, t1), _pad(x1 if x2 is None else x2, t2)
+    def __init__(self, x: Array, known: Diagonal, tile: int):
+        self.x, self.tile = _pad(x, tile), tile
         # examples are the last axis of what they have with themselves
-        self.diagonals = self.diagonal1, self.diagonal2 = [
-            jax.tree.map(lambda a, t=t: _pad(a, t, -1), d)
-            for d, t in ((known[0], t1), (known[-1], t2))
-        ]
-        self.visit = _Tiles(len(self.x1) // t1, len(self.x2) // t2, t1, t2, symmetric=x2 is None)
-        # variances after the first layer and after the last
-        before = [(d.variances if self.depth else d.nngp[None])[0] for d in self.diagonals]
-        self.ends = before, [d.nngp for d in self.diagonals]
+        self.diagonal: Any = jax.tree.map(lambda a: _pad(a, tile, -1), known)
 
-    def from_covariances(self) -> tuple[Moments, Array]:
-        """Both kernels, and how many pairs of every tile are to be followed, as seen at the start
-        and at the end: none if the dual has no cusp.
-        """
-        visit, arch = self.visit, self.arch
-        side1 = rows(arch, self.diagonal1.variances)
-        side2 = side1 if visit.symmetric else rows(arch, self.diagonal2.variances)
-
-        def near(end: int, i: Array, j: Array, moments: Moments) -> Array | int:
-            return jnp.count_nonzero(visit.near(self.ends[end], i, j, moments)) if self.cusp else 0
-
-        def tile(i: Array, j: Array, state: Moments) -> tuple[Array, Array]:
-            def layer(m: Array, both: Array) -> Array:
-                at = jax.tree.map(lambda c: c[m + 1], self.layers)
-                of = lambda r: lax.dynamic_index_in_dim(r, m, -2, keepdims=False)
-                left = jax.tree.map(lambda r: visit.left(of(r), i, -1)[..., :, None], side1)
-                right = jax.tree.map(lambda r: visit.right(of(r), j, -1)[..., None, :], side2)
-                moments = both.real, both.imag
-                return lax.complex(*pair_step(arch, at, m == self.depth - 1, left, moments, right))
-
-            start = self._start(i, j, state)
-            both = lax.complex(*start)
-            if self.depth:
-                both = lax.fori_loop(0, self.depth, layer, both)
-            counts = near(0, i, j, start), near(-1, i, j, (both.real, both.imag))
-            return self._with_diagonal(i, j, both), jnp.stack(counts).astype(jnp.int32)
-
-        return visit.update(tile, self.x1.dtype)
-
-    def corrected(self, state: Moments, near: Array) -> Moments:
-        """The kernels of `from_covariances`, with nearly parallel pairs from their gaps."""
-        if not self.cusp:
-            return state
-        visit = self.visit
-
-        def exact(i: Array, j: Array, state: Moments) -> tuple[Array, Moments]:
-            moments = self._start(i, j, state)
-            q1, q2 = (
-                visit.left(self.diagonal1.variances, i, -1),
-                visit.right(self.diagonal2.variances, j, -1),
-            )
-            left = directions(visit.left(self.x1, i), q1[0], self.first), q1
-            right = directions(visit.right(self.x2, j), q2[0], self.first), q2
-            at_start = visit.near(self.ends[0], i, j, moments)
-            at_end = visit.near(self.ends[-1], i, j, visit.load(i, j, state))
-            wanted = at_start | at_end
-            return wanted, near_kernels(left, moments, right, wanted, self.layers, self.arch)
-
-        return visit.correct(state, jnp.any(near > 0, axis=1), exact)
-
-    def _with_diagonal(self, i: Array, j: Array, both: Array) -> Array:
-        """A tile with what examples have with themselves: exact."""
-        if not self.visit.symmetric:
-            return both
-        known = lax.complex(
-            *(self.visit.left(k, i) for k in (self.diagonal1.nngp, self.diagonal1.ntk))
+    def inputs(self, i: Array) -> Inputs:
+        """Of the rows of a tile."""
+        return jax.tree.map(
+            lambda a: _rows(a, i, self.tile),
+            Inputs(self.x, self.diagonal.q0, self.diagonal.by_layer[0][0]),
         )
-        own = (i == j) & jnp.eye(len(known), dtype=bool)
-        return jnp.where(own, known[:, None], both)
 
-    def _start(self, i: Array, j: Array, _: Moments) -> Moments:
-        products = (
-            matmul(self.visit.left(self.x1, i), self.visit.right(self.x2, j).T) / self.x1.shape[1]
+    def own(self, i: Array) -> Array:
+        """Both kernels of these rows with themselves."""
+        return lax.complex(
+            *(_rows(k, i, self.tile) for k in (self.diagonal.nngp, self.diagonal.ntk))
         )
-        left = lambda q: self.visit.left(q, i)[:, None]
-        right = lambda q: self.visit.right(q, j)[None, :]
-        variances1 = left(self.diagonal1.q0), left(self.ends[0][0])
-        variances2 = right(self.diagonal2.q0), right(self.ends[0][1])
-        return first_pairs(self.first, products, variances1, variances2)
+
+
+def _rows(x: Array, i: Array, tile: int, axis: int = 0) -> Array:
+    return lax.dynamic_slice_in_dim(x, i, tile, axis)
 
 
 def _pad(a: Array, tile: int, axis: int = 0) -> Array:
@@ -130,79 +90,3 @@ def _pad(a: Array, tile: int, axis: int = 0) -> Array:
     if a.ndim == 0 or a.shape[axis] % tile == 0:
         return a
     return jnp.pad(a, [(0, -s % tile if i == axis % a.ndim else 0) for i, s in enumerate(a.shape)])
-
-
-class _Tiles:
-    """A walk over the tiles of an (n1, n2) kernel; the upper ones only if it is symmetric."""
-
-    def __init__(self, num1: int, num2: int, t1: int, t2: int, *, symmetric: bool):
-        self.starts = jnp.asarray(corners(num1 * t1, num2 * t2, t1, t2, symmetric=symmetric))
-        self.t1, self.t2, self.symmetric = t1, t2, symmetric
-        self.shape = num1 * t1, num2 * t2
-
-    def left(self, x: Array, i: Array, axis: int = 0) -> Array:
-        return lax.dynamic_slice_in_dim(x, i, self.t1, axis)
-
-    def right(self, x: Array, j: Array, axis: int = 0) -> Array:
-        return lax.dynamic_slice_in_dim(x, j, self.t2, axis)
-
-    def load(self, i: Index, j: Index, state: Moments) -> Moments:
-        k, theta = (lax.dynamic_slice(k, (i, j), (self.t1, self.t2)) for k in state)
-        return k, theta
-
-    def near(self, variances: list[Array], i: Array, j: Array, moments: Moments) -> Array:
-        """The pairs of a tile that are nearly parallel, given the variances of either side; an
-        example and itself are none.
-        """
-        near = is_near(
-            self.left(variances[0], i)[:, None], moments[0], self.right(variances[1], j)[None, :]
-        )
-        if not self.symmetric:
-            return near
-        return near & (i + jnp.arange(self.t1)[:, None] < j + jnp.arange(self.t2)[None, :])
-
-    def update(
-        self, tile: Callable[[Array, Array, Moments], tuple[Array, Array]], dtype: DTypeLike
-    ) -> tuple[Moments, Array]:
-        """Both kernels from `tile(i, j, state)`, and the two numbers it counts, (tiles, 2)."""
-
-        def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
-            state, counts = carry
-            both, count = tile(self.starts[m, 0], self.starts[m, 1], state)
-            return self._write(state, both, m), counts.at[m].set(count)
-
-        zero = jnp.zeros(self.shape, dtype)
-        nothing = jnp.zeros((len(self.starts), 2), jnp.int32)
-        return lax.fori_loop(0, len(self.starts), body, ((zero, zero), nothing))
-
-    def correct(
-        self,
-        state: Moments,
-        tiles: Array,
-        exact: Callable[[Array, Array, Moments], tuple[Array, Moments]],
-    ) -> Moments:
-        """`state` with some pairs of the `tiles` replaced: which, and by what, says `exact(i, j,
-        state)`.
-        """
-        count = jnp.count_nonzero(tiles)
-        listed = jnp.flatnonzero(tiles, size=len(self.starts), fill_value=0)
-
-        # written one step later, as in `update`
-        def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
-            state = self._write(carry[0], carry[1], listed[jnp.maximum(m - 1, 0)])
-            i, j = self.starts[listed[m]]
-            wanted, new = exact(i, j, state)
-            both = (
-                jnp.where(wanted, k, old)
-                for k, old in zip(new, self.load(i, j, state), strict=True)
-            )
-            return state, lax.complex(*both)
-
-        i, j = self.starts[listed[0]]
-        unchanged = lax.complex(*self.load(i, j, state))
-        state, done = lax.fori_loop(0, count, body, (state, unchanged))
-        return self._write(state, done, listed[jnp.maximum(count - 1, 0)])
-
-    def _write(self, state: Moments, both: Array, m: Index) -> Moments:
-        k, theta = write_both(self.symmetric, state, both, (self.starts[m, 0], self.starts[m, 1]))
-        return k, theta
