@@ -117,6 +117,11 @@ class DualRule(ABC):
         return False
 
     @property
+    def far(self) -> "DualRule":
+        """The rule for pairs of which none is nearly parallel, where it is quicker to compile."""
+        return self
+
+    @property
     def adaptive(self) -> bool:
         """Whether `fitted` depends on the variances."""
         return False
@@ -157,8 +162,8 @@ class DualRule(ABC):
         """The dual of every example with itself."""
         return self.pair(self.rows(q), q, self.rows(q))
 
-    def gap_rows(self, q: Array) -> Any:
-        """What `of_gap` needs of one side, as `rows` is what `pair` needs."""
+    def gap_rows(self, q: Array, second: Array) -> Any:
+        """What `of_gap` needs of one side, given variances and E[phi²]."""
         return None
 
     def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
@@ -213,6 +218,11 @@ class Scaled(DualRule):
         return self.rule.cusp
 
     @property
+    def far(self) -> DualRule:
+        """Likewise, scaled."""
+        return replace(self, rule=self.rule.far)
+
+    @property
     def own(self) -> DualRule:
         """Likewise, scaled."""
         return replace(self, rule=self.rule.own)
@@ -246,9 +256,9 @@ class Scaled(DualRule):
         """The scale and the other rule."""
         return f"{self.scale:.4g} × {self.rule.description}"
 
-    def gap_rows(self, q: Array) -> Any:
+    def gap_rows(self, q: Array, second: Array) -> Any:
         """Those of the other rule."""
-        return self.rule.gap_rows(q)
+        return self.rule.gap_rows(q, second / self.scale**2)
 
     def of_gap(self, gap: Gap, rows1: Any, rows2: Any) -> DualOfGap:
         """Correlations do not see a scale."""

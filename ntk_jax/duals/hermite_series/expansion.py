@@ -25,6 +25,7 @@ class Expansion:
         levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
         tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
         reach: the quadrature ends at this many standard deviations.
+        chords: whether gaps of nearly parallel pairs are exact: that takes long to compile.
     """
 
     phi: Callable[[Array], Array]
@@ -33,6 +34,7 @@ class Expansion:
     levels: int = LEVELS
     tolerance: float | None = None
     reach: float = RANGE
+    chords: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phi", by_content(self.phi))

@@ -111,9 +111,14 @@ class Series(Expansion, DualRule):
     def diagonal(self, q: Array) -> Dual:
         return Dual(*(second_moment(self, order, q) for order in (0, 1)))
 
-    def gap_rows(self, q: Array) -> nearly_parallel.Side:
-        rows, second = self.rows(q), self.diagonal(q).k
-        return nearly_parallel.side(rows, second, self.pair(rows, q, rows).k)
+    @property
+    def far(self) -> DualRule:
+        return replace(self, chords=False) if self.cusp else self
+
+    def gap_rows(self, q: Array, second: Array) -> nearly_parallel.Side:
+        rows = self.rows(q)
+        summed = self.pair(rows, q, rows).k if self.chords else second
+        return nearly_parallel.side(rows, second, summed)
 
     def of_gap(
         self, gap: Gap, rows1: nearly_parallel.Side, rows2: nearly_parallel.Side
@@ -122,9 +127,12 @@ class Series(Expansion, DualRule):
         q12 = gap.rho * (root(one.q) * root(other.q))
         k, k_dot = pair_moments(self, one, q12, other, gap.pole_gap)
         rho = k * (rows1.r * rows2.r)
-        far = PoleGaps(1 - rho, 1 + rho).nearer.signed
-        exact = nearly_parallel.where_near(self.kinks, far, gap, rows1, rows2)
-        return DualOfGap(Gap(with_derivative(exact, far)).both, rho, k_dot)
+        gaps = PoleGaps(1 - rho, 1 + rho)
+        if self.chords:
+            far = gaps.nearer.signed
+            exact = nearly_parallel.where_near(self.kinks, far, gap, rows1, rows2)
+            gaps = Gap(with_derivative(exact, far)).both
+        return DualOfGap(gaps, rho, k_dot)
 
     def bound(self, q11: ArrayLike, q22: ArrayLike) -> Dual:
         """A bound on the error of k and k_dot at any correlation: Cauchy-Schwarz on what is left

@@ -33,13 +33,14 @@ from ntk_jax.tiling import bucket, padded
 class Diagonal(NamedTuple):
     """What each example has with itself, layer by layer.
 
-    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer
-    (depth, n); the kernels after the last layer (n,); the largest number met.
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer, and
+    E[phi²] in it (depth, n); the kernels after the last layer (n,); the largest number met.
     """
 
     q0: Array
     variances: Array
     tangents: Array
+    active: Array
     nngp: Array
     ntk: Array
     largest: Array
@@ -112,7 +113,7 @@ def _diagonal(x: Array, layers: Layers, arch: Architecture, size: Array | None) 
     q0 = jnp.sum(x * x, axis=1) / x.shape[1]
     first, rest = split_layers(layers)
 
-    def step(carry: Any, layer_and_last: Any) -> tuple[Any, Moments]:
+    def step(carry: Any, layer_and_last: Any) -> tuple[Any, tuple[Array, ...]]:
         layer, last = layer_and_last
         (q, theta), largest = carry
         qn, thetan = q, theta
@@ -121,14 +122,14 @@ def _diagonal(x: Array, layers: Layers, arch: Architecture, size: Array | None) 
         k, k_dot = arch.rule.diagonal(qn)
         nngp, ntk = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
         new = real(nngp), real(ntk)
-        return (new, jnp.maximum(largest, _largest(new))), (q, theta)
+        return (new, jnp.maximum(largest, _largest(new))), (q, theta, k)
 
     nngp, ntk = first_dense(first, q0)
     start = real(nngp), real(ntk)
-    ((nngp, ntk), largest), (variances, tangents) = scan_layers(
+    ((nngp, ntk), largest), (variances, tangents, active) = scan_layers(
         arch, step, (start, _largest(start)), rest
     )
-    return Diagonal(q0, variances, tangents, nngp, ntk, largest)
+    return Diagonal(q0, variances, tangents, active, nngp, ntk, largest)
 
 
 def _largest(kernels: Moments) -> Array:

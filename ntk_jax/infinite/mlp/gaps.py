@@ -51,14 +51,13 @@ class GapSide(NamedTuple):
     shares: Shares
 
 
-def gap_side(arch: Architecture, layer: Layers, last: Any, q: Array) -> GapSide:
-    """What a pair needs of one side, given the variances that enter a hidden layer."""
+def gap_side(arch: Architecture, layer: Layers, last: Any, q: Array, second: Array) -> GapSide:
+    """What a pair needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
     v, scale = before_activation(arch, q)
-    second = arch.rule.diagonal(v).k
     skipped = jnp.where(last, 0, q) if arch.residual else jnp.zeros_like(q)
     total = layer.W * second + layer.b + skipped
     shares = _shares(root(second), root(skipped), total)
-    return GapSide(arch.rule.gap_rows(v), scale, root(second), shares)
+    return GapSide(arch.rule.gap_rows(v, second), scale, root(second), shares)
 
 
 def _shares(active: Array, skipped: Array, total: Array) -> Shares:
@@ -99,46 +98,58 @@ def _in_sum(
     return jnp.where(a.alive & b.alive, signed, 1)
 
 
-class Inputs(NamedTuple):
-    """One side before the first hidden layer: examples, their second moments, variances after the
-    first Dense layer.
+class FirstSide(NamedTuple):
+    """One side at the inputs: examples, their second moments, roots of these and reciprocals,
+    shares in the variance after the first Dense layer.
     """
 
     x: Array
-    q0: Array
     q: Array
+    s: Array
+    r: Array
+    shares: Shares
 
 
-def first_gaps(layer: Layers, left: Inputs, products: Array, right: Inputs, distinct: Any) -> Array:
-    """The signed gaps of pairs after the first Dense layer, given the second moments of the inputs.
+def first_side(layer: Layers, x: Array, q0: Array, q: Array) -> FirstSide:
+    """Given second moments of the inputs and variances after the first Dense layer."""
+    s = root(q0)
+    return FirstSide(x, q0, s, ratio(jnp.ones_like(s), s), _shares(s, jnp.zeros_like(s), q))
+
+
+def first_step(
+    layer: Layers, one: FirstSide, products: Array, other: FirstSide, distinct: Any
+) -> Moments:
+    """The first Dense layer, given the second moments of pairs of inputs.
 
     Pairs that are nearly parallel are compared feature by feature, if there are any that are
     `distinct`: not an example and itself.
     """
-    # what has no derivatives is not differentiated
-    layer, left, products, right = lax.stop_gradient((layer, left, products, right))
-    r1, r2 = (ratio(jnp.ones_like(side.q0), root(side.q0)) for side in (left, right))
-    rho = products * (r1[:, None] * r2[None, :])
+    of = lambda a, b: (a[:, None], b[None, :])
+    r1, r2 = of(one.r, other.r)
+    rho = products * (r1 * r2)
     size = jnp.minimum(jnp.abs(rho), 1)
     near = (size >= 1 - NEAR) & distinct
     sign = jnp.where(rho >= 0, 1, -1).astype(rho.dtype)
-    exact = lambda: jnp.where(near, _distances(left.x, r1, sign, right.x, r2), 1 - size)
+    exact = lambda: jnp.where(near, _distances(one, sign, other), 1 - size)
     u = lax.cond(jnp.any(near), exact, lambda: 1 - size)
-    shares1, shares2 = (_first_shares(side) for side in (left, right))
-    at = lambda shares, axis: Shares(*(jnp.expand_dims(s, axis) for s in shares))
-    data = Gap(jnp.where(rho >= 0, u, -jnp.maximum(u, jnp.finfo(u.dtype).tiny))).both
-    return _in_sum(layer, at(shares1, 1), at(shares2, 0), data, None)
+    data = Gap(sign * jnp.maximum(u, jnp.finfo(u.dtype).tiny))
+    a = Shares(*(s[:, None] for s in one.shares))
+    b = Shares(*(s[None, :] for s in other.shares))
+    signed = _in_sum(layer, a, b, data.both, None)
+    # an example in both sets has its own second moment, to the bit
+    (q1, q2), (s1, s2) = of(one.q, other.q), of(one.s, other.s)
+    c = sign * (1 - u) * jnp.where(q1 == q2, q1, s1 * s2)
+    # the gap of an example and itself is as good as any: what such pairs have is known
+    return jnp.where(distinct, signed, 1), layer.W_eta * c + layer.b_eta
 
 
-def _first_shares(side: Inputs) -> Shares:
-    return _shares(root(side.q0), jnp.zeros_like(side.q), side.q)
-
-
-def _distances(x1: Array, r1: Array, sign: Array, x2: Array, r2: Array) -> Array:
+def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
     """|u1 - sign u2|² / 2 of all pairs of unit vectors."""
-    d = x1.shape[1]
-    unit = lambda x, r: jnp.pad(x * (r * d**-0.5)[:, None], ((0, 0), (0, -d % BLOCK))).T
-    u1, u2 = unit(x1, r1), unit(x2, r2)
+    d = one.x.shape[1]
+    u1, u2 = (
+        jnp.pad(side.x * (side.r * d**-0.5)[:, None], ((0, 0), (0, -d % BLOCK))).T
+        for side in (one, other)
+    )
 
     def add(m: Array, total: Array) -> Array:
         a, b = (lax.dynamic_slice_in_dim(u, m * BLOCK, BLOCK) for u in (u1, u2))
@@ -147,11 +158,13 @@ def _distances(x1: Array, r1: Array, sign: Array, x2: Array, r2: Array) -> Array
     return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign)) / 2
 
 
-def with_derivative_of_covariance(signed: Array, q1: Array, q12: Array, q2: Array) -> Array:
-    """Gaps with the derivative that moments give them: of differences of examples it would cost as
-    much as they do.
+def with_derivatives_of_moments(state: Moments, q1: Array, moments: Moments, q2: Array) -> Moments:
+    """The state with the derivatives that covariance and tangent kernel give it: of differences of
+    examples they would cost as much as these.
     """
-    return with_derivative(signed, -correlation(q1, q12, q2))
+    (signed, theta), (k, reference) = state, moments
+    far = -correlation(q1, k, q2)
+    return with_derivative(signed, far), with_derivative(theta, reference)
 
 
 def covariance(signed: Array, q1: Array, q2: Array) -> Array:

@@ -5,18 +5,20 @@ The state of pairs is the one or the other, and their tangent kernel; after the 
 covariance.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.gaps import (
-    Inputs,
+    FirstSide,
     covariance,
-    first_gaps,
+    first_side,
+    first_step,
     gap_side,
     gap_step,
-    with_derivative_of_covariance,
+    with_derivatives_of_moments,
 )
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
@@ -35,9 +37,9 @@ def has_cusp(layers: Layers, arch: Architecture) -> bool:
     return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
-def side(arch: Architecture, layer: Layers, last: Any, q: Array) -> Any:
-    """What `step` needs of one side, given the variances that enter a hidden layer."""
-    return gap_side(arch, layer, last, q) if arch.rule.cusp else rows(arch, q)
+def side(arch: Architecture, layer: Layers, last: Any, q: Array, second: Array) -> Any:
+    """What `step` needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
+    return gap_side(arch, layer, last, q, second) if arch.rule.cusp else rows(arch, q)
 
 
 def step(
@@ -47,46 +49,71 @@ def step(
     return (gap_step if arch.rule.cusp else pair_step)(arch, layer, last, one, state, other)
 
 
-def start(
-    layers: Layers, arch: Architecture, left: Inputs, products: Array, right: Inputs, distinct: Any
-) -> Moments:
+class Inputs(NamedTuple):
+    """One side before the first layer: examples, second moments, variances after that layer."""
+
+    x: Array
+    q0: Array
+    q: Array
+
+
+def inputs(layers: Layers, arch: Architecture, x: Array, known: Diagonal) -> Inputs | FirstSide:
+    """What `start` needs of one side."""
+    q = (known.variances if len(layers.W) > 1 else known.nngp[None])[0]
+    if not has_cusp(layers, arch):
+        return Inputs(x, known.q0, q)
+    return first_side(split_layers(layers)[0], x, known.q0, q)
+
+
+def start(layers: Layers, one: Any, products: Array, other: Any, distinct: Any) -> Moments:
     """The state after the first Dense layer, given the second moments of the inputs; pairs that are
     not `distinct` are an example and itself.
     """
     first, _ = split_layers(layers)
-    (q0, q1), (q0_, q2) = ((a.q0, a.q) for a in (left, right))
-    k, theta = first_pairs(first, products, (q0[:, None], q1[:, None]), (q0_[None, :], q2[None, :]))
-    if not has_cusp(layers, arch):
-        return k, theta
-    signed = first_gaps(first, left, products, right, distinct)
-    return with_derivative_of_covariance(signed, q1[:, None], k, q2[None, :]), theta
+    if isinstance(one, FirstSide):
+        return first_step(first, one, products, other, distinct)
+    variances = (one.q0[:, None], one.q[:, None]), (other.q0[None, :], other.q[None, :])
+    return first_pairs(first, products, *variances)
+
+
+def differentiable_start(
+    layers: Layers, one: Any, products: Array, other: Any, distinct: Any, known: Diagonals
+) -> Moments:
+    """The same, with derivatives."""
+    sides = [Inputs(s.x, d.q0, d.by_layer[0][0]) for s, d in zip((one, other), known, strict=True)]
+    moments = start(layers, sides[0], products, sides[1], distinct)
+    if not isinstance(one, FirstSide):
+        return moments
+    values = lax.stop_gradient((layers, one, products, other))
+    q1, q2 = sides[0].q[:, None], sides[1].q[None, :]
+    return with_derivatives_of_moments(start(*values, distinct), q1, moments, q2)
 
 
 def all_layers(
     state: Moments,
-    variances1: Array,
-    variances2: Array,
+    known: Diagonals,
     layers: Layers,
     arch: Architecture,
     every: bool = False,
 ) -> Moments:
     """The reference path, from `start` on: a scan over layers of whole arrays.
 
-    Variances (depth, n) are those entering each hidden layer. With `every`, a leading axis of
-    depth + 1 layers.
+    With `every`, a leading axis of depth + 1 layers.
     """
     _, rest = split_layers(layers)
+    one, other = ((d.variances, d.active) for d in (known[0], known[-1]))
 
     def through(state: Moments, inputs: Any) -> tuple[Moments, Moments | None]:
-        (layer, last), q1, q2 = inputs
-        one, other = side(arch, layer, last, q1[:, None]), side(arch, layer, last, q2[None, :])
-        return step(arch, layer, last, one, state, other), state if every else None
+        (layer, last), left, right = inputs
+        a = side(arch, layer, last, *(v[:, None] for v in left))
+        b = side(arch, layer, last, *(v[None, :] for v in right))
+        return step(arch, layer, last, a, state, b), state if every else None
 
-    out, before = scan_layers(arch, through, state, (rest, variances1, variances2))
+    out, before = scan_layers(arch, through, state, (rest, one, other))
     if before is None:
         return out
     if has_cusp(layers, arch):
-        nngp = covariance(before[0], variances1[:, :, None], variances2[:, None, :])
+        nngp = covariance(before[0], one[0][:, :, None], other[0][:, None, :])
         before = nngp, before[1]
     nngp, ntk = (jnp.concatenate([a, b[None]]) for a, b in zip(before, out, strict=True))
     return nngp, ntk

@@ -10,19 +10,27 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
-from ntk_jax.infinite.mlp.gaps import Inputs
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network
-from ntk_jax.infinite.mlp.pairs import all_layers, start
+from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
 from ntk_jax.infinite.mlp.tiles import tiled
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import mirror_upper
 
 
 def kernels(network: Network, known: Diagonals | None) -> Moments:
-    """NNGP and NTK (n1, n2), given the diagonals where they are known, with their padding."""
+    """NNGP and NTK (n1, n2), given the diagonals where they are known, with their padding.
+
+    What some duals do for nearly parallel pairs takes long to compile, and is compiled when there
+    are such: only where values are known can one look.
+    """
     if known is None:
         return _compiled(*network)
-    return _compiled_tiles(*network, known)
+    x1, x2, layers, arch = network
+    far = arch._replace(rule=arch.rule.far)
+    if not has_cusp(layers, arch) or far == arch:
+        return _compiled_tiles(*network, known)[0]
+    out, near = _compiled_tiles(x1, x2, layers, far, known, watched=True)
+    return _compiled_tiles(*network, known)[0] if bool(near) else out
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
@@ -34,15 +42,8 @@ def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
 def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Moments:
     """In tiles, with the derivatives of the reference path."""
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    out = _tiles(x1, x2, layers, arch, diagonals(Network(x1, x2, layers, arch)))
+    out, _ = tiled(x1, x2, layers, arch, diagonals(Network(x1, x2, layers, arch)))
     return out if out[0].shape == (n1, n2) else (out[0][:n1, :n2], out[1][:n1, :n2])
-
-
-def _tiles(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals
-) -> Moments:
-    """Both kernels, padded to whole tiles."""
-    return tiled(Network(x1, x2, layers, arch), known)
 
 
 @_kernels.defjvp
@@ -71,9 +72,9 @@ def _reference(
         products = _with_diagonal(products, one.q0)
     # an example and itself are not a pair
     distinct = ~jnp.eye(len(x1), dtype=bool) if same else True
-    left, right = (Inputs(x, d.q0, d.by_layer[0][0]) for x, d in ((x1, one), (x2_, other)))
-    state = start(layers, arch, left, products, right, distinct)
-    out = all_layers(state, one.variances, other.variances, layers, arch, every)
+    left, right = (inputs(layers, arch, x, d) for x, d in ((x1, one), (x2_, other)))
+    state = differentiable_start(layers, left, products, right, distinct, (one, other))
+    out = all_layers(state, known, layers, arch, every)
     if not same:
         return out
     if not every:
@@ -93,5 +94,5 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
 
 
 _compiled = jax.jit(_kernels, static_argnums=3)
-_compiled_tiles = jax.jit(_tiles, static_argnums=3)
+_compiled_tiles = jax.jit(tiled, static_argnums=3, static_argnames="watched")
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

@@ -12,77 +12,75 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ntk_jax.duals.numerics import NEAR
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
-from ntk_jax.infinite.mlp.gaps import Inputs
-from ntk_jax.infinite.mlp.layers import Moments, Network, split_layers
-from ntk_jax.infinite.mlp.pairs import side, start, step
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_layers
+from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import corners, tile_size, write_both
 
 
-def tiled(network: Network, known: Diagonals) -> Moments:
-    """K and Theta, padded to whole tiles."""
-    x1, x2, layers, arch = network
+def tiled(
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
+    known: Diagonals,
+    watched: bool = False,
+) -> tuple[Moments, Array]:
+    """K and Theta, padded to whole tiles; if `watched`, whether any pair was nearly parallel
+    before any hidden layer.
+    """
     depth, symmetric = layers.W.shape[0] - 1, x2 is None
     _, (rest, last) = split_layers(layers)
     each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
     t1, t2 = (tile_size(len(x)) for x in (x1, x1 if x2 is None else x2))
-    one = _Side(x1, known[0], t1)
-    other = one if x2 is None else _Side(x2, known[-1], t2)
-    sides1 = side(arch, *each, one.diagonal.variances) if depth else None
-    sides2 = sides1 if symmetric or not depth else side(arch, *each, other.diagonal.variances)
-    starts = jnp.asarray(corners(len(one.x), len(other.x), t1, t2, symmetric=symmetric))
+    one, other = _filled(x1, known[0], t1), _filled(x1 if x2 is None else x2, known[-1], t2)
+    inputs1, inputs2 = (inputs(layers, arch, *filled) for filled in (one, other))
+    sides1, sides2 = (
+        side(arch, *each, d.variances, d.active) if depth else None for _, d in (one, other)
+    )
+    shape = len(one[0]), len(other[0])
+    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
 
-    def tile(i: Array, j: Array) -> Array:
-        left, right = one.inputs(i), other.inputs(j)
+    def tile(i: Array, j: Array) -> tuple[Array, Array]:
+        left, right = _rows(inputs1, i, t1), _rows(inputs2, j, t2)
         distinct = i + jnp.arange(t1)[:, None] != j + jnp.arange(t2)[None, :] if symmetric else True
         products = matmul(left.x, right.x.T) / x1.shape[1]
 
-        def layer(m: Array, both: Array) -> Array:
+        def layer(m: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            both, near = carry
+            if watched:
+                near |= jnp.any(jnp.abs(both.real) <= NEAR)
             at = jax.tree.map(lambda c: c[m], rest)
             of = lambda r: lax.dynamic_index_in_dim(r, m, -2, keepdims=False)
             a = jax.tree.map(lambda r: _rows(of(r), i, t1, -1)[..., :, None], sides1)
             b = jax.tree.map(lambda r: _rows(of(r), j, t2, -1)[..., None, :], sides2)
-            return lax.complex(*step(arch, at, m == depth - 1, a, (both.real, both.imag), b))
+            new = step(arch, at, m == depth - 1, a, (both.real, both.imag), b)
+            return lax.complex(*new), near
 
-        both = lax.complex(*start(layers, arch, left, products, right, distinct))
-        if depth:
-            both = lax.fori_loop(0, depth, layer, both)
-        return jnp.where(distinct, both, one.own(i)[:, None]) if symmetric else both
+        carry = lax.complex(*start(layers, left, products, right, distinct)), jnp.bool(False)
+        both, near = lax.fori_loop(0, depth, layer, carry) if depth else carry
+        own = lax.complex(*_rows((one[1].nngp, one[1].ntk), i, t1))
+        return jnp.where(distinct, both, own[:, None]) if symmetric else both, near
 
-    def body(m: Array, state: Moments) -> Moments:
+    def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
         at = starts[m, 0], starts[m, 1]
-        k, theta = write_both(symmetric, state, tile(*at), at)
-        return k, theta
+        both, near = tile(*at)
+        k, theta = write_both(symmetric, carry[0], both, at)
+        return (k, theta), carry[1] | near
 
-    zero = jnp.zeros((len(one.x), len(other.x)), x1.dtype)
-    return lax.fori_loop(0, len(starts), body, (zero, zero))
-
-
-class _Side:
-    """One set of examples, filled up to whole tiles."""
-
-    def __init__(self, x: Array, known: Diagonal, tile: int):
-        self.x, self.tile = _pad(x, tile), tile
-        # examples are the last axis of what they have with themselves
-        self.diagonal: Any = jax.tree.map(lambda a: _pad(a, tile, -1), known)
-
-    def inputs(self, i: Array) -> Inputs:
-        """Of the rows of a tile."""
-        return jax.tree.map(
-            lambda a: _rows(a, i, self.tile),
-            Inputs(self.x, self.diagonal.q0, self.diagonal.by_layer[0][0]),
-        )
-
-    def own(self, i: Array) -> Array:
-        """Both kernels of these rows with themselves."""
-        return lax.complex(
-            *(_rows(k, i, self.tile) for k in (self.diagonal.nngp, self.diagonal.ntk))
-        )
+    zero = jnp.zeros(shape, x1.dtype)
+    return lax.fori_loop(0, len(starts), body, ((zero, zero), jnp.bool(False)))
 
 
-def _rows(x: Array, i: Array, tile: int, axis: int = 0) -> Array:
-    return lax.dynamic_slice_in_dim(x, i, tile, axis)
+def _filled(x: Array, known: Diagonal, tile: int) -> tuple[Array, Diagonal]:
+    """Examples up to whole tiles; they are the last axis of what they have with themselves."""
+    return _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
+
+
+def _rows(tree: Any, i: Array, tile: int, axis: int = 0) -> Any:
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, tile, axis), tree)
 
 
 def _pad(a: Array, tile: int, axis: int = 0) -> Array:
