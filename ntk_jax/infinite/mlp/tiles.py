@@ -64,14 +64,21 @@ def tiled(
         own = lax.complex(*_rows((one[1].nngp, one[1].ntk), i, t1))
         return jnp.where(distinct, both, own[:, None]) if symmetric else both, near
 
-    def body(m: Array, carry: tuple[Moments, Array]) -> tuple[Moments, Array]:
-        at = starts[m, 0], starts[m, 1]
-        both, near = tile(*at)
-        k, theta = write_both(symmetric, carry[0], both, at)
-        return (k, theta), carry[1] | near
+    def write(state: Moments, both: Array, m: Array | int) -> Moments:
+        k, theta = write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
+        return k, theta
+
+    # written one step later: or else it would be computed anew for each of the four places
+    def body(m: Array, carry: Any) -> Any:
+        state, both, near = carry
+        new, found = tile(starts[m, 0], starts[m, 1])
+        return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
     zero = jnp.zeros(shape, x1.dtype)
-    return lax.fori_loop(0, len(starts), body, ((zero, zero), jnp.bool(False)))
+    nothing = jnp.zeros((t1, t2), jnp.result_type(zero, jnp.complex64))
+    carry = (zero, zero), nothing, jnp.bool(False)
+    state, both, near = lax.fori_loop(0, len(starts), body, carry)
+    return write(state, both, len(starts) - 1), near
 
 
 def _filled(x: Array, known: Diagonal, tile: int) -> tuple[Array, Diagonal]:
