@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
-from ntk_jax.infinite.mlp.tiles import tiled
+from ntk_jax.infinite.mlp.tiles import in_blocks, tiled
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import mirror_upper
 
@@ -26,6 +26,8 @@ def kernels(network: Network, known: Diagonals | None) -> Moments:
     if known is None:
         return _compiled(*network)
     x1, x2, layers, arch = network
+    if any(device.platform != "cpu" for device in x1.devices()):
+        return _compiled_blocks(*network, known)
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
         return _compiled_tiles(*network, known)[0]
@@ -40,10 +42,14 @@ def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Moments:
-    """In tiles, with the derivatives of the reference path."""
+    """In tiles or blocks, as the platform wants, with the derivatives of the reference path."""
+    known = diagonals(Network(x1, x2, layers, arch))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    out, _ = tiled(x1, x2, layers, arch, diagonals(Network(x1, x2, layers, arch)))
-    return out if out[0].shape == (n1, n2) else (out[0][:n1, :n2], out[1][:n1, :n2])
+    cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
+    return lax.platform_dependent(
+        cpu=lambda: cropped(tiled(x1, x2, layers, arch, known)[0]),
+        default=lambda: cropped(in_blocks(x1, x2, layers, arch, known)),
+    )
 
 
 @_kernels.defjvp
@@ -95,4 +101,5 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
 
 _compiled = jax.jit(_kernels, static_argnums=3)
 _compiled_tiles = jax.jit(tiled, static_argnums=3, static_argnames="watched")
+_compiled_blocks = jax.jit(in_blocks, static_argnums=3)
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

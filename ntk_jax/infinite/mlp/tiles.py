@@ -1,12 +1,14 @@
-"""All layers on pairs, tile by tile: each tile in one loop per group of layers, kernel and tangent
-kernel in registers.
+"""All layers on blocks of pairs: a block stays near the processor while its layers are gone
+through.
 
-With x2 = None only the upper triangle is visited, and mirrored. XLA's CPU fusion has one output, so
-the two kernels travel as the real and the imaginary part of one complex number: as two arrays, the
-recursion was computed twice per layer, and the time grew exponentially with depth.
+One mathematics, two schedules. A CPU takes tiles that fit its caches, each in one loop over layers;
+XLA's CPU fusion has one output, so the two kernels travel as the real and the imaginary part of one
+complex number: as two arrays, the recursion would be computed twice per layer, and the time grow
+exponentially with depth. An accelerator takes few, large blocks, and eight layers in one pass that
+writes both kernels. With x2 = None only blocks of the upper triangle are visited, and mirrored.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,20 @@ from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
-from ntk_jax.tiling import corners, tile_size, write_both
+from ntk_jax.tiling import corners, even, strictly_lower, tile_size, write_both
+
+BLOCK = 8192  # rows of an accelerator's block: 256 MiB of an array in float32
+GROUP = 8  # layers in one pass: more take long to compile
+
+
+class Rows(NamedTuple):
+    """Of some examples: what the first layer needs, what hidden layers need (on an axis before the
+    examples), both kernels of each with itself.
+    """
+
+    inputs: Any
+    sides: Any
+    own: Moments
 
 
 def tiled(
@@ -28,41 +43,38 @@ def tiled(
     known: Diagonals,
     watched: bool = False,
 ) -> tuple[Moments, Array]:
-    """K and Theta, padded to whole tiles; if `watched`, whether any pair was nearly parallel
-    before any hidden layer.
+    """K and Theta in a CPU's tiles, padded to whole ones; if `watched`, whether any pair was nearly
+    parallel before any hidden layer.
     """
-    depth, symmetric = layers.W.shape[0] - 1, x2 is None
-    _, (rest, last) = split_layers(layers)
-    each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
+    depth, symmetric = len(layers.W) - 1, x2 is None
     t1, t2 = (tile_size(len(x)) for x in (x1, x1 if x2 is None else x2))
-    one, other = _filled(x1, known[0], t1), _filled(x1 if x2 is None else x2, known[-1], t2)
-    inputs1, inputs2 = (inputs(layers, arch, *filled) for filled in (one, other))
-    sides1, sides2 = (
-        side(arch, *each, d.variances, d.active) if depth else None for _, d in (one, other)
-    )
-    shape = len(one[0]), len(other[0])
-    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
+    one = _all_rows(x1, known[0], layers, arch, t1)
+    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
+    _, (rest, _) = split_layers(layers)
 
     def tile(i: Array, j: Array) -> tuple[Array, Array]:
-        left, right = _rows(inputs1, i, t1), _rows(inputs2, j, t2)
-        distinct = i + jnp.arange(t1)[:, None] != j + jnp.arange(t2)[None, :] if symmetric else True
-        products = matmul(left.x, right.x.T) / x1.shape[1]
+        a, b = _cut(one, i, t1), _cut(other, j, t2)
+        distinct = _distinct(i, t1, j, t2) if symmetric else True
 
         def layer(m: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             both, near = carry
             if watched:
                 near |= jnp.any(jnp.abs(both.real) <= NEAR)
-            at = jax.tree.map(lambda c: c[m], rest)
-            of = lambda r: lax.dynamic_index_in_dim(r, m, -2, keepdims=False)
-            a = jax.tree.map(lambda r: _rows(of(r), i, t1, -1)[..., :, None], sides1)
-            b = jax.tree.map(lambda r: _rows(of(r), j, t2, -1)[..., None, :], sides2)
-            new = step(arch, at, m == depth - 1, a, (both.real, both.imag), b)
+            at = lambda tree, axis: jax.tree.map(
+                lambda c: lax.dynamic_index_in_dim(c, m, axis, keepdims=False), tree
+            )
+            state, pair = (both.real, both.imag), _facing(at(a.sides, -2), at(b.sides, -2))
+            new = step(arch, at(rest, 0), m == depth - 1, pair[0], state, pair[1])
             return lax.complex(*new), near
 
-        carry = lax.complex(*start(layers, left, products, right, distinct)), jnp.bool(False)
+        state = start(layers, a.inputs, _products(a, b), b.inputs, distinct)
+        carry = lax.complex(*state), jnp.bool(False)
         both, near = lax.fori_loop(0, depth, layer, carry) if depth else carry
-        own = lax.complex(*_rows((one[1].nngp, one[1].ntk), i, t1))
-        return jnp.where(distinct, both, own[:, None]) if symmetric else both, near
+        own = lax.complex(*a.own)[:, None]
+        return jnp.where(distinct, both, own) if symmetric else both, near
+
+    shape = len(one.own[0]), len(other.own[0])
+    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
 
     def write(state: Moments, both: Array, m: Array | int) -> Moments:
         k, theta = write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
@@ -74,20 +86,93 @@ def tiled(
         new, found = tile(starts[m, 0], starts[m, 1])
         return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
-    zero = jnp.zeros(shape, x1.dtype)
-    nothing = jnp.zeros((t1, t2), jnp.result_type(zero, jnp.complex64))
-    carry = (zero, zero), nothing, jnp.bool(False)
+    zero, nothing = jnp.zeros(shape, x1.dtype), jnp.zeros((t1, t2), x1.dtype)
+    carry = (zero, zero), lax.complex(nothing, nothing), jnp.bool(False)
     state, both, near = lax.fori_loop(0, len(starts), body, carry)
     return write(state, both, len(starts) - 1), near
 
 
-def _filled(x: Array, known: Diagonal, tile: int) -> tuple[Array, Diagonal]:
-    """Examples up to whole tiles; they are the last axis of what they have with themselves."""
-    return _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
+def in_blocks(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals
+) -> Moments:
+    """K and Theta in an accelerator's blocks, padded to whole ones."""
+    symmetric = x2 is None
+    t1, t2 = (even(len(x), BLOCK) for x in (x1, x1 if x2 is None else x2))
+    one = _all_rows(x1, known[0], layers, arch, t1)
+    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
+    shape = len(one.own[0]), len(other.own[0])
+    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
+    if len(starts) == 1:
+        return _block(layers, arch, one, other, _distinct(0, t1, 0, t2) if symmetric else None)
+
+    def body(m: Array, state: Moments) -> Moments:
+        i, j = starts[m, 0], starts[m, 1]
+        distinct = _distinct(i, t1, j, t2) if symmetric else None
+        both = _block(layers, arch, _cut(one, i, t1), _cut(other, j, t2), distinct)
+        write = lax.dynamic_update_slice
+        state = write(state[0], both[0], (i, j)), write(state[1], both[1], (i, j))
+        if not symmetric:
+            return state
+        return write(state[0], both[0].T, (j, i)), write(state[1], both[1].T, (j, i))
+
+    zero = jnp.zeros(shape, x1.dtype)
+    return lax.fori_loop(0, len(starts), body, (zero, zero))
 
 
-def _rows(tree: Any, i: Array, tile: int, axis: int = 0) -> Any:
-    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, tile, axis), tree)
+def _block(layers: Layers, arch: Architecture, a: Rows, b: Rows, distinct: Array | None) -> Moments:
+    """Both kernels of a block; `distinct` pairs of a symmetric kernel are no example and itself."""
+    products = _products(a, b)
+    if distinct is not None and distinct.shape[0] == distinct.shape[1]:
+        # what follows commutes: of symmetric products it is symmetric to the bit
+        diagonal = ~distinct[0, 0]
+        products = jnp.where(diagonal & strictly_lower(len(products)), products.T, products)
+    state = start(layers, a.inputs, products, b.inputs, True if distinct is None else distinct)
+    _, (rest, _) = split_layers(layers)
+    depth = len(layers.W) - 1
+    for m in range(depth):
+        at = lambda tree, axis, m=m: jax.tree.map(lambda c: jnp.take(c, m, axis=axis), tree)
+        one, other = _facing(at(a.sides, -2), at(b.sides, -2))
+        state = step(arch, at(rest, 0), m == depth - 1, one, state, other)
+        if m % GROUP == GROUP - 1:
+            state = lax.optimization_barrier(state)
+    if distinct is None:
+        return state
+    k, theta = (jnp.where(distinct, k, own[:, None]) for k, own in zip(state, a.own, strict=True))
+    return k, theta
+
+
+def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, tile: int) -> Rows:
+    """Of all examples, filled up to whole tiles."""
+    x, known = _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
+    _, (rest, last) = split_layers(layers)
+    each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
+    sides = side(arch, *each, known.variances, known.active) if len(last) else None
+    return Rows(inputs(layers, arch, x, known), sides, (known.nngp, known.ntk))
+
+
+def _cut(rows: Rows, i: Array, tile: int) -> Rows:
+    """Of the examples of a tile."""
+    cut = lambda axis: lambda a: lax.dynamic_slice_in_dim(a, i, tile, axis)
+    return Rows(
+        *(jax.tree.map(cut(axis), part) for part, axis in zip(rows, (0, -1, 0), strict=True))
+    )
+
+
+def _distinct(i: Array | int, t1: int, j: Array | int, t2: int) -> Array:
+    """Which pairs of a tile of a symmetric kernel are not an example and itself."""
+    return i + jnp.arange(t1)[:, None] != j + jnp.arange(t2)[None, :]
+
+
+def _products(a: Rows, b: Rows) -> Array:
+    return matmul(a.inputs.x, b.inputs.x.T) / a.inputs.x.shape[1]
+
+
+def _facing(one: Any, other: Any) -> tuple[Any, Any]:
+    """Both sides with an axis for the other's examples."""
+    return (
+        jax.tree.map(lambda r: r[..., :, None], one),
+        jax.tree.map(lambda r: r[..., None, :], other),
+    )
 
 
 def _pad(a: Array, tile: int, axis: int = 0) -> Array:
