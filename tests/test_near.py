@@ -2,7 +2,7 @@
 clusters stay definite.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,12 @@ import pytest
 from ntk_jax import mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import PoleGaps
+from ntk_jax.duals.hermite_series.nearly_parallel import pole_gaps
 from ntk_jax.duals.kinks.half_gaussian import MixedOrders
 from ntk_jax.duals.kinks.near_pole import PoleDeficit
 from ntk_jax.duals.kinks.orthant import threshold
+from ntk_jax.infinite.mlp import tiles
+from ntk_jax.infinite.mlp.kernels import _DEFAULTS, _network
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 EDGE = {
@@ -252,7 +255,7 @@ def lacking(p, q, a, b, lack):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu6", "hard_swish"])
-def test_apart_says_the_same_as_the_dual_where_that_is_exact_too(activation):
+def test_gaps_say_the_same_as_the_dual_where_that_is_exact_too(activation):
     rule = dual_rule(activation).fitted(9.0, jnp.dtype(jnp.float64))
     q1, q2 = jnp.repeat(jnp.asarray([[1.0, 1.0, 9.0], [1.0, 1.3, 4.0]]), 5, axis=1)
     cosine = jnp.tile(jnp.asarray([0.99, 0.5, 0.0, -0.5, -0.99]), 3)
@@ -260,14 +263,16 @@ def test_apart_says_the_same_as_the_dual_where_that_is_exact_too(activation):
     @jax.jit
     def both():
         dual = rule.pair(rule.rows(q1), cosine * jnp.sqrt(q1 * q2), rule.rows(q2))
-        apart = rule.pole_gaps(
-            PoleGaps(1 - cosine, 1 + cosine), rule.near_rows(q1), rule.near_rows(q2)
-        )
-        return dual, apart, dual.k / jnp.sqrt(rule.diagonal(q1).k * rule.diagonal(q2).k)
+        gap = PoleGaps(1 - cosine, 1 + cosine).nearer
+        sides = [rule.gap_rows(q, rule.diagonal(q).k) for q in (q1, q2)]
+        near, by_gap = pole_gaps(rule.kinks, gap, *sides), rule.of_gap(gap, *sides)
+        return dual, near, by_gap, dual.k / jnp.sqrt(rule.diagonal(q1).k * rule.diagonal(q2).k)
 
-    dual, (apart, k_dot), rho = both()
-    np.testing.assert_allclose((apart.minus, apart.plus), (1 - rho, 1 + rho), atol=1e-13)
-    np.testing.assert_allclose(k_dot, dual.k_dot, rtol=1e-12, atol=1e-13)
+    dual, near, by_gap, rho = both()
+    np.testing.assert_allclose(near, (1 - rho, 1 + rho), atol=1e-13)
+    np.testing.assert_allclose(by_gap.gaps, (1 - rho, 1 + rho), atol=1e-13)
+    np.testing.assert_allclose(by_gap.correlation, rho, atol=1e-13)
+    np.testing.assert_allclose(by_gap.k_dot, dual.k_dot, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.slow
@@ -296,3 +301,43 @@ def test_differentiated_code_has_the_same_values_and_finite_derivatives():
         np.testing.assert_allclose(every[-1], a, rtol=1e-5)
         np.testing.assert_allclose(b, a, rtol=1e-5)
         assert jnp.all(jnp.isfinite(d))
+
+
+def moderate_and_near(dtype):
+    """An example, and others at every distance from it and from its mirror image."""
+    x, away = np.random.default_rng(0).standard_normal((2, 20))
+    away -= x * (away @ x) / (x @ x)
+    angles = [0.0, 1e-8, 1e-6, 1e-4, 1e-3, 5e-3, 0.02, 0.05, 0.1, 0.5, np.pi / 2]
+    y = [s * (np.cos(a) * x + np.sin(a) * away) for s in (1, -1, 1.7) for a in angles]
+    return x.astype(dtype), np.array(y, dtype)
+
+
+@both_precisions
+@pytest.mark.parametrize("depth", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("b_std", [0.0, 0.1])
+def test_at_moderate_distances_too_an_angle_is_known_to_its_rounding(dtype, depth, b_std):
+    x, y = moderate_and_near(dtype)
+    options = {"W_std": 2**0.5, "b_std": b_std}
+    k = mlp_kernels(x[None], y, depth=depth, **options)
+    for j, row in enumerate(y):
+        exact = exact_kernels(x, row, depth, **options)
+        # a few roundings per layer; of gaps above `NEAR` the products leave eps, which 1 / 64 divides
+        for ours, (xx, xy, yy), most in zip(k, exact, (4 + depth, 50 + 4 * depth), strict=True):
+            assert abs(float(ours[0, j]) - xy) <= most * EPS[dtype] * (xx * yy) ** 0.5
+
+
+@pytest.mark.parametrize("activation", ["relu", "sign", "hard_tanh", "tanh"])
+def test_blocks_of_accelerators_are_the_tiles_of_a_cpu(activation, monkeypatch):
+    x = cluster(40, 0.5, np.float64, d=6)
+    x[3], x[4], x[6] = x[0], -x[1], 0
+    x[7] = x[8] + 1e-7 * x[9]
+    options = {"depth": 2, "W_std": 1.3, "b_std": 0.2, "activation": activation}
+    whole = mlp_kernels(x, **options)
+    network, known, _ = _network(x, None, **{**_DEFAULTS, **options})
+    for rows in (tiles.BLOCK, 16):  # in one block, in nine of which six are computed
+        monkeypatch.setattr(tiles, "BLOCK", rows)
+        blocks = jax.jit(partial(tiles.in_blocks), static_argnums=3)(*network, known)
+        for a, b in zip(whole, blocks, strict=True):
+            b = np.asarray(b)[:40, :40]
+            assert np.array_equal(b, b.T)
+            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)

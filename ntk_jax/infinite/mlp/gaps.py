@@ -10,6 +10,7 @@ with shares a_m² of one side's, b_m² of the other's,
     1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + sum_m (a_m - b_m)² / 2.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from ntk_jax.infinite.mlp.layers import (
     dense,
 )
 
-BLOCK = 16
-"""Features whose differences are added up before the sum is read and written."""
+FEATURES = {"cpu": 16, "default": 96}
+"""Whose differences are added up before their sum is read and written, by platform."""
 
 
 class Shares(NamedTuple):
@@ -130,8 +131,9 @@ def first_step(
     size = jnp.minimum(jnp.abs(rho), 1)
     near = (size >= 1 - NEAR) & distinct
     sign = jnp.where(rho >= 0, 1, -1).astype(rho.dtype)
-    exact = lambda: jnp.where(near, _distances(one, sign, other), 1 - size)
-    u = lax.cond(jnp.any(near), exact, lambda: 1 - size)
+    at = {where: partial(_distances, one, other, count) for where, count in FEATURES.items()}
+    exact = lambda sign: jnp.where(near, lax.platform_dependent(sign, **at), 1 - size)
+    u = lax.cond(jnp.any(near), exact, lambda _: 1 - size, sign)
     data = Gap(sign * jnp.maximum(u, jnp.finfo(u.dtype).tiny))
     a = Shares(*(s[:, None] for s in one.shares))
     b = Shares(*(s[None, :] for s in other.shares))
@@ -143,19 +145,19 @@ def first_step(
     return jnp.where(distinct, signed, 1), layer.W_eta * c + layer.b_eta
 
 
-def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
-    """|u1 - sign u2|² / 2 of all pairs of unit vectors."""
+def _distances(one: FirstSide, other: FirstSide, block: int, sign: Array) -> Array:
+    """|u1 - sign u2|² / 2 of all pairs of unit vectors, a block of features at a time."""
     d = one.x.shape[1]
     u1, u2 = (
-        jnp.pad(side.x * (side.r * d**-0.5)[:, None], ((0, 0), (0, -d % BLOCK))).T
+        jnp.pad(side.x * (side.r * d**-0.5)[:, None], ((0, 0), (0, -d % block))).T
         for side in (one, other)
     )
 
     def add(m: Array, total: Array) -> Array:
-        a, b = (lax.dynamic_slice_in_dim(u, m * BLOCK, BLOCK) for u in (u1, u2))
-        return total + sum((a[k][:, None] - sign * b[k][None, :]) ** 2 for k in range(BLOCK))
+        a, b = (lax.dynamic_slice_in_dim(u, m * block, block) for u in (u1, u2))
+        return total + sum((a[k][:, None] - sign * b[k][None, :]) ** 2 for k in range(block))
 
-    return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign)) / 2
+    return lax.fori_loop(0, len(u1) // block, add, jnp.zeros_like(sign)) / 2
 
 
 def with_derivatives_of_moments(state: Moments, q1: Array, moments: Moments, q2: Array) -> Moments:
