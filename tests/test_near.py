@@ -321,7 +321,7 @@ def test_at_moderate_distances_too_an_angle_is_known_to_its_rounding(dtype, dept
     k = mlp_kernels(x[None], y, depth=depth, **options)
     for j, row in enumerate(y):
         exact = exact_kernels(x, row, depth, **options)
-        # a few roundings per layer; of gaps above `NEAR` the products leave eps, which 1 / 64 divides
+        # some roundings per layer; above `NEAR`, products leave the eps of a gap that 1/64 divides
         for ours, (xx, xy, yy), most in zip(k, exact, (4 + depth, 50 + 4 * depth), strict=True):
             assert abs(float(ours[0, j]) - xy) <= most * EPS[dtype] * (xx * yy) ** 0.5
 

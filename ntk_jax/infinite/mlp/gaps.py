@@ -10,7 +10,6 @@ with shares a_m² of one side's, b_m² of the other's,
     1 -+ rho = sum_m a_m b_m (1 -+ rho_m) + sum_m (a_m - b_m)² / 2.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,14 +19,15 @@ from ntk_jax.duals.dual_rule import Gap, PoleGaps
 from ntk_jax.duals.numerics import NEAR, correlation, ratio, root, with_derivative
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
+    Flag,
     Layers,
     Moments,
     before_activation,
     dense,
 )
 
-FEATURES = {"cpu": 16, "default": 96}
-"""Whose differences are added up before their sum is read and written, by platform."""
+BLOCK = 16
+"""Features whose differences a CPU adds up before their sum is read and written."""
 
 
 class Shares(NamedTuple):
@@ -52,7 +52,7 @@ class GapSide(NamedTuple):
     shares: Shares
 
 
-def gap_side(arch: Architecture, layer: Layers, last: Any, q: Array, second: Array) -> GapSide:
+def gap_side(arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array) -> GapSide:
     """What a pair needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
     v, scale = before_activation(arch, q)
     skipped = jnp.where(last, 0, q) if arch.residual else jnp.zeros_like(q)
@@ -67,7 +67,12 @@ def _shares(active: Array, skipped: Array, total: Array) -> Shares:
 
 
 def gap_step(
-    arch: Architecture, layer: Layers, last: Any, one: GapSide, state: Moments, other: GapSide
+    arch: Architecture,
+    layer: Layers,
+    last: Flag,
+    one: GapSide,
+    state: Moments,
+    other: GapSide,
 ) -> Moments:
     """One hidden layer and the Dense after it, for (signed gap, tangent kernel) of pairs: the first
     is the covariance after the `last`.
@@ -75,7 +80,9 @@ def gap_step(
     gap, theta = Gap(state[0]), state[1]
     active, rho, k_dot = arch.rule.of_gap(gap, one.rows, other.rows)
     k = one.deviation * other.deviation * rho
-    before = theta if one.scale is None else theta * (one.scale * other.scale)
+    before = theta
+    if one.scale is not None and other.scale is not None:
+        before = theta * (one.scale * other.scale)
     nngp, new = dense(layer, k, k_dot, before)
     if arch.residual:
         new = new + jnp.where(last, 0, theta)
@@ -118,7 +125,7 @@ def first_side(layer: Layers, x: Array, q0: Array, q: Array) -> FirstSide:
 
 
 def first_step(
-    layer: Layers, one: FirstSide, products: Array, other: FirstSide, distinct: Any
+    layer: Layers, one: FirstSide, products: Array, other: FirstSide, distinct: Flag
 ) -> Moments:
     """The first Dense layer, given the second moments of pairs of inputs.
 
@@ -131,9 +138,8 @@ def first_step(
     size = jnp.minimum(jnp.abs(rho), 1)
     near = (size >= 1 - NEAR) & distinct
     sign = jnp.where(rho >= 0, 1, -1).astype(rho.dtype)
-    at = {where: partial(_distances, one, other, count) for where, count in FEATURES.items()}
-    exact = lambda sign: jnp.where(near, lax.platform_dependent(sign, **at), 1 - size)
-    u = lax.cond(jnp.any(near), exact, lambda _: 1 - size, sign)
+    exact = lambda: jnp.where(near, _distances(one, sign, other), 1 - size)
+    u = lax.cond(jnp.any(near), exact, lambda: 1 - size)
     data = Gap(sign * jnp.maximum(u, jnp.finfo(u.dtype).tiny))
     a = Shares(*(s[:, None] for s in one.shares))
     b = Shares(*(s[None, :] for s in other.shares))
@@ -145,19 +151,23 @@ def first_step(
     return jnp.where(distinct, signed, 1), layer.W_eta * c + layer.b_eta
 
 
-def _distances(one: FirstSide, other: FirstSide, block: int, sign: Array) -> Array:
-    """|u1 - sign u2|² / 2 of all pairs of unit vectors, a block of features at a time."""
+def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
+    """|u1 - sign u2|² / 2 of all pairs of unit vectors."""
     d = one.x.shape[1]
-    u1, u2 = (
-        jnp.pad(side.x * (side.r * d**-0.5)[:, None], ((0, 0), (0, -d % block))).T
-        for side in (one, other)
-    )
+    u1, u2 = ((side.x * (side.r * d**-0.5)[:, None]).T for side in (one, other))
+    squares = lambda a, sign, b: (a[..., :, None] - sign * b[..., None, :]) ** 2
 
-    def add(m: Array, total: Array) -> Array:
-        a, b = (lax.dynamic_slice_in_dim(u, m * block, block) for u in (u1, u2))
-        return total + sum((a[k][:, None] - sign * b[k][None, :]) ** 2 for k in range(block))
+    def in_blocks(u1: Array, sign: Array, u2: Array) -> Array:
+        u1, u2 = (jnp.pad(u, ((0, -d % BLOCK), (0, 0))) for u in (u1, u2))
 
-    return lax.fori_loop(0, len(u1) // block, add, jnp.zeros_like(sign)) / 2
+        def add(m: Array, total: Array) -> Array:
+            a, b = (lax.dynamic_slice_in_dim(u, m * BLOCK, BLOCK) for u in (u1, u2))
+            return total + sum(squares(a[k], sign, b[k]) for k in range(BLOCK))
+
+        return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign))
+
+    in_one_pass = lambda u1, sign, u2: jnp.sum(squares(u1, sign, u2), axis=0)
+    return lax.platform_dependent(u1, sign, u2, cpu=in_blocks, default=in_one_pass) / 2
 
 
 def with_derivatives_of_moments(state: Moments, q1: Array, moments: Moments, q2: Array) -> Moments:

@@ -37,6 +37,7 @@ class Architecture(NamedTuple):
 
 
 Moments = tuple[Array, Array]
+Flag = Array | bool
 Carry = TypeVar("Carry")
 
 
@@ -73,7 +74,7 @@ def first_pairs(
     return k + lax.stop_gradient(jnp.where(same, variances1[1] - k, 0)), theta
 
 
-def add_skip(arch: Architecture, last: Any, new: Moments, old: Moments) -> Moments:
+def add_skip(arch: Architecture, last: Flag, new: Moments, old: Moments) -> Moments:
     """The kernels after a layer, with those before it if a skip connection leads around it: not
     around the readout.
     """
@@ -112,7 +113,7 @@ def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
 def pair_step(
     arch: Architecture,
     layer: Layers,
-    last: Any,
+    last: Flag,
     rows1: tuple[Any, Array | None],
     moments: Moments,
     rows2: tuple[Any, Array | None],

@@ -13,6 +13,7 @@ from jax import Array, lax
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.gaps import (
     FirstSide,
+    GapSide,
     covariance,
     first_side,
     first_step,
@@ -22,6 +23,7 @@ from ntk_jax.infinite.mlp.gaps import (
 )
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
+    Flag,
     Layers,
     Moments,
     first_pairs,
@@ -31,22 +33,33 @@ from ntk_jax.infinite.mlp.layers import (
     split_layers,
 )
 
+Side = GapSide | tuple[Any, Array | None]
+"""Of some examples at one hidden layer."""
+
 
 def has_cusp(layers: Layers, arch: Architecture) -> bool:
     """Whether pairs are followed by their gaps."""
     return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
-def side(arch: Architecture, layer: Layers, last: Any, q: Array, second: Array) -> Any:
+def side(arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array) -> Side:
     """What `step` needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
     return gap_side(arch, layer, last, q, second) if arch.rule.cusp else rows(arch, q)
 
 
 def step(
-    arch: Architecture, layer: Layers, last: Any, one: Any, state: Moments, other: Any
+    arch: Architecture,
+    layer: Layers,
+    last: Flag,
+    one: Side,
+    state: Moments,
+    other: Side,
 ) -> Moments:
     """One hidden layer and the Dense after it."""
-    return (gap_step if arch.rule.cusp else pair_step)(arch, layer, last, one, state, other)
+    if isinstance(one, GapSide) and isinstance(other, GapSide):
+        return gap_step(arch, layer, last, one, state, other)
+    assert not isinstance(one, GapSide) and not isinstance(other, GapSide)
+    return pair_step(arch, layer, last, one, state, other)
 
 
 class Inputs(NamedTuple):
@@ -57,7 +70,10 @@ class Inputs(NamedTuple):
     q: Array
 
 
-def inputs(layers: Layers, arch: Architecture, x: Array, known: Diagonal) -> Inputs | FirstSide:
+Start = Inputs | FirstSide
+
+
+def inputs(layers: Layers, arch: Architecture, x: Array, known: Diagonal) -> Start:
     """What `start` needs of one side."""
     q = (known.variances if len(layers.W) > 1 else known.nngp[None])[0]
     if not has_cusp(layers, arch):
@@ -65,19 +81,25 @@ def inputs(layers: Layers, arch: Architecture, x: Array, known: Diagonal) -> Inp
     return first_side(split_layers(layers)[0], x, known.q0, q)
 
 
-def start(layers: Layers, one: Any, products: Array, other: Any, distinct: Any) -> Moments:
+def start(layers: Layers, one: Start, products: Array, other: Start, distinct: Flag) -> Moments:
     """The state after the first Dense layer, given the second moments of the inputs; pairs that are
     not `distinct` are an example and itself.
     """
     first, _ = split_layers(layers)
-    if isinstance(one, FirstSide):
+    if isinstance(one, FirstSide) and isinstance(other, FirstSide):
         return first_step(first, one, products, other, distinct)
+    assert isinstance(one, Inputs) and isinstance(other, Inputs)
     variances = (one.q0[:, None], one.q[:, None]), (other.q0[None, :], other.q[None, :])
     return first_pairs(first, products, *variances)
 
 
 def differentiable_start(
-    layers: Layers, one: Any, products: Array, other: Any, distinct: Any, known: Diagonals
+    layers: Layers,
+    one: Start,
+    products: Array,
+    other: Start,
+    distinct: Flag,
+    known: Diagonals,
 ) -> Moments:
     """The same, with derivatives."""
     sides = [Inputs(s.x, d.q0, d.by_layer[0][0]) for s, d in zip((one, other), known, strict=True)]

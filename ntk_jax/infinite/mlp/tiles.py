@@ -60,11 +60,9 @@ def tiled(
             both, near = carry
             if watched:
                 near |= jnp.any(jnp.abs(both.real) <= NEAR)
-            at = lambda tree, axis: jax.tree.map(
-                lambda c: lax.dynamic_index_in_dim(c, m, axis, keepdims=False), tree
-            )
-            state, pair = (both.real, both.imag), _facing(at(a.sides, -2), at(b.sides, -2))
-            new = step(arch, at(rest, 0), m == depth - 1, pair[0], state, pair[1])
+            left, right = _facing(_at(a.sides, m, -2), _at(b.sides, m, -2))
+            state = both.real, both.imag
+            new = step(arch, _at(rest, m), m == depth - 1, left, state, right)
             return lax.complex(*new), near
 
         state = start(layers, a.inputs, _products(a, b), b.inputs, distinct)
@@ -130,9 +128,8 @@ def _block(layers: Layers, arch: Architecture, a: Rows, b: Rows, distinct: Array
     _, (rest, _) = split_layers(layers)
     depth = len(layers.W) - 1
     for m in range(depth):
-        at = lambda tree, axis, m=m: jax.tree.map(lambda c: jnp.take(c, m, axis=axis), tree)
-        one, other = _facing(at(a.sides, -2), at(b.sides, -2))
-        state = step(arch, at(rest, 0), m == depth - 1, one, state, other)
+        one, other = _facing(_at(a.sides, m, -2), _at(b.sides, m, -2))
+        state = step(arch, _at(rest, m), m == depth - 1, one, state, other)
         if m % GROUP == GROUP - 1:
             state = lax.optimization_barrier(state)
     if distinct is None:
@@ -156,6 +153,11 @@ def _cut(rows: Rows, i: Array, tile: int) -> Rows:
     return Rows(
         *(jax.tree.map(cut(axis), part) for part, axis in zip(rows, (0, -1, 0), strict=True))
     )
+
+
+def _at(tree: Any, m: Array | int, axis: int = 0) -> Any:
+    """Of one hidden layer."""
+    return jax.tree.map(lambda c: lax.dynamic_index_in_dim(c, m, axis, keepdims=False), tree)
 
 
 def _distinct(i: Array | int, t1: int, j: Array | int, t2: int) -> Array:
