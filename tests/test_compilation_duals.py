@@ -12,7 +12,7 @@ from ntk_jax import duals, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.closures.programs import forget
 from ntk_jax.infinite.mlp import kernels as front
 from ntk_jax.infinite.mlp.diagonal import diagonals
-from ntk_jax.infinite.mlp.recursion import _tiles
+from ntk_jax.infinite.mlp.tiles import tiled
 from ntk_jax.tiling import TILE, bucket, padded, tile_size
 
 
@@ -126,7 +126,7 @@ def test_padded_programs_give_the_bits_of_the_unpadded_one(name, sizes, monkeypa
     network, known, _ = front._network(
         x1, x2, *options.values(), "ntk", None, residual=False, layer_norm=False
     )
-    out, near = jax.jit(_tiles, static_argnums=3)(*network, known)
+    out, near = jax.jit(tiled, static_argnums=3)(*network, known)
     assert not np.any(near)
     for a, b in zip(found, out, strict=True):
         np.testing.assert_array_equal(a, b[:n1, :n2])

@@ -116,22 +116,21 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
     pairs = [(a.all, b.all, 1)]
     if a.singular is not None and b.singular is not None:
         pairs.append((a.singular, b.singular, -1))
-    chunk = math.gcd(terms, CHUNK)
+    value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    def step(m: Array, value: Array) -> Array:
-        at = terms - chunk * (m + 1)
-        cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
-        parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
-        for k in range(chunk - 1, -1, -1):
-            value = value * rho + sum(sign * (left[k] * right[k]) for left, right, sign in parts)
-        return value
+    def horner(value: Array, chunk: int) -> Array:
+        def step(m: Array, value: Array) -> Array:
+            at = terms - chunk * (m + 1)
+            cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
+            parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
+            for k in range(chunk - 1, -1, -1):
+                value = value * rho + sum(sign * (a[k] * b[k]) for a, b, sign in parts)
+            return value
 
-    return lax.fori_loop(
-        0,
-        terms // chunk,
-        step,
-        jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs))),
-    )
+        return lax.fori_loop(0, terms // chunk, step, value)
+
+    cpu, whole = (partial(horner, chunk=chunk) for chunk in (math.gcd(terms, CHUNK), terms))
+    return lax.platform_dependent(value, cpu=cpu, default=whole)
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:
