@@ -46,26 +46,31 @@ class Cnn(nn.Module):
         return nn.Dense(1)(x)
 
 
+def _single(a: np.ndarray) -> Array:
+    """In float32, on the device, with nothing compiled."""
+    return jax.device_put(a.astype(np.float32))
+
+
 def rows(n: int = 24, seed: int = 0) -> Array:
     """Examples with 8 features."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((n, 8)), jnp.float32)
+    return _single(np.random.default_rng(seed).standard_normal((n, 8)))
 
 
 def images(n: int = 6) -> Array:
     """Examples of 8 x 8 pixels."""
-    return jnp.asarray(np.random.default_rng(0).standard_normal((n, 8, 8, 3)), jnp.float32)
+    return _single(np.random.default_rng(0).standard_normal((n, 8, 8, 3)))
 
 
 def targets(n: int = 24) -> Array:
     """One output per example."""
-    return jnp.asarray(np.random.default_rng(1).standard_normal((n, 1)), jnp.float32)
+    return _single(np.random.default_rng(1).standard_normal((n, 1)))
 
 
 def kernels() -> tuple[Array, Array, Array]:
     """Of training rows, of test rows with training rows, of test rows."""
     x = np.random.default_rng(0).standard_normal((29, 8)).astype(np.float32)
     k = x @ x.T / 8 + np.eye(29, dtype=np.float32)
-    return tuple(map(jnp.asarray, (k[:24, :24], k[24:, :24], k[24:, 24:])))  # type: ignore[return-value]
+    return _single(k[:24, :24]), _single(k[24:, :24]), _single(k[24:, 24:])
 
 
 def _mlp_kernels(activation: Any, *, pair: bool = False) -> Callable[[], Call]:
@@ -81,7 +86,7 @@ def _mlp_kernels(activation: Any, *, pair: bool = False) -> Callable[[], Call]:
 def _finite(call: Callable[..., Any]) -> Callable[[], Call]:
     def door() -> Call:
         x, y = rows(), targets()
-        variables = jax.block_until_ready(Mlp().init(jax.random.key(0), x))
+        variables = jax.jit(Mlp().init)(jax.random.key(0), x)
         return lambda c: call(*ntk_jax.from_linen(Mlp(), variables), x, y, c)
 
     return door

@@ -5,6 +5,7 @@ Each case is a function `seed -> (apply_fn, params, x)` in float64 with three ex
 recognition is noticed, not only a wrong result.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from jax import lax
 
 import ntk_jax
+from cases.draws import UNOPTIMIZED
 
 N = 3
 F64 = jnp.float64
@@ -32,7 +34,7 @@ def draw(rng, shapes):
     """Arrays of the given shapes, by NumPy: a Flax initializer run op by op takes longer than
     everything tested.
     """
-    return jax.tree.map(lambda s: jnp.asarray(0.6 * rng.standard_normal(s.shape)), shapes)
+    return jax.tree.map(lambda s: jax.device_put(0.6 * rng.standard_normal(s.shape)), shapes)
 
 
 def lenient(fn):
@@ -52,7 +54,7 @@ def linen(model, shape, **call):
 
     def build(seed):
         rng = np.random.default_rng(seed)
-        x = jnp.asarray(rng.standard_normal((N, *shape)))
+        x = jax.device_put(rng.standard_normal((N, *shape)))
         shapes = jax.eval_shape(lambda: lenient(model.init)(jax.random.key(0), x, **call))
         apply_fn, params = ntk_jax.from_linen(model, draw(rng, shapes), **call)
         return lenient(apply_fn), params, x
@@ -67,7 +69,7 @@ def plain(apply_one, shapes, x_shape):
         rng = np.random.default_rng(seed)
         is_shape = lambda s: isinstance(s, tuple) and all(isinstance(i, int) for i in s)
         structs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, F64), shapes, is_leaf=is_shape)
-        x = jnp.asarray(rng.standard_normal((N, *x_shape)))
+        x = jax.device_put(rng.standard_normal((N, *x_shape)))
         apply_fn = lenient(lambda p, x: jax.vmap(lambda one: apply_one(p, one))(x))
         return apply_fn, draw(rng, structs), x
 
@@ -303,13 +305,14 @@ CASES = [
 def dense_ntk(apply_fn, params, x1, x2):
     """J(x1) J(x2)^T from the whole Jacobian of the whole batch, in every output mode."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
     def jacobian(x):
         jac = jax.jacobian(lambda p: apply_fn(p, x).reshape(x.shape[0], -1))(params)
         return jnp.concatenate(
             [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jac)], axis=2
         )
 
-    full = np.einsum("iop,jqp->ijoq", jacobian(x1), jacobian(x2))
+    j1 = np.asarray(jacobian(x1))
+    full = np.einsum("iop,jqp->ijoq", j1, j1 if x2 is x1 else jacobian(x2))
     diagonal = np.einsum("ijoo->ijo", full)
     return {"mean": diagonal.mean(axis=2), "diagonal": diagonal, "full": full}

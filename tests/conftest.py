@@ -2,10 +2,13 @@
 shapes checked.
 """
 
+import gc
+
 import hypothesis
 import jax
 import jaxtyping
 import matplotlib
+import numpy as np
 import pytest
 from repeats import STAY
 
@@ -13,6 +16,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 matplotlib.use("Agg")
+
+gc.disable()  # nothing that is imported is garbage
 
 # The tests that take longest. Nothing else is left to run beside one of them that starts last.
 FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
@@ -31,6 +36,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
 
 
+def pytest_collection_finish():
+    """From here on there is garbage."""
+    gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
     """Modules share few programs, and thousands of them held to the end slow every later one
@@ -38,6 +48,14 @@ def forget_compiled_programs():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def unoptimized():
+    """For a file that counts programs, however good they are: XLA takes half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -48,6 +66,12 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def draw():
+    """A function from shapes to standard Gaussians, new ones at each call, equal in every run."""
+    return np.random.default_rng(0).standard_normal
 
 
 @pytest.fixture

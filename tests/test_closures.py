@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import ntk_jax
+from cases.draws import normal
 from ntk_jax import (
     empirical_nngp,
     empirical_ntk,
@@ -37,10 +38,10 @@ from ntk_jax import (
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 
-x = jax.random.normal(jax.random.key(0), (3, 4))
-w = jax.random.normal(jax.random.key(1), (4, 2))
-y = jnp.ones((3, 2))
-FULL, HALF = jnp.array([[1.0, 1.0]]), jnp.array([[1.0, 0.0]])
+x = normal(0, (3, 4))
+w = normal(1, (4, 2))
+y = np.ones((3, 2))
+FULL, HALF = jax.device_put((np.array([[1.0, 1.0]]), np.array([[1.0, 0.0]])))
 
 SCALE = FULL
 settings = types.ModuleType("settings_of_the_user")
@@ -191,7 +192,7 @@ def test_the_kernel_follows_what_the_network_reads(place):
 
 
 OPTIONS = {"optimizer": optax.sgd(0.1), "num_steps": 2, "progress": False}
-v = jnp.ones((3, 2))
+v = np.ones((3, 2))
 FUNCTIONS = {
     "empirical_nngp": lambda f: empirical_nngp(f, w, x),
     "by_layer": lambda f: empirical_ntk_by_layer(f, w, x),

@@ -7,6 +7,8 @@ from cases.architectures import lenient
 from cases.compilations import compilations
 from cases.front_doors import DOORS
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.mark.slow  # the files beside this one take the same doors apart
 @pytest.mark.parametrize("name", DOORS)

@@ -10,19 +10,21 @@ import pytest
 import ntk_jax
 from cases.compilations import compilations
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 N, O = 6, 2
 RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.standard_normal((N + 3, 4)))
-Y = jnp.asarray(RNG.standard_normal((N, O)))
-ALL = jnp.asarray(np.exp(-np.sum((np.asarray(X)[:, None] - np.asarray(X)) ** 2, 2) / 4))
+X = jax.device_put(RNG.standard_normal((N + 3, 4)))
+Y = jax.device_put(RNG.standard_normal((N, O)))
+ALL = np.exp(-np.sum((np.asarray(X)[:, None] - np.asarray(X)) ** 2, 2) / 4)
 K, K_TEST, K_TEST_TEST = (
-    jnp.asarray(np.asarray(ALL)[a]) for a in (np.s_[:N, :N], np.s_[N:, :N], np.s_[N:, N:])
+    jax.device_put(ALL[a]) for a in (np.s_[:N, :N], np.s_[N:, :N], np.s_[N:, N:])
 )
-BY_OUTPUT = jnp.asarray(np.stack([K, 2 * np.asarray(K)], -1))
+BY_OUTPUT = jax.device_put(np.stack([K, 2 * np.asarray(K)], -1))
 KERNELS = [ntk_jax.Kernels(k, k) for k in (K, K_TEST, K_TEST_TEST)]
 MODES = ntk_jax.diagonalize(K)
 KEY = jax.random.key(0)
-PARAMS, PARAMS_0 = ({"w": jnp.asarray(scale * np.ones((4, O)))} for scale in (1.0, 0.5))
+PARAMS, PARAMS_0 = ({"w": jax.device_put(scale * np.ones((4, O)))} for scale in (1.0, 0.5))
 
 
 def network():

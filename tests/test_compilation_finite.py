@@ -14,6 +14,8 @@ from ntk_jax.closures.programs import forget
 from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
 from ntk_jax.training.rates import lift_rates, with_rates
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 rng = np.random.default_rng(0)
 x = jax.device_put(rng.normal(size=(6, 4)))
 y = jax.device_put(rng.normal(size=(6, 1)))

@@ -11,6 +11,8 @@ import ntk_jax
 from cases.architectures import lenient
 from cases.compilations import compilations
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = jnp.asarray(np.random.default_rng(0).standard_normal((5, 4)), jnp.float32)
 DENSE = {f"{layer}/{leaf}": (0.0, 0.5) for layer in ("a", "b") for leaf in ("kernel", "bias")}
 

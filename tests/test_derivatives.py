@@ -197,21 +197,19 @@ def test_second_derivatives_are_central_differences(name):
         )
 
 
-X = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
-MOVE = jax.random.normal(jax.random.key(0), (6, 3))
-
-
-def symmetric_data(h):
-    return ntk_jax.mlp_kernels(X + h * MOVE, depth=1, W_std=1.5, b_std=0.1).ntk
-
-
 def test_derivatives_found_wrong_on_symmetric_data():
+    x, move = np.concatenate([np.eye(3), -np.eye(3)]), jax.random.normal(jax.random.key(0), (6, 3))
+
+    @jax.jit
+    def symmetric_data(h):
+        return ntk_jax.mlp_kernels(x + h * move, depth=1, W_std=1.5, b_std=0.1).ntk
+
     k, dk = jax.jvp(symmetric_data, (0.0,), (1.0,))
-    y = jnp.arange(6.0)
-    flow = lambda k: ntk_jax.gradient_flow_mse(diagonalize(k), y, 5.0).train[0]
+    y = np.arange(6.0)
+    flow = jax.jit(lambda k: ntk_jax.gradient_flow_mse(diagonalize(k), y, 5.0).train[0])
     np.testing.assert_allclose(jax.jvp(flow, (k,), (dk,))[1], 0.3535, atol=5e-5)
-    at_identity = jax.grad(flow)(
-        jnp.eye(6)
+    at_identity = np.asarray(
+        jax.grad(flow)(np.eye(6))
     )  # at t = 5 and n = 6, with f(s) = 1 - exp(-5 s / 6): f'(1) y in the first row
     expected = 5 / 6 * np.exp(-5 / 6) * np.asarray(y)
     np.testing.assert_allclose(at_identity[0] + at_identity[:, 0], expected, atol=1e-12)

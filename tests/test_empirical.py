@@ -1,5 +1,7 @@
 """The finite-width kernel against the dense Jacobian, for every method and output mode."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,22 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntk_jax
+from cases.draws import drawn, normal
 from cases.networks import dense_ntk
 
 METHODS = ["jacobian", "vector_products"]
 
 
-def mlp(key, num_outputs=3):
+def mlp(seed, num_outputs=3):
     model = ntk_jax.MLP((6, 5), num_outputs, activation="tanh", b_std=0.2)
-    return ntk_jax.from_linen(model, model.init(key, jnp.ones((1, 4))))
+    return drawn(model, np.ones((1, 4)), seed)
 
 
-def pytree(key):
+def pytree(seed):
     """A network with parameters in odd places: nested, scalar, unused, shared, inside a
     nonlinearity.
     """
-    w = jax.random.normal(key, (4, 3))
-    params = {"w": (w, [w[0]]), "scale": jnp.asarray(0.7), "unused": jnp.ones(2)}
+    w = normal(seed, (4, 3))
+    params = {"w": (w, [w[0]]), "scale": np.float64(0.7), "unused": np.ones(2)}
 
     def apply_fn(params, x):
         w, [b] = params["w"]
@@ -33,9 +36,9 @@ def pytree(key):
     return apply_fn, params
 
 
-def image(key):
+def image(seed):
     """Images in, a grid of outputs out: more axes than two on either side."""
-    params = jax.random.normal(key, (2, 2, 1, 2))
+    params = normal(seed, (2, 2, 1, 2))
 
     def apply_fn(params, x):
         return jax.nn.softplus(
@@ -47,41 +50,60 @@ def image(key):
     return apply_fn, params
 
 
+SHARED = mlp(7)
+
 CASES = {
     "mlp": (mlp, (4,)),
-    "one output": (lambda key: mlp(key, 1), (4,)),
+    "one output": (lambda seed: mlp(seed, 1), (4,)),
     "pytree": (pytree, (4,)),
     "no output axis": (
-        lambda key: (lambda p, x: jnp.sum(jnp.cos(x @ p), axis=1), jax.random.normal(key, (4, 2))),
+        lambda seed: (lambda p, x: jnp.sum(jnp.cos(x @ p), axis=1), normal(seed, (4, 2))),
         (4,),
     ),
     "image": (image, (3, 3, 1)),
 }
 
 
+@functools.cache
+def problem(case):
+    """A network, two sets of examples, and the kernels of both and of the first."""
+    make, shape = CASES[case]
+    apply_fn, params = make(7)
+    # another number of rows is another program: two cases have one
+    n2 = 3 if case in ("mlp", "image") else 5
+    x1, x2 = normal(0, (5, *shape)), normal(1, (n2, *shape))
+    return apply_fn, params, x1, x2, *truths(apply_fn, params, x1, x2)
+
+
+def truths(apply_fn, params, x1, x2):
+    """Of both sets of examples, and of the first: from one Jacobian of all of them."""
+    x, n = np.concatenate([x1, x2]), len(x1)
+    dense = dense_ntk(apply_fn, params, x, x)
+    return {o: k[:n, n:] for o, k in dense.items()}, {o: k[:n, :n] for o, k in dense.items()}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_equals_dense_jacobian(case, method, getkey):
-    make, shape = CASES[case]
-    apply_fn, params = make(getkey())
-    # another number of rows is another program: two cases have one
-    x1, x2 = (
-        jax.random.normal(getkey(), (n, *shape)) for n in (5, 3 if case in ("mlp", "image") else 5)
-    )
-    for other in (x2, None):
-        truth = dense_ntk(apply_fn, params, x1, x1 if other is None else other)
+def test_equals_dense_jacobian(case, method):
+    apply_fn, params, x1, x2, between, own = problem(case)
+    for other, truth in ((x2, between), (None, own)):
         for outputs, expected in truth.items():
             k = ntk_jax.empirical_ntk(apply_fn, params, x1, other, outputs=outputs, method=method)
             np.testing.assert_allclose(k, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.fixture(scope="module")
+def rows():
+    """7 and 4 examples of one network, and their kernels."""
+    x1, x2 = normal(0, (7, 4)), normal(1, (4, 4))
+    return x1, x2, *truths(*SHARED, x1, x2)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("memory_limit", [1, 4_000])
-def test_blocks_change_nothing_and_symmetry_is_exact(memory_limit, method, getkey):
-    apply_fn, params = mlp(getkey())
-    x1, x2 = (jax.random.normal(getkey(), (n, 4)) for n in (7, 4))
-    for other in (x2, None):
-        truth = dense_ntk(apply_fn, params, x1, x1 if other is None else other)
+def test_blocks_change_nothing_and_symmetry_is_exact(memory_limit, method, rows):
+    (apply_fn, params), (x1, x2, between, own) = SHARED, rows
+    for other, truth in ((x2, between), (None, own)):
         for outputs, expected in truth.items():
             options = {"outputs": outputs, "method": method, "memory_limit": memory_limit}
             k = np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x1, other, **options))
@@ -93,11 +115,11 @@ def test_blocks_change_nothing_and_symmetry_is_exact(memory_limit, method, getke
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float32_stays_float32(method, getkey):
-    apply_fn, params = mlp(getkey())
-    x = jax.random.normal(getkey(), (6, 4))
-    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    k = ntk_jax.empirical_ntk(apply_fn, single, x.astype(jnp.float32), method=method)
+def test_float32_stays_float32(method, draw):
+    apply_fn, params = SHARED
+    x = draw((6, 4))
+    single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    k = ntk_jax.empirical_ntk(apply_fn, single, x.astype(np.float32), method=method)
     assert k.dtype == jnp.float32
     # one matrix product and a backward pass: errors of some tens of ulps, 1e-5 of the largest entry
     np.testing.assert_allclose(
@@ -106,9 +128,9 @@ def test_float32_stays_float32(method, getkey):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_parameters_are_accumulated_in_single(method, getkey):
-    w = jax.random.normal(getkey(), (4, 2)).astype(jnp.bfloat16)
-    x = jax.random.normal(getkey(), (3, 4)).astype(jnp.bfloat16)
+def test_half_precision_parameters_are_accumulated_in_single(method, draw):
+    w = draw((4, 2)).astype(jnp.bfloat16)
+    x = draw((3, 4)).astype(jnp.bfloat16)
     k = ntk_jax.empirical_ntk(lambda p, x: x @ p, w, x, method=method)
     assert k.dtype == jnp.float32
     # the kernel of a linear model is x.x' whatever the weights; bfloat16 keeps 8 bits
@@ -116,35 +138,33 @@ def test_half_precision_parameters_are_accumulated_in_single(method, getkey):
     np.testing.assert_allclose(k, wide @ wide.T, rtol=2**-6, atol=2**-6)
 
 
-def test_linear_model_has_kernel_one_plus_product(getkey):
-    x = jax.random.normal(getkey(), (5, 1))
+def test_linear_model_has_kernel_one_plus_product(draw):
+    x = draw((5, 1))
     apply_fn = lambda p, x: p[0] * x + p[1]
     for params in ([0.0, 0.0], [2.0, -1.0]):
         k = ntk_jax.empirical_ntk(apply_fn, [jnp.asarray(p) for p in params], x)
         np.testing.assert_allclose(k, x @ x.T + 1, rtol=1e-14)
 
 
-def test_works_inside_jit_and_under_grad(getkey):
-    apply_fn, params = mlp(getkey())
-    x = jax.random.normal(getkey(), (4, 4))
+def test_works_inside_jit_and_under_grad(draw):
+    apply_fn, params = SHARED
+    x = draw((4, 4))
     kernel = lambda p: ntk_jax.empirical_ntk(apply_fn, p, x)
-    np.testing.assert_allclose(jax.jit(kernel)(params), kernel(params), rtol=1e-12)
-    trace = lambda p: jnp.trace(kernel(p))
-    direction = jax.tree.map(jnp.ones_like, params)
-    step = 1e-5
-    moved = [jax.tree.map(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step)]
-    numerical = (trace(moved[0]) - trace(moved[1])) / (2 * step)
-    exact = jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, jax.grad(trace)(params)))
+    compiled, step = jax.jit(kernel), 1e-5
+    np.testing.assert_allclose(compiled(params), kernel(params), rtol=1e-12)
+    ahead, behind = (
+        compiled(jax.tree.map(lambda p, s=s: np.asarray(p) + s, params)) for s in (step, -step)
+    )
+    numerical = (np.trace(ahead) - np.trace(behind)) / (2 * step)
+    slopes = jax.jit(jax.grad(lambda p: jnp.trace(kernel(p))))(params)
+    exact = sum(np.sum(slope) for slope in jax.tree.leaves(slopes))
     np.testing.assert_allclose(exact, numerical, rtol=1e-7)
-
-
-SHARED = mlp(jax.random.key(0))
 
 
 @given(st.permutations(range(6)), st.sampled_from([1, 4]))
 def test_permuting_rows_permutes_and_blocks_are_slices(order, cut):
     apply_fn, params = SHARED
-    x = jax.random.normal(jax.random.key(1), (6, 4))
+    x = normal(1, (6, 4))
     order = np.asarray(order)
     k = np.asarray(ntk_jax.empirical_ntk(apply_fn, params, x))
     permuted = ntk_jax.empirical_ntk(apply_fn, params, x[order])
@@ -155,13 +175,14 @@ def test_permuting_rows_permutes_and_blocks_are_slices(order, cut):
 
 
 @pytest.mark.parametrize("outputs", ["mean", "diagonal", "full"])
-def test_empirical_nngp_is_the_product_of_outputs(outputs, getkey):
-    apply_fn, params = mlp(getkey())
-    x1, x2 = (jax.random.normal(getkey(), (n, 4)) for n in (5, 3))
+def test_empirical_nngp_is_the_product_of_outputs(outputs, draw):
+    apply_fn, params = SHARED
+    x1, x2 = (draw((n, 4)) for n in (5, 3))
+    forward = jax.jit(apply_fn)
     for other in (x2, None):
         f1, f2 = (
-            np.asarray(apply_fn(params, x1)),
-            np.asarray(apply_fn(params, x1 if other is None else other)),
+            np.asarray(forward(params, x1)),
+            np.asarray(forward(params, x1 if other is None else other)),
         )
         full = np.einsum("io,jq->ijoq", f1, f2)
         diagonal = np.einsum("ijoo->ijo", full)
@@ -170,15 +191,16 @@ def test_empirical_nngp_is_the_product_of_outputs(outputs, getkey):
         np.testing.assert_allclose(k, expected, rtol=1e-12)
 
 
-def test_linearize_has_the_value_and_the_kernel_of_the_network(getkey):
-    apply_fn, params = mlp(getkey())
-    x = jax.random.normal(getkey(), (5, 4))
+def test_linearize_has_the_value_and_the_kernel_of_the_network(draw):
+    apply_fn, params = SHARED
+    x = draw((5, 4))
     linear = ntk_jax.linearize(apply_fn, params)
-    np.testing.assert_allclose(linear(params, x), apply_fn(params, x), rtol=1e-14)
-    elsewhere = jax.tree.map(lambda p: p + 0.3, params)
+    forward, line = jax.jit(apply_fn), jax.jit(linear)
+    np.testing.assert_allclose(line(params, x), forward(params, x), rtol=1e-14)
+    elsewhere = jax.tree.map(lambda p: np.asarray(p) + 0.3, params)
     k = ntk_jax.empirical_ntk(apply_fn, params, x)
     for point in (params, elsewhere):
         np.testing.assert_allclose(ntk_jax.empirical_ntk(linear, point, x), k, rtol=1e-12)
-    halfway = jax.tree.map(lambda p, q: (p + q) / 2, params, elsewhere)
-    middle = (linear(params, x) + linear(elsewhere, x)) / 2
-    np.testing.assert_allclose(linear(halfway, x), middle, rtol=1e-12)
+    halfway = jax.tree.map(lambda p, q: (np.asarray(p) + q) / 2, params, elsewhere)
+    middle = (np.asarray(line(params, x)) + line(elsewhere, x)) / 2
+    np.testing.assert_allclose(line(halfway, x), middle, rtol=1e-12)

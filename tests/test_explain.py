@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ntk_jax
+from cases.draws import drawn
 from ntk_jax.finite.features.features import FactoredBlock
 from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import Footprint, choose_tiling, peak_bytes
@@ -42,7 +43,7 @@ def test_auto_takes_vector_products_where_gradients_are_mostly_zeros():
 def test_explanation_names_every_leaf_once():
     model = ntk_jax.MLP((16, 16), 3, b_std=0.1)
     x = jnp.ones((10, 4)) * jnp.arange(10.0)[:, None]
-    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+    apply_fn, params = drawn(model, x)
     params = {**params, "dead": jnp.ones(3)}
     explanation = ntk_jax.explain_ntk(
         lambda p, x: apply_fn({k: p[k] for k in p if k != "dead"}, x), params, x

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import expm
-from scipy.stats import multivariate_normal
 
 import ntk_jax
 from ntk_jax.data import linear_data
@@ -64,7 +63,8 @@ def test_posterior_is_gaussian_conditioning(kind):
     np.testing.assert_allclose(
         as_dense(out.covariance, kind), m_test_test - gain @ m_test.T, rtol=1e-10, atol=1e-12
     )
-    logpdf = multivariate_normal(np.zeros(N * O), noisy).logpdf(y.ravel())
+    quadratic = y.ravel() @ np.linalg.solve(noisy, y.ravel())
+    logpdf = -(quadratic + np.linalg.slogdet(2 * np.pi * noisy)[1]) / 2
     np.testing.assert_allclose(out.log_marginal_likelihood, logpdf, rtol=1e-10)
     np.testing.assert_allclose(ntk_jax.log_marginal_likelihood(k, y, noise=0.2), logpdf, rtol=1e-10)
     cheap = ntk_jax.gp_posterior(k, y, k_test, diagonal_of(k_test_test, kind), noise=0.2)
@@ -72,7 +72,7 @@ def test_posterior_is_gaussian_conditioning(kind):
 
 
 def test_likelihood_is_differentiable_in_scales_and_noise():
-    x, y = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3))), jnp.arange(5.0)
+    x, y = np.random.default_rng(0).normal(size=(5, 3)), np.arange(5.0)
 
     @jax.jit
     @jax.value_and_grad

@@ -10,6 +10,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import ntk_jax
+from cases.draws import drawn
 
 N, N_TEST, O = 6, 4, 2
 
@@ -149,11 +150,11 @@ def test_more_steps_than_32_bits_hold(single_precision):
 
 
 @pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
-def test_descent_equals_optax_on_the_linearized_network(momentum, getkey):
-    x, x_test = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N_TEST, 3))
-    y = jax.random.normal(getkey(), (N, O))
+def test_descent_equals_optax_on_the_linearized_network(momentum, draw):
+    x, x_test = draw((N, 3)), draw((N_TEST, 3))
+    y = draw((N, O))
     model = ntk_jax.MLP((16,), O, W_std=1.5, b_std=0.1)
-    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    apply_fn, params = drawn(model, x)
     linear = ntk_jax.linearize(apply_fn, params)
     modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full"))
     k_test = ntk_jax.empirical_ntk(apply_fn, params, x_test, x, outputs="full")
@@ -198,12 +199,12 @@ def test_small_steps_are_the_flow():
 
 
 @pytest.mark.slow
-def test_time_is_learning_rate_times_steps(getkey):
+def test_time_is_learning_rate_times_steps(draw):
     # Twice the rate and half the steps is the same flow; a trained network differs from it by the
     # order of its step.
-    x, y = jax.random.normal(getkey(), (N, 3)), jax.random.normal(getkey(), (N, O))
+    x, y = draw((N, 3)), draw((N, O))
     model = ntk_jax.MLP((16,), O, W_std=1.5, b_std=0.1)
-    apply_fn, params = ntk_jax.from_linen(model, model.init(getkey(), x))
+    apply_fn, params = drawn(model, x)
     k = ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full")
     modes, f_0, rate = ntk_jax.diagonalize(k), apply_fn(params, x), 0.05
     flow, gaps = ntk_jax.gradient_flow_mse(modes, y, rate * 256, fx_train_0=f_0).train, []

@@ -96,7 +96,7 @@ def test_dtypes(name, unchecked_shapes):
     moments = (2.0, 1.0, 3.0)
     exact = np.stack(rule(name)(*moments))
     for dtype in (np.float16, jnp.bfloat16, np.float32):
-        found = rule(name)(*(jnp.asarray(m, dtype) for m in moments))
+        found = rule(name)(*(np.asarray(m, dtype) for m in moments))
         assert found.k.dtype == np.float32
         np.testing.assert_allclose(np.stack(found), exact, rtol=3e-6)
     for dtype in (np.int64, np.uint8, object, np.longdouble, ">f8"):
@@ -139,8 +139,7 @@ def test_the_mean_is_that_of_the_function(name):
     z = (middle[:, None] + width * x).ravel()
     weights = (width * w).ravel() * np.exp(-z * z / 2) / (2 * np.pi) ** 0.5
     q = np.array([1.0, 0.25])
-    exact = [
-        weights @ np.asarray(entry.function(jnp.asarray(s * z), **entry.example)) for s in q**0.5
-    ]
-    found = rule(name).mean(jnp.asarray(q))
+    values = jax.jit(lambda z: entry.function(z, **entry.example))
+    exact = [weights @ np.asarray(values(s * z)) for s in q**0.5]
+    found = rule(name).mean(q)
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-10)

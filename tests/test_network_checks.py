@@ -13,6 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
+from cases.draws import normal
 from ntk_jax import (
     MLP,
     empirical_nngp,
@@ -34,9 +35,8 @@ from ntk_jax import (
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
-x = jax.random.normal(jax.random.key(0), (3, 4))
-w = jax.random.normal(jax.random.key(1), (4, 2))
-y = jnp.ones((3, 2))
+x, w = jax.device_put((normal(0, (3, 4)), normal(1, (4, 2))))
+y = np.ones((3, 2))
 IMAGINARY = np.asarray(y) * 1j
 OPTIONS = {"optimizer": optax.sgd(0.1), "num_steps": 1, "progress": False}
 

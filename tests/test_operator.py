@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ntk_jax
+from cases.draws import drawn, normal
 
 N1, N2, NUM_OUTPUTS = 5, 3, 2
 
@@ -15,10 +16,10 @@ def case():
     """A network, examples, and both kernels as matrices."""
     model = ntk_jax.MLP((4,), NUM_OUTPUTS, "tanh", 1.2, 0.3)
     x1, x2 = (
-        jax.random.normal(jax.random.key(0), (N1, 3)),
-        jax.random.normal(jax.random.key(1), (N2, 3)),
+        normal(0, (N1, 3)),
+        normal(1, (N2, 3)),
     )
-    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(2), x1))
+    apply_fn, params = drawn(model, x1)
     square, rectangle = (
         ntk_jax.empirical_ntk(apply_fn, params, x1, b, outputs="full") for b in (None, x2)
     )
@@ -33,7 +34,7 @@ def test_products_in_every_shape(case, block_size):
     apply_fn, params, x1, x2, _, k = case
     op = ntk_jax.ntk_operator(apply_fn, params, x1, x2, block_size=block_size)
     assert op.shape == k.shape and op.dtype == k.dtype
-    v = jax.random.normal(jax.random.key(3), (N2, NUM_OUTPUTS, 11))
+    v = normal(3, (N2, NUM_OUTPUTS, 11))
     truth = k @ np.asarray(v).reshape(N2 * NUM_OUTPUTS, -1)
     np.testing.assert_allclose((op @ v).reshape(N1 * NUM_OUTPUTS, -1), truth, atol=1e-12)
     np.testing.assert_allclose(op @ v.reshape(N2 * NUM_OUTPUTS, -1), truth, atol=1e-12)
@@ -58,7 +59,7 @@ def test_transpose_columns_diagonal(case):
 def test_conjugate_gradients_inside_jit(case):
     apply_fn, params, x1, _, square, _ = case
     op = ntk_jax.ntk_operator(apply_fn, params, x1)
-    y = jax.random.normal(jax.random.key(4), (N1, NUM_OUTPUTS))
+    y = normal(4, (N1, NUM_OUTPUTS))
 
     @jax.jit
     def solve(op, y):
@@ -72,7 +73,7 @@ def test_lineax(case):
     lineax = pytest.importorskip("lineax")
     apply_fn, params, x1, _, square, _ = case
     op = ntk_jax.ntk_operator(apply_fn, params, x1).as_lineax()
-    v = jax.random.normal(jax.random.key(5), (N1 * NUM_OUTPUTS,))
+    v = normal(5, (N1 * NUM_OUTPUTS,))
     np.testing.assert_allclose(op.mv(v), square @ np.asarray(v), atol=1e-12)
     assert lineax.is_positive_semidefinite(op)
 

@@ -13,6 +13,7 @@ import pytest
 from test_features import close, dense_jacobian, dense_ntk
 
 import ntk_jax
+from cases.draws import normal
 from cases.networks import CASES
 from ntk_jax.finite import projection
 
@@ -222,8 +223,8 @@ def test_error_is_that_of_plain_signs():
     model = nn.Sequential(
         [nn.Conv(3, (3,), param_dtype=jnp.float64), jnp.tanh, lambda h: h.mean(1)]
     )
-    x = jax.random.normal(jax.random.key(0), (6, 8, 2), jnp.float64)
-    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(1), x))
+    x = normal(0, (6, 8, 2))
+    apply_fn, params = ntk_jax.from_linen(model, jax.jit(model.init)(jax.random.key(1), x))
     g = dense_jacobian(apply_fn, params, x)[:, 0]
     apply_one = lambda p, x: apply_fn(p, x)[:, :1]
 
@@ -249,7 +250,7 @@ class CNN(nn.Module):
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         return nn.Dense(10)(x.mean((1, 2)))
-x = jax.random.normal(jax.random.key(0), (LENGTH, 8, 8, 1))
+x = normal(0, (LENGTH, 8, 8, 1))
 apply_fn, params = ntk_jax.from_linen(CNN(), CNN().init(jax.random.key(1), x[:1]))
 features = ntk_jax.tangent_features(
     apply_fn, params, x, projection=512, key=jax.random.key(2), memory_limit=2**26

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cases.draws import normal
 from ntk_jax import (
     empirical_nngp,
     empirical_ntk,
@@ -24,8 +25,8 @@ from ntk_jax import (
     taylor_gap,
 )
 
-x = jax.random.normal(jax.random.key(0), (3, 4))
-w = jax.random.normal(jax.random.key(1), (4, 2))
+x = normal(0, (3, 4))
+w = normal(1, (4, 2))
 y = jnp.ones((3, 2))
 
 
@@ -73,8 +74,8 @@ def test_dependent_rows_are_refused_inside_jit(name):
 
 def test_batch_normalization_inside_jit_vmap_and_grad():
     model = nn.Sequential([nn.Dense(4), nn.BatchNorm(use_running_average=False), nn.Dense(1)])
-    x = jax.random.normal(jax.random.key(0), (3, 4), jnp.float32)
-    variables = model.init(jax.random.key(2), x)
+    x = normal(0, (3, 4)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(2), x)
 
     def net(params, x):
         return model.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]

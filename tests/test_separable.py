@@ -47,8 +47,8 @@ class Images(nn.Module):
 
 
 def case(model, shape):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, *shape)))
-    return *from_linen(model, model.init(jax.random.key(0), x)), x
+    x = jax.device_put(np.random.default_rng(0).standard_normal((6, *shape)))
+    return *from_linen(model, jax.jit(model.init)(jax.random.key(0), x)), x
 
 
 def shared(apply_fn, params, x):
@@ -105,7 +105,7 @@ def test_second_derivatives_pass_a_zero_readout():
 def test_the_half_that_is_copied_is_the_half_that_is_computed(monkeypatch):
     monkeypatch.setattr(contraction, "HALF", 100)
     apply_fn, params, _ = case(Dense(), (5,))
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((600, 5)))  # tiles of 300, halved
+    x = jax.device_put(np.random.default_rng(1).standard_normal((600, 5)))  # tiles of 300, halved
     for outputs in ("mean", "diagonal", "full"):
         k = np.asarray(empirical_ntk(apply_fn, params, x, outputs=outputs, method="layerwise"))
         block = empirical_ntk(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ntk_jax
+from cases.draws import drawn, normal
 
 N, NUM_OUTPUTS = 40, 2
 
@@ -31,9 +32,9 @@ def with_eigenvalues(s, seed=0):
 @pytest.fixture(scope="module")
 def network():
     """A network's kernel operator, and the kernel as a matrix."""
-    x = jax.random.normal(jax.random.key(0), (N, 3))
+    x = normal(0, (N, 3))
     model = ntk_jax.MLP((16,), NUM_OUTPUTS, "tanh", 1.5, 0.3)
-    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(1), x))
+    apply_fn, params = drawn(model, x)
     full = ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full")
     return ntk_jax.ntk_operator(apply_fn, params, x), full
 
@@ -161,9 +162,9 @@ def test_effective_ranks():
         )
 
 
-def test_alignment(getkey):
-    y = jax.random.normal(getkey(), (6, 2))
-    z = jax.random.normal(getkey(), (6, 3))
+def test_alignment(draw):
+    y = draw((6, 2))
+    z = draw((6, 3))
     k, target = np.asarray(z @ z.T), np.asarray(y @ y.T)
     cosine = lambda a, b: np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
     h = np.eye(6) - 1 / 6
@@ -185,8 +186,8 @@ def test_alignment(getkey):
     np.testing.assert_allclose(ntk_jax.centered_alignment(k, 3 * k + 5.0), 1, rtol=1e-12)
 
 
-def test_geometry_of_features(getkey):
-    z = jax.random.normal(getkey(), (5, 3))
+def test_geometry_of_features(draw):
+    z = draw((5, 3))
     k = z @ z.T
     norms = np.linalg.norm(z, axis=1)
     np.testing.assert_allclose(ntk_jax.cosine(k), k / np.outer(norms, norms), rtol=1e-12)
@@ -196,8 +197,8 @@ def test_geometry_of_features(getkey):
     )  # a square root of rounding
 
 
-def test_eigenmodes_of_the_targets(getkey):
-    z, y = jax.random.normal(getkey(), (8, 8)), jax.random.normal(getkey(), (8, 2))
+def test_eigenmodes_of_the_targets(getkey, draw):
+    z, y = draw((8, 8)), draw((8, 2))
     k = z @ z.T
     modes = ntk_jax.diagonalize(k)
     power = np.sum(np.asarray(modes.eigenvectors.T @ y) ** 2, axis=1)
@@ -218,8 +219,8 @@ def test_eigenmodes_of_the_targets(getkey):
     np.testing.assert_allclose(ntk_jax.learning_times(singular), [1, np.inf, np.inf])
 
 
-def test_rkhs_norm_is_that_of_the_fit(getkey):
-    z, y = jax.random.normal(getkey(), (7, 12)), jax.random.normal(getkey(), (7, 2))
+def test_rkhs_norm_is_that_of_the_fit(draw):
+    z, y = draw((7, 12)), draw((7, 2))
     k = z @ z.T
     w = np.linalg.pinv(z) @ y  # with features z the function is w·z, and its norm |w|
     np.testing.assert_allclose(ntk_jax.rkhs_norm(k, y), np.linalg.norm(w, axis=0), rtol=1e-9)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import ntk_jax
+from cases.draws import drawn, normal
 from ntk_jax.losses import mse
 
 SGD = optax.sgd(0.1)
@@ -15,20 +16,19 @@ SGD = optax.sgd(0.1)
 @pytest.fixture(scope="module")
 def problem():
     """One network for all tests: with the same optimizer, too, they share compiled programs."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, y = jax.random.normal(keys[0], (6, 3)), jax.random.normal(keys[1], (6, 2))
+    x, y = (jax.device_put(normal(seed, (6, d))) for seed, d in enumerate((3, 2)))
     model = ntk_jax.MLP((8,), 2, b_std=0.1)
-    return *ntk_jax.from_linen(model, model.init(keys[2], x)), x, y
+    return *drawn(model, x), x, y
 
 
-def test_history_is_that_of_a_plain_loop(problem, getkey):
+def test_history_is_that_of_a_plain_loop(problem, draw):
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam promotes its step count
-        check_history(problem, getkey)
+        check_history(problem, draw)
 
 
-def check_history(problem, getkey):
+def check_history(problem, draw):
     apply_fn, params, x, y = problem
-    x_test, y_test = jax.random.normal(getkey(), (4, 3)), jax.random.normal(getkey(), (4, 2))
+    x_test, y_test = draw((4, 3)), draw((4, 2))
     optimizer = optax.adam(0.01)
     history = ntk_jax.train(
         apply_fn,
@@ -46,18 +46,22 @@ def check_history(problem, getkey):
     )
     np.testing.assert_array_equal(history.steps, [0, 3, 6, 7])
     k_0 = ntk_jax.empirical_ntk(apply_fn, params, x[:4])
-    gradient = jax.jit(jax.grad(lambda q: mse(apply_fn(q, x), y)))
-    p, opt_state, row = params, optimizer.init(params), 0
+    forward = jax.jit(lambda q: (apply_fn(q, x), apply_fn(q, x_test)))
+
+    @jax.jit
+    def one_step(p, opt_state):
+        gradient = jax.grad(lambda q: mse(apply_fn(q, x), y))(p)
+        updates, opt_state = optimizer.update(gradient, opt_state, p)
+        return optax.apply_updates(p, updates), opt_state
+
+    p, opt_state, row = params, jax.jit(optimizer.init)(params), 0
     for step in range(8):
         if step in history.steps:
-            np.testing.assert_allclose(
-                history.loss[row], np.mean((apply_fn(p, x) - y) ** 2) / 2, rtol=1e-10
-            )
-            np.testing.assert_allclose(
-                history.test_loss[row], mse(apply_fn(p, x_test), y_test), rtol=1e-10
-            )
-            np.testing.assert_allclose(history.fx_train[row], apply_fn(p, x), rtol=1e-10)
-            np.testing.assert_allclose(history.fx_test[row], apply_fn(p, x_test), rtol=1e-10)
+            train, test = map(np.asarray, forward(p))
+            for loss, f, target in ((history.loss, train, y), (history.test_loss, test, y_test)):
+                np.testing.assert_allclose(loss[row], np.mean((f - target) ** 2) / 2, rtol=1e-10)
+            np.testing.assert_allclose(history.fx_train[row], train, rtol=1e-10)
+            np.testing.assert_allclose(history.fx_test[row], test, rtol=1e-10)
             np.testing.assert_allclose(
                 history.relative_change[row],
                 ntk_jax.relative_change(p, params).total,
@@ -67,9 +71,8 @@ def check_history(problem, getkey):
             change = ntk_jax.kernel_change(ntk_jax.empirical_ntk(apply_fn, p, x[:4]), k_0)
             np.testing.assert_allclose(history.kernel_change[row], change, rtol=1e-8, atol=1e-14)
             row += 1
-        updates, opt_state = optimizer.update(gradient(p), opt_state, p)
         if step < 7:
-            p = optax.apply_updates(p, updates)
+            p, opt_state = one_step(p, opt_state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), history.params, p)
     assert set(history.relative_change_by_layer) == {"Dense_0", "Dense_1"}
     assert not history.converged
@@ -104,14 +107,15 @@ def test_divergence_names_the_critical_learning_rate(problem):
 
 def test_own_loss_and_zero_steps(problem):
     apply_fn, params, x, _ = problem
-    labels = jnp.array([0, 1, 0, 1, 1, 0])
-    one_hot = jax.nn.one_hot(labels, 2)
+    one_hot = np.eye(2)[[0, 1, 0, 1, 1, 0]]
     cross_entropy = lambda f, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), axis=1))
     options = {"loss": cross_entropy, "optimizer": optax.sgd(0.5), "progress": False}
     history = ntk_jax.train(apply_fn, params, x, one_hot, num_steps=50, **options)
     assert history.loss[-1] < history.loss[0]
     np.testing.assert_allclose(
-        history.loss[0], cross_entropy(apply_fn(params, x), one_hot), rtol=1e-12
+        history.loss[0],
+        jax.jit(lambda p: cross_entropy(apply_fn(p, x), one_hot))(params),
+        rtol=1e-12,
     )
     start = ntk_jax.train(apply_fn, params, x, one_hot, num_steps=0, **options)
     np.testing.assert_array_equal(start.steps, [0])
@@ -135,8 +139,8 @@ def test_relative_change_by_layer():
     np.testing.assert_allclose(change.total, (27 / 29) ** 0.5, rtol=1e-14)
 
 
-def test_kernel_change_is_relative_frobenius(getkey):
-    k, k_0 = jax.random.normal(getkey(), (3, 4)), jax.random.normal(getkey(), (3, 4))
+def test_kernel_change_is_relative_frobenius(draw):
+    k, k_0 = draw((3, 4)), draw((3, 4))
     np.testing.assert_allclose(
         ntk_jax.kernel_change(k, k_0), np.linalg.norm(k - k_0) / np.linalg.norm(k_0), rtol=1e-14
     )
@@ -154,7 +158,7 @@ def test_progress_goes_to_stderr_and_can_be_silenced(problem, capsys):
 def test_any_function_of_the_parameters_can_be_recorded():
     x, y = jnp.ones((3, 2)), jnp.ones((3, 1))
     model = ntk_jax.MLP((8,))
-    apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
+    apply_fn, params = drawn(model, x)
     history = ntk_jax.train(
         apply_fn,
         params,
@@ -185,11 +189,17 @@ def test_batches_are_those_of_the_key_and_losses_are_over_all_examples(problem):
         record_every=1,
         progress=False,
     )
-    p, gradient = params, jax.jit(jax.grad(lambda q, x, y: mse(apply_fn(q, x), y)))
-    for step in range(6):
-        np.testing.assert_allclose(history.loss[step], mse(apply_fn(p, x), y), rtol=1e-10)
+
+    @jax.jit
+    def one_step(p, step):
         rows = jax.random.permutation(jax.random.fold_in(key, step), 6)[:2]
-        p = jax.tree.map(lambda a, g: a - 0.1 * g, p, gradient(p, x[rows], y[rows]))
+        gradient = jax.grad(lambda q: mse(apply_fn(q, x[rows]), y[rows]))(p)
+        return mse(apply_fn(p, x), y), jax.tree.map(lambda a, g: a - 0.1 * g, p, gradient)
+
+    p = params
+    for step in range(6):
+        loss, p = one_step(p, step)
+        np.testing.assert_allclose(history.loss[step], loss, rtol=1e-10)
 
 
 @pytest.mark.slow
