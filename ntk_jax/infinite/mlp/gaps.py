@@ -166,7 +166,7 @@ def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
 
         return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign))
 
-    in_one_pass = lambda u1, sign, u2: jnp.sum(squares(u1, sign, u2), axis=0)
+    in_one_pass = lambda u1, sign, u2: jnp.sum(squares(u1, sign[None], u2), axis=0)
     return lax.platform_dependent(u1, sign, u2, cpu=in_blocks, default=in_one_pass) / 2
 
 
