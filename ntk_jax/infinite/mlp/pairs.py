@@ -7,6 +7,7 @@ covariance.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -131,7 +132,9 @@ def all_layers(
         b = side(arch, layer, last, *(v[None, :] for v in right))
         return step(arch, layer, last, a, state, b), state if every else None
 
-    out, before = scan_layers(arch, through, state, (rest, one, other))
+    # in reverse, a few operations are quicker done again than their results read
+    body = jax.checkpoint(through) if has_cusp(layers, arch) else through
+    out, before = scan_layers(arch, body, state, (rest, one, other))
     if before is None:
         return out
     if has_cusp(layers, arch):
