@@ -286,3 +286,33 @@ def test_four_nested_derivatives_are_those_of_the_recursion_at_forty_digits():
     with mpmath.workdps(40):
         exact = float(mpmath.diff(ntk, (mpmath.mpf(x), mpmath.mpf(y)), (2, 2)))
     np.testing.assert_allclose(K_rr(jnp.asarray(x), jnp.asarray(y)), exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("trainable_from", [1, 3])
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+def test_frozen_layers_add_nothing_to_the_tangent_kernel(trainable_from, parameterization):
+    x = np.random.default_rng(0).standard_normal((7, 4))
+    scales = {"W_std": [1.1, 0.9, 1.4, 1.2], "b_std": 0.3, "parameterization": parameterization}
+    width = 50 if parameterization == "standard" else None
+    k = mlp_kernels(x, depth=3, **scales, width=width, trainable_from=trainable_from)
+    own = kernel_diagonal(x, depth=3, **scales, width=width, trainable_from=trainable_from)
+    np.testing.assert_allclose(own.ntk, np.diagonal(k.ntk), rtol=1e-13)
+    # by definition: the sum over trained layers of what each adds, turned by the layers after it
+    q, theta = x @ x.T / 4, np.zeros((7, 7))
+    for layer, W in enumerate(scales["W_std"]):
+        s = np.sqrt(np.outer(np.diagonal(q), np.diagonal(q)))
+        angle = np.arccos(np.clip(q / s, -1, 1))
+        k_dot = (np.pi - angle) / (2 * np.pi)
+        active = s * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+        active, k_dot = (q, 1.0) if layer == 0 else (active, k_dot)
+        added = (4 if layer == 0 else 50) * active + 1
+        added = W**2 * active + 0.09 if parameterization == "ntk" else added
+        theta = W**2 * k_dot * theta + (layer >= trainable_from) * added
+        q = W**2 * active + 0.09
+    np.testing.assert_allclose(k.nngp, q, rtol=1e-7)  # arccos loses half of the digits near 1
+    np.testing.assert_allclose(k.ntk, theta, rtol=1e-7)
+
+
+def test_which_layers_are_trained_is_checked():
+    with pytest.raises(ValueError, match="trainable_from"):
+        mlp_kernels(np.eye(2), depth=2, trainable_from=3)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_example_pair, check_integer, check_number, working_dtype
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, is_on_host, on_device
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
@@ -34,6 +34,7 @@ def mlp_kernels(
     width: Any = None,
     residual: bool = False,
     layer_norm: bool = False,
+    trainable_from: int = 0,
 ) -> Kernels:
     """The NNGP and NTK of the infinitely wide `MLP` with `depth` hidden layers.
 
@@ -62,6 +63,8 @@ def mlp_kernels(
             to the new.
         layer_norm: every activation sees (z - mean) / std over its layer's units: K and Θ are
             divided by sqrt(K_xx K_x'x') first (no learned scale and no epsilon).
+        trainable_from: the first Dense layer that is trained, from 0 to depth: those before it are
+            frozen, and only later ones add to Θ (Arora et al. 2020).
 
     Returns:
         Kernels(nngp, ntk), each (n1, n2), per output coordinate: outputs are independent and alike.
@@ -84,7 +87,17 @@ def mlp_kernels(
          [0.    0.846]]
     """
     network, known, shape = _network(
-        x1, x2, depth, activation, W_std, b_std, parameterization, width, residual, layer_norm
+        x1,
+        x2,
+        depth,
+        activation,
+        W_std,
+        b_std,
+        parameterization,
+        width,
+        residual,
+        layer_norm,
+        trainable_from,
     )
     return Kernels(*(cropped(k, shape) for k in kernels(network, known)))
 
@@ -135,6 +148,7 @@ _DEFAULTS: dict[str, Any] = {
     "width": None,
     "residual": False,
     "layer_norm": False,
+    "trainable_from": 0,
 }
 
 
@@ -149,6 +163,7 @@ def _network(
     width: Any,
     residual: bool,
     layer_norm: bool,
+    trainable_from: int = 0,
 ) -> tuple[Network, Diagonals | None, tuple[int, int]]:
     """Checked arguments, what each example has with itself, None where that is traced, and how many
     examples there are: where nothing is traced, some more rows are padding.
@@ -159,6 +174,16 @@ def _network(
     a1 = a1.reshape(a1.shape[0], -1).astype(dtype)
     a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
     layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
+    check_integer("trainable_from", trainable_from, minimum=0)
+    if trainable_from > depth:
+        raise ValueError(
+            f"trainable_from: expected a Dense layer from 0 to depth = {depth}; got "
+            f"{trainable_from}: nothing would be trained."
+        )
+    trained = np.arange(depth + 1) >= trainable_from
+    layers = layers._replace(
+        W_eta=_masked(layers.W_eta, trained), b_eta=_masked(layers.b_eta, trained)
+    )
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     shape = len(a1), len(a1 if a2 is None else a2)
     return *fitted(Network(a1, a2, layers, arch), W_std), shape
@@ -198,6 +223,15 @@ def _layers(
     for units in fan_in:
         check_number("width", units, strict=True, max_ndim=0)
     return Layers(W2, b2, stack(fan_in), stack([0.0 if b_l is None else 1.0 for b_l in b]))
+
+
+def _masked(values: Array, kept: np.ndarray) -> Array:
+    """On the host where that can be: no program is compiled for it."""
+    if kept.all():
+        return values
+    if is_on_host(values):
+        return on_device(np.where(kept, np.asarray(values), 0))
+    return jnp.where(kept, values, 0)
 
 
 def _square(value: Any) -> Any:
