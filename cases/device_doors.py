@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import ntk_jax
+from ntk_jax.operators.lanczos import gauss_quadrature
+from ntk_jax.types import Kernels
 
 SCALES = {"W_std": 2**0.5, "b_std": 0.1}
 NUM_FEATURES, NUM_OUTPUTS = 784, 10
@@ -127,6 +130,9 @@ def _kernels(n: int) -> dict[str, Door]:
         m, y, 1000, 0.1, momentum=0.9, k_test_train=k
     )
     ridge = lambda k, y, kt: ntk_jax.kernel_regression(k, y, kt, diag_reg=0.1)
+    ensemble = lambda k, th, kt, tht, ktt, y, t: ntk_jax.ensemble_mse(
+        Kernels(k, th), Kernels(kt, tht), ktt, y, t
+    )
     posterior = lambda k, y, kt, ktt: ntk_jax.gp_posterior(k, y, kt, ktt, noise=0.1)
     return {
         "diagonalize": Door(ntk_jax.diagonalize, (k,)),
@@ -135,8 +141,13 @@ def _kernels(n: int) -> dict[str, Door]:
         "gradient_descent_mse, momentum": Door(momentum, (modes, y, k_test)),
         "kernel_regression": Door(ridge, (k, y, k_test)),
         "gp_posterior": Door(posterior, (k, y, k_test, k_tests)),
-        "log_determinant": Door(
-            lambda k, key: ntk_jax.log_determinant(k, diag_reg=0.1, key=key), (k, key)
+        "ensemble_mse": Door(ensemble, (k, k, k_test, k_test, k_tests, y, times)),
+        "eigenlearning": Door(
+            lambda s, v: ntk_jax.eigenlearning(s, v, np.arange(1, n, n // 100)),
+            (_array(n), _array(n)),
+        ),
+        "Lanczos quadrature": Door(
+            lambda k, key: gauss_quadrature(k, key, num_probes=16, num_steps=30), (k, key)
         ),
         "alignment": Door(ntk_jax.alignment, (k, y)),
     }
