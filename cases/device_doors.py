@@ -101,6 +101,8 @@ def _finite(n: int) -> dict[str, Door]:
     x, few, images = _array(n, NUM_FEATURES), _array(n // 8, NUM_FEATURES), _array(128, 16, 16, 3)
     times = lambda f, p, x, v: ntk_jax.ntk_operator(f, p, x) @ v
     features = lambda f, p, x: ntk_jax.tangent_features(f, p, x)
+    projected = lambda f, p, x, key: ntk_jax.tangent_features(f, p, x, projection=1024, key=key)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     return {
         "empirical_ntk MLP": of(mlp, x, kernel()),
         "empirical_ntk MLP, x2": of(mlp, x, kernel(), x),
@@ -112,6 +114,7 @@ def _finite(n: int) -> dict[str, Door]:
         "empirical_ntk pooled CNN": of(Cnn("mean"), images, kernel()),
         "empirical_nngp": of(mlp, x, lambda f, p, x: ntk_jax.empirical_nngp(f, p, x)),
         "tangent_features": of(mlp, x, features),
+        "tangent_features, projected": of(mlp, few, projected, key),
         "ntk_operator": of(mlp, x, times, _array(n, NUM_OUTPUTS)),
         "ntk_operator, 32 vectors": of(mlp, x, times, _array(n, NUM_OUTPUTS, 32)),
         "ntk_operator.diagonal": of(
