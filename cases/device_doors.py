@@ -90,7 +90,7 @@ def _finite(n: int) -> dict[str, Door]:
     mlp = ntk_jax.MLP((512, 512), NUM_OUTPUTS)
 
     def of(model: nn.Module, x: Any, call: Callable[..., Any], *more: Any) -> Door:
-        one = jnp.zeros((1, *x.shape[1:]))
+        one = _array(1, *x.shape[1:])
         params = jax.eval_shape(model.init, jax.random.key(0), one)
         return Door(lambda p, *args: call(model.apply, p, *args), (params, x, *more))
 
