@@ -1,4 +1,4 @@
-"""Python environments of their own, for what does not go with the project's: built where missing."""
+"""Python environments for what does not go with the project's own: built where missing."""
 
 import subprocess
 import venv

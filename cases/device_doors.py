@@ -14,7 +14,7 @@ import ntk_jax
 from ntk_jax.operators.lanczos import gauss_quadrature
 from ntk_jax.types import Kernels
 
-SCALES = {"W_std": 2**0.5, "b_std": 0.1}
+SCALES: dict[str, Any] = {"W_std": 2**0.5, "b_std": 0.1}
 NUM_FEATURES, NUM_OUTPUTS = 784, 10
 
 

@@ -1,5 +1,5 @@
 """Compiles front doors for one device; a line of JSON each: `python -m
-benchmarks.ahead.compile_doors h100 2048 [part of a name ...]`.
+benchmarks.ahead.compile_doors h100 2048 [name ...]`.
 """
 
 import json
@@ -39,11 +39,11 @@ def compiled_row(name: str, door: Door, where: Any, keep: str | None = None) -> 
     }
 
 
-def main(target: str, n: str, *parts: str) -> None:
+def main(target: str, n: str, *names: str) -> None:
     """Compile and print."""
     where = device(target)
     for name, door in doors(int(n)).items():
-        if not parts or any(part in name for part in parts):
+        if not names or name in names:
             try:
                 row = compiled_row(name, door, where)
             except Exception as error:  # the table says so, and goes on

@@ -5,6 +5,7 @@ A launch is a fusion, a library call, a copy or any other operation that is a ke
 those in loops count once per trip, of a conditional the branch with more.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -118,12 +119,9 @@ class _Counting(NamedTuple):
 def _operation(line: str) -> str:
     """The name behind the shape, which is one word or a tuple in parentheses."""
     if line.startswith("("):
-        depth = 0
-        for i, letter in enumerate(line):
-            depth += (letter == "(") - (letter == ")")
-            if not depth:
-                break
-        rest = line[i + 1 :].lstrip()
+        depths = itertools.accumulate((c == "(") - (c == ")") for c in line)
+        closed = next(i for i, depth in enumerate(depths) if not depth)
+        rest = line[closed + 1 :].lstrip()
     else:
         rest = line.partition(" ")[2]
     return rest.partition("(")[0].strip()

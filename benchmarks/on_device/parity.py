@@ -14,17 +14,16 @@ from jax import Array
 
 import ntk_jax
 from cases.architectures import lenient
-from cases.device_doors import Cnn
+from cases.device_doors import SCALES, Cnn
 from ntk_jax.compat import double_precision
 
 STORED = Path(__file__).parent / "parity.npz"
 N, N_TEST, NUM_FEATURES, NUM_OUTPUTS = 16, 5, 12, 2
-SCALES = {"W_std": 2**0.5, "b_std": 0.1}
 # Of float32 values, in units of the largest entry: rounding of inputs' products, several layers on.
 TOLERANCES = {"float32": 2e-5, "float64": 1e-10}
 # Solutions with a kernel lose its condition number.
 SOLVED = ("flow", "descent", "regression", "posterior", "ensemble")
-SOLVED_TOLERANCES = {"float32": 2e-3, "float64": 1e-8}
+SOLVED_TOLERANCES = {"float32": 1e-4, "float64": 1e-8}
 
 Values = dict[str, Array]
 Row = dict[str, Any]
@@ -88,7 +87,7 @@ def _gradients(dtype: Any) -> Values:
     """Of a weighted sum of the kernel, with respect to examples and scales."""
     x, weights = jnp.asarray(draw(0, N, NUM_FEATURES), dtype), jnp.asarray(draw(1, N, N), dtype)
 
-    def total(x: Array, scales: dict[str, Array], activation: str) -> Array:
+    def total(x: Array, scales: dict[str, Any], activation: str) -> Array:
         k = ntk_jax.mlp_kernels(x, depth=3, activation=activation, **scales)
         return jnp.sum(weights * (k.ntk + k.nngp))
 
@@ -224,7 +223,7 @@ def store() -> None:
             for name, values in cases().items()
             for part, value in values(jnp.dtype("float64")).items()
         }
-    np.savez_compressed(STORED, **found)
+    np.savez_compressed(STORED, **found)  # type: ignore[arg-type]  # names are none of its options
     print(STORED, STORED.stat().st_size, "bytes")
 
 

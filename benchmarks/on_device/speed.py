@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -11,10 +12,9 @@ import numpy as np
 from jax import Array
 
 import ntk_jax
-from benchmarks.on_device.parity import SCALES
 from benchmarks.peer_processes.networks import network, shapes_of
 from benchmarks.peer_processes.problems import Problem, draw
-from cases.device_doors import Cnn
+from cases.device_doors import SCALES, Cnn
 
 Row = dict[str, Any]
 NUM_FEATURES = 784
@@ -68,8 +68,8 @@ def limits(sizes: Sizes) -> tuple[Limits, list[Row]]:
     a = jnp.asarray(np.random.default_rng(0).standard_normal((m, m)), jnp.float32)
     rates, rows = {}, []
     for precision in ("highest", "high", "default"):
-        multiply = jax.jit(lambda a, precision=precision: jnp.matmul(a, a, precision=precision))
-        found = measure(lambda multiply=multiply: multiply(a), sizes.repeats)
+        multiply = jax.jit(partial(jnp.matmul, precision=precision))
+        found = measure(partial(multiply, a, a), sizes.repeats)
         rates[precision] = 2 * m**3 / found.later
         rows.append(_row(f"product {m}³, {precision}", found, tflops=rates[precision] / 1e12))
     add = jax.jit(lambda a: a + 1)
@@ -89,7 +89,7 @@ def analytic(sizes: Sizes, can: Limits) -> Iterator[Row]:
     limit = own.later + 2 * 4 * n * n / can.bandwidth
     for activation, depth in [("relu", 1), ("relu", 3), ("relu", 10), ("gelu", 3), ("tanh", 3)]:
         options: dict[str, Any] = {"depth": depth, "activation": activation, **SCALES}
-        found = measure(lambda o=options: ntk_jax.mlp_kernels(x, **o), sizes.repeats)
+        found = measure(partial(ntk_jax.mlp_kernels, x, **options), sizes.repeats)
         yield _row(f"mlp_kernels {activation}, depth {depth}, n = {n}", found, limit=limit)
     half = x[: n // 2]
     by_layer = lambda: ntk_jax.mlp_kernels_by_layer(half, depth=3, **SCALES)
@@ -105,8 +105,7 @@ def limiting_networks(sizes: Sizes) -> Iterator[Row]:
     shape = (sizes.images, 8, 8, 3)
     images = jnp.asarray(np.random.default_rng(2).standard_normal(shape), jnp.float32)
     for end in ("flat", "mean"):
-        kernel_fn = ntk_jax.infinite_width(Cnn(end))
-        found = measure(lambda f=kernel_fn: f(images), sizes.repeats)
+        found = measure(partial(ntk_jax.infinite_width(Cnn(end)), images), sizes.repeats)
         yield _row(f"infinite_width {end} CNN, {sizes.images} images of 8 x 8", found)
 
 
@@ -143,18 +142,22 @@ def dynamics(sizes: Sizes) -> Iterator[Row]:
 
 
 # Published times of neural-tangents on other devices (Novak, Sohl-Dickstein, Schoenholz 2022).
-def peers_marks(sizes: Sizes) -> Iterator[Row]:
-    """Problems for which a peer's times are published, on devices of their own."""
+def peers_mlps(sizes: Sizes) -> Iterator[Row]:
+    """Networks for which a peer's times are published."""
     for depth in (3, 8):
         apply_fn, params, x = _mlp(16, 3072, sizes.width, depth)
-        call = lambda f=apply_fn, p=params, x=x: ntk_jax.empirical_ntk(f, p, x, outputs="full")
+        call = partial(ntk_jax.empirical_ntk, apply_fn, params, x, outputs="full")
         mark = "3.46 ms, by default 243 ms, on a T4"
         name = f"MLP 3072-{sizes.width}x{depth}, n = 16, full"
         yield _row(name, measure(call, sizes.repeats), published=mark)
+
+
+def peers_resnet(sizes: Sizes) -> Iterator[Row]:
+    """A large one; compiled for a minute."""
     size, outputs = sizes.peer_image, sizes.peer_outputs
     problem = Problem("resnet18", 1, outputs=outputs, image=size)
     apply_fn, params, x = network(problem, draw(shapes_of(problem)))
-    call = lambda: ntk_jax.empirical_ntk(apply_fn, params, x, outputs="full")
+    call = partial(ntk_jax.empirical_ntk, apply_fn, params, x, outputs="full")
     name = f"ResNet-18 {size} x {size}, O = {outputs}, n = 1, full"
     yield _row(name, measure(call, min(sizes.repeats, 3)), published="985 ms on a V100")
 
@@ -183,4 +186,6 @@ def _row(case: str, found: Measured, *, limit: float | None = None, **more: Any)
     stats = jax.devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     memory = {} if peak is None else {"peak_gib_so_far": peak / 2**30}
-    return {"case": case, "seconds": found.later, "first_call_s": found.first} | share | memory | more
+    return (
+        {"case": case, "seconds": found.later, "first_call_s": found.first} | share | memory | more
+    )
