@@ -60,6 +60,17 @@ def run(args: argparse.Namespace) -> None:
     print(save_json(args.out, "accelerators", rows, options))
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of docs/accelerators.md."""
+    lines = ["| device | front door | launches | in loops (trips) | temporaries [MiB] |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for row in rows:
+        loops = ", ".join("by data" if trips is None else str(trips) for trips, _ in row["loops"])
+        numbers = f"{row['launches']:,} | {loops or '–'} | {row['temporary_mib']:,.0f}"
+        lines.append(f"| {row['target']} | {row['door']} | {numbers} |")
+    return "\n".join(lines)
+
+
 def compiled(target: str, n: int, doors: Sequence[str] = ()) -> list[Row]:
     """One row per front door, of these names if there are any."""
     python = environment(FOLDER, REQUIREMENTS)

@@ -2,16 +2,19 @@
 for that was built.
 """
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from jax import export
 
 import ntk_jax
-from benchmarks.accelerators import compiled
+from benchmarks.accelerators import compiled, markdown
 from benchmarks.ahead.devices import FOLDER
 from benchmarks.ahead.hlo import read_program
-from benchmarks.environments import is_ready
+from benchmarks.environments import ROOT, is_ready
+from benchmarks.harness import RESULTS
 from cases.architectures import lenient
 from cases.device_doors import Cnn, doors
 
@@ -112,6 +115,12 @@ def test_a_tpu_compiles_the_same_doors():
     assert len(found) == len(doors)
     for row in found:
         assert "error" not in row and not row["open_loops"] and row["most_trips"] <= 64
+
+
+def test_the_documents_table_is_that_of_the_measurement():
+    document = json.loads((RESULTS / "accelerators.json").read_text())
+    assert markdown(document["results"]) in (ROOT / "docs" / "accelerators.md").read_text()
+    assert not any("error" in row or row["collectives"] for row in document["results"])
 
 
 PROGRAM = """
