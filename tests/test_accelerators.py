@@ -5,6 +5,7 @@ for that was built.
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -65,6 +66,13 @@ MOST = {
 }
 
 
+def keeps_one_branch():
+    """Whether lowering drops what other platforms would do; older JAX leaves that to XLA."""
+    f = lambda x: jax.lax.platform_dependent(x, cpu=jnp.sin, default=jnp.tanh)
+    text = jax.jit(f).trace(jnp.zeros(2)).lower(lowering_platforms=("cuda",)).as_text()
+    return "sine" not in text
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in REPEATS else ()) for n in DOORS]
 )
@@ -73,7 +81,8 @@ def test_every_front_door_has_a_program_for_accelerators(name):
     traced = jax.jit(lenient(call)).trace(*arguments)
     text = traced.lower(lowering_platforms=PLATFORMS).as_text()
     assert "callback" not in text
-    assert "complex<" not in text or name in UNFINISHED  # two kernels as one number: for CPUs
+    if name not in UNFINISHED and keeps_one_branch():
+        assert "complex<" not in text  # two kernels as one number: for CPUs
 
 
 def test_an_exported_kernel_has_the_schedule_of_every_platform():
@@ -82,7 +91,8 @@ def test_an_exported_kernel_has_the_schedule_of_every_platform():
     module = export.export(jax.jit(lambda x: kernel_fn(x)), platforms=("cpu", "cuda", "tpu"))(x)
     assert set(module.platforms) == {"cpu", "cuda", "tpu"}
     there = export.export(jax.jit(lambda x: kernel_fn(x)), platforms=("cuda",))(x)
-    assert "complex<" in str(module.mlir_module()) and "complex<" not in str(there.mlir_module())
+    assert "complex<" in str(module.mlir_module())
+    assert "complex<" not in str(there.mlir_module()) or not keeps_one_branch()
     for found, expected in zip(module.call(x), kernel_fn(x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
