@@ -39,7 +39,7 @@ LEVELS = {
 INSIDE = {
     "": LEVELS,
     "finite": {
-        0: ["inputs", "linearize", "uses"],
+        0: ["inputs", "jacobian_products", "linearize", "uses"],
         1: ["features"],
         2: ["contraction", "operator"],
         3: ["strategy"],

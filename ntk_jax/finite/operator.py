@@ -11,17 +11,17 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_array, check_finite, check_integer, working_dtype
+from ntk_jax.checks import as_array, check_finite, check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.features.features import Node
 from ntk_jax.finite.features.tangents import features_of, plan_features
 from ntk_jax.finite.inputs import check_inputs
+from ntk_jax.finite.jacobian_products import in_blocks, pulled, pushed
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import as_arrays, check_outputs, forward_mode
 from ntk_jax.platforms import by_platform
-from ntk_jax.tiling import even, pad_rows
 from ntk_jax.types import ApplyFn, Params
 
 Arrays: TypeAlias = tuple[Params, Node, Node]
@@ -233,7 +233,11 @@ def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 
 
     def run(on_cpu: bool, v: Array) -> Array:
         rows, vectors = _at_once(op, v.shape[2], on_cpu)
-        one = lambda w: _pushed(op, _pulled(op, w, rows), rows)
+
+        def one(w: Array) -> Array:
+            gradient = pulled(op.apply_fn, op.params, op._columns, w, rows)
+            return pushed(op.apply_fn, op.params, op.x1, gradient, rows, op.dtype)
+
         # Few vectors need no loop, which would be slower and cannot be fused.
         if v.shape[2] <= vectors:
             return jax.vmap(one, 2, 2)(v)
@@ -250,42 +254,10 @@ def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, i
         return op.block_size or ROWS_AT_ONCE, VECTORS_AT_ONCE
     taps = plan_features(op.apply_fn, op.params, op.x1).taps
     # Values, tangents and cotangents at every layer, and gradients that are summed.
-    row, budget = 8 * tree_bytes((taps, _row(op.x1))), memory_budget(on_cpu=False)
+    row, budget = 8 * tree_bytes((taps, op.x1[:1])), memory_budget(on_cpu=False)
     vectors = how_many(num_vectors, 4 * tree_bytes(op.params) + row, budget)
     most = max(op.x1.shape[0], op._columns.shape[0])
     return op.block_size or how_many(most, row * vectors, budget), vectors
-
-
-def _row(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-
-
-def _pulled(op: KernelOperator, v: Float[Array, "n2 O"], size: int) -> Params:
-    """J(x2)ᵀ v, a gradient, summed over blocks of rows; what fills up the last has weight 0."""
-    x = op._columns
-    blocks = (_in_blocks(x, size), _in_blocks(v, size, zeros=True))
-
-    def add(total: Params, block: tuple[Array, Array]) -> tuple[Params, None]:
-        rows, weights = block
-        out, vjp = jax.vjp(lambda p: op.apply_fn(p, rows), op.params)
-        (gradient,) = vjp(weights.reshape(out.shape).astype(out.dtype))
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient), None
-
-    # Half-precision gradients are summed in single: blocks add up rounding errors.
-    start = jax.tree.map(lambda p: jnp.zeros(p.shape, working_dtype(p.dtype)), op.params)
-    return jax.lax.scan(add, start, blocks)[0]
-
-
-def _pushed(op: KernelOperator, direction: Params, size: int) -> Float[Array, "n1 O"]:
-    """J(x1) times a parameter direction, by forward mode."""
-    tangent = jax.tree.map(lambda t, p: t.astype(p.dtype), direction, op.params)
-
-    def push(rows: Array) -> Array:
-        out = jax.jvp(lambda p: op.apply_fn(p, rows), (op.params,), (tangent,))[1]
-        return out.reshape(rows.shape[0], -1).astype(op.dtype)
-
-    out = jax.lax.map(push, _in_blocks(op.x1, size))
-    return out.reshape(-1, out.shape[2])[: op.x1.shape[0]]
 
 
 @compiled
@@ -300,13 +272,7 @@ def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array,
     def run(on_cpu: bool, x: Array) -> Array:
         # Features have cotangents of every output.
         rows, _ = _at_once(op, op.num_outputs, on_cpu)
-        return jax.lax.map(norms, _in_blocks(x, rows)).reshape(-1)
+        return jax.lax.map(norms, in_blocks(x, rows)).reshape(-1)
 
     out = by_platform(partial(run, True), partial(run, False), op.x1)
     return out[: op.x1.shape[0] * op.num_outputs]
-
-
-def _in_blocks(x: Array, most: int, *, zeros: bool = False) -> Array:
-    """Rows in equal blocks of at most `most`, (blocks, rows, ...)."""
-    size = even(x.shape[0], most)
-    return pad_rows(x, size, zeros=zeros).reshape(-1, size, *x.shape[1:])
