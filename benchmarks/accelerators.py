@@ -27,7 +27,6 @@ ON_TPU = (
     "infinite_width pooled CNN",
     "empirical_ntk MLP",
     "empirical_ntk flat CNN",
-    "ntk_operator",
     "gradient_flow_mse",
 )
 QUICK = ("kernel_diagonal", "gradient_flow_mse")
