@@ -4,7 +4,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-slow test-oldest lint benchmarks clean
+.PHONY: demo test test-all test-slow test-oldest lint benchmarks aot gpu clean
 
 # What was compiled once is read by the next run, and by the other worker. Not for the oldest versions: programs that JAX 0.6
 # loads on a CPU compute otherwise (docs/reliability.md).
@@ -17,7 +17,7 @@ demo: $(VENV)/.demo          ## train wide networks and predict them from their 
 test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: lint test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
+test-all: lint aot test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
 
 test-slow: $(VENV)/.test     ## what repeats or samples: further cases, statistics, notebooks, README, pictures
 	$(RUN) -m pytest -n 2 --dist worksteal -m slow
@@ -33,8 +33,14 @@ lint: $(VENV)/.dev           ## formatting, style and types
 benchmarks: $(VENV)/.demo    ## lists the benchmarks; run one with .venv/bin/python -m benchmarks NAME
 	$(RUN) -m benchmarks
 
+aot: $(VENV)/.demo           ## what compiles for GPU and TPU without one (.aot, 1.9 GB); without it test-slow skips those
+	$(RUN) -m benchmarks.ahead.devices || echo "The wheels of .aot could not be had: tests of compiled programs are skipped."
+
+gpu:                         ## parity and speed on this machine's accelerator, with the Python that has JAX for it: PYTHON=...
+	$(PYTHON) -m benchmarks gpu
+
 clean:
-	rm -rf $(VENV) $(OLDEST) out
+	rm -rf $(VENV) $(OLDEST) .aot out
 
 $(VENV)/bin/uv $(OLDEST)/bin/uv: %/bin/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, this is {sys.version}")'

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,16 +12,22 @@ from benchmarks.harness import RESULTS
 
 
 def scripts() -> dict[str, ModuleType]:
-    """The modules of this folder that have a docstring and a function `run`, by name."""
+    """The modules of this folder that have a docstring and a function `run`, by name; without
+    those that need a package which is not installed.
+    """
     names = sorted(
         info.name for info in pkgutil.iter_modules(benchmarks.__path__) if info.name != "__main__"
     )
-    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
-    return {
-        name: module
-        for name, module in modules.items()
-        if module.__doc__ and hasattr(module, "run")
-    }
+    found = {}
+    for name in names:
+        try:
+            module = importlib.import_module(f"benchmarks.{name}")
+        except ModuleNotFoundError as error:  # such as Matplotlib, on a machine with a device
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
+        if module.__doc__ and hasattr(module, "run"):
+            found[name] = module
+    return found
 
 
 def listing(found: dict[str, ModuleType]) -> str:

@@ -122,7 +122,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
+        **{package: _version(package) for package in packages},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0))
@@ -133,6 +133,13 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "x64": jax.numpy.result_type(float).itemsize == 8,
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "not installed"
 
 
 def environment_line() -> str:

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.environments import ROOT
 from benchmarks.harness import environment_line, save_json, table
-from benchmarks.peer_processes.environments import ROOT, command
+from benchmarks.peer_processes.environments import command
 from benchmarks.peer_processes.networks import shapes_of
 from benchmarks.peer_processes.problems import LIMITS, Problem, draw
 

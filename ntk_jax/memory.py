@@ -16,6 +16,9 @@ KERNEL_WAY_OUT = (
 LEAST_BUDGET = 2**20
 """What is taken for free where less is."""
 
+ABSENT_DEVICE = 2**34
+"""Bytes of an accelerator that is lowered for and is not here: the least that those in use have."""
+
 
 def free_bytes() -> int | None:
     """Bytes that the default device can still give; None where the platform does not tell."""
@@ -31,17 +34,23 @@ def free_bytes() -> int | None:
         return None
 
 
-def memory_budget(memory_limit: float | None = None, *, most: float = math.inf) -> int:
+def memory_budget(
+    memory_limit: float | None = None, *, most: float = math.inf, on_cpu: bool | None = None
+) -> int:
     """The caller's limit, or else an eighth to a quarter of the free memory, at most 4 GiB on CPU.
 
-    The caller's other work needs room, too. `most` caps a budget that the caller did not set.
+    The caller's other work needs room, too. `most` caps a budget on a CPU that the caller did not
+    set. `on_cpu` says for which device, None for the default one.
     """
     if memory_limit is not None:
         return int(memory_limit)
-    free = free_bytes()
+    by_default = jax.default_backend() == "cpu"
+    on_cpu = by_default if on_cpu is None else on_cpu
+    free = ABSENT_DEVICE if by_default and not on_cpu else free_bytes()
+    most = most if on_cpu else math.inf
     if free is None:
         return int(min(2**30, most))
-    share = max(min(free // 4, 2**32 if jax.default_backend() == "cpu" else free), LEAST_BUDGET)
+    share = max(min(free // 4, 2**32 if on_cpu else free), LEAST_BUDGET)
     # A power of 2: small changes of free memory must not change the plan, and compile anew.
     return int(min(1 << (share.bit_length() - 1), most))
 

@@ -115,19 +115,32 @@ def write_tile(out: Array, tile: Array, row: int | Array, column: int | Array) -
 def write_both(
     symmetric: bool, kernels: tuple[Array, ...], both: Array, at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
-    """A tile of two kernels, the parts of a complex number, in its place, and mirrored.
+    """A tile of two kernels, the parts of a complex number, in its place, and mirrored."""
+    both = _own_mirrored(both, at) if symmetric else both
+    return _written(symmetric, kernels, (both.real, both.imag), at)
 
-    A tile on the diagonal takes its lower half from the upper one.
-    """
-    i, j = at
-    if symmetric:
-        both = jnp.where((i == j) & strictly_lower(both.shape[0]), both.T, both)
-    write = jax.lax.dynamic_update_slice
-    parts = (both.real, both.imag)
-    kernels = tuple(write(k, part, (i, j)) for k, part in zip(kernels, parts, strict=True))
-    if not symmetric or kernels[0].shape == both.shape:  # one tile is its own mirror image
+
+def write_each(
+    symmetric: bool, kernels: tuple[Array, ...], tiles: tuple[Array, ...], at: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    """A tile of each kernel in its place, and mirrored."""
+    tiles = tuple(_own_mirrored(tile, at) for tile in tiles) if symmetric else tiles
+    return _written(symmetric, kernels, tiles, at)
+
+
+def _own_mirrored(tile: Array, at: tuple[Array, Array]) -> Array:
+    """A tile; if it is on the diagonal, with its lower half from the upper one."""
+    return jnp.where((at[0] == at[1]) & strictly_lower(tile.shape[0]), tile.T, tile)
+
+
+def _written(
+    symmetric: bool, kernels: tuple[Array, ...], tiles: tuple[Array, ...], at: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    (i, j), write = at, jax.lax.dynamic_update_slice
+    kernels = tuple(write(k, tile, (i, j)) for k, tile in zip(kernels, tiles, strict=True))
+    if not symmetric or kernels[0].shape == tiles[0].shape:  # one tile is its own mirror image
         return kernels
-    return tuple(write(k, part.T, (j, i)) for k, part in zip(kernels, parts, strict=True))
+    return tuple(write(k, tile.T, (j, i)) for k, tile in zip(kernels, tiles, strict=True))
 
 
 def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:

@@ -23,7 +23,7 @@ MAX_LINES = 300
 
 # A file imports lower levels or its own folder; rooms of one level do not know each other.
 LEVELS = {
-    0: ["types", "compat"],
+    0: ["types", "compat", "platforms"],
     1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
     2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
     3: ["duals", "initializers", "operators"],
@@ -39,7 +39,7 @@ LEVELS = {
 INSIDE = {
     "": LEVELS,
     "finite": {
-        0: ["inputs", "linearize", "uses"],
+        0: ["inputs", "jacobian_products", "linearize", "uses"],
         1: ["features"],
         2: ["contraction", "operator"],
         3: ["strategy"],

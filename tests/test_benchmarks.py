@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness, kernels, limits, memory
+from benchmarks import gpu, harness, kernels, limits, memory
+from benchmarks.on_device import parity
 
 pytestmark = pytest.mark.slow
 
@@ -220,3 +221,25 @@ def test_peers_quick_run_compares_results_before_times(tmp_path):
     assert [row["peer"] for row in rows] == ["ntk_jax", "naive"]
     assert rows[0]["difference"] == 0 < rows[1]["difference"] < 1e-5
     assert all(row["median_s"] > 0 and row["peak_mib"] > 50 for row in rows)
+
+
+def test_a_run_on_a_device_compares_all_and_measures_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "SPEED_UNTIL", 1e4)
+    monkeypatch.setattr(gpu, "DOUBLE_UNTIL", 1e4)
+    command.main(["gpu", "--quick", "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert document["options"]["failed"] == []
+    compared = {(row["case"], row["dtype"]) for row in document["parity"]}
+    assert {(name, dtype) for name in parity.cases() for dtype in parity.TOLERANCES} <= compared
+    measured = document["results"]
+    assert not any("error" in row for row in measured) and all(r["seconds"] > 0 for r in measured)
+    for word in ("product", "mlp_kernels", "empirical_ntk", "ResNet-18", "flat CNN", "flow"):
+        assert any(word in row["case"] for row in measured)
+
+
+def test_a_wrong_value_fails_parity(monkeypatch):
+    right = parity.cases()["flow"]
+    wrong = lambda dtype: {name: value * 1.001 for name, value in right(dtype).items()}
+    monkeypatch.setattr(parity, "cases", lambda: {"flow": wrong})
+    (row,) = parity.compare("float32")
+    assert not row["passed"] and row["difference"] > row["tolerance"]

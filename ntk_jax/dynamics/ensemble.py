@@ -25,6 +25,7 @@ from ntk_jax.dynamics.flow import Rest, as_times, relaxation, rest_of, warn_of_l
 from ntk_jax.dynamics.least_squares import Problem, apply_batch, in_modes
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.matrix_functions.basis import fixed
+from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
@@ -38,6 +39,7 @@ from ntk_jax.modes.kind import (
 )
 from ntk_jax.modes.modes import Modes, modes_of
 from ntk_jax.modes.targets import rows_in_modes
+from ntk_jax.platforms import by_platform
 from ntk_jax.types import Kernels
 
 
@@ -181,8 +183,11 @@ def _ensemble(
         product = matmul(a, jnp.swapaxes(half, 1, 2))
         return prior + product + jnp.swapaxes(product, 1, 2)
 
-    # One time after the other, in the memory of one.
-    covariance = jax.lax.map(spread, times.reshape(-1))
+    # On a CPU one time after the other, in the memory of one.
+    size = tree_bytes((response, response, rotated))
+    many = how_many(times.size, size, memory_budget(on_cpu=False))
+    each = lambda few: lambda times: jax.lax.map(spread, times, batch_size=few)
+    covariance = by_platform(each(None), each(many), times.reshape(-1))
     smallest = jnp.zeros((), k.dtype) if whole else jnp.min(covariance)
     if whole:
         out = from_matrices(covariance, kind)

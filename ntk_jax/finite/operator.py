@@ -1,6 +1,7 @@
 """The kernel as a linear operator: products with vectors, without the kernel."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -10,22 +11,24 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import as_array, check_finite, check_integer, working_dtype
+from ntk_jax.checks import as_array, check_finite, check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
 from ntk_jax.finite.features.features import Node
 from ntk_jax.finite.features.tangents import features_of, plan_features
 from ntk_jax.finite.inputs import check_inputs
+from ntk_jax.finite.jacobian_products import in_blocks, pulled, pushed
+from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import as_arrays, check_outputs, forward_mode
-from ntk_jax.tiling import even, pad_rows
+from ntk_jax.platforms import by_platform
 from ntk_jax.types import ApplyFn, Params
 
 Arrays: TypeAlias = tuple[Params, Node, Node]
 """Parameters, x1, x2."""
 
-# Vectors that share one pass: each holds a gradient of all parameters meanwhile.
-VECTORS_AT_ONCE = 8
+# On a CPU. Vectors share one pass: each holds a gradient of all parameters meanwhile.
+ROWS_AT_ONCE, VECTORS_AT_ONCE = 256, 8
 
 
 @jax.tree_util.register_pytree_node_class
@@ -42,7 +45,8 @@ class KernelOperator:
         apply_fn: the network.
         num_outputs: O.
         dtype: of the products.
-        block_size: rows that are evaluated at a time.
+        block_size: rows that are evaluated at a time; None: a few on a CPU, on an accelerator as
+            many as its memory holds.
     """
 
     params: Params
@@ -51,7 +55,7 @@ class KernelOperator:
     apply_fn: ApplyFn
     num_outputs: int
     dtype: jnp.dtype
-    block_size: int
+    block_size: int | None
 
     def tree_flatten(self) -> tuple[Arrays, Reading]:
         """Arrays, and the network with what it reads now, without which no program fits."""
@@ -161,7 +165,7 @@ def ntk_operator(
     x1: Num[ArrayLike, "n1 *d"],
     x2: Num[ArrayLike, "n2 *d"] | None = None,
     *,
-    block_size: int = 256,
+    block_size: int | None = None,
 ) -> KernelOperator:
     """The tangent kernel as a matrix-free operator, K v = J(x1) (J(x2)ᵀ v), for iterative solvers.
 
@@ -182,7 +186,8 @@ def ntk_operator(
         x1: examples of the rows.
         x2: examples of the columns, or None for x1 again: then the operator is symmetric positive
             semi-definite.
-        block_size: rows that are evaluated at a time.
+        block_size: rows that are evaluated at a time. None is 256 on a CPU, and on an accelerator
+            as many as its memory holds.
 
     Returns:
         A `KernelOperator` of shape (n1 O, n2 O): `op @ v`, `op.T`, `op.diagonal()`,
@@ -193,7 +198,8 @@ def ntk_operator(
 
     Reference: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.2.
     """
-    check_integer("block_size", block_size, minimum=1)
+    if block_size is not None:
+        check_integer("block_size", block_size, minimum=1)
     a1, a2 = check_inputs(apply_fn, params, x1, x2)
     plan = plan_features(apply_fn, params, a1)
     params = as_arrays(params)
@@ -224,41 +230,34 @@ def _chosen(apply_fn: Reading, arrays: Arrays, indices: Array, **options: Any) -
 
 def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
     """All vectors, a few at a time."""
-    with jax.default_matmul_precision("highest"):
-        one = lambda w: _pushed(op, _pulled(op, w))
+
+    def run(on_cpu: bool, v: Array) -> Array:
+        rows, vectors = _at_once(op, v.shape[2], on_cpu)
+
+        def one(w: Array) -> Array:
+            gradient = pulled(op.apply_fn, op.params, op._columns, w, rows)
+            return pushed(op.apply_fn, op.params, op.x1, gradient, rows, op.dtype)
+
         # Few vectors need no loop, which would be slower and cannot be fused.
-        if v.shape[2] <= VECTORS_AT_ONCE:
+        if v.shape[2] <= vectors:
             return jax.vmap(one, 2, 2)(v)
-        products = jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=VECTORS_AT_ONCE)
+        products = jax.lax.map(one, jnp.moveaxis(v, 2, 0), batch_size=vectors)
         return jnp.moveaxis(products, 0, 2)
 
-
-def _pulled(op: KernelOperator, v: Float[Array, "n2 O"]) -> Params:
-    """J(x2)ᵀ v, a gradient, summed over blocks of rows; what fills up the last has weight 0."""
-    x = op._columns
-    blocks = (_in_blocks(x, op.block_size), _in_blocks(v, op.block_size, zeros=True))
-
-    def add(total: Params, block: tuple[Array, Array]) -> tuple[Params, None]:
-        rows, weights = block
-        out, vjp = jax.vjp(lambda p: op.apply_fn(p, rows), op.params)
-        (gradient,) = vjp(weights.reshape(out.shape).astype(out.dtype))
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient), None
-
-    # Half-precision gradients are summed in single: blocks add up rounding errors.
-    start = jax.tree.map(lambda p: jnp.zeros(p.shape, working_dtype(p.dtype)), op.params)
-    return jax.lax.scan(add, start, blocks)[0]
+    with jax.default_matmul_precision("highest"):
+        return by_platform(partial(run, True), partial(run, False), v)
 
 
-def _pushed(op: KernelOperator, direction: Params) -> Float[Array, "n1 O"]:
-    """J(x1) times a parameter direction, by forward mode."""
-    tangent = jax.tree.map(lambda t, p: t.astype(p.dtype), direction, op.params)
-
-    def push(rows: Array) -> Array:
-        out = jax.jvp(lambda p: op.apply_fn(p, rows), (op.params,), (tangent,))[1]
-        return out.reshape(rows.shape[0], -1).astype(op.dtype)
-
-    out = jax.lax.map(push, _in_blocks(op.x1, op.block_size))
-    return out.reshape(-1, out.shape[2])[: op.x1.shape[0]]
+def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, int]:
+    """How many rows and how many vectors."""
+    if on_cpu:
+        return op.block_size or ROWS_AT_ONCE, VECTORS_AT_ONCE
+    taps = plan_features(op.apply_fn, op.params, op.x1).taps
+    # Values, tangents and cotangents at every layer, and gradients that are summed.
+    row, budget = 8 * tree_bytes((taps, op.x1[:1])), memory_budget(on_cpu=False)
+    vectors = how_many(num_vectors, 4 * tree_bytes(op.params) + row, budget)
+    most = max(op.x1.shape[0], op._columns.shape[0])
+    return op.block_size or how_many(most, row * vectors, budget), vectors
 
 
 @compiled
@@ -270,11 +269,10 @@ def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array,
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
         return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
 
-    out = jax.lax.map(norms, _in_blocks(op.x1, op.block_size))
-    return out.reshape(-1)[: op.x1.shape[0] * op.num_outputs]
+    def run(on_cpu: bool, x: Array) -> Array:
+        # Features have cotangents of every output.
+        rows, _ = _at_once(op, op.num_outputs, on_cpu)
+        return jax.lax.map(norms, in_blocks(x, rows)).reshape(-1)
 
-
-def _in_blocks(x: Array, most: int, *, zeros: bool = False) -> Array:
-    """Rows in equal blocks of at most `most`, (blocks, rows, ...)."""
-    size = even(x.shape[0], most)
-    return pad_rows(x, size, zeros=zeros).reshape(-1, size, *x.shape[1:])
+    out = by_platform(partial(run, True), partial(run, False), op.x1)
+    return out[: op.x1.shape[0] * op.num_outputs]

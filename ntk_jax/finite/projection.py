@@ -31,11 +31,12 @@ from ntk_jax.finite.strategy.tiles import MAX_ROWS
 from ntk_jax.finite.uses.entries import Order, entries
 from ntk_jax.finite.uses.plan import Plan
 from ntk_jax.memory import check_result_fits, how_many, memory_budget
+from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import even, row_tiles, write_tile
 from ntk_jax.types import ApplyFn, Params
 
 CHUNK = 2048
-"""Entries of a gradient that are formed, and whose signs are drawn, at a time."""
+"""Entries of a gradient that a CPU forms, and draws the signs of, at a time."""
 
 WORD = 32
 """Signs that one random word holds."""
@@ -70,8 +71,9 @@ def projected_features(
         out = (
             part if rows == n else write_tile(out, part[: taken.stop - taken.start], taken.start, 0)
         )
-        if is_concrete(out):
-            # Work that is only queued would hold more features than the budget allows.
+        if is_on_cpu(out):
+            # Work that is only queued would hold more features than the budget allows; an
+            # accelerator's memory is given out in the order of its work.
             out.block_until_ready()
     blocks, projection = (GradientBlock((out,), ("projection",)),), Projection(k, _in_words(key))
     return TangentFeatures(blocks, n, plan.num_outputs, plan.dtype, plan.parameters, projection)
@@ -120,11 +122,28 @@ def _add_leaf(
     precision: str,
 ) -> Float[Array, "n O k"]:
     """`total` + G S, with a chunk of the gradients G and of the signs S at a time."""
+    each = (total.shape[2] + total.shape[0] * d.shape[1]) * 2 * total.dtype.itemsize
+    many = max(CHUNK, memory_budget(on_cpu=False) // 8 // each)
+    run = lambda chunk: partial(_added, order=order, precision=precision, chunk=chunk)
+    return by_platform(run(CHUNK), run(many), total, a, d, root, words)
+
+
+def _added(
+    total: Float[Array, "n O k"],
+    a: Float[Array, "n B T I"],
+    d: Float[Array, "n O B T D"],
+    root: Array,
+    words: Array | np.ndarray,
+    *,
+    order: Order | None,
+    precision: str,
+    chunk: int,
+) -> Float[Array, "n O k"]:
     (n, B, T, I), (_, O, _, _, D), k = a.shape, d.shape, total.shape[2]
     index = jnp.arange(B * I * D) if order is None else entries(order)
     # A chunk spans whole rows of cotangents before it spans inputs: these are cheaper to cut.
-    columns = even(D, CHUNK)
-    rows = even(I, max(1, CHUNK // columns))
+    columns = even(D, chunk)
+    rows = even(I, max(1, chunk // columns))
     fill_rows, fill_columns = -I % rows, -D % columns
     # A gradient of 0 at the entries that fill up the last chunk.
     a = jnp.pad(a.astype(total.dtype), ((0, 0), (0, 0), (0, 0), (0, fill_rows)))

@@ -5,6 +5,7 @@ error. (Bordelon, Canatar, Pehlevan 2020; Canatar, Bordelon, Pehlevan 2021; Simo
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from ntk_jax.checks import (
 )
 from ntk_jax.compat import is_concrete
 from ntk_jax.matrix_functions.basis import fixed
+from ntk_jax.platforms import by_platform
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
 _BISECTIONS = 80
@@ -116,7 +118,7 @@ def _curves(
             test, jnp.square(diag_reg / (n * kappa)) * test, learnability, kappa, overfitting
         )
 
-    found = jax.lax.map(at, numbers.reshape(-1))
+    found = by_platform(partial(jax.lax.map, at), jax.vmap(at), numbers.reshape(-1))
     curve = LearningCurve(*(part.reshape(*numbers.shape, *part.shape[1:]) for part in found))
     return curve, look(v)
 

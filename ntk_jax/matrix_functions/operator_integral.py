@@ -33,6 +33,10 @@ from ntk_jax.matrix_functions.basis import (
     einsum,
     matmul,
 )
+from ntk_jax.platforms import by_platform
+
+AT_ONCE = 2**28
+"""Divided differences that an accelerator holds at a time."""
 
 Operand: TypeAlias = Any
 """An array, or what JAX puts in its place: a tangent that is known to be 0, an undefined primal."""
@@ -127,7 +131,9 @@ def _evaluate_one(
     if k == 1:
         return jax.vmap(row)(o.s, o.matrices[0])
     # One row after the other: n^3 numbers at once would fill the memory.
-    return jax.lax.map(lambda one: row(*one), (o.s, o.matrices[0]))
+    each = lambda few: lambda rows: jax.lax.map(lambda one: row(*one), rows, batch_size=few)
+    few = min(o.s.size, max(1, AT_ONCE // o.s.size**k))
+    return by_platform(each(None), each(few), (o.s, o.matrices[0]))
 
 
 def _jvp(

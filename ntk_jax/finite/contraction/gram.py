@@ -6,8 +6,10 @@ K = sum over leaves of J J'ᵀ                                 from gradients
 
 import itertools
 import operator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,9 @@ from ntk_jax.finite.features.features import (
     gradients_by_leaf,
 )
 from ntk_jax.finite.inputs import output_axes
+from ntk_jax.platforms import by_platform
+
+Kernel = TypeVar("Kernel", Array, list[Array])
 
 HALF = 256  # rows below which smaller products are slower than the entries that they save
 
@@ -113,11 +118,17 @@ def _words(projection: Projection | None) -> str:
 
 
 def contract_upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
-    """The kernel of a batch with itself: its upper triangle; half of what is below is left out."""
-    n = f.num_rows
-    if n < 2 * HALF:
-        return contract_features(f, f, outputs, precision)
-    h = n // 2
+    """The kernel of a batch with itself: its upper triangle; on a CPU half of what is below is left
+    out.
+    """
+    whole = lambda f: contract_features(f, f, outputs, precision)
+    if f.num_rows < 2 * HALF:
+        return whole(f)
+    return by_platform(partial(_upper, outputs=outputs, precision=precision), whole, f)
+
+
+def _upper(f: TangentFeatures, outputs: str, precision: str) -> Float[Array, "n n ..."]:
+    n, h = f.num_rows, f.num_rows // 2
     upper = contract_features(f.rows(0, h), f, outputs, precision)
     lower = contract_features(f.rows(h, n), f.rows(h, n), outputs, precision)
     nothing = jnp.zeros((n - h, h, *upper.shape[2:]), upper.dtype)
@@ -157,7 +168,7 @@ def _explicit(
         return jnp.matmul(j1.reshape(n1, -1), j2.reshape(n2, -1).T, precision=precision) / outs
     if outputs == "diagonal":
         per_output = lambda pair: jnp.matmul(pair[0], pair[1].T, precision=precision)
-        return jnp.moveaxis(jax.lax.map(per_output, (j1.swapaxes(0, 1), j2.swapaxes(0, 1))), 0, 2)
+        return _each_output(per_output, j1, j2)
     full = jnp.matmul(j1.reshape(n1 * outs, -1), j2.reshape(n2 * outs2, -1).T, precision=precision)
     return full.reshape(n1, outs, n2, outs2).transpose(0, 2, 1, 3)
 
@@ -206,13 +217,21 @@ def _mean(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Arra
 
 
 def _diagonal(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:
-    """One output after the other: a batched product over outputs is several times slower."""
-
     def one(pair: tuple[Array, Array]) -> list[Array]:
         e1, e2 = (e[:, None] for e in pair)
         return _mean(grams, e1, e2, precision)
 
-    return [jnp.moveaxis(k, 0, 2) for k in jax.lax.map(one, (d1.swapaxes(0, 1), d2.swapaxes(0, 1)))]
+    return _each_output(one, d1, d2)
+
+
+def _each_output(one: Callable[[tuple[Array, Array]], Kernel], a1: Array, a2: Array) -> Kernel:
+    """`one` of what each output has, (n1, O, ...) and (n2, O, ...), with outputs last.
+
+    On a CPU one output after the other: there a batched product is several times slower.
+    """
+    sides = a1.swapaxes(0, 1), a2.swapaxes(0, 1)
+    kernels = by_platform(partial(jax.lax.map, one), jax.vmap(one), sides)
+    return jax.tree.map(lambda k: jnp.moveaxis(k, 0, 2), kernels)
 
 
 def _full(grams: list[Array], d1: Array, d2: Array, precision: str) -> list[Array]:

@@ -7,7 +7,6 @@ import jax
 from jax import Array
 
 from ntk_jax.closures.programs import remembered
-from ntk_jax.compat import is_concrete
 from ntk_jax.finite.features.features import Block, GradientBlock
 from ntk_jax.finite.features.tangents import blocks_of_row, plan_features
 from ntk_jax.finite.inputs import output_axes
@@ -16,6 +15,7 @@ from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
 from ntk_jax.finite.uses.plan import Plan
 from ntk_jax.memory import LEAST_BUDGET, check_result_fits, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
+from ntk_jax.platforms import is_on_cpu
 from ntk_jax.types import ApplyFn, Params
 
 METHODS = ("auto", "layerwise", "jacobian", "vector_products")
@@ -61,20 +61,29 @@ class Strategy(NamedTuple):
 
 
 def choose_strategy(
-    apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, options: Options
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+    options: Options,
+    on_cpu: bool | None = None,
 ) -> Strategy:
-    """Plan, costs, method, forms and tiles.
+    """Plan, costs, method, forms and tiles: on a CPU or not; None asks the arrays, and then JAX's
+    default.
 
     Raises:
         ValueError: the result does not fit in the free memory.
     """
     n1, n2, budget = x1.shape[0], (x1 if x2 is None else x2).shape[0], options.memory_limit
-    request = cost.Request(n1, n2, x2 is None, options.outputs, memory_budget(budget))
+    here = is_on_cpu(params, x1, x2)
+    if on_cpu is None:
+        on_cpu = jax.default_backend() == "cpu" if here is None else here
+    limit = memory_budget(budget, on_cpu=on_cpu)
+    request = cost.Request(n1, n2, x2 is None, options.outputs, limit)
     # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
-    arrays = jax.tree.leaves((params, x1, x2))
-    in_parts = jax.default_backend() == "cpu" and all(map(is_concrete, arrays))
+    in_parts = on_cpu and here is not None
     x, asked = (x1.shape[1:], x1.dtype), (options.method, options.precision)
-    found = _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts)
+    found = _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts, on_cpu)
     # A budget that nobody set is within the free memory, if it is not the least one.
     is_free = budget is None and request.memory_limit > LEAST_BUDGET
     if not is_free or tree_bytes(found.result) > request.memory_limit:
@@ -92,6 +101,7 @@ def _decide(
     method: str,
     precision: str,
     in_parts: bool,
+    on_cpu: bool,
 ) -> Strategy:
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
     row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
@@ -119,9 +129,10 @@ def _decide(
         few = cost.rows_at_once(forms, footprint, request)
     if few is not None:
         footprint = footprint._replace(work=2 * footprint.row)  # in parts, and joined
-    tiling = choose_tiling(request.n1, request.n2, footprint, request.memory_limit)
+    rows = request.n1, request.n2
+    tiling = choose_tiling(*rows, footprint, request.memory_limit, on_cpu=on_cpu)
     outputs = (plan.num_outputs,) * output_axes(request.outputs)
-    result = jax.ShapeDtypeStruct((request.n1, request.n2, *outputs), plan.dtype)
+    result = jax.ShapeDtypeStruct((*rows, *outputs), plan.dtype)
     return Strategy(
         method, forms, blocks, plan, request, operations, footprint, tiling, few, precision, result
     )

@@ -20,6 +20,7 @@ from ntk_jax.finite.strategy.finite_values import check_kernel
 from ntk_jax.finite.strategy.tiles import TileLoop, count_tiles
 from ntk_jax.memory import memory_budget
 from ntk_jax.networks.apply_fn import forward_mode
+from ntk_jax.platforms import by_platform
 from ntk_jax.progress import progress_bar
 from ntk_jax.tiling import mirror_upper, row_tiles
 from ntk_jax.types import ApplyFn, Params
@@ -35,9 +36,13 @@ def ntk(
     progress: bool = False,
 ) -> Array:
     """The tangent kernel by the strategy that options and shapes ask for, if it is finite."""
+
+    def run(on_cpu: bool, params: Params, x1: Array, x2: Array | None) -> Array:
+        strategy = choose_strategy(apply_fn, params, x1, x2, options, on_cpu)
+        return _run(strategy, apply_fn, params, x1, x2, progress=progress)
+
     with forward_mode("method"):
-        strategy = choose_strategy(apply_fn, params, x1, x2, options)
-        kernel = _run(strategy, apply_fn, params, x1, x2, progress=progress)
+        kernel = by_platform(partial(run, True), partial(run, False), params, x1, x2)
     return check_kernel(kernel, apply_fn, params, x1, x2)
 
 

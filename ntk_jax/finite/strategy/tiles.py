@@ -12,12 +12,12 @@ from typing import Generic, NamedTuple, TypeVar
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.platforms import is_on_cpu
 from ntk_jax.tiling import even, row_slices, row_tiles, swap_sides, write_tile
 
 Features = TypeVar("Features")
 
-# Rows of a side: enough for the rate of large matrix products, few enough for the caches.
+# Rows of a side on a CPU: enough for the rate of large products, few enough for the caches.
 MAX_ROWS = 512
 
 # Bytes of a side's features above which half the rows already make large products, and waste less
@@ -42,8 +42,11 @@ class Footprint(NamedTuple):
     pair: int
 
 
-def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> Tiling:
-    """Sides of at most `MAX_ROWS` rows whose features, temporaries and tiles fit in `memory_limit`.
+def choose_tiling(
+    n1: int, n2: int, footprint: Footprint, memory_limit: int, *, on_cpu: bool = True
+) -> Tiling:
+    """Sides whose features, temporaries and tiles fit in `memory_limit`; on a CPU of at most
+    `MAX_ROWS` rows.
 
     A quarter of the budget each for the features of either kind of side, for making the features of
     one side, and for a tile. One row is the least: below that the limit cannot be kept.
@@ -51,7 +54,7 @@ def choose_tiling(n1: int, n2: int, footprint: Footprint, memory_limit: int) -> 
     quarter = memory_limit // 4
     rows = MAX_ROWS if MAX_ROWS * footprint.row <= LARGE_FEATURES else MAX_ROWS // 2
     cap = min(
-        rows,
+        rows if on_cpu else max(n1, n2),
         quarter // max(footprint.work, footprint.row, 1),
         math.isqrt(quarter // max(footprint.pair, 1)),
     )
@@ -148,8 +151,9 @@ class TileLoop(Generic[Features]):
         self.out = write_tile(self.out, tile, rows.start, columns.start)
         if mirror:
             self.out = write_tile(self.out, swap_sides(tile), columns.start, rows.start)
-        if is_concrete(self.out):
-            # Work that is only queued would hold more features than the budget allows.
+        if is_on_cpu(self.out):
+            # Work that is only queued would hold more features than the budget allows; an
+            # accelerator's memory is given out in the order of its work.
             self.out.block_until_ready()
         self.advance()
 

@@ -8,6 +8,7 @@ nobody's loop is fast: here it is a matrix product per kernel entry. Same sums, 
 
 import itertools
 import math
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -17,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ntk_jax.compat import bind
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
+from ntk_jax.platforms import by_platform
 
 MAX_OFFSETS = 27  # products per convolution: more would take long to compile
 
@@ -32,18 +34,19 @@ def convolve(eqn: Eqn, h: Array, w: Array) -> Array:
         or p["batch_group_count"] != 1
         or max(p["lhs_dilation"], default=1) > 1
     )
-    if grouped or jax.default_backend() != "cpu":
-        return bind(eqn, [h, w])[0]
+    native = lambda h, w: bind(eqn, [h, w])[0]
+    if grouped:
+        return native(h, w)
     kernel, space = (
         math.prod(a.shape[i] for i in spec[2:])
         for a, spec in ((w, numbers.rhs_spec), (h, numbers.lhs_spec))
     )
     out_space = math.prod(shape_of(eqn.outvars[0])[i] for i in numbers.out_spec[2:])
     if min(space, out_space) < kernel <= MAX_OFFSETS:
-        return by_offsets(eqn, h, w)
+        return by_platform(partial(by_offsets, eqn), native, h, w)
     if max(p["window_strides"]) > 1 and max(p["rhs_dilation"]) == 1:
-        return _with_fast_transpose(eqn, h, w)
-    return bind(eqn, [h, w])[0]
+        return by_platform(partial(_with_fast_transpose, eqn), native, h, w)
+    return native(h, w)
 
 
 def by_offsets(eqn: Eqn, h: Array, w: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,16 @@ from jax import Array, lax
 
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.memory import memory_budget
-from ntk_jax.tiling import corners, even, mirror_upper, pad_rows, tile_size, write_both
+from ntk_jax.platforms import by_platform, is_on_cpu
+from ntk_jax.tiling import (
+    corners,
+    even,
+    mirror_upper,
+    pad_rows,
+    tile_size,
+    write_both,
+    write_each,
+)
 from ntk_jax.types import Kernels
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
@@ -21,6 +30,21 @@ MOST_BYTES = 2**30
 
 
 Side: TypeAlias = tuple[Array, Array | None]  # examples, and numbers that tell equal rows, if any
+
+
+class Schedule(NamedTuple):
+    """How many examples a tile may have, and whether a CPU computes it: XLA's fusion there has one
+    output, so that both kernels are one complex number; as two arrays they would be computed twice.
+    """
+
+    most: int
+    on_cpu: bool
+
+    def tile(self, n: int) -> int:
+        """Examples of a tile of n."""
+        if self.on_cpu and n <= UNTILED:
+            return min(n, self.most)
+        return min(tile_size(n) if self.on_cpu else n, even(n, self.most))
 
 
 class Pairs:
@@ -40,20 +64,41 @@ class Pairs:
         memory_limit: int | None,
         key: Array | None = None,
     ) -> tuple[Kernels, Array | None]:
-        """Kernels (n1, n2), and whether they are finite, where that is known; with x2 = None the
-        upper tiles only, mirrored, with an exact diagonal.
+        """Kernels (n1, n2), and whether they are finite, where that is known; with x2 = None
+        mirrored, with an exact diagonal.
         """
-        limit = memory_budget(memory_limit, most=MOST_BYTES)
-        per_pair = self.program.pair(duals, key).bytes
-        most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-        if x2 is None and per_pair >= COSTLY:
-            most = min(most, -(-len(x1) // 4))  # ten tiles of sixteen
         # As an argument: XLA would compare all rows while it compiles.
         rows = np.arange(len(x1)) if x2 is None else None
-        out = self.compiled(x1, x2, rows, key, duals, most)
-        if x2 is not None or len(x1) > max(1, min(UNTILED, most)):
-            return out, None
-        return cast(tuple[Kernels, Array], _mirrored(out))
+        arguments = x1, x2, rows, key
+
+        def run(on_cpu: bool, *arguments: Any) -> tuple[Kernels, Array | None]:
+            schedule = self._schedule(len(x1), x2 is None, duals, memory_limit, key, on_cpu)
+            out = self.compiled(*arguments, duals, schedule)
+            if x2 is not None or len(x1) > schedule.tile(len(x1)):
+                return out, None
+            return cast(tuple[Kernels, Array], _mirrored(out))
+
+        on_cpu = is_on_cpu(x1, x2, key)
+        if on_cpu is not None:
+            return run(on_cpu, *arguments)
+        kernels = lambda on_cpu: lambda *arguments: run(on_cpu, *arguments)[0]
+        return by_platform(kernels(True), kernels(False), *arguments), None
+
+    def _schedule(
+        self,
+        n: int,
+        symmetric: bool,
+        duals: Duals,
+        memory_limit: int | None,
+        key: Array | None,
+        on_cpu: bool,
+    ) -> Schedule:
+        per_pair = self.program.pair(duals, key).bytes
+        limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu)
+        most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
+        if on_cpu and symmetric and per_pair >= COSTLY:
+            most = min(most, -(-n // 4))  # ten tiles of sixteen
+        return Schedule(most, on_cpu)
 
 
 def block(
@@ -79,21 +124,20 @@ def _all_pairs(
     rows: Array | None,
     key: Array | None,
     duals: Duals,
-    most: int,
+    schedule: Schedule,
 ) -> Kernels:
     """All pairs, of one tile neither symmetric to the bit."""
     one: Side = (x1, rows)
     two: Side = one if x2 is None else (x2, None)
     n1, n2 = len(one[0]), len(two[0])
-    t1, t2 = (min(tile_size(n), even(n, most)) if n > UNTILED else min(n, most) for n in (n1, n2))
+    t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
-    def tile(a: Side, b: Side) -> Array:
-        # XLA's fusion on CPU has one output: as two arrays, the kernels would be computed twice.
-        return lax.complex(*_block(program, duals, a, b, key))
+    def tile(a: Side, b: Side) -> tuple[Array, ...]:
+        kernels = _block(program, duals, a, b, key)
+        return (lax.complex(*kernels),) if schedule.on_cpu else kernels
 
     if n1 <= t1 and n2 <= t2:
-        both = tile(one, two)
-        return Kernels(both.real, both.imag)
+        return Kernels(*_unpacked(tile(one, two)))
     one, two = (
         jax.tree.map(partial(pad_rows, multiple=t), side) for side, t in ((one, t1), (two, t2))
     )
@@ -101,17 +145,22 @@ def _all_pairs(
     return Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
 
 
+def _unpacked(tiles: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tiles if len(tiles) > 1 else (tiles[0].real, tiles[0].imag)
+
+
 @jax.jit
 def _mirrored(out: Kernels) -> tuple[Kernels, Array]:
     """Symmetric, and whether all is finite; on its own, because in one loop with the kernels all
     would be computed twice.
     """
+    out = lax.optimization_barrier(out)  # under someone's jit, too
     finite = [jnp.isfinite(k).all() for k in out]
     return Kernels(*map(mirror_upper, out)), finite[0] & finite[1]
 
 
 def _tiled(
-    tile: Callable[[Side, Side], Array],
+    tile: Callable[[Side, Side], tuple[Array, ...]],
     one: Side,
     two: Side,
     t1: int,
@@ -125,7 +174,10 @@ def _tiled(
     cut = lambda x, i, t: jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, t), x)
     compute = jax.checkpoint(lambda i, j: tile(cut(one, i, t1), cut(two, j, t2)))
 
-    write = partial(write_both, symmetric)
+    def write(state: Any, tiles: tuple[Array, ...], at: tuple[Array, Array]) -> Any:
+        if len(tiles) == 1:
+            return write_both(symmetric, state, tiles[0], at)
+        return write_each(symmetric, state, tiles, at)
 
     def step(carry: Any, here: tuple[Array, Array]) -> tuple[Any, None]:
         # A tile is written one step after it was computed: fused into its writes, it would be
@@ -133,9 +185,12 @@ def _tiled(
         state, done, before = carry
         return (write(state, done, before), compute(*here), here), None
 
-    zero = lax.complex(*jnp.zeros((2,), dtype))
     state = tuple(jnp.zeros(shape, dtype) for _ in Kernels._fields)
     at = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
-    first = (state, jnp.broadcast_to(zero, (t1, t2)), (at[0, 0], at[0, 1]))
-    (state, done, before), _ = lax.scan(step, first, (at[:, 0], at[:, 1]))
+    nothing = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compute, at[0, 0], at[0, 1])
+    )
+    (state, done, before), _ = lax.scan(
+        step, (state, nothing, (at[0, 0], at[0, 1])), (at[:, 0], at[:, 1])
+    )
     return Kernels(*write(state, done, before))

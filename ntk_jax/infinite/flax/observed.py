@@ -3,8 +3,9 @@ these ask for.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
+from ntk_jax.platforms import by_platform
 
-AT_ONCE = 256  # examples that are looked at together
+AT_ONCE = 256  # examples that a CPU looks at together
+MOST_BYTES = 2**29  # of those that an accelerator does
 
 
 class Observer:
@@ -56,7 +59,12 @@ class Observer:
 def _observed(program: Program, x: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
     """The largest variances and tails of all examples."""
     trace = program.pair((), key)
-    found = lax.map(lambda a: trace.observed(a, key), x, batch_size=min(len(x), AT_ONCE))
+
+    def at_once(rows: int) -> Callable[[Array], Any]:
+        return lambda x: lax.map(lambda a: trace.observed(a, key), x, batch_size=min(len(x), rows))
+
+    many = max(AT_ONCE, MOST_BYTES // trace.bytes)
+    found = by_platform(at_once(AT_ONCE), at_once(many), x)
     return cast(tuple[list[Array], list[Array]], jax.tree.map(jnp.max, found))
 
 

@@ -1,0 +1,40 @@
+"""One mathematics, two schedules: which of them a computation takes.
+
+A CPU likes tiles that stay in its caches and one output per fused loop; an accelerator likes few,
+large launches. Where arrays can be looked at, they say where they are; in a trace only the lowering
+knows, so both schedules are traced, and one is kept: `jax.default_backend()` names the host's
+default there, whatever is lowered for.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+Result = TypeVar("Result")
+
+
+def is_on_cpu(*arrays: object) -> bool | None:
+    """Whether a computation on these arrays is one of the CPU; None in a trace.
+
+    `arrays` are pytrees. NumPy's go to JAX's default device.
+    """
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    placed = [leaf for leaf in leaves if isinstance(leaf, Array)] or [jax.device_put(np.float32(0))]
+    if isinstance(placed[0], jax.core.Tracer):  # someone's jit is under way
+        return None
+    return all(device.platform == "cpu" for a in placed for device in a.devices())
+
+
+def by_platform(
+    cpu: Callable[..., Result], accelerator: Callable[..., Result], *arrays: object
+) -> Result:
+    """`cpu(*arrays)` or `accelerator(*arrays)`: pytrees of arrays, and results of one shape."""
+    on_cpu = is_on_cpu(*arrays)
+    if on_cpu is None:
+        return lax.platform_dependent(*arrays, cpu=cpu, default=accelerator)
+    return (cpu if on_cpu else accelerator)(*arrays)
