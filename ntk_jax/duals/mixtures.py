@@ -161,19 +161,6 @@ def _zero(rows1: _Rows, q12: Array, rows2: _Rows) -> Array:
     return jnp.zeros((2, *jnp.broadcast_shapes(rows1.q.shape, q12.shape, rows2.q.shape)), q12.dtype)
 
 
-def _summed(step: Callable[[Any], Any], count: int, zero: Any) -> Any:
-    """The sum of `step` over pairs of scales: a loop, but one pass on accelerators. The two orders
-    are added last: exchanging the sides exchanges two numbers, and their sum has the same bits.
-    """
-    add = lambda m, total: jax.tree.map(jnp.add, total, step(m))
-    over_pairs = partial(jnp.sum, axis=0)
-    total = lax.platform_dependent(
-        cpu=lambda: lax.fori_loop(0, count, add, zero),
-        default=lambda: jax.tree.map(over_pairs, jax.vmap(step)(jnp.arange(count))),
-    )
-    return jax.tree.map(over_pairs, total)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pair(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Array, Array]:
     at, zero = _pairs(rule, q12.dtype), _zero(rows1, q12, rows2)
@@ -183,7 +170,14 @@ def _pair(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Array,
         # in one complex number: XLA would compute what two sums have in common twice
         return lax.complex(at.k[m] * dual.k, at.k_dot[m] * dual.k_dot)
 
-    total = _summed(step, len(at.k), lax.complex(zero, zero))
+    count, zeros = len(at.k), lax.complex(zero, zero)
+    total = lax.platform_dependent(
+        cpu=lambda: lax.fori_loop(0, count, lambda m, total: total + step(m), zeros),
+        default=lambda: jnp.sum(jax.vmap(step)(jnp.arange(count)), axis=0),
+    )
+    # the two orders are added last: exchanging the sides exchanges two numbers, and their sum has
+    # the same bits
+    total = jnp.sum(total, axis=0)
     return total.real + rule.shift**2, total.imag
 
 
@@ -204,13 +198,19 @@ def _partial_derivatives(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) 
     squares = jnp.asarray([(rule.rate / s) ** 2 for s in _law(q12.dtype).scales], q12.dtype)
     column = (2, *[1] * q12.ndim)
 
-    def step(m: Array) -> Any:
+    def step(m: Array, totals: Any) -> Any:
         a, b = (squares[index[m]].reshape(column) for index in (at.first, at.second))
         moments = _moments(at, m, rows1, q12, rows2)
         slope = rule.base.form.dual(*moments, *rule.base.options).k_dot
         k, k_dot = partial_derivatives(rule.base, slope, *moments)
-        of_k = [at.k[m] * (r * d) for r, d in ((a, k[0]), (b, k[2]))]
-        of_k_dot = [at.k_dot[m] * (r * d) for r, d in zip((a, at.rate[m], b), k_dot, strict=True)]
+        of_k = [
+            t + at.k[m] * (r * d) for t, r, d in zip(totals[0], (a, b), (k[0], k[2]), strict=True)
+        ]
+        of_k_dot = [
+            t + at.k_dot[m] * (r * d)
+            for t, r, d in zip(totals[1], (a, at.rate[m], b), k_dot, strict=True)
+        ]
         return of_k, of_k_dot
 
-    return _summed(step, len(at.k), ([zero] * 2, [zero] * 3))
+    totals = lax.fori_loop(0, len(at.k), step, ([zero] * 2, [zero] * 3))
+    return jax.tree.map(lambda t: jnp.sum(t, axis=0), totals)

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
 from ntk_jax.infinite.mlp.tiles import in_blocks, tiled
 from ntk_jax.linalg import matmul
+from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import mirror_upper
 
 
@@ -26,7 +27,7 @@ def kernels(network: Network, known: Diagonals | None) -> Moments:
     if known is None:
         return _compiled(*network)
     x1, x2, layers, arch = network
-    if any(device.platform != "cpu" for device in x1.devices()):
+    if not is_on_cpu(x1):
         return _compiled_blocks(*network, known)
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
@@ -46,9 +47,11 @@ def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) ->
     known = diagonals(Network(x1, x2, layers, arch))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
-    return lax.platform_dependent(
-        cpu=lambda: cropped(tiled(x1, x2, layers, arch, known)[0]),
-        default=lambda: cropped(in_blocks(x1, x2, layers, arch, known)),
+    return by_platform(
+        lambda *sides: cropped(tiled(*sides, layers, arch, known)[0]),
+        lambda *sides: cropped(in_blocks(*sides, layers, arch, known)),
+        x1,
+        x2,
     )
 
 
