@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 
 from ntk_jax.checks import check_integer
@@ -136,21 +137,15 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities of the classes at rows X, (n, C); a list of such for several targets."""
         return self._by_target(self._probabilities(self._values(as_features(self, X))))
 
+    @available_if(lambda self: getattr(self, "_y_ndim", 1) == 1)
     def decision_function(self, X: object) -> np.ndarray:
-        """Logits, whose softmax the probabilities are: (n, C), or log odds (n,) of two classes.
+        """Logits (n, C), whose softmax the probabilities are; log odds (n,) of two classes.
 
-        For several targets the logits of all, side by side; log odds where all have two classes.
+        Not there for several targets.
         """
-        logits = [
-            a * v
-            for a, v in zip(
-                self.temperature_, self._split(self._values(as_features(self, X))), strict=True
-            )
-        ]
-        if all(v.shape[1] == 2 for v in logits):
-            odds = np.stack([v[:, 1] - v[:, 0] for v in logits], axis=1)
-            return odds[:, 0] if self._y_ndim == 1 else odds
-        return np.concatenate(logits, axis=1)
+        values = self._values(as_features(self, X))
+        logits = self.temperature_[0] * values
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def explain(self, X: object, *, top: int = 5) -> Influence:
         """The training rows that move the decision at X most.

@@ -23,9 +23,9 @@ TOO_MANY = (
 
 
 def padded_size(n: int) -> int:
-    """At least n, at most n / 4 more: quarters between powers of 2, and 16 at least."""
-    step = max(16, 1 << max(0, (n - 1).bit_length() - 3))
-    return -(-n // step) * step
+    """At least n: a power of 2 from 64 to 256, then quarters between powers of 2."""
+    step = 1 << max(0, (n - 1).bit_length() - (0 if n <= 256 else 3))
+    return max(64, -(-n // step) * step)
 
 
 def filled(x: Float[np.ndarray, "n d"], source: Source) -> Float[np.ndarray, "m k"]:
@@ -36,7 +36,7 @@ def filled(x: Float[np.ndarray, "n d"], source: Source) -> Float[np.ndarray, "m 
     """
     n, d = x.shape
     rows = padded_size(n)
-    columns = max(8, 1 << (d - 1).bit_length()) if d <= 64 else -(-d // 64) * 64
+    columns = max(16, 1 << (d - 1).bit_length()) if d <= 64 else -(-d // 64) * 64
     if not source.is_mlp:
         out = np.concatenate([x, np.repeat(x[-1:], rows - n, axis=0)])
         return out.astype(source.dtype)

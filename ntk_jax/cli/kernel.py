@@ -1,0 +1,114 @@
+"""`ntk-jax kernel` and `ntk-jax spectrum`: the kernel of a table, and what it says of it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ntk_jax.cli.options import (
+    add_kernel_options,
+    add_table_options,
+    check_out,
+    kernels_of,
+    read_frame,
+    show,
+)
+from ntk_jax.data.encoding import encoder, is_numeric, numbers_of
+from ntk_jax.data.reading import Table
+from ntk_jax.spectrum.alignment import alignment
+from ntk_jax.spectrum.eigenvalues import effective_rank, eigenvalues
+
+KERNEL_EXAMPLES = """examples:
+  ntk-jax kernel table.csv --out K.npz
+  ntk-jax kernel table.csv --depth 3 --activation gelu --out K.npz
+  ntk-jax kernel images.npy --model my_models:make_cnn --shape 8,8,1 --out K.npz
+"""
+SPECTRUM_EXAMPLES = """examples:
+  ntk-jax spectrum table.csv --target price
+  ntk-jax spectrum table.csv --kernel nngp --top 3 --json
+"""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Both subcommands."""
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    command = commands.add_parser(
+        "kernel",
+        help="the NNGP and the NTK of a table's rows",
+        description="Write both kernels of all rows to K.npz: nngp (n, n), ntk (n, n).",
+        epilog=KERNEL_EXAMPLES,
+        **options,
+    )
+    command.add_argument("data", type=Path, help="CSV, NPY, NPZ or Parquet")
+    command.add_argument("--out", type=Path, required=True, metavar="K.npz")
+    command.set_defaults(command=run_kernel)
+    add_kernel_options(command)
+    add_table_options(command)
+    command = commands.add_parser(
+        "spectrum",
+        help="eigenvalues of the kernel, and how well it fits a target",
+        description="The largest eigenvalues of the kernel of a table's rows, its effective rank, "
+        "and with --target its alignment with it.",
+        epilog=SPECTRUM_EXAMPLES,
+        **options,
+    )
+    command.add_argument("data", type=Path, help="CSV, NPY, NPZ or Parquet")
+    command.add_argument("--target", metavar="COLUMN", help="left out of the inputs")
+    command.add_argument("--kernel", choices=("ntk", "nngp"), default="ntk")
+    command.add_argument("--top", type=int, default=10, help="eigenvalues to show")
+    command.add_argument("--out", type=Path, metavar="S.npz", help="save all eigenvalues")
+    command.set_defaults(command=run_spectrum)
+    add_kernel_options(command)
+    add_table_options(command)
+
+
+def run_kernel(args: argparse.Namespace) -> int:
+    """Compute, save, say what was saved."""
+    check_out(args.out)
+    frame = read_frame(args)
+    print(f"kernels of {len(frame.x)} rows ...", file=sys.stderr)
+    found = kernels_of(args, frame.x)
+    with args.out.open("wb") as file:  # np.savez would add an ending to the name
+        np.savez(file, nngp=found.nngp, ntk=found.ntk)
+    means = {f"mean {n}": float(np.diagonal(k).mean()) for n, k in found._asdict().items()}
+    show(args, {"rows": len(frame.x), "columns": frame.x.shape[1], **means, "out": str(args.out)})
+    return 0
+
+
+def run_spectrum(args: argparse.Namespace) -> int:
+    """Compute, say the largest eigenvalues and what they tell."""
+    check_out(args.out)
+    if args.top < 1:
+        raise ValueError(f"--top: expected at least 1; got {args.top}.")
+    frame = read_frame(args, () if args.target is None else (args.target,))
+    k = getattr(kernels_of(args, frame.x), args.kernel)
+    s = np.asarray(eigenvalues(k), np.float64)
+    results: dict[str, object] = {
+        "rows": len(frame.x),
+        "columns": frame.x.shape[1],
+        "largest eigenvalues": s[: args.top].tolist(),
+        "trace": float(s.sum()),
+        "effective rank": float(np.asarray(effective_rank(k))),
+    }
+    if args.target is not None:
+        y = _target(frame.table, args.target)
+        results["centered alignment"] = float(np.asarray(alignment(k, y, centered=True)))
+    if args.out is not None:
+        with args.out.open("wb") as file:
+            np.savez(file, eigenvalues=s)
+        results["out"] = str(args.out)
+    show(args, results)
+    return 0
+
+
+def _target(table: Table, name: str) -> np.ndarray:
+    """Numbers, or one column for each class."""
+    if not is_numeric(table, name):
+        only = table.without([other for other in table.columns if other != name])
+        return encoder(only)(only).astype(np.float32)
+    y = numbers_of(table, name)
+    if np.isnan(y).any():
+        row = int(np.argmax(np.isnan(y)))
+        raise ValueError(f"{table.place(row, name)}: expected a number; got none.")
+    return y.astype(np.float32)[:, None]
