@@ -71,7 +71,9 @@ def _slope_kernel(k: np.ndarray) -> np.ndarray:
     """E[φ'φ'] of the ReLU under covariances k: 1/2 - angle / 2π."""
     root = np.sqrt(np.diagonal(k))
     product = np.maximum(np.outer(root, root), np.finfo(float).tiny)
-    return 0.5 - np.arccos(np.clip(k / product, -1, 1)) / (2 * np.pi)
+    slope = 0.5 - np.arccos(np.clip(k / product, -1, 1)) / (2 * np.pi)
+    np.fill_diagonal(slope, 0.5)  # without the rounding of an angle of 0
+    return slope
 
 
 def ntk_svm(problem: Problem) -> Score:
@@ -210,9 +212,7 @@ def run(args: argparse.Namespace) -> None:
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 mean, seconds = score()
             facts = {"n": len(problem.x), "d": problem.x.shape[1], "classes": problem.classes}
-            rows.append(
-                {"set": name, **facts, "method": method, "score": mean, "seconds": seconds}
-            )
+            rows.append({"set": name, **facts, "method": method, "score": mean, "seconds": seconds})
             save_json(args.out, "tabular", rows, options, summary=summary(rows))
     columns = {"set": "", "n": "d", "d": "d", "method": "", "score": ".4f", "seconds": ".2f"}
     print(table(rows, columns))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ntk_jax.cli.options import (
+    add_command,
     add_kernel_options,
     add_table_options,
     check_out,
@@ -32,33 +33,32 @@ SPECTRUM_EXAMPLES = """examples:
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Both subcommands."""
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "kernel",
-        help="the NNGP and the NTK of a table's rows",
+        run_kernel,
+        summary="the NNGP and the NTK of a table's rows",
         description="Write both kernels of all rows to K.npz: nngp (n, n), ntk (n, n).",
-        epilog=KERNEL_EXAMPLES,
-        **options,
+        examples=KERNEL_EXAMPLES,
     )
     command.add_argument("data", type=Path, help="CSV, NPY, NPZ or Parquet")
     command.add_argument("--out", type=Path, required=True, metavar="K.npz")
-    command.set_defaults(command=run_kernel)
     add_kernel_options(command)
     add_table_options(command)
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "spectrum",
-        help="eigenvalues of the kernel, and how well it fits a target",
+        run_spectrum,
+        summary="eigenvalues of the kernel, and how well it fits a target",
         description="The largest eigenvalues of the kernel of a table's rows, its effective rank, "
         "and with --target its alignment with it.",
-        epilog=SPECTRUM_EXAMPLES,
-        **options,
+        examples=SPECTRUM_EXAMPLES,
     )
     command.add_argument("data", type=Path, help="CSV, NPY, NPZ or Parquet")
     command.add_argument("--target", metavar="COLUMN", help="left out of the inputs")
     command.add_argument("--kernel", choices=("ntk", "nngp"), default="ntk")
     command.add_argument("--top", type=int, default=10, help="eigenvalues to show")
     command.add_argument("--out", type=Path, metavar="S.npz", help="save all eigenvalues")
-    command.set_defaults(command=run_spectrum)
     add_kernel_options(command)
     add_table_options(command)
 
@@ -71,7 +71,9 @@ def run_kernel(args: argparse.Namespace) -> int:
     found = kernels_of(args, frame.x)
     with args.out.open("wb") as file:  # np.savez would add an ending to the name
         np.savez(file, nngp=found.nngp, ntk=found.ntk)
-    means = {f"mean {n}": float(np.diagonal(k).mean()) for n, k in found._asdict().items()}
+    means = {
+        f"mean {n}": float(np.diagonal(np.asarray(k)).mean()) for n, k in found._asdict().items()
+    }
     show(args, {"rows": len(frame.x), "columns": frame.x.shape[1], **means, "out": str(args.out)})
     return 0
 
@@ -82,7 +84,7 @@ def run_spectrum(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise ValueError(f"--top: expected at least 1; got {args.top}.")
     frame = read_frame(args, () if args.target is None else (args.target,))
-    k = getattr(kernels_of(args, frame.x), args.kernel)
+    k = np.asarray(getattr(kernels_of(args, frame.x), args.kernel))
     s = np.asarray(eigenvalues(k), np.float64)
     results: dict[str, object] = {
         "rows": len(frame.x),

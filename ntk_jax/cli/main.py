@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ntk-jax", description=sys.modules["ntk_jax"].__doc__
-    )
+    parser = argparse.ArgumentParser(prog="ntk-jax", description=sys.modules["ntk_jax"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser(
         "demo",

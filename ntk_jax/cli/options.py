@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,27 @@ class Frame(NamedTuple):
 
     table: Table
     x: np.ndarray
+
+
+def add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    summary: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with examples."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    return command
 
 
 def add_table_options(command: argparse.ArgumentParser) -> None:
@@ -72,10 +94,8 @@ def kernels_of(args: argparse.Namespace, x: np.ndarray) -> Kernels:
         if args.shape is not None:
             raise ValueError("--shape: expected together with --model; got it alone.")
         scales = {"W_std": args.W_std, "b_std": args.b_std}
-        found = mlp_kernels(x, depth=args.depth, activation=args.activation, **scales)
-    else:
-        found = infinite_width(_model(args.model))(x.reshape(len(x), *_shape(args.shape, x)))
-    return Kernels(*map(np.asarray, found))
+        return mlp_kernels(x, depth=args.depth, activation=args.activation, **scales)
+    return infinite_width(_model(args.model))(x.reshape(len(x), *_shape(args.shape, x)))
 
 
 def _model(name: str) -> object:

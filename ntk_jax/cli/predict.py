@@ -9,7 +9,7 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from ntk_jax.cli.options import add_table_options, check_out, notify, show
+from ntk_jax.cli.options import add_command, add_table_options, check_out, notify, show
 from ntk_jax.data.encoding import Encoder, encoder, is_numeric, numbers_of, text_of
 from ntk_jax.data.reading import Table, read_table
 
@@ -35,32 +35,31 @@ class Task(NamedTuple):
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Both subcommands."""
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "predict",
-        help="a column of one table from another table in which it is known",
+        run_predict,
+        summary="a column of one table from another table in which it is known",
         description="Fit NTKRegressor (a target of numbers) or NTKClassifier to a table, and "
         "predict for another one. Everything but the target is an input; depth, scales and ridge "
         "are chosen by the leave-one-out loss.",
-        epilog=PREDICT_EXAMPLES,
-        **options,
+        examples=PREDICT_EXAMPLES,
     )
     command.add_argument("--test", type=Path, required=True, metavar="B.csv")
     command.add_argument("--out", type=Path, metavar="P.csv", help="default: stdout")
-    command.set_defaults(command=run_predict)
     _add_options(command)
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "explain",
-        help="which training rows move the predictions most",
+        run_explain,
+        summary="which training rows move the predictions most",
         description="For each row of --test, or of the training table itself, the training rows "
         "that move its prediction most, and by how much it would fall without them.",
-        epilog=EXPLAIN_EXAMPLES,
-        **options,
+        examples=EXPLAIN_EXAMPLES,
     )
     command.add_argument("--test", type=Path, metavar="B.csv", help="default: the training rows")
     command.add_argument("--top", type=int, default=5, help="training rows for each")
     command.add_argument("--out", type=Path, metavar="E.csv", help="default: stdout")
-    command.set_defaults(command=run_explain)
     _add_options(command)
 
 
@@ -172,7 +171,7 @@ def _task(args: argparse.Namespace) -> Task:
     return Task(table, encode, x, y, classes)
 
 
-def _fitted(args: argparse.Namespace, task: Task):  # noqa: ANN202
+def _fitted(args: argparse.Namespace, task: Task):
     """The estimator, which is imported where scikit-learn is."""
     from ntk_jax.estimators import NTKClassifier, NTKRegressor
 

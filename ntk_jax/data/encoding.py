@@ -73,7 +73,9 @@ def encoder(table: Table) -> Encoder:
                 f"texts; got {len(values)}. Leave it out (--drop {name})."
             )
         columns[name] = Texts(values)
-        notices.append(f"column {name}: {len(values)} texts, one column each ({shortened(list(values))})")
+        notices.append(
+            f"column {name}: {len(values)} texts, one column each ({shortened(list(values))})"
+        )
     if not columns:
         raise ValueError(f"{table.path}: expected a column besides the target; got none.")
     return Encoder(columns, notices)

@@ -178,7 +178,9 @@ def _from_arrays(path: Path) -> Table:
                 f"{path}, column {name}: expected {len(x)} rows, at least one; got {len(column)}."
             )
         if column.dtype.kind not in "biufUS":
-            raise ValueError(f"{path}, column {name}: expected numbers or texts; got {column.dtype}.")
+            raise ValueError(
+                f"{path}, column {name}: expected numbers or texts; got {column.dtype}."
+            )
     return Table(path, {name: list(map(_cell, column)) for name, column in named.items()}, None)
 
 
@@ -193,7 +195,9 @@ def _from_parquet(path: Path) -> Table:
             f"{path}: expected rows and columns; got {table.num_rows} and {table.num_columns}."
         )
     columns = zip(table.column_names, table.columns, strict=True)
-    return Table(path, {name: list(map(_cell, column.to_pylist())) for name, column in columns}, None)
+    return Table(
+        path, {name: list(map(_cell, column.to_pylist())) for name, column in columns}, None
+    )
 
 
 def _cell(value: object) -> Cell:
@@ -202,4 +206,6 @@ def _cell(value: object) -> Cell:
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return float(value) if isinstance(value, bool | int | float | np.number | np.bool) else str(value)
+    return (
+        float(value) if isinstance(value, bool | int | float | np.number | np.bool) else str(value)
+    )

@@ -76,7 +76,7 @@ def _best_solution(
         loss = float(criterion(rows, solution.as_candidates())[0])
         if not found or loss < found[0][1]:
             found = [(solution, loss)]
-    (solution, loss), = found
+    ((solution, loss),) = found
     return solution, choice._replace(ridge=solution.ridge, loss=loss)
 
 

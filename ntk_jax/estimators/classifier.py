@@ -174,7 +174,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         """Labels of each target, and the number of every row's label."""
         pairs = [np.unique(column, return_inverse=True) for column in columns.T]
         classes, codes = [c for c, _ in pairs], [code.reshape(-1) for _, code in pairs]
-        for i, (found, code) in enumerate(zip(classes, codes, strict=True)):
+        for found, code in zip(classes, codes, strict=True):
             if len(np.unique(code[weights > 0])) < 2 and self._y_ndim == 1:
                 raise ValueError(
                     "y: expected at least two classes among rows of positive weight; got one "

@@ -1,5 +1,6 @@
 """The kernel of a wide network for `sklearn.gaussian_process`."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -20,7 +21,8 @@ class NTKKernel(Kernel):
     """The NTK or NNGP of the infinitely wide MLP, as a kernel of scikit-learn.
 
     `GaussianProcessRegressor(ConstantKernel() * NTKKernel() + WhiteKernel())` fits the scales by
-    the evidence, with exact derivatives.
+    the evidence, with exact derivatives. Of a ReLU network W_std is hardly more than a factor of
+    the kernel: beside a `ConstantKernel`, W_std_bounds="fixed" leaves that to it.
 
     Args:
         W_std: weight scale, above 0.
@@ -44,7 +46,7 @@ class NTKKernel(Kernel):
         W_std: float = 2**0.5,
         b_std: float = 0.3,
         depth: int = 2,
-        activation: object = "relu",
+        activation: str | Callable = "relu",
         kernel: str = "ntk",
         W_std_bounds: object = (0.1, 10.0),
         b_std_bounds: object = (1e-3, 10.0),
@@ -98,7 +100,9 @@ class NTKKernel(Kernel):
         stds = np.array([source.W_std, source.b_std])
         with double_precision():
             both = _derivatives(filled(x, source), stds, *source[:3])
-        logarithmic = [np.asarray(d)[: len(x), : len(x)] * s for d, s in zip(both, stds, strict=True)]
+        logarithmic = [
+            np.asarray(d)[: len(x), : len(x)] * s for d, s in zip(both, stds, strict=True)
+        ]
         # In the order of `theta`: alphabetical.
         free = [
             logarithmic[i]
@@ -110,12 +114,16 @@ class NTKKernel(Kernel):
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _derivatives(
-    x: Float[Array, "n d"], stds: Float[Array, "2"], kind: str, activation: object, depth: int
+    x: Float[Array, "n d"],
+    stds: Float[Array, "2"],
+    kind: str,
+    activation: str | Callable,
+    depth: int,
 ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
     """By W_std and by b_std."""
 
     def kernel(W_std: Array, b_std: Array) -> Array:
-        options = {"depth": depth, "activation": activation, "W_std": W_std, "b_std": b_std}
-        return getattr(mlp_kernels(x, **options), kind)
+        kernels = mlp_kernels(x, depth=depth, activation=activation, W_std=W_std, b_std=b_std)
+        return getattr(kernels, kind)
 
     return jax.jacfwd(kernel, argnums=(0, 1))(stds[0], stds[1])

@@ -37,9 +37,9 @@ def filled(x: Float[np.ndarray, "n d"], source: Source) -> Float[np.ndarray, "m 
     n, d = x.shape
     rows = padded_size(n)
     columns = max(16, 1 << (d - 1).bit_length()) if d <= 64 else -(-d // 64) * 64
-    if not source.is_mlp:
+    if not isinstance(source, MLPSource):
         out = np.concatenate([x, np.repeat(x[-1:], rows - n, axis=0)])
-        return out.astype(source.dtype)
+        return out.astype(np.float32)
     out = np.random.default_rng(0).standard_normal((rows, columns))
     out[:n, :d] = x * (columns / d) ** 0.5
     out[:n, d:] = 0

@@ -46,7 +46,7 @@ def all_ridges(
 ) -> Candidates:
     """All ridges from one eigendecomposition S K S = U diag(s) Uᵀ.
 
-        y_i - f_(-i)(x_i) = β_i / (sqrt(w_i) H_ii),    H = (S K S + r)⁻¹,    β = H S y
+    y_i - f_(-i)(x_i) = β_i / (sqrt(w_i) H_ii),    H = (S K S + r)⁻¹,    β = H S y
     """
     root = np.sqrt(weights)
     s, U = np.linalg.eigh(root[:, None] * k * root)
@@ -114,9 +114,7 @@ def inverse_diagonal(factor: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"
     return np.einsum("ji,ji->i", inverse, inverse)
 
 
-def _amplitude(
-    quadratic: float, weights: np.ndarray, scatter: np.ndarray, ridge: float
-) -> float:
+def _amplitude(quadratic: float, weights: np.ndarray, scatter: np.ndarray, ridge: float) -> float:
     """The most probable variance: the targets are N(0, a (K + r W⁻¹)), also inside equal rows."""
     return (quadratic + float(scatter.mean()) / ridge) / float(weights.sum())
 

@@ -1,14 +1,8 @@
-"""The extra that this room needs, and the only place where versions of scikit-learn differ."""
+"""The only place where versions of scikit-learn differ, and checks that it leaves to others."""
 
 import numpy as np
 from jaxtyping import Float
-
-try:
-    from sklearn.utils import validation
-except ImportError as error:
-    raise ImportError(
-        "ntk_jax.estimators needs scikit-learn: pip install 'ntk-jax[sklearn]'."
-    ) from error
+from sklearn.utils import validation
 
 
 def validated(

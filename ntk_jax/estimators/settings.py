@@ -81,7 +81,9 @@ def _sources(options: Options, num_features: int) -> tuple[tuple[Source, ...], t
         return (_finite(options, kind, num_features),), (0,)
     depths = DEPTHS if _is_auto(options.depth) else (_depth(options.depth),)
     W = (CRITICAL,) if activation in HOMOGENEOUS else W_STDS
-    scales = [(w, b) for w in _scales("W_std", options, W) for b in _scales("b_std", options, B_STDS)]
+    scales = [
+        (w, b) for w in _scales("W_std", options, W) for b in _scales("b_std", options, B_STDS)
+    ]
     return tuple(MLPSource(kind, activation, depths[-1], w, b) for w, b in scales), depths
 
 

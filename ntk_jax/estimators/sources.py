@@ -22,8 +22,6 @@ class MLPSource(NamedTuple):
     depth: int
     W_std: float
     b_std: float
-    is_mlp = True
-    dtype = np.float64
 
     @property
     def options(self) -> dict:
@@ -45,8 +43,6 @@ class ModelSource(NamedTuple):
     kind: str
     model: object
     input_shape: tuple[int, ...]
-    is_mlp = False
-    dtype = np.float32
 
     def block(self, x1: np.ndarray, x2: np.ndarray | None) -> np.ndarray:
         """K(x1, x2)."""
@@ -64,8 +60,6 @@ class FiniteSource(NamedTuple):
     kind: str
     model: MLP
     variables: dict
-    is_mlp = False
-    dtype = np.float32
 
     def block(self, x1: np.ndarray, x2: np.ndarray | None) -> np.ndarray:
         """K(x1, x2)."""
