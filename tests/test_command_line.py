@@ -96,7 +96,7 @@ def test_predictions_are_those_of_the_estimator(folder, capsys):
 
     command = "predict --train train.csv --target price --test new.csv --depth 1".split()
     captured = out_of(capsys, *command)
-    assert "column b: 9 of 40 missing" in captured.err and "3 texts" in captured.err
+    assert "column b: 10 of 40 missing" in captured.err and "3 texts" in captured.err
     found = rows_of(captured.out)
     gaps = np.array([i % 9 < 2 for i in range(40)])
     b = np.where(gaps, np.median(B[~gaps]), B)

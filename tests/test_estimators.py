@@ -308,6 +308,7 @@ def test_tables_of_pandas_come_and_go():
         model.predict(frame.rename(columns={"a": "z"}))
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value found")
 def test_a_kernel_of_scikit_learn_has_exact_derivatives():
     kernel = NTKKernel(depth=1)
     k, gradient = kernel(X[:6], eval_gradient=True)

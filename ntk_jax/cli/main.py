@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return args.command(args)
-    except (ValueError, TypeError, ImportError, OSError, ArithmeticError) as error:
+    except (ValueError, ImportError, OSError, ArithmeticError) as error:
         if args.debug:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

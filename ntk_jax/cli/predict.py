@@ -5,7 +5,7 @@ import csv
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def run_explain(args: argparse.Namespace) -> int:
     rows = []
     for i, (numbers, changes) in enumerate(zip(*found, strict=True)):
         for j, change in zip(numbers, changes, strict=True):
-            given = [_line(test, i), _text(predictions[i]), _line(task.table, j), _text(task.y[j])]
+            given = [_line(test, i), _text(predictions[i]), _line(task.table, int(j)), _text(task.y[j])]
             rows.append([*given, _digits(change)])
     _write(args, header, rows)
     if args.json and args.out is None:
@@ -192,11 +192,7 @@ def _write(args: argparse.Namespace, header: list[str], rows: list[list[str]]) -
         else args.out.open("w", newline="", encoding="utf-8")
     )
     with opened as file:
-        _write_rows(file, [header, *rows])
-
-
-def _write_rows(file: TextIO, rows: list[list[str]]) -> None:
-    csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def _line(table: Table, row: int) -> str:
