@@ -123,7 +123,12 @@ def run_explain(args: argparse.Namespace) -> int:
     rows = []
     for i, (numbers, changes) in enumerate(zip(*found, strict=True)):
         for j, change in zip(numbers, changes, strict=True):
-            given = [_line(test, i), _text(predictions[i]), _line(task.table, int(j)), _text(task.y[j])]
+            given = [
+                _line(test, i),
+                _text(predictions[i]),
+                _line(task.table, int(j)),
+                _text(task.y[j]),
+            ]
             rows.append([*given, _digits(change)])
     _write(args, header, rows)
     if args.json and args.out is None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from ntk_jax.estimators.kernels import kernels_by_depth, training_kernel
 from ntk_jax.estimators.ridges import Candidates, Solution, all_ridges, solve
@@ -55,7 +56,9 @@ def choose(rows: Rows, grid: Grid, criterion: Criterion) -> tuple[Kernel, Soluti
         best = Choice(how, _at_depth(source, grid.depths[0]), ridge, np.nan)
     else:
         sample = rows if len(rows.x) <= SAMPLE else rows.take(_sample(len(rows.x)))
-        best = min(_choices(sample, grid, criterion), key=lambda choice: choice.loss)
+        # Small matrices: threads would wait for each other longer than they work.
+        with threadpool_limits(1, user_api="blas"):
+            best = min(_choices(sample, grid, criterion), key=lambda choice: choice.loss)
     kernel = _kernel_of(rows, best)
     ridges = np.array([best.ridge])
     if len(grid.ridges) > 1 and len(rows.x) > SAMPLE:

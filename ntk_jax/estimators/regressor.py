@@ -6,10 +6,10 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 
 from ntk_jax.checks import check_integer
 from ntk_jax.estimators.fitted import Influence
-from ntk_jax.estimators.fitting import fit_rows
 from ntk_jax.estimators.ridges import Candidates
 from ntk_jax.estimators.rows import Rows, merged
 from ntk_jax.estimators.scikit import as_features, as_weights, validated
+from ntk_jax.estimators.settings import fit_rows
 
 
 class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):

@@ -1,4 +1,4 @@
-"""Parameters of an estimator, checked, as the kernels to choose from."""
+"""Parameters of an estimator, checked, as the kernels to choose from; and the choice."""
 
 from collections.abc import Iterable
 from math import prod
@@ -6,13 +6,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from ntk_jax.checks import check_integer, check_number, check_option
 from ntk_jax.duals.catalogue import dual_rule
-from ntk_jax.estimators.choice import RIDGES, Grid
-from ntk_jax.estimators.rows import SCALES
-from ntk_jax.estimators.sources import FiniteSource, MLPSource, ModelSource, Source
+from ntk_jax.estimators.choice import RIDGES, Criterion, Grid, choose
+from ntk_jax.estimators.fitted import Fitted
+from ntk_jax.estimators.ridges import Candidates
+from ntk_jax.estimators.rows import SCALES, Rows
+from ntk_jax.estimators.sources import FiniteSource, MLPSource, Source, own_of_blocks
+from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.networks.mlp import MLP
 
 DEPTHS = (0, 1, 2, 4)
@@ -22,6 +27,23 @@ CRITICAL = 2**0.5
 W_STDS = (1.0, 2.0)  # of other activations
 KERNELS = ("ntk", "nngp")
 METHODS = ("ridge", "gp")
+
+
+class ModelSource(NamedTuple):
+    """Any Flax model in the limit of infinite width, in float32; rows are shaped `input_shape`."""
+
+    kind: str
+    model: object
+    input_shape: tuple[int, ...]
+
+    def block(self, x1: np.ndarray, x2: np.ndarray | None) -> np.ndarray:
+        """K(x1, x2)."""
+        a1, a2 = (None if x is None else x.reshape(-1, *self.input_shape) for x in (x1, x2))
+        return np.asarray(getattr(infinite_width(self.model)(a1, a2), self.kind))
+
+    def own(self, x: np.ndarray) -> np.ndarray:
+        """K of each row with itself."""
+        return own_of_blocks(self.block, x)
 
 
 class Options(NamedTuple):
@@ -116,3 +138,20 @@ def _scales(name: str, options: Options, auto: tuple[float, ...]) -> tuple[float
 
 def _is_auto(value: object) -> bool:
     return isinstance(value, str) and value == "auto"
+
+
+def fit_rows(estimator: BaseEstimator, rows: Rows, criterion: Criterion) -> Fitted:
+    """Choose and solve; sets `kernel_`, `scale_`, `ridge_` and `selection_loss_`."""
+    check_option("method", estimator.method, METHODS)
+    options = Options(**{name: getattr(estimator, name) for name in Options._fields})
+    grid = grid_of(options, estimator.ridge, rows.x.shape[1])
+    criterion = by_evidence if estimator.method == "gp" else criterion
+    kernel, solution, choice = choose(rows, grid, criterion)
+    estimator.kernel_, estimator.scale_ = choice.source, choice.scale
+    estimator.ridge_, estimator.selection_loss_ = choice.ridge, choice.loss
+    return Fitted(rows, kernel, solution)
+
+
+def by_evidence(rows: Rows, found: Candidates) -> Float[np.ndarray, " R"]:
+    """The negative log evidence."""
+    return -found.evidence

@@ -1,17 +1,26 @@
 """Which kernel an estimator uses, as a function of two blocks of rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ntk_jax.finite.empirical import empirical_nngp, empirical_ntk
-from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.mlp.kernels import kernel_diagonal, mlp_kernels
 from ntk_jax.networks.adapters import from_linen
 from ntk_jax.networks.mlp import MLP
 
 OWN = 64  # rows of a block whose diagonal alone is wanted
+
+
+class Source(Protocol):
+    """A kernel of rows that are standardized already."""
+
+    def block(self, x1: np.ndarray, x2: np.ndarray | None) -> np.ndarray:
+        """K(x1, x2)."""
+
+    def own(self, x: np.ndarray) -> np.ndarray:
+        """K of each row with itself."""
 
 
 class MLPSource(NamedTuple):
@@ -37,23 +46,6 @@ class MLPSource(NamedTuple):
         return np.asarray(getattr(kernel_diagonal(x, **self.options), self.kind))
 
 
-class ModelSource(NamedTuple):
-    """Any Flax model in the limit of infinite width, in float32; rows are shaped `input_shape`."""
-
-    kind: str
-    model: object
-    input_shape: tuple[int, ...]
-
-    def block(self, x1: np.ndarray, x2: np.ndarray | None) -> np.ndarray:
-        """K(x1, x2)."""
-        a1, a2 = (None if x is None else x.reshape(-1, *self.input_shape) for x in (x1, x2))
-        return np.asarray(getattr(infinite_width(self.model)(a1, a2), self.kind))
-
-    def own(self, x: np.ndarray) -> np.ndarray:
-        """K of each row with itself."""
-        return _own(self.block, x)
-
-
 class FiniteSource(NamedTuple):
     """An MLP of finite width with given parameters, in float32."""
 
@@ -68,12 +60,10 @@ class FiniteSource(NamedTuple):
 
     def own(self, x: np.ndarray) -> np.ndarray:
         """K of each row with itself."""
-        return _own(self.block, x)
+        return own_of_blocks(self.block, x)
 
 
-Source = MLPSource | ModelSource | FiniteSource
-
-
-def _own(block: Callable, x: np.ndarray) -> np.ndarray:
+def own_of_blocks(block: Callable, x: np.ndarray) -> np.ndarray:
+    """K of each row with itself, from small blocks."""
     parts = [np.diagonal(block(x[i : i + OWN], None)) for i in range(0, len(x), OWN)]
     return np.concatenate(parts)
