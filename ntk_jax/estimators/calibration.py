@@ -33,7 +33,7 @@ def best_temperatures(
     """
     share = weights / weights.sum()
     aim = np.einsum("rnc,nc,n->r", values, targets, share)
-    log_a = np.zeros(len(values))
+    log_a = np.ones(len(values))
     for _ in range(STEPS):
         a = np.exp(log_a)
         p, _ = _softmax(a[:, None, None] * values)
@@ -42,8 +42,8 @@ def best_temperatures(
         slope = a * (mean @ share - aim)
         bend = np.square(a) * (curvature @ share)
         step = np.clip(slope / np.maximum(bend, 1e-12), -1, 1)
-        log_a = np.clip(log_a - step, np.log(SMALLEST), np.log(LARGEST))
-        if np.abs(step).max() < 1e-6:
+        before, log_a = log_a, np.clip(log_a - step, np.log(SMALLEST), np.log(LARGEST))
+        if np.abs(log_a - before).max() < 1e-4:  # the next step would be 1e-8
             break
     a = np.exp(log_a)
     _, log_sum = _softmax(a[:, None, None] * values)
