@@ -1,7 +1,7 @@
 """Which kernel an estimator uses, as a function of two blocks of rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ntk_jax.networks.mlp import MLP
 OWN = 64  # rows of a block whose diagonal alone is wanted
 
 
+@runtime_checkable
 class Source(Protocol):
     """A kernel of rows that are standardized already."""
 
