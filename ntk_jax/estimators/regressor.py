@@ -25,7 +25,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         kernel: "ntk", gradient descent of a wide network, or "nngp", its prior.
         method: "ridge" chooses what is "auto" by the leave-one-out error, "gp" by the evidence
             (marginal likelihood) of a Gaussian process.
-        depth: hidden layers of the `MLP`; "auto" tries 0, 1 and 3.
+        depth: hidden layers of the `MLP`; "auto" tries 1 and 3.
         activation: a name of `duals`, or an elementwise function.
         W_std: weight scale; "auto" is the critical one of ReLU, where it is but a unit.
         b_std: bias scale; "auto" tries 0, 0.3 and 1.

@@ -20,7 +20,7 @@ from ntk_jax.estimators.sources import FiniteSource, MLPSource, Source, own_of_b
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.networks.mlp import MLP
 
-DEPTHS = (0, 1, 3)
+DEPTHS = (1, 3)
 B_STDS = (0.0, 0.3, 1.0)
 HOMOGENEOUS = ("relu", "leaky_relu", "linear", "identity")  # W_std is a unit of the kernel
 CRITICAL = 2**0.5
