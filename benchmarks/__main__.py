@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder for JSON and figures (benchmarks/results)"
     )
+    parser.add_argument(
+        "--data", type=Path, help="of tabular: a folder of sets in the UCI-121 layout"
+    )
     args = parser.parse_args(argv)
     if args.script is None:
         print(listing(found))

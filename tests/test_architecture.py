@@ -240,11 +240,13 @@ def test_imports_inside_functions_are_optional_extras(path):
     extras = {
         "tqdm",
         "sklearn.datasets",
+        "ntk_jax.estimators",
         "ntk_jax.plots",
         "lineax",
         "sklearn.base",
         "diffrax",
         "equinox",
+        "pyarrow.parquet",
     }
     assert {module for module, inside in imports(path) if inside} <= extras
 

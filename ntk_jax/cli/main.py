@@ -1,28 +1,29 @@
-"""`python -m ntk_jax demo`: parse, call, save."""
+"""`ntk-jax` and `python -m ntk_jax`: parse, call, save."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
 
-from ntk_jax.cli import demo, report
+from ntk_jax.cli import demo, kernel, predict, report
+from ntk_jax.cli.options import add_debug
 from ntk_jax.data import csv_data, digits_data, linear_data
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage."""
     args = _parser().parse_args(arguments)
     try:
         return args.command(args)
     except (ValueError, ImportError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if args.debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ntk_jax", description=sys.modules["ntk_jax"].__doc__
-    )
+    parser = argparse.ArgumentParser(prog="ntk-jax", description=sys.modules["ntk_jax"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser(
         "demo",
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for figures and demo.json"
     )
+    add_debug(command)
+    kernel.add_commands(commands)
+    predict.add_commands(commands)
     return parser
 
 

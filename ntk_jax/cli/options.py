@@ -1,0 +1,72 @@
+"""Options and habits that subcommands share: kernels by name, files in, results out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    summary: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with examples."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    return command
+
+
+def add_table_options(command: argparse.ArgumentParser) -> None:
+    """What every command that reads a table has."""
+    command.add_argument("--drop", metavar="COLUMN", action="append", default=[], help="leave out")
+    command.add_argument("--json", action="store_true", help="results as JSON on stdout")
+    add_debug(command)
+
+
+def add_debug(command: argparse.ArgumentParser) -> None:
+    """The whole traceback instead of one line."""
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def check_out(path: Path | None) -> None:
+    """Raise before any work if results could not be saved there."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--out: expected a file in a folder that exists; got {path}.")
+    if path.is_dir():
+        raise ValueError(f"--out: expected a file; got the folder {path}.")
+
+
+def notify(notices: list[str]) -> None:
+    """What a reader should know, on stderr."""
+    for notice in notices:
+        print(f"note: {notice}", file=sys.stderr)
+
+
+def show(args: argparse.Namespace, results: dict[str, object]) -> None:
+    """Results on stdout, one line each or as JSON."""
+    if args.json:
+        print(json.dumps(results, indent=2))
+        return
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(f"{name:<{width}}  {_readable(value)}")
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_readable, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
