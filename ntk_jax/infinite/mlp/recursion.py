@@ -48,8 +48,8 @@ def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) ->
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
     return by_platform(
-        lambda *sides: cropped(tiled(*sides, layers, arch, known)[0]),
-        lambda *sides: cropped(in_blocks(*sides, layers, arch, known)),
+        lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known)[0]),
+        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known)),
         x1,
         x2,
     )
@@ -98,8 +98,7 @@ def _exact_diagonal(out: Moments, known: Diagonal) -> Moments:
 
 
 def _with_diagonal(k: Array, diagonal: Array) -> Array:
-    i = jnp.arange(k.shape[0])
-    return k.at[i, i].set(diagonal, unique_indices=True, indices_are_sorted=True)
+    return jnp.where(jnp.eye(len(k), dtype=bool), diagonal[:, None], k)
 
 
 _compiled = jax.jit(_kernels, static_argnums=3)
