@@ -164,7 +164,7 @@ def test_leave_one_out_equals_refits(kind):
     (k, *_), (m, *_) = parts(gram(rng, 9 if kind == "full" else 40), kind)
     y, f_0, ridges = rng.normal(size=(N, O)), rng.normal(size=(N, O)), [0.05, 0.7]
     out = ntk_jax.leave_one_out(ntk_jax.diagonalize(k), y, diag_reg=ridges, fx_train_0=f_0)
-    for ridge, predictions, loss in zip(ridges, *out, strict=True):
+    for ridge, predictions, loss in zip(ridges, *out[:2], strict=True):
         expected = np.empty((N, O))
         for i in range(N):
             own, rest = (
@@ -177,6 +177,27 @@ def test_leave_one_out_equals_refits(kind):
             )
         np.testing.assert_allclose(predictions, expected, rtol=1e-9)
         np.testing.assert_allclose(loss, np.mean((expected - y) ** 2) / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_leaving_out_does_to_test_outputs_equals_refits(kind):
+    rng = np.random.default_rng(4)
+    whole = parts(gram(rng, 9 if kind == "full" else 40), kind)
+    (k, k_test, *_), (m, m_test, *_) = whole
+    y, ridges = rng.normal(size=(N, O)), [0.05, 0.7]
+    out = ntk_jax.leave_one_out(
+        ntk_jax.diagonalize(k), y, diag_reg=ridges, k_test_train=k_test
+    ).test_change
+    assert out.shape == (2, N, len(m_test) // O, O)
+    for ridge, change in zip(ridges, out, strict=True):
+        fit = lambda rows, ridge=ridge: (
+            m_test[:, rows]
+            @ np.linalg.solve(m[np.ix_(rows, rows)] + ridge * np.eye(len(rows)), y.ravel()[rows])
+        )
+        everything = fit(np.arange(N * O))
+        for i in range(N):
+            expected = fit(np.delete(np.arange(N * O), np.s_[i * O : (i + 1) * O])) - everything
+            np.testing.assert_allclose(change[i].ravel(), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow

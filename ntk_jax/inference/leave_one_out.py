@@ -14,19 +14,22 @@ from jaxtyping import Bool, Float, Num
 from ntk_jax.checks import Look, as_number, as_outputs, check_looks, looks
 from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import matmul
-from ntk_jax.matrix_functions.basis import Basis, fixed
+from ntk_jax.matrix_functions.basis import Basis, einsum, fixed
 from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
-from ntk_jax.modes.kind import as_columns, from_columns
+from ntk_jax.modes.kind import as_columns, as_matrices, from_columns
 from ntk_jax.modes.modes import Modes
 from ntk_jax.modes.solves import inverse
-from ntk_jax.modes.targets import targets_of
+from ntk_jax.modes.targets import as_test_kernel_of, targets_of
 
 
 class LeaveOneOut(NamedTuple):
-    """What regression on all other examples predicts for each, and half its mean squared error."""
+    """What regression on all other examples predicts for each, and half its mean squared error; how
+    test outputs change without it, if they were asked for.
+    """
 
     predictions: Float[Array, "..."]
     loss: Float[Array, "*R"]
+    test_change: Float[Array, "..."] | None = None
 
 
 class Ridge(NamedTuple):
@@ -43,10 +46,12 @@ def leave_one_out(
     *,
     diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
+    k_test_train: Num[ArrayLike, "n_test n *outputs"] | None = None,
 ) -> LeaveOneOut:
     """The leave-one-out predictions of kernel ridge regression, without refits.
 
         y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
+        f_(-i)(x) - f(x) = -(K(x, x_train) G)_i α_i / G_ii
 
     For a full kernel an example is left out with all its outputs: G_ii is then a block (O, O).
 
@@ -55,9 +60,13 @@ def leave_one_out(
         y_train: targets, (n,) or (n, O).
         diag_reg: ridge, a scalar or several (R,); above 0 for a singular kernel.
         fx_train_0: outputs at initialization, 0 or shaped like y_train.
+        k_test_train: test rows, training columns, of the kind of the modes' kernel: which training
+            example moves which prediction, and by how much.
 
     Returns:
-        LeaveOneOut(predictions, loss), with a first axis R if diag_reg has one.
+        LeaveOneOut(predictions, loss, test_change), with a first axis R if diag_reg has one.
+        `test_change` (n, n_test) or (n, n_test, O) is what leaving out each training example adds
+        to every test output; None without k_test_train.
 
     Raises:
         ValueError: shapes that do not fit; diag_reg = 0 with a singular kernel.
@@ -73,6 +82,8 @@ def leave_one_out(
     y, dtype = targets_of(modes, y_train), modes.eigenvalues.dtype
     ridge = as_number("diag_reg", diag_reg, dtype, max_ndim=1)
     inputs = {"y_train": y, "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, dtype)}
+    if k_test_train is not None:
+        inputs["k_test_train"] = as_test_kernel_of(modes, k_test_train)
     found, seen, null = _leave_one_out(modes, inputs, ridge, modes.traced)
     check_looks(seen, inputs)
     known = all(map(is_concrete, (ridge, modes.eigenvalues, null)))
@@ -91,11 +102,20 @@ def _leave_one_out(
     """Also what checks see of the inputs, and whether there are null modes."""
     y, kind = inputs["y_train"], modes.kind
     residual = as_columns(y - jnp.broadcast_to(inputs["fx_train_0"], y.shape), kind)
-    error = _left_out(modes.bases(traced), residual, ridge.reshape(-1), kind.coupled)
+    bases, ridges = modes.bases(traced), ridge.reshape(-1)
+    error = _left_out(bases, residual, ridges, kind.coupled)
+    change = None
+    if "k_test_train" in inputs:
+        k_test = as_matrices(inputs["k_test_train"])
+        change = _test_change(bases, k_test, error, ridges, kind.coupled)
+        shape = k_test.shape[1] // kind.coupled, *y.shape[1:]
+        change = from_columns(change, kind, shape).reshape(*ridge.shape, len(y), *shape)
     error = from_columns(error, kind, y.shape).reshape(-1, len(y), y.size // len(y))
     loss = jnp.mean(jnp.square(error), axis=(1, 2)) / 2
     predictions = y[None] - error.reshape(-1, *y.shape)
-    found = LeaveOneOut(predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape))
+    found = LeaveOneOut(
+        predictions.reshape(*ridge.shape, *y.shape), loss.reshape(ridge.shape), change
+    )
     return found, looks(inputs), jnp.any(modes.eigenvalues == 0)
 
 
@@ -156,3 +176,22 @@ def _left_out(
 
     of_batch = jax.vmap(one, in_axes=(0, 0, 0, None))
     return jax.vmap(of_batch, in_axes=(None, None, None, 0))(basis, U, residual, ridges)
+
+
+def _test_change(
+    basis: Basis,
+    k_test: Float[Array, "B M N"],
+    error: Float[Array, "R B N m"],
+    ridges: Float[Array, " R"],
+    coupled: int,
+) -> Float[Array, "R n B M m"]:
+    """What leaving out each example, with its outputs that are `coupled`, adds to test outputs."""
+    U = fixed(basis.eigenvectors)
+
+    def one(basis: Basis, U: Array, k: Array, error: Array, ridge: Array) -> Array:
+        moved = matmul(U, apply(inverse, basis, matmul(U.T, k.T), ridge))  # G K_test^T
+        shares = moved.reshape(-1, coupled, len(k))
+        return -einsum("ncM,ncm->nMm", shares, error.reshape(-1, coupled, error.shape[1]))
+
+    of_batch = jax.vmap(one, in_axes=(0, 0, 0, 0, None), out_axes=1)
+    return jax.vmap(of_batch, in_axes=(None, None, None, 0, 0))(basis, U, k_test, error, ridges)
