@@ -141,5 +141,5 @@ def test_the_mean_is_that_of_the_function(name):
     q = np.array([1.0, 0.25])
     values = jax.jit(lambda z: entry.function(z, **entry.example))
     exact = [weights @ np.asarray(values(s * z)) for s in q**0.5]
-    found = rule(name).mean(q)
+    found = rule(name).mean(jax.device_put(q))
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-10)
