@@ -45,12 +45,13 @@ def library_ntk(x1, x2=None):
 
 
 # Every check with what is tried by default is slow; with fixed settings the same checks are quick.
-FAST = [
-    NTKRegressor(**FIXED),
+FAST = [NTKRegressor(**FIXED), NTKClassifier(**FIXED), NTKTransformer(depth=1)]
+SLOW = [
+    NTKRegressor(),
+    NTKClassifier(),
+    NTKRegressor(method="gp"),
     NTKRegressor(method="gp", **FIXED),
-    NTKClassifier(**FIXED),
     NTKClassifier(method="gp", **FIXED),
-    NTKTransformer(depth=1),
     NTKTransformer(depth=1, n_components=1),
 ]
 
@@ -64,8 +65,8 @@ def test_scikit_learn_finds_nothing_to_object_to(estimator, check):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@parametrize_with_checks([NTKRegressor(), NTKClassifier(), NTKRegressor(method="gp")])
-def test_scikit_learn_finds_nothing_to_object_to_by_default(estimator, check):
+@parametrize_with_checks(SLOW)
+def test_scikit_learn_finds_nothing_to_object_to_in_further_settings(estimator, check):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         check(estimator)
 
