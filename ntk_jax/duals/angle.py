@@ -115,6 +115,11 @@ def _to_pole_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return to_pole(u), jnp.where(u > _cusp(u), angle(u).inverse_sine(), 0) * tangents[0]
 
 
+def beyond_cusp(u: Array) -> Array:
+    """u, but 0 where of the angle's derivative nothing but rounding would be left."""
+    return jnp.where(u > _cusp(u), u, 0)
+
+
 def _held(u: Array) -> Array:
     """u, without a derivative at the cusp: there that of the angle would be rounding over
     rounding. Custom rules alone will not do: reverse mode through `scan` loses them.

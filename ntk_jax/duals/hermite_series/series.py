@@ -19,6 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.duals.angle import beyond_cusp
 from ntk_jax.duals.content import by_content
 from ntk_jax.duals.dual_rule import Dual, DualOfGap, DualRule, Gap, PoleGaps
 from ntk_jax.duals.gaussian_pair import as_moments
@@ -125,7 +126,7 @@ class Series(Expansion, DualRule):
     ) -> DualOfGap:
         one, other = rows1.rows, rows2.rows
         q12 = gap.rho * (root(one.q) * root(other.q))
-        k, k_dot = pair_moments(self, one, q12, other, gap.pole_gap)
+        k, k_dot = pair_moments(self, one, q12, other, beyond_cusp(gap.pole_gap))
         rho = k * (rows1.r * rows2.r)
         gaps = PoleGaps(1 - rho, 1 + rho)
         if self.chords:

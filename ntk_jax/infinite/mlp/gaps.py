@@ -12,6 +12,7 @@ with shares a_m² of one side's, b_m² of the other's,
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -57,13 +58,27 @@ def gap_side(arch: Architecture, layer: Layers, last: Flag, q: Array, second: Ar
     v, scale = before_activation(arch, q)
     skipped = jnp.where(last, 0, q) if arch.residual else jnp.zeros_like(q)
     total = layer.W * second + layer.b + skipped
-    shares = _shares(root(second), root(skipped), total)
+    shares = _shares(second, skipped, total)
     return GapSide(arch.rule.gap_rows(v, second), scale, root(second), shares)
 
 
 def _shares(active: Array, skipped: Array, total: Array) -> Shares:
+    """Given the variances."""
     constant = ratio(jnp.ones_like(total), root(total))
-    return Shares(active * constant, constant, skipped * constant, total > 0)
+    return Shares(_share(active, total), constant, _share(skipped, total), total > 0)
+
+
+@jax.custom_jvp
+def _share(part: Array, total: Array) -> Array:
+    """sqrt(part / total), whose derivative does not overflow before it must."""
+    return ratio(root(part), root(total))
+
+
+@_share.defjvp
+def _share_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    share = _share(*primals)
+    relative = [ratio(t, p) for t, p in zip(tangents, primals, strict=True)]
+    return share, share / 2 * (relative[0] - relative[1])
 
 
 def gap_step(
@@ -121,7 +136,7 @@ class FirstSide(NamedTuple):
 def first_side(layer: Layers, x: Array, q0: Array, q: Array) -> FirstSide:
     """Given second moments of the inputs and variances after the first Dense layer."""
     s = root(q0)
-    return FirstSide(x, q0, s, ratio(jnp.ones_like(s), s), _shares(s, jnp.zeros_like(s), q))
+    return FirstSide(x, q0, s, ratio(jnp.ones_like(s), s), _shares(q0, jnp.zeros_like(s), q))
 
 
 def first_step(
