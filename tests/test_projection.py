@@ -250,7 +250,7 @@ class CNN(nn.Module):
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         return nn.Dense(10)(x.mean((1, 2)))
-x = normal(0, (LENGTH, 8, 8, 1))
+x = jax.random.normal(jax.random.key(0), (LENGTH, 8, 8, 1))
 apply_fn, params = ntk_jax.from_linen(CNN(), CNN().init(jax.random.key(1), x[:1]))
 features = ntk_jax.tangent_features(
     apply_fn, params, x, projection=512, key=jax.random.key(2), memory_limit=2**26
