@@ -45,7 +45,7 @@ Of the direction in which it grows nothing is left: its derivative would be roun
 NEAR = 2.0**-12
 """1 - |rho| below which a pair counts as nearly parallel, in any dtype.
 
-Angles are below .011 there, and in float32 rounding of a covariance moves them by 90 ulps and more:
+Angles are below .022 there, and in float32 rounding of a covariance moves them by 45 ulps and more:
 such a pair is followed by the distance between its directions instead.
 """
 

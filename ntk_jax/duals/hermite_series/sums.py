@@ -21,6 +21,7 @@ from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import View
 from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
 from ntk_jax.linalg import matmul
+from ntk_jax.platforms import by_platform
 
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
 
@@ -130,7 +131,7 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         return lax.fori_loop(0, terms // chunk, step, value)
 
     cpu, whole = (partial(horner, chunk=chunk) for chunk in (math.gcd(terms, CHUNK), terms))
-    return lax.platform_dependent(value, cpu=cpu, default=whole)
+    return by_platform(cpu, whole, value)
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:

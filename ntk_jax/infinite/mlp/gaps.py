@@ -26,6 +26,7 @@ from ntk_jax.infinite.mlp.layers import (
     before_activation,
     dense,
 )
+from ntk_jax.platforms import by_platform
 
 BLOCK = 16
 """Features whose differences a CPU adds up before their sum is read and written."""
@@ -182,7 +183,7 @@ def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
         return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign))
 
     in_one_pass = lambda u1, sign, u2: jnp.sum(squares(u1, sign[None], u2), axis=0)
-    return lax.platform_dependent(u1, sign, u2, cpu=in_blocks, default=in_one_pass) / 2
+    return by_platform(in_blocks, in_one_pass, u1, sign, u2) / 2
 
 
 def with_derivatives_of_moments(state: Moments, q1: Array, moments: Moments, q2: Array) -> Moments:
