@@ -116,7 +116,7 @@ def write_both(
     symmetric: bool, kernels: tuple[Array, ...], both: Array, at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
     """A tile of two kernels, the parts of a complex number, in its place, and mirrored."""
-    both = _own_mirrored(both, at) if symmetric else both
+    both = own_mirrored(both, at) if symmetric else both
     return _written(symmetric, kernels, (both.real, both.imag), at)
 
 
@@ -124,11 +124,11 @@ def write_each(
     symmetric: bool, kernels: tuple[Array, ...], tiles: tuple[Array, ...], at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
     """A tile of each kernel in its place, and mirrored."""
-    tiles = tuple(_own_mirrored(tile, at) for tile in tiles) if symmetric else tiles
+    tiles = tuple(own_mirrored(tile, at) for tile in tiles) if symmetric else tiles
     return _written(symmetric, kernels, tiles, at)
 
 
-def _own_mirrored(tile: Array, at: tuple[Array, Array]) -> Array:
+def own_mirrored(tile: Array, at: tuple[Array | int, Array | int]) -> Array:
     """A tile; if it is on the diagonal, with its lower half from the upper one."""
     return jnp.where((at[0] == at[1]) & strictly_lower(tile.shape[0]), tile.T, tile)
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_example_pair, check_integer, check_number, working_dtype
-from ntk_jax.compat import is_concrete, is_on_host, on_device
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
@@ -173,17 +173,14 @@ def _network(
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
     a1 = a1.reshape(a1.shape[0], -1).astype(dtype)
     a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
-    layers = _layers(depth, W_std, b_std, parameterization, width, a1.shape[1], dtype)
     check_integer("trainable_from", trainable_from, minimum=0)
     if trainable_from > depth:
         raise ValueError(
             f"trainable_from: expected a Dense layer from 0 to depth = {depth}; got "
             f"{trainable_from}: nothing would be trained."
         )
-    trained = np.arange(depth + 1) >= trainable_from
-    layers = layers._replace(
-        W_eta=_masked(layers.W_eta, trained), b_eta=_masked(layers.b_eta, trained)
-    )
+    features = a1.shape[1]
+    layers = _layers(depth, W_std, b_std, parameterization, width, features, trainable_from, dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     shape = len(a1), len(a1 if a2 is None else a2)
     return *fitted(Network(a1, a2, layers, arch), W_std), shape
@@ -196,6 +193,7 @@ def _layers(
     parameterization: str,
     width: Any,
     num_features: int,
+    trainable_from: int,
     dtype: Any,
 ) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
@@ -203,17 +201,15 @@ def _layers(
     for W_l, b_l in zip(W, b, strict=True):
         check_scales(W_l, b_l, parameterization)
     stack = partial(_stack, dtype=dtype)
-    W2, b2 = (
-        stack([_square(v) for v in values])
-        for values in (W, [0.0 if b_l is None else b_l for b_l in b])
-    )
+    trained = lambda values: stack([0.0] * trainable_from + [*values[trainable_from:]])
+    W2, b2 = [*map(_square, W)], [0.0 if b_l is None else _square(b_l) for b_l in b]
     if parameterization == "ntk":
         if width is not None:
             raise ValueError(
                 "width: expected None with parameterization='ntk', whose limit has none; drop it "
                 "or use 'standard'."
             )
-        return Layers(W2, b2, W2, b2)
+        return Layers(stack(W2), stack(b2), trained(W2), trained(b2))
     if width is None and depth:
         raise ValueError(
             "width: expected the units of the hidden layers with parameterization='standard'; got "
@@ -222,16 +218,8 @@ def _layers(
     fan_in = (num_features, *per_layer("width", width, depth))
     for units in fan_in:
         check_number("width", units, strict=True, max_ndim=0)
-    return Layers(W2, b2, stack(fan_in), stack([0.0 if b_l is None else 1.0 for b_l in b]))
-
-
-def _masked(values: Array, kept: np.ndarray) -> Array:
-    """On the host where that can be: no program is compiled for it."""
-    if kept.all():
-        return values
-    if is_on_host(values):
-        return on_device(np.where(kept, np.asarray(values), 0))
-    return jnp.where(kept, values, 0)
+    b_eta = [0.0 if b_l is None else 1.0 for b_l in b]
+    return Layers(stack(W2), stack(b2), trained(fan_in), trained(b_eta))
 
 
 def _square(value: Any) -> Any:

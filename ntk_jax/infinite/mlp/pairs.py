@@ -76,10 +76,12 @@ Start = Inputs | FirstSide
 
 def inputs(layers: Layers, arch: Architecture, x: Array, known: Diagonal) -> Start:
     """What `start` needs of one side."""
-    q = (known.variances if len(layers.W) > 1 else known.nngp[None])[0]
-    if not has_cusp(layers, arch):
-        return Inputs(x, known.q0, q)
-    return first_side(split_layers(layers)[0], x, known.q0, q)
+    plain = _inputs(x, known)
+    return first_side(split_layers(layers)[0], *plain) if has_cusp(layers, arch) else plain
+
+
+def _inputs(x: Array, known: Diagonal) -> Inputs:
+    return Inputs(x, known.q0, (known.variances if len(known.variances) else known.nngp[None])[0])
 
 
 def start(layers: Layers, one: Start, products: Array, other: Start, distinct: Flag) -> Moments:
@@ -103,7 +105,7 @@ def differentiable_start(
     known: Diagonals,
 ) -> Moments:
     """The same, with derivatives."""
-    sides = [Inputs(s.x, d.q0, d.by_layer[0][0]) for s, d in zip((one, other), known, strict=True)]
+    sides = [_inputs(s.x, d) for s, d in zip((one, other), known, strict=True)]
     moments = start(layers, sides[0], products, sides[1], distinct)
     if not isinstance(one, FirstSide):
         return moments

@@ -8,6 +8,7 @@ exponentially with depth. An accelerator takes few, large blocks, and eight laye
 writes both kernels. With x2 = None only blocks of the upper triangle are visited, and mirrored.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
-from ntk_jax.tiling import corners, even, strictly_lower, tile_size, write_both
+from ntk_jax.tiling import corners, even, own_mirrored, tile_size, write_both, write_each
 
 BLOCK = 8192  # rows of an accelerator's block: 256 MiB of an array in float32
 GROUP = 8  # layers in one pass: more take long to compile
@@ -47,14 +48,12 @@ def tiled(
     parallel before any hidden layer.
     """
     depth, symmetric = len(layers.W) - 1, x2 is None
-    t1, t2 = (tile_size(len(x)) for x in (x1, x1 if x2 is None else x2))
-    one = _all_rows(x1, known[0], layers, arch, t1)
-    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
+    (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, tile_size)
     _, (rest, _) = split_layers(layers)
 
     def tile(i: Array, j: Array) -> tuple[Array, Array]:
         a, b = _cut(one, i, t1), _cut(other, j, t2)
-        distinct = _distinct(i, t1, j, t2) if symmetric else True
+        distinct = _distinct(i, a, j, b) if symmetric else True
 
         def layer(m: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             both, near = carry
@@ -71,9 +70,6 @@ def tiled(
         own = lax.complex(*a.own)[:, None]
         return jnp.where(distinct, both, own) if symmetric else both, near
 
-    shape = len(one.own[0]), len(other.own[0])
-    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
-
     def write(state: Moments, both: Array, m: Array | int) -> Moments:
         k, theta = write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
         return k, theta
@@ -84,7 +80,7 @@ def tiled(
         new, found = tile(starts[m, 0], starts[m, 1])
         return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
-    zero, nothing = jnp.zeros(shape, x1.dtype), jnp.zeros((t1, t2), x1.dtype)
+    zero, nothing = _nothing(one, other), jnp.zeros((t1, t2), x1.dtype)
     carry = (zero, zero), lax.complex(nothing, nothing), jnp.bool(False)
     state, both, near = lax.fori_loop(0, len(starts), body, carry)
     return write(state, both, len(starts) - 1), near
@@ -95,36 +91,34 @@ def in_blocks(
 ) -> Moments:
     """K and Theta in an accelerator's blocks, padded to whole ones."""
     symmetric = x2 is None
-    t1, t2 = (even(len(x), BLOCK) for x in (x1, x1 if x2 is None else x2))
-    one = _all_rows(x1, known[0], layers, arch, t1)
-    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
-    shape = len(one.own[0]), len(other.own[0])
-    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
+    rows_of_block = lambda n: even(n, BLOCK)
+    (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, rows_of_block)
     if len(starts) == 1:
-        return _block(layers, arch, one, other, _distinct(0, t1, 0, t2) if symmetric else None)
+        return _block(layers, arch, one, other, (0, 0), symmetric)
 
     def body(m: Array, state: Moments) -> Moments:
         i, j = starts[m, 0], starts[m, 1]
-        distinct = _distinct(i, t1, j, t2) if symmetric else None
-        both = _block(layers, arch, _cut(one, i, t1), _cut(other, j, t2), distinct)
-        write = lax.dynamic_update_slice
-        state = write(state[0], both[0], (i, j)), write(state[1], both[1], (i, j))
-        if not symmetric:
-            return state
-        return write(state[0], both[0].T, (j, i)), write(state[1], both[1].T, (j, i))
+        both = _block(layers, arch, _cut(one, i, t1), _cut(other, j, t2), (i, j), symmetric)
+        k, theta = write_each(symmetric, state, both, (i, j))
+        return k, theta
 
-    zero = jnp.zeros(shape, x1.dtype)
+    zero = _nothing(one, other)
     return lax.fori_loop(0, len(starts), body, (zero, zero))
 
 
-def _block(layers: Layers, arch: Architecture, a: Rows, b: Rows, distinct: Array | None) -> Moments:
-    """Both kernels of a block; `distinct` pairs of a symmetric kernel are no example and itself."""
-    products = _products(a, b)
-    if distinct is not None and distinct.shape[0] == distinct.shape[1]:
-        # what follows commutes: of symmetric products it is symmetric to the bit
-        diagonal = ~distinct[0, 0]
-        products = jnp.where(diagonal & strictly_lower(len(products)), products.T, products)
-    state = start(layers, a.inputs, products, b.inputs, True if distinct is None else distinct)
+def _block(
+    layers: Layers,
+    arch: Architecture,
+    a: Rows,
+    b: Rows,
+    at: tuple[Array | int, Array | int],
+    symmetric: bool,
+) -> Moments:
+    """Both kernels of the block that starts `at` a row and a column."""
+    products, distinct = _products(a, b), _distinct(at[0], a, at[1], b) if symmetric else True
+    if symmetric:  # what follows commutes: of symmetric products it is symmetric to the bit
+        products = own_mirrored(products, at)
+    state = start(layers, a.inputs, products, b.inputs, distinct)
     _, (rest, _) = split_layers(layers)
     depth = len(layers.W) - 1
     for m in range(depth):
@@ -132,10 +126,31 @@ def _block(layers: Layers, arch: Architecture, a: Rows, b: Rows, distinct: Array
         state = step(arch, _at(rest, m), m == depth - 1, one, state, other)
         if m % GROUP == GROUP - 1:
             state = lax.optimization_barrier(state)
-    if distinct is None:
+    if not symmetric:
         return state
     k, theta = (jnp.where(distinct, k, own[:, None]) for k, own in zip(state, a.own, strict=True))
     return k, theta
+
+
+def _walk(
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
+    known: Diagonals,
+    size: Callable[[int], int],
+) -> tuple[tuple[Rows, int], tuple[Rows, int], Array]:
+    """Both sides, filled up to whole tiles, with the `size` of these; where each tile starts."""
+    t1, t2 = (size(len(x)) for x in (x1, x1 if x2 is None else x2))
+    one = _all_rows(x1, known[0], layers, arch, t1)
+    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
+    shape = len(one.own[0]), len(other.own[0])
+    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=x2 is None))
+    return (one, t1), (other, t2), starts
+
+
+def _nothing(one: Rows, other: Rows) -> Array:
+    return jnp.zeros((len(one.own[0]), len(other.own[0])), one.own[0].dtype)
 
 
 def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, tile: int) -> Rows:
@@ -160,9 +175,9 @@ def _at(tree: Any, m: Array | int, axis: int = 0) -> Any:
     return jax.tree.map(lambda c: lax.dynamic_index_in_dim(c, m, axis, keepdims=False), tree)
 
 
-def _distinct(i: Array | int, t1: int, j: Array | int, t2: int) -> Array:
+def _distinct(i: Array | int, a: Rows, j: Array | int, b: Rows) -> Array:
     """Which pairs of a tile of a symmetric kernel are not an example and itself."""
-    return i + jnp.arange(t1)[:, None] != j + jnp.arange(t2)[None, :]
+    return i + jnp.arange(len(a.own[0]))[:, None] != j + jnp.arange(len(b.own[0]))[None, :]
 
 
 def _products(a: Rows, b: Rows) -> Array:
