@@ -47,33 +47,14 @@ def layer_kernels(x: np.ndarray) -> np.ndarray:
 
         K ← E[φφ],    Θ ← [layer ≥ frozen] K + E[φ'φ'] Θ,    with K⁰ = x·x', Θ⁰ = [0 ≥ frozen] K⁰
     """
-    W_std = (x.shape[1] ** 0.5, *(1.0,) * (DEPTH - 1))
-    rows = np.random.default_rng(0).standard_normal((-len(x) % 64, x.shape[1]))
+    n, depth = len(x), DEPTH - 1
+    rows = np.concatenate([x, np.random.default_rng(0).standard_normal((-n % 64, x.shape[1]))])
+    W_std = (x.shape[1] ** 0.5, *(1.0,) * depth)
+    options: dict[str, Any] = {"depth": depth, "W_std": W_std, "b_std": None}
     with double_precision():
-        found = mlp_kernels_by_layer(
-            np.concatenate([x, rows]), depth=DEPTH - 1, W_std=W_std, b_std=None
-        )
-    nngp = np.asarray(found.nngp, np.float64)[:, : len(x), : len(x)]
-    kernels = []
-    for depth in range(DEPTH):
-        for frozen in range(depth + 1):
-            theta = np.zeros_like(nngp[0])
-            for layer in range(depth + 1):
-                if layer:
-                    theta *= _slope_kernel(nngp[layer - 1])
-                if layer >= frozen:
-                    theta += nngp[layer]
-            kernels.append(theta)
-    return np.stack(kernels)
-
-
-def _slope_kernel(k: np.ndarray) -> np.ndarray:
-    """E[φ'φ'] of the ReLU under covariances k: 1/2 - angle / 2π."""
-    root = np.sqrt(np.diagonal(k))
-    product = np.maximum(np.outer(root, root), np.finfo(float).tiny)
-    slope = 0.5 - np.arccos(np.clip(k / product, -1, 1)) / (2 * np.pi)
-    np.fill_diagonal(slope, 0.5)  # without the rounding of an angle of 0
-    return slope
+        found = [mlp_kernels_by_layer(rows, trainable_from=j, **options).ntk for j in range(DEPTH)]
+    by_layer = [np.asarray(k, np.float64)[:, :n, :n] for k in found]
+    return np.stack([by_layer[frozen][m] for m in range(DEPTH) for frozen in range(m + 1)])
 
 
 def ntk_svm(problem: Problem) -> Score:

@@ -8,7 +8,7 @@ from scipy.linalg import cho_solve, solve_triangular
 
 from ntk_jax.estimators.choice import Kernel
 from ntk_jax.estimators.kernels import cross_kernel, kernel_of_rows, training_kernel
-from ntk_jax.estimators.ridges import Solution, factored
+from ntk_jax.estimators.ridges import Solution, factored, inverse_diagonal
 from ntk_jax.estimators.rows import Rows, Scaler
 from ntk_jax.estimators.sources import Source
 
@@ -58,10 +58,7 @@ class Fitted:
 
     def variances_left_out(self) -> Float[np.ndarray, " n"]:
         """The same variance at training rows, of fits without them: 1 / G_ii, with r for r / w."""
-        from_factor = solve_triangular(
-            self.factor, np.eye(len(self.x)), lower=True, check_finite=False
-        )
-        own = np.einsum("ji,ji->i", from_factor, from_factor) * self.root**2
+        own = inverse_diagonal(self.factor) * self.root**2
         return 1 / own - self.ridge / self.root**2 + self.ridge
 
     def influence(

@@ -31,7 +31,7 @@ def padded_size(n: int) -> int:
 def filled(x: Float[np.ndarray, "n d"], source: Source) -> Float[np.ndarray, "m k"]:
     """Rows, and for an MLP columns, filled up to few sizes; the kernels of the given rows stay.
 
-    New rows are drawn at random: equal ones would be corrected as pairs without an angle. New
+    New rows are drawn at random: equal ones would be compared feature by feature. New
     columns of the given rows are 0, and the larger fan-in is undone by the scale.
     """
     n, d = x.shape
