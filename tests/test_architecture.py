@@ -47,7 +47,7 @@ INSIDE = {
         5: ["empirical"],
         6: ["monte_carlo"],
     },
-    "infinite": {0: ["flax", "mlp"]},
+    "infinite": {0: ["mlp"], 1: ["flax"]},
     "infinite/mlp": {
         0: ["layers", "phase"],
         1: ["diagonal", "gaps"],
@@ -64,7 +64,7 @@ INSIDE = {
         4: ["interpreter", "joining", "scores"],
         5: ["register", "rules"],
         6: ["traced_model"],
-        7: ["batch", "observed", "reading"],
+        7: ["batch", "fully_connected", "observed", "reading"],
         8: ["compiled_model"],
         9: ["limit"],
         10: ["explain"],

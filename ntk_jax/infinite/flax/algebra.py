@@ -46,9 +46,10 @@ def scaling(d: Det, shape: Shape) -> Linear | None:
         return None
 
     times = lambda side, z: jnp.broadcast_to(z * jnp.asarray(d.sides[side], z.dtype), target)
+    scale = None if d.literal is None else float(d.literal)
     if target == shape:
-        return Linear(times, target, (), d)
-    return Linear(times, target, (("broadcast", shape, target),))
+        return Linear(times, target, (), d, scale)
+    return Linear(times, target, (("broadcast", shape, target),), scale=scale)
 
 
 def broadcasting(shape: Shape, target: Shape) -> Linear | None:
@@ -56,7 +57,7 @@ def broadcasting(shape: Shape, target: Shape) -> Linear | None:
     if shape == target:
         return None
     spread = lambda side, z: jnp.broadcast_to(z, target)
-    return Linear(spread, target, (("broadcast", shape, target),))
+    return Linear(spread, target, (("broadcast", shape, target),), scale=1.0)
 
 
 def mapped(value: Wide, by: Linear | None, wide: Sequence[int]) -> Wide:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ from ntk_jax.checks import all_finite
 from ntk_jax.closures.programs import limits, remember
 from ntk_jax.compat import is_concrete
 from ntk_jax.infinite.flax.batch import Pairs
-from ntk_jax.infinite.flax.observed import Observer, out_of_range
+from ntk_jax.infinite.flax.errors import out_of_range
+from ntk_jax.infinite.flax.fully_connected import FullyConnected, fully_connected
+from ntk_jax.infinite.flax.observed import Observer
 from ntk_jax.infinite.flax.reading import Reading
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.types import Kernels
@@ -34,7 +36,27 @@ class CompiledProgram:
         keys: Sequence[Array | None],
         memory_limit: int | None,
     ) -> list[Kernels]:
-        """One estimate for each key, of that many samples."""
+        """One estimate for each key, of that many samples; a network without a closed form alone
+        depends on them.
+        """
+        if self.network is not None:
+            return [self.network.kernels(x1, x2)] * len(keys)
+        return self.interpreted(x1, x2, num_samples, keys, memory_limit)
+
+    @cached_property
+    def network(self) -> FullyConnected | None:
+        """What `mlp_kernels` would be asked for, if it is a fully connected network."""
+        return fully_connected(self.program)
+
+    def interpreted(
+        self,
+        x1: Array,
+        x2: Array | None,
+        num_samples: int | None,
+        keys: Sequence[Array | None],
+        memory_limit: int | None,
+    ) -> list[Kernels]:
+        """The same, of any model: by the moments of one pair of examples, mapped over all."""
         duals = self.observer.duals(x1, x2, keys[0])
         # Groups of fewer samples, for a standard error, are other programs of the same trace.
         if num_samples not in self.pairs:

@@ -1,5 +1,7 @@
 """The error for what has no limit, or no rule."""
 
+from jax.typing import DTypeLike
+
 
 class NoLimitError(ValueError):
     """An operation without an infinite-width limit, or without a rule for it.
@@ -25,3 +27,12 @@ SAMPLES = (
 MONTE_CARLO = (
     "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."
 )
+
+
+def out_of_range(dtype: DTypeLike) -> ValueError:
+    """The error for kernels that overflow."""
+    return ValueError(
+        f"infinite_width: expected kernels within the range of {dtype}; they overflow, or the "
+        "model holds NaN. "
+        "Use float64, smaller inputs, or smaller variances (init_stats) and learning rates."
+    )

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import DTypeLike
 
 from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
+from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.platforms import by_platform
@@ -66,15 +66,6 @@ def _observed(program: Program, x: Array, key: Array | None) -> tuple[list[Array
     many = max(AT_ONCE, MOST_BYTES // trace.bytes)
     found = by_platform(at_once(AT_ONCE), at_once(many), x)
     return cast(tuple[list[Array], list[Array]], jax.tree.map(jnp.max, found))
-
-
-def out_of_range(dtype: DTypeLike) -> ValueError:
-    """The error for kernels that overflow."""
-    return ValueError(
-        f"infinite_width: expected kernels within the range of {dtype}; they overflow, or the "
-        "model holds NaN. "
-        "Use float64, smaller inputs, or smaller variances (init_stats) and learning rates."
-    )
 
 
 def _warn_of_tail(names: str, tail: float) -> None:

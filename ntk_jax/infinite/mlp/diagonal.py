@@ -73,15 +73,17 @@ def _diagonals(
     )
 
 
-def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
+def fitted(
+    network: Network, caller: str, overflow: ValueError, stacklevel: int
+) -> tuple[Network, Diagonals | None]:
     """The network with the cheapest dual that is exact at its variances, and its diagonals.
 
     A series has as many terms as the variances ask for, and rows are padded to whole tiles, so that
     nearly equal numbers of them share programs. Where anything is traced, nothing can be looked at:
-    the network is as it was, and the diagonals are None.
+    the network is as it was, and the diagonals are None. Warnings name the caller.
 
     Raises:
-        ValueError: a kernel that overflows.
+        ValueError: `overflow`, of a kernel that overflows.
     """
     x1, x2, layers, arch = network
     if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, layers)))):
@@ -91,15 +93,11 @@ def fitted(network: Network, W_std: Any) -> tuple[Network, Diagonals | None]:
     network = network._replace(x1=x1, x2=others[0] if others else None)
     found, depth = diagonals(network, sizes), len(layers.W) - 1
     if not all(np.isfinite(d.largest) for d in found):
-        raise ValueError(
-            f"mlp_kernels: expected kernels within the range of {x1.dtype}; they overflow at depth "
-            f"{depth} with W_std = {W_std}. Use float64, smaller inputs, or the critical scale "
-            "(W_std = sqrt(2), b_std = 0 for ReLU)."
-        )
+        raise overflow
     if not depth:
         return network, found
     q = 1.0 if arch.layer_norm else max(float(np.max(np.asarray(d.variances))) for d in found)
-    rule = fitted_rule("mlp_kernels", arch.rule, q, x1.dtype, stacklevel=4)
+    rule = fitted_rule(caller, arch.rule, q, x1.dtype, stacklevel=stacklevel)
     network = network._replace(arch=arch._replace(rule=rule))
     if rule.own == arch.rule.own:
         return network, found

@@ -102,6 +102,13 @@ def mlp_kernels(
     return Kernels(*(cropped(k, shape) for k in kernels(network, known)))
 
 
+def kernels_of(network: Network, caller: str, overflow: ValueError, stacklevel: int) -> Kernels:
+    """NNGP and NTK of a network whose examples are rows of features; see `fitted`."""
+    shape = len(network.x1), len(network.x1 if network.x2 is None else network.x2)
+    padded, known = fitted(network, caller, overflow, stacklevel + 1)
+    return Kernels(*(cropped(k, shape) for k in kernels(padded, known)))
+
+
 def mlp_kernels_by_layer(
     x1: Float[ArrayLike, "n1 *d"],
     x2: Float[ArrayLike, "n2 *d"] | None = None,
@@ -183,7 +190,12 @@ def _network(
     layers = _layers(depth, W_std, b_std, parameterization, width, features, trainable_from, dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     shape = len(a1), len(a1 if a2 is None else a2)
-    return *fitted(Network(a1, a2, layers, arch), W_std), shape
+    overflow = ValueError(
+        f"mlp_kernels: expected kernels within the range of {dtype}; they overflow at depth "
+        f"{depth} with W_std = {W_std}. Use float64, smaller inputs, or the critical scale "
+        "(W_std = sqrt(2), b_std = 0 for ReLU)."
+    )
+    return *fitted(Network(a1, a2, layers, arch), "mlp_kernels", overflow, 4), shape
 
 
 def _layers(
@@ -200,8 +212,8 @@ def _layers(
     b = per_layer("b_std", b_std, depth + 1)
     for W_l, b_l in zip(W, b, strict=True):
         check_scales(W_l, b_l, parameterization)
-    stack = partial(_stack, dtype=dtype)
-    trained = lambda values: stack([0.0] * trainable_from + [*values[trainable_from:]])
+    of_dtype = partial(stack, dtype=dtype)
+    trained = lambda values: of_dtype([0.0] * trainable_from + [*values[trainable_from:]])
     W2, b2 = [*map(_square, W)], [0.0 if b_l is None else _square(b_l) for b_l in b]
     if parameterization == "ntk":
         if width is not None:
@@ -209,7 +221,7 @@ def _layers(
                 "width: expected None with parameterization='ntk', whose limit has none; drop it "
                 "or use 'standard'."
             )
-        return Layers(stack(W2), stack(b2), trained(W2), trained(b2))
+        return Layers(of_dtype(W2), of_dtype(b2), trained(W2), trained(b2))
     if width is None and depth:
         raise ValueError(
             "width: expected the units of the hidden layers with parameterization='standard'; got "
@@ -219,7 +231,7 @@ def _layers(
     for units in fan_in:
         check_number("width", units, strict=True, max_ndim=0)
     b_eta = [0.0 if b_l is None else 1.0 for b_l in b]
-    return Layers(stack(W2), stack(b2), trained(fan_in), trained(b_eta))
+    return Layers(of_dtype(W2), of_dtype(b2), trained(fan_in), trained(b_eta))
 
 
 def _square(value: Any) -> Any:
@@ -229,7 +241,8 @@ def _square(value: Any) -> Any:
     return float(value) ** 2 if is_concrete(value) else value * value
 
 
-def _stack(values: Any, dtype: Any) -> Array:
+def stack(values: Any, dtype: Any) -> Array:
+    """Coefficients of layers, traced ones among them."""
     if all(map(is_concrete, values)):
         return jnp.asarray(np.array([float(value) for value in values], dtype), dtype)
     return jnp.stack([jnp.asarray(value, dtype) for value in values])

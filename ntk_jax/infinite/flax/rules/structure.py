@@ -56,7 +56,7 @@ def _moved(value: Wide, found: Layout) -> Wide:
     # Entries that stay in place need no map, behind which a nonlinearity would see no function of
     # Gaussians any more.
     if found.key != ():
-        by = Linear(lambda _, z: found.apply(z), found.shape, found.key)
+        by = Linear(lambda _, z: found.apply(z), found.shape, found.key, scale=1.0)
         return algebra.mapped(value, by, found.wide)
     offset = value.offset
     if offset is not None and offset.literal is None and len(offset.shape) != len(found.shape):

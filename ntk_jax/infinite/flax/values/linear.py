@@ -27,12 +27,14 @@ class Linear:
         key: which entry each result takes, as a comparable description; None if entries are added
             up. Two maps of equal key keep the diagonal of a covariance a diagonal.
         factor: the deterministic value that it multiplies by, if it does nothing else.
+        scale: the number that it multiplies every entry by, if besides it only moves them.
     """
 
     apply: Callable[[int, jax.Array], jax.Array]
     shape: Shape
     key: Key | None = None
     factor: Det | None = None
+    scale: float | None = None
 
 
 def then(first: Linear | None, second: Linear) -> Linear:
@@ -43,8 +45,9 @@ def then(first: Linear | None, second: Linear) -> Linear:
     factor = None
     if first.factor is not None and second.factor is not None:
         factor = first.factor.times(second.factor)
+    scale = None if first.scale is None or second.scale is None else first.scale * second.scale
     apply = lambda side, z: second.apply(side, first.apply(side, z))
-    return Linear(apply, second.shape, key, factor)
+    return Linear(apply, second.shape, key, factor, scale)
 
 
 def add_maps(maps: Sequence[Linear | None], shape: Shape) -> Linear:

@@ -1,0 +1,154 @@
+"""Flax models that are fully connected networks have the kernels of the recursion of `mlp_kernels`:
+equal to their interpretation, which stays for all others, and better where rows are close.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_jax
+from cases.architectures import lenient
+from cases.mlps import F64
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((5, 2, 3)), RNG.standard_normal((3, 2, 3))
+X[3] = X[1]
+RANDOM = nn.initializers.normal(0.3, F64)
+dense = lambda units, **options: nn.Dense(units, param_dtype=F64, dtype=F64, **options)
+flat = lambda x: x.reshape(len(x), -1)
+
+
+class Model(nn.Module):
+    """A module from a function of x that may create submodules."""
+
+    body: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x):
+        return self.body(x)
+
+
+def normalized(x):
+    x = jnp.sin(flat(x))
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def plain(x, phi=nn.relu):
+    h = phi(dense(8, bias_init=RANDOM)(flat(x)))
+    return dense(2, use_bias=False)(2 * phi(dense(8)(h)))
+
+
+def residual(x):
+    h = dense(8, bias_init=RANDOM)(flat(x))
+    for _ in range(2):
+        h = h + 0.5 * dense(8, bias_init=RANDOM)(nn.relu(h))
+    return dense(1)(nn.relu(h))
+
+
+def shared(x):
+    layer = dense(8)
+    h = layer(nn.relu(dense(8)(flat(x))))
+    return dense(1)(nn.relu(layer(nn.relu(h))))
+
+
+def shifted(x):
+    """A skip connection from other units than those that the layer is a function of."""
+    h = dense(8)(flat(x))
+    return dense(1)(nn.relu(h[:, :4] + dense(4)(nn.relu(h[:, 4:]))))
+
+
+def twice(x):
+    h = dense(8)(flat(x))
+    return dense(1)(nn.relu(h + dense(8)(nn.relu(h)) + dense(8)(nn.relu(h))))
+
+
+def outside_and_inside(x):
+    h = dense(8)(flat(x))
+    return dense(1)(nn.relu(dense(8)(flat(x)) + dense(8)(nn.relu(h))))
+
+
+RECOGNIZED = {
+    "plain": plain,
+    "no hidden layer": lambda x: dense(3)(flat(x)),
+    "features": lambda x: plain(normalized(x)),
+    "residual": residual,
+    "one output of three": lambda x: dense(3)(nn.relu(dense(8)(flat(x))))[:, 0],
+    "half of the units": lambda x: dense(1)(nn.relu(dense(8)(flat(x))[:, :4])),
+    "a scaled kink": lambda x: plain(x, lambda u: 3 * nn.relu(-2 * u)),
+    "smooth": lambda x: plain(x, nn.tanh),
+    "kinks": lambda x: plain(x, nn.hard_tanh),
+    "a constant feature": lambda x: plain(jnp.concatenate([flat(x), jnp.ones((len(x), 1))], 1)),
+}
+OTHERS = {
+    "shared weights": shared,
+    "normalization": lambda x: dense(1)(nn.relu(nn.LayerNorm(dtype=F64)(dense(8)(flat(x))))),
+    "two activations": lambda x: dense(1)(nn.relu(dense(8)(nn.tanh(dense(8)(flat(x)))))),
+    "positions": lambda x: dense(1)(nn.relu(dense(8)(x))).mean(1),
+    "a sum of branches": lambda x: dense(1)(nn.relu(dense(8)(flat(x)))) + dense(1)(flat(x)),
+    "a product": lambda x: dense(1)(nn.relu(dense(8)(flat(x))) * dense(8)(flat(x))),
+    "other units": shifted,
+    "two branches": twice,
+    "a parallel layer": outside_and_inside,
+}
+SLOW = ("smooth", "kinks", "a scaled kink", "a constant feature", "half of the units")
+CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in RECOGNIZED]
+
+
+def both_ways(call, x1, x2=None):
+    """By the front door, and by interpretation."""
+    kernel_fn = ntk_jax.infinite_width(Model(call))
+    program = kernel_fn.model.program(x1)
+    return kernel_fn(x1, x2), program.interpreted(x1, x2, None, [None], None)[0]
+
+
+def close(found, expected, rtol):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_recognized_is_what_is_interpreted(name):
+    x, y = jnp.asarray(X), jnp.asarray(Y)
+    rtol = 1e-9 if name in ("smooth", "kinks") else 1e-12  # series of different lengths
+    kernel_fn = ntk_jax.infinite_width(Model(RECOGNIZED[name]))
+    assert lenient(kernel_fn.model.program)(x).network is not None
+    for x2 in (None, y):
+        found, expected = lenient(both_ways)(RECOGNIZED[name], x, x2)
+        close(found, expected, rtol)
+        if x2 is None:
+            assert all(jnp.array_equal(k, k.T) for k in found)
+            np.testing.assert_allclose(found.ntk[1, 3], found.ntk[1, 1], rtol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "features", "residual", "smooth"])
+def test_derivatives_are_those_of_the_interpretation(name):
+    x, y = jnp.asarray(X[:3]), jnp.asarray(Y)
+    total = lambda which: lambda x: jnp.sum(lenient(both_ways)(RECOGNIZED[name], x, y)[which].ntk)
+    found, expected = (jax.jit(jax.grad(total(which)))(x) for which in (0, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_else_is_taken_for_one(name):
+    kernel_fn = ntk_jax.infinite_width(Model(OTHERS[name]))
+    assert lenient(kernel_fn.model.program)(jnp.asarray(X)).network is None
+
+
+def test_close_rows_are_told_apart_in_float32():
+    """Interpreted, the covariances of such rows round, and the kernel has eigenvalues below 0."""
+    x = RNG.standard_normal((40, 6)) * 1e-3 + 1
+    model = ntk_jax.MLP((8,) * 3, 1, "relu", 2**0.5)
+    kernel_fn, single = ntk_jax.infinite_width(model), jnp.asarray(x, jnp.float32)
+    truth = np.asarray(ntk_jax.mlp_kernels(np.asarray(single, float), depth=3, W_std=2**0.5).ntk)
+    (interpreted,) = kernel_fn.model.program(single).interpreted(single, None, None, [None], None)
+    found, rounded = (
+        np.max(np.abs(np.asarray(k.ntk, float) - truth)) / np.max(truth)
+        for k in (kernel_fn(single), interpreted)
+    )
+    assert found < 1e-6 < 1e-4 < rounded
