@@ -1,8 +1,11 @@
 """The only place where JAX and Flax versions differ."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from types import ModuleType
 from typing import Any, cast
 
 import jax
@@ -45,6 +48,17 @@ CONTEXTS = (
     "numpy_rank_promotion",
     "threefry_partitionable",
 )
+
+
+def nnx() -> ModuleType:
+    """Flax's NNX, which takes longer to import than this library: when it is asked for."""
+    return importlib.import_module("flax.nnx")
+
+
+def is_nnx_module(x: object) -> bool:
+    """Whether x is an NNX module: there is none before NNX was imported."""
+    loaded = sys.modules.get("flax.nnx")
+    return loaded is not None and isinstance(x, loaded.Module)
 
 
 def is_concrete(x: Any) -> bool:

@@ -270,7 +270,7 @@ def test_heavy_packages_are_not_imported_by_the_library():
     import subprocess
     import sys
 
-    heavy = ("matplotlib", "sklearn", "diffrax", "tqdm")
+    heavy = ("matplotlib", "sklearn", "diffrax", "tqdm", "flax.nnx")
     code = f"import sys, ntk_jax; print(*[m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""

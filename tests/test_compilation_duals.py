@@ -115,8 +115,8 @@ def test_padded_programs_give_the_bits_of_the_unpadded_one(name, sizes, monkeypa
     own = kernel_diagonal(x1, **options)
     fitted = front.fitted
 
-    def unpadded(network, W_std):
-        (chosen, _), sides = fitted(network, W_std), (network.x1, network.x2)
+    def unpadded(network, *options):
+        (chosen, _), sides = fitted(network, *options), (network.x1, network.x2)
         network = network._replace(arch=chosen.arch)
         assert sides[0].shape == x1.shape
         return network, diagonals(network)

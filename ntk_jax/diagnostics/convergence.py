@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
@@ -15,7 +14,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_examples, check_integer, check_option
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
-from ntk_jax.compat import on_device
+from ntk_jax.compat import is_nnx_module, on_device
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.model import network
@@ -109,7 +108,8 @@ def _check_widths(widths: Sequence[int]) -> None:
 
 
 def _build(model: Any, width: int) -> Any:
-    if isinstance(model, nn.Module | nnx.Module | tuple) or not callable(model):
+    made = isinstance(model, nn.Module | tuple) or is_nnx_module(model)
+    if made or not callable(model):
         raise ValueError(
             "model: expected a function width -> model, such as lambda width: "
             f"Net(features=width); got {type(model).__name__}."

@@ -6,10 +6,10 @@ from typing import Any, cast
 import flax.errors
 import flax.linen as nn
 import jax
-from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from ntk_jax.compat import nnx
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -65,7 +65,7 @@ def _apply_linen(
         raise TrainingModeError(model, draws=draws) from error
 
 
-def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
+def from_nnx(module: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed.
 
     Call `module.eval()` first: it turns dropout off and makes batch normalization use its running
@@ -81,7 +81,7 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
     Raises:
         ValueError: the module has no parameters.
     """
-    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    graphdef, *states = nnx().split(module, nnx().Param, ...)
     state, rest = states
     structure, params = jax.tree.structure(state), state.to_pure_dict()
     if not jax.tree.leaves(params):
@@ -93,7 +93,7 @@ def from_nnx(module: nnx.Module, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Pa
     def apply_fn(params: Params, x: ArrayLike) -> Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
         fixed = jax.tree.map(lambda value: value, rest)  # calls may update statistics: a copy's
-        return nnx.merge(graphdef, state, fixed)(x, *args, **kwargs)
+        return nnx().merge(graphdef, state, fixed)(x, *args, **kwargs)
 
     return apply_fn, params
 

@@ -8,14 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.checks import all_finite, as_examples, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import is_concrete, is_nnx_module, on_device
 from ntk_jax.types import ApplyFn, Params
 
 ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
@@ -30,7 +29,7 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
             f"apply_fn: expected a function apply_fn(params, x); got a Flax Linen model, {name}. "
             "Use apply_fn, params = ntk_jax.from_linen(model, variables)."
         )
-    if isinstance(function, nnx.Module):
+    if is_nnx_module(function):
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got a Flax NNX module, {name}. "
             "Use apply_fn, params = ntk_jax.from_nnx(module)."

@@ -7,12 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
 
-from ntk_jax.compat import is_concrete, outside_traces
+from ntk_jax.compat import is_concrete, is_nnx_module, nnx, outside_traces
 from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
 from ntk_jax.types import ApplyFn, Params
@@ -39,7 +38,7 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
     """
     if isinstance(model, nn.Module):
         return _linen(model, call, {"dropout": zero_key} if with_dropout else {})
-    if isinstance(model, nnx.Module):
+    if is_nnx_module(model):
         apply_fn, params = from_nnx(_dropping(model) if with_dropout else model, **call)
         return Network(None, lambda x: (apply_fn, params), _by_content(model))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
@@ -106,11 +105,11 @@ def _nnx_constructor(
     make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool
 ) -> Network:
     def init(key: Array, x: ArrayLike) -> Params:
-        return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param).to_pure_dict()
+        return nnx().state(make(rngs=nnx().Rngs(key)), nnx().Param).to_pure_dict()
 
     def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
         def evaluated() -> Any:
-            module = make(rngs=nnx.Rngs(0))
+            module = make(rngs=nnx().Rngs(0))
             module.eval()
             return _dropping(module) if with_dropout else module
 
@@ -119,9 +118,9 @@ def _nnx_constructor(
     return Network(init, build, make)
 
 
-def _by_content(module: nnx.Module) -> nnx.Module:
+def _by_content(module: Any) -> Any:
     """A copy that holds no arrays: shapes of parameters, bytes of everything else."""
-    graph, *states = nnx.split(module, nnx.Param, ...)
+    graph, *states = nnx().split(module, nnx().Param, ...)
     params, rest = states
     shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
 
@@ -132,7 +131,7 @@ def _by_content(module: nnx.Module) -> nnx.Module:
         values = np.asarray(jax.random.key_data(a) if is_key else a)
         return str(a.dtype), values.shape, values.tobytes()
 
-    return nnx.merge(graph, jax.tree.map(shape, params), jax.tree.map(content, rest))
+    return nnx().merge(graph, jax.tree.map(shape, params), jax.tree.map(content, rest))
 
 
 def _zero_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
@@ -155,11 +154,11 @@ def zero_key() -> Array:
     return jax.random.key(0, impl=_ZEROS)
 
 
-def _dropping(module: nnx.Module) -> nnx.Module:
+def _dropping(module: Any) -> Any:
     """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
-    graph, state = nnx.split(module)
+    graph, state = nnx().split(module)
     is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)
-    copy = nnx.merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
+    copy = nnx().merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
     copy.eval()
     copy.set_attributes(deterministic=False, raise_if_not_found=False)
     return copy
