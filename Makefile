@@ -4,12 +4,12 @@ VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-slow test-oldest lint benchmarks aot gpu clean
+.PHONY: demo test test-all test-slow test-oldest lint docs release benchmarks aot gpu clean
 
 # What was compiled once is read by the next run, and by the other worker. Not for the oldest versions: programs that JAX 0.6
 # loads on a CPU compute otherwise (docs/reliability.md).
-demo test test-slow benchmarks: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax_cache
-demo test test-slow benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+demo test test-slow docs benchmarks: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax_cache
+demo test test-slow docs benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 
 demo: $(VENV)/.demo          ## train wide networks and predict them from their kernel: figures and numbers in out/
 	$(RUN) -m ntk_jax demo
@@ -29,6 +29,17 @@ lint: $(VENV)/.dev           ## formatting, style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+docs: $(VENV)/.docs          ## the documentation with executed notebooks, into out/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 NTK_DOCS_EXECUTE=$${NTK_DOCS_EXECUTE-true} $(RUN) -m mkdocs build --quiet
+
+release: $(VENV)/bin/uv      ## wheel and sdist into dist/, checked, installed in a clean environment, the demo run there
+	rm -rf dist out/release
+	$< build --quiet .
+	$(PYTHON) .ci/check_release.py dist
+	$(PYTHON) -m venv out/release
+	$< pip install --quiet --python out/release/bin/python "$$(ls dist/*.whl)[plots,sklearn]"
+	cd out/release && bin/ntk-jax demo --width 256 --out demo
 
 benchmarks: $(VENV)/.demo    ## lists the benchmarks; run one with .venv/bin/python -m benchmarks NAME
 	$(RUN) -m benchmarks
@@ -53,6 +64,10 @@ $(VENV)/.demo: $(VENV)/bin/uv pyproject.toml
 
 $(VENV)/.test: $(VENV)/bin/uv pyproject.toml
 	$< pip install --quiet --python $(RUN) -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/bin/uv pyproject.toml
+	$< pip install --quiet --python $(RUN) -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/uv pyproject.toml

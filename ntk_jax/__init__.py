@@ -1,6 +1,7 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and training under them."""
 
 import importlib.metadata as _metadata
+from types import ModuleType as _ModuleType
 
 from ntk_jax import duals as duals
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
@@ -118,3 +119,10 @@ try:
     __version__ = _metadata.version("ntk-jax")
 except _metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "unknown"
+
+_own = {n: v for n, v in globals().items() if n[0] != "_" and not isinstance(v, _ModuleType)}
+__all__ = [*_own, "duals"]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -20,6 +20,7 @@ from ntk_jax.checks import (
     check_vector,
 )
 from ntk_jax.compat import is_concrete
+from ntk_jax.extras import missing
 from ntk_jax.progress import solver_meter
 
 State: TypeAlias = Any
@@ -70,7 +71,7 @@ def solve_ode(
         import diffrax
         import equinox
     except ImportError as error:
-        raise ImportError(f"{caller} needs diffrax: pip install 'ntk-jax[ode]'.") from error
+        raise missing(caller, "diffrax", "ode") from error
     times, dtype = _as_times(t), jax.tree.leaves(start)[0].dtype
     unique, inverse = np.unique(times.astype(dtype), return_inverse=True)
     known = all(map(is_concrete, jax.tree.leaves((start, args))))

@@ -98,7 +98,7 @@ def test_matplotlib_is_asked_for_before_training(tmp_path, capsys, no_work, monk
     assert main(["demo", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert (
-        "pip install 'ntk-jax[plots]'" in error
+        "pip install 'ntk-jax[plots]" in error
         and "--no-figures" in error
         and error.count("\n") == 1
     )

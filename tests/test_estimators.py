@@ -435,7 +435,7 @@ def test_without_scikit_learn_the_extra_is_named():
 
     code = "import sys; sys.modules['sklearn'] = None\nfrom ntk_jax import estimators"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install 'ntk-jax[sklearn]'" in out.stderr
+    assert "pip install 'ntk-jax[sklearn]" in out.stderr
 
 
 def test_jax_arrays_are_rows_too():

@@ -177,5 +177,5 @@ def test_float32_in_float32_out(problem):
 
 def test_missing_diffrax_names_the_extra(problem, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffrax", None)
-    with pytest.raises(ImportError, match=r"pip install 'ntk-jax\[ode\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'ntk-jax\[ode\]"):
         ntk_jax.gradient_flow("mse", problem[0], problem[1], 1.0)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ntk_jax.cli.demo import Experiment
+from ntk_jax.extras import install
 
 
 def check_out(out: Path, *, figures: bool = True) -> None:
@@ -22,8 +23,7 @@ def check_out(out: Path, *, figures: bool = True) -> None:
     """
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
-            "The figures need matplotlib: pip install 'ntk-jax[plots]', or leave them out "
-            "(--no-figures)."
+            f"The figures need matplotlib: {install('plots')}, or leave them out (--no-figures)."
         )
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not existing.is_dir():

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import DTypeLike
 
 from ntk_jax.checks import check_integer
+from ntk_jax.extras import missing
 
 
 class Dataset(NamedTuple):
@@ -102,9 +103,7 @@ def digits_data(num_train: int = 512, num_test: int = 512, *, seed: int = 0) -> 
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "digits_data needs scikit-learn: pip install 'ntk-jax[sklearn]'."
-        ) from error
+        raise missing("digits_data", "scikit-learn", "sklearn") from error
     x, labels = load_digits(return_X_y=True)
     names = tuple(str(label) for label in range(10))
     y = np.eye(10)[labels] - 1 / 10

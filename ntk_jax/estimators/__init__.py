@@ -1,11 +1,11 @@
 """scikit-learn estimators (extra `sklearn`), on demand: `from ntk_jax import estimators`."""
 
+from ntk_jax.extras import missing as _missing
+
 try:
     import sklearn as _sklearn
 except ImportError as error:
-    raise ImportError(
-        "ntk_jax.estimators needs scikit-learn: pip install 'ntk-jax[sklearn]'."
-    ) from error
+    raise _missing("ntk_jax.estimators", "scikit-learn", "sklearn") from error
 
 from ntk_jax.estimators.classifier import NTKClassifier as NTKClassifier
 from ntk_jax.estimators.fitted import Influence as Influence

@@ -155,8 +155,8 @@ def empirical_ntk_by_layer(
         precision: "highest", "high" or "default".
 
     Returns:
-        A dictionary from the leaf's path, such as "['Dense_0']['kernel']", to its kernel, in order
-        of the leaves; the kernels add up to `empirical_ntk`.
+        A dictionary from the leaf's path, such as `"['Dense_0']['kernel']"`, to its kernel, in
+        order of the leaves; the kernels add up to `empirical_ntk`.
 
     Raises:
         ValueError: as `empirical_ntk`.

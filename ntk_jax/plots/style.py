@@ -2,11 +2,13 @@
 
 from typing import Any, TypeAlias
 
+from ntk_jax.extras import missing
+
 try:
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
 except ImportError as error:
-    raise ImportError("ntk_jax.plots needs matplotlib: pip install 'ntk-jax[plots]'.") from error
+    raise missing("ntk_jax.plots", "matplotlib", "plots") from error
 
 # Okabe, Ito 2008.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
