@@ -1,4 +1,4 @@
-"""What is in the wheel and the sdist of a folder: the code, its types and licence, and nothing else."""
+"""Whether wheel and sdist hold the code, its types and licence, and nothing else."""
 
 import sys
 import tarfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def main(folder):
+    """Raise unless they do."""
     (wheel,), (sdist,) = (list(Path(folder).glob(end)) for end in ("*.whl", "*.tar.gz"))
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()

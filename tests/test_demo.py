@@ -23,6 +23,8 @@ def test_demo_on_both_inputs(tmp_path, capsys):
     assert linear["kernel error, empirical vs analytic"] < 0.3
     assert report["digits"]["numbers"]["test accuracy, network"] > 0.8
     assert "test accuracy, network" in out
+    assert report["digits"]["numbers"]["test accuracy, linear model"] > 0.5
+    assert report["digits"]["numbers"]["test accuracy, mean of targets"] < 0.3
     figures = [f"{name}_{kind}.png" for name in report for kind in ("kernels", "training")]
     for name in figures:
         assert (tmp_path / "out" / name).stat().st_size > 10_000

@@ -1,31 +1,64 @@
-"""The README's Python blocks run, in order, in one namespace, as a reader would type them."""
+"""The Python blocks of README and documentation run, page by page, as a reader would type them, and
+print what they say.
+"""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import jax
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+LINKS = [
+    (page.relative_to(ROOT), target)
+    for page in PAGES
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+]
 
 
 @pytest.mark.slow
-def test_python_blocks_run(monkeypatch, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert blocks
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda page: page.stem
+)
+def test_python_blocks_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for block in blocks:
-            exec(compile(block, str(README), "exec"), namespace)
+        for block in BLOCK.findall(page.read_text()):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                exec(compile(block, str(page), "exec"), namespace)
+            for line in re.findall(r"^# (.*)$", block.rstrip(), flags=re.MULTILINE)[-1:]:
+                if block.rstrip().endswith(line):  # a comment at the end is what it prints
+                    assert said.getvalue().rstrip().endswith(line)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?://|#)([^)]+)\)", README.read_text()))
-def test_linked_files_exist(target):
-    assert (README.parent / target).exists()
+@pytest.mark.parametrize(("page", "target"), LINKS, ids=map("{0[0]}->{0[1]}".format, LINKS))
+def test_linked_files_exist(page, target):
+    generated = target.startswith("reference/")
+    assert generated or ((ROOT / page).parent / target).exists()
 
 
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_commands_exist(command):
     assert f"make {command}" in README.read_text()
-    assert re.search(rf"^{command}:", (README.parent / "Makefile").read_text(), flags=re.MULTILINE)
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 120
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    site = ROOT / "docs" / "site" / "build.py"
+    rooms = re.findall(r'"(ntk_jax\.[a-z_]+)"', site.read_text())
+    import ntk_jax
+
+    for name in set(ntk_jax.__all__) - {"duals"}:
+        home = getattr(getattr(ntk_jax, name), "__module__", "")
+        assert not home.startswith("ntk_jax") or home.startswith(tuple(rooms)), name

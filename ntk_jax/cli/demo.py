@@ -207,6 +207,7 @@ def _compare(
     final = {
         "network": history.fx_test[-1],
         **{name: p.test[-1] for name, p in predictions.items()},
+        **_baselines(data),
     }
     numbers: dict[str, Any] = {
         "learning rate (half the critical one)": learning_rate,
@@ -229,3 +230,11 @@ def _compare(
         name: float(values[-1]) for name, values in by_layer
     }
     return numbers
+
+
+def _baselines(data: Dataset) -> dict[str, np.ndarray]:
+    """What any model must be better than: a linear one, and the mean of the training targets."""
+    with_one = lambda x: np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    weights = np.linalg.lstsq(with_one(data.x_train), data.y_train, rcond=None)[0]
+    mean = np.broadcast_to(data.y_train.mean(0), data.y_test.shape)
+    return {"linear model": with_one(data.x_test) @ weights, "mean of targets": mean}

@@ -50,6 +50,8 @@ def plot_kernels(
     for ax, (title, k, style) in zip(axes, panels, strict=True):
         image = ax.imshow(k, interpolation="nearest", **style)
         ax.set(title=title, xlabel="example j", ylabel="example i")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(plt.MaxNLocator(integer=True))
         ax.figure.colorbar(
             image,
             ax=ax,
