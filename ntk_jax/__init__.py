@@ -1,7 +1,6 @@
 """Neural tangent kernels in JAX: finite width, infinite width, and training under them."""
 
 import importlib.metadata as _metadata
-from types import ModuleType as _ModuleType
 
 from ntk_jax import duals as duals
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
@@ -120,7 +119,7 @@ try:
 except _metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "unknown"
 
-_own = {n: v for n, v in globals().items() if n[0] != "_" and not isinstance(v, _ModuleType)}
+_own = {n: v for n, v in globals().items() if n[0] != "_" and not isinstance(v, type(_metadata))}
 __all__ = [*_own, "duals"]
 
 

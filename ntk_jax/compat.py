@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.experimental
@@ -48,6 +48,10 @@ CONTEXTS = (
     "numpy_rank_promotion",
     "threefry_partitionable",
 )
+
+
+NnxModule: TypeAlias = Any
+"""A `flax.nnx.Module`."""
 
 
 def nnx() -> ModuleType:

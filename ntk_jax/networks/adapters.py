@@ -9,7 +9,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from ntk_jax.compat import nnx
+from ntk_jax.compat import NnxModule, nnx
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -65,7 +65,7 @@ def _apply_linen(
         raise TrainingModeError(model, draws=draws) from error
 
 
-def from_nnx(module: Any, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
+def from_nnx(module: NnxModule, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax NNX module: all state but its `nnx.Param`s is held fixed.
 
     Call `module.eval()` first: it turns dropout off and makes batch normalization use its running

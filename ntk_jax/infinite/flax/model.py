@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
 
-from ntk_jax.compat import is_concrete, is_nnx_module, nnx, outside_traces
+from ntk_jax.compat import NnxModule, is_concrete, is_nnx_module, nnx, outside_traces
 from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
 from ntk_jax.types import ApplyFn, Params
@@ -118,7 +118,7 @@ def _nnx_constructor(
     return Network(init, build, make)
 
 
-def _by_content(module: Any) -> Any:
+def _by_content(module: NnxModule) -> NnxModule:
     """A copy that holds no arrays: shapes of parameters, bytes of everything else."""
     graph, *states = nnx().split(module, nnx().Param, ...)
     params, rest = states
@@ -154,7 +154,7 @@ def zero_key() -> Array:
     return jax.random.key(0, impl=_ZEROS)
 
 
-def _dropping(module: Any) -> Any:
+def _dropping(module: NnxModule) -> NnxModule:
     """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
     graph, state = nnx().split(module)
     is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)
