@@ -4,6 +4,7 @@ way out.
 Values are looked at only where they exist: inside `jax.jit` the checks of shape and dtype remain.
 """
 
+from ntk_jax.checks.examples import as_example_tree, as_example_trees
 from ntk_jax.checks.kernels import (
     as_coupled_kernel,
     as_dtype,

@@ -5,12 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.contraction.gram import check_same_parameters, contract_by_leaf, nngp_of_outputs
 from ntk_jax.finite.features.features import TangentFeatures
 from ntk_jax.finite.features.tangents import features_jit
@@ -27,8 +27,8 @@ from ntk_jax.types import ApplyFn, Params
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     outputs: str = "mean",
     method: str = "auto",
@@ -91,8 +91,8 @@ def empirical_ntk(
 def empirical_nngp(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     outputs: str = "mean",
 ) -> Float[Array, "n1 n2 ..."]:
@@ -131,8 +131,8 @@ def empirical_nngp(
 def empirical_ntk_by_layer(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     outputs: str = "mean",
     precision: str = "highest",
@@ -172,7 +172,7 @@ def empirical_ntk_by_layer(
 def tangent_features(
     apply_fn: ApplyFn,
     params: Params,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     *,
     projection: int | None = None,
     key: Array | None = None,
@@ -285,8 +285,10 @@ def _by_leaf(
 
 
 @compiled
-def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, outputs: str) -> Array:
-    f1 = apply_fn(params, x1).reshape(x1.shape[0], -1)
-    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1)
+def _nngp(
+    apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples | None, *, outputs: str
+) -> Array:
+    f1 = apply_fn(params, x1).reshape(num_rows(x1), -1)
+    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(num_rows(x2), -1)
     k = nngp_of_outputs(f1, f2, outputs)
     return mirror_upper(k) if x2 is None else k

@@ -3,14 +3,17 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from ntk_jax.checks import working_dtype
+from ntk_jax.examples import Examples
 from ntk_jax.finite.uses.plan import outputs_of_one
 from ntk_jax.types import ApplyFn, Params
 
 
-def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Float[Array, "O O"]:
+def pair_kernel(
+    apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples
+) -> Float[Array, "O O"]:
     """J(x1) J(x2)ᵀ of two examples: one vjp at x2 and one jvp at x1 for each output of x2."""
     f1 = lambda p: outputs_of_one(apply_fn, p, x1)
     out, vjp = jax.vjp(lambda p: outputs_of_one(apply_fn, p, x2), params)
@@ -24,14 +27,14 @@ def pair_kernel(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array) -> Floa
 def vector_product_kernel(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[Array, "n1 ..."],
-    x2: Num[Array, "n2 ..."],
+    x1: Examples,
+    x2: Examples,
     outputs: str,
 ) -> Float[Array, "n1 n2 ..."]:
     """The kernel of all pairs; the gradients of one example of `x2` serve all of `x1`."""
     dtype = working_dtype(jax.eval_shape(apply_fn, params, x1).dtype)
 
-    def pair(x1_one: Array, x2_one: Array) -> Array:
+    def pair(x1_one: Examples, x2_one: Examples) -> Array:
         k = pair_kernel(apply_fn, params, x1_one, x2_one).astype(dtype)
         if outputs == "mean":
             return jnp.trace(k) / k.shape[0]

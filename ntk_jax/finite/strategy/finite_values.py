@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from ntk_jax.examples import Examples
 from ntk_jax.finite.features.features import TangentFeatures, gradients_by_leaf
 from ntk_jax.finite.features.tangents import features_jit
 from ntk_jax.networks.apply_fn import is_finite
@@ -15,7 +16,7 @@ Result = TypeVar("Result", Array, dict[str, Array])
 
 
 def check_kernel(
-    result: Result, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None
+    result: Result, apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples | None
 ) -> Result:
     """`result`, a kernel or several or features of examples, if it is finite.
 

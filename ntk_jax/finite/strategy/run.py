@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.contraction.gram import contract_features, contract_upper, paired
 from ntk_jax.finite.contraction.vector_products import vector_product_kernel
 from ntk_jax.finite.features.features import TangentFeatures, join_rows
@@ -29,15 +30,15 @@ from ntk_jax.types import ApplyFn, Params
 def ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     options: Options,
     *,
     progress: bool = False,
 ) -> Array:
     """The tangent kernel by the strategy that options and shapes ask for, if it is finite."""
 
-    def run(on_cpu: bool, params: Params, x1: Array, x2: Array | None) -> Array:
+    def run(on_cpu: bool, params: Params, x1: Examples, x2: Examples | None) -> Array:
         strategy = choose_strategy(apply_fn, params, x1, x2, options, on_cpu)
         return _run(strategy, apply_fn, params, x1, x2, progress=progress)
 
@@ -47,7 +48,13 @@ def ntk(
 
 
 def _run(
-    s: Strategy, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, progress: bool
+    s: Strategy,
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Examples,
+    x2: Examples | None,
+    *,
+    progress: bool,
 ) -> Array:
     """The kernel: one tile at once, or a loop over many."""
     n1, n2 = s.result.shape[:2]
@@ -71,8 +78,8 @@ def _run(
 def _one_tile(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     *,
     method: str,
     forms: tuple[str, ...],
@@ -91,7 +98,7 @@ def _one_tile(
 
 def _steps(
     s: Strategy, apply_fn: ApplyFn, params: Params
-) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array], Callable[[Any], Array]]:
+) -> tuple[Callable[[Examples], Any], Callable[[Any, Any], Array], Callable[[Any], Array]]:
     """The three steps of a tile, as in `TileLoop`."""
     how = {"outputs": s.request.outputs, "precision": s.precision}
     if s.method == "vector_products":
@@ -105,13 +112,13 @@ def _steps(
 
 
 def _few_at_once(
-    prepare: Callable[[Array], TangentFeatures], few: int | None, x: Array
+    prepare: Callable[[Examples], TangentFeatures], few: int | None, x: Examples
 ) -> TangentFeatures:
     """`prepare(x)`, `few` rows at a time.
 
     The loop is Python's, as XLA's convolutions are slow in a loop of its own.
     """
-    n = x.shape[0]
+    n = num_rows(x)
     if few is None or n <= few:
         return prepare(x)
     return _join(tuple(prepare(tile) for _, tile in row_tiles(x, few)), n)
@@ -157,7 +164,7 @@ def _contract(
 
 @compiled
 def _vector_products(
-    apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *, outputs: str, precision: str
+    apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples, *, outputs: str, precision: str
 ) -> Array:
     with jax.default_matmul_precision(precision):
         return vector_product_kernel(apply_fn, params, x1, x2, outputs)

@@ -11,13 +11,14 @@ from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import traced
+from ntk_jax.examples import Examples, as_batch
 from ntk_jax.finite.uses.rules import RULES
 from ntk_jax.finite.uses.taps import Tap, TappedEvaluation, UseAtTap
 from ntk_jax.finite.uses.tracked import Reindexed
 from ntk_jax.types import ApplyFn, Params
 
-Shaped: TypeAlias = Array | jax.ShapeDtypeStruct
-"""An array, or its shape and dtype."""
+Shaped: TypeAlias = Examples
+"""Examples as arrays, or as their shapes and dtypes."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class Plan:
         return self.taps[place.tap].uses[place.use]
 
 
-def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Examples) -> Array:
     """The outputs of a single example x (...), flattened."""
-    return apply_fn(params, x[None])[0].reshape(-1)
+    return apply_fn(params, as_batch(x))[0].reshape(-1)
 
 
 def jaxpr_of_one(apply_fn: ApplyFn, params: Params, x: Shaped) -> ClosedJaxpr:
@@ -96,7 +97,7 @@ def tapped_outputs(
     closed: ClosedJaxpr,
     leaves: list[Array],
     tracked: set[int],
-    x: Array,
+    x: Examples,
     taps: list[Array] | None = None,
 ) -> tuple[Array, TappedEvaluation]:
     """The outputs of one example with the `tracked` leaves followed, and what was found there."""
@@ -105,7 +106,7 @@ def tapped_outputs(
         Reindexed(leaf, i, axes=tuple(range(leaf.ndim))) if i in tracked else leaf
         for i, leaf in enumerate(leaves)
     ]
-    (out,) = run.settle(run.run(closed.jaxpr, list(closed.consts), [*values, x]))
+    (out,) = run.settle(run.run(closed.jaxpr, list(closed.consts), [*values, *jax.tree.leaves(x)]))
     return out, run
 
 
@@ -144,7 +145,7 @@ def _found(
     """The shape of the outputs, and the taps and unfit leaves that one evaluation meets."""
     runs = []
 
-    def outputs(leaves: list[Array], x: Array) -> Array:
+    def outputs(leaves: list[Array], x: Examples) -> Array:
         out, run = tapped_outputs(closed, leaves, tracked, x)
         run.inputs.clear()  # values of a trace that ends here
         runs.append(run)
