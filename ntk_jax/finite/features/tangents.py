@@ -194,25 +194,47 @@ def _factored(
 ) -> FactoredBlock:
     """All uses of a block's leaves in canonical form, joined along the positions."""
 
-    def arranged_input(at: Place) -> Float[Array, "B T I"]:
-        found, recorded = plan.at(at), jnp.asarray(inputs[at.tap][at.use])
+    def recorded(at: Place) -> Float[Array, "B T X"]:
+        found, array = plan.at(at), jnp.asarray(inputs[at.tap][at.use])
         out_shape = plan.taps[at.tap].shape[len(found.scans) :]
-        return canonical(partial(found.use.arrange, out_shape=out_shape), found.scans, recorded)
+        return canonical(partial(found.use.arrange, out_shape=out_shape), found.scans, array)
 
-    def arranged_cotangents(at: Place) -> Float[Array, "O B T D"]:
+    def pulled(at: Place) -> Float[Array, "O B T X"]:
         found = plan.at(at)
         arrange = lambda one: canonical(found.use.axes.arrange, found.scans, one)
         return jax.vmap(arrange)(cotangents[at.tap])
 
+    def layer_input(at: Place) -> Float[Array, "B T I"]:
+        return _one_after_the_other(pulled(at)) if at.swapped else recorded(at)
+
+    def layer_cotangents(at: Place) -> Float[Array, "O B T D"]:
+        return _each_alone(recorded(at), plan.num_outputs) if at.swapped else pulled(at)
+
+    reference = [next(at for at in places if not at.swapped) for places in block.places]
     return FactoredBlock(
-        tuple(jnp.concatenate([*map(arranged_input, at)], axis=1) for at in block.places),
-        jnp.concatenate([*map(arranged_cotangents, block.places[0])], axis=2),
+        tuple(jnp.concatenate([*map(layer_input, at)], axis=1) for at in block.places),
+        jnp.concatenate([*map(layer_cotangents, block.places[0])], axis=2),
         tuple(plan.names[i] for i in block.leaves),
         tuple(
-            order_of(plan.at(at[0]), plan.shapes[i])
-            for i, at in zip(block.leaves, block.places, strict=True)
+            order_of(plan.at(at), plan.shapes[i])
+            for i, at in zip(block.leaves, reference, strict=True)
         ),
     )
+
+
+def _one_after_the_other(d: Float[Array, "O B T X"]) -> Float[Array, "B TO X"]:
+    """What differs between outputs as positions, (output, position)."""
+    O, B, T, X = d.shape
+    return d.transpose(1, 0, 2, 3).reshape(B, O * T, X)
+
+
+def _each_alone(a: Float[Array, "B T X"], O: int) -> Float[Array, "O B TO X"]:
+    """What all outputs share, at the positions (output, position) of `_one_after_the_other`: output
+    o sees its own, and zeros at those of the others.
+    """
+    B, T, X = a.shape
+    own = jnp.eye(O, dtype=a.dtype)[:, None, :, None, None]
+    return (own * a[None, :, None]).reshape(O, B, O * T, X)
 
 
 def _jacobian_blocks(
