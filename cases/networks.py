@@ -336,7 +336,7 @@ CASES = [
     ),
     Case("laplacian", plain(laplacian, POTENTIAL, (3,)), 5),
     Case("force", plain(force, POTENTIAL, (3,)), 5),
-    Case("beam", plain(beam, POTENTIAL, (3,)), 5),
+    Case("beam", plain(beam, {"w": (3, 4), "b": (4,), "u": (4, 1)}, (3,)), 3),
     Case(
         "scanned_force", plain(scanned_force, {"w": (2, 3, 3), "b": (2, 3), "v": (3, 1)}, (3,)), 3
     ),

@@ -25,10 +25,10 @@ from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_ms
 from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
 from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse
 from ntk_jax.dynamics.flow import gradient_flow_mse as gradient_flow_mse
+from ntk_jax.finite.by_layer import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import contract as contract
 from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
-from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
 from ntk_jax.finite.explain import Explanation as Explanation
 from ntk_jax.finite.explain import LayerRow as LayerRow

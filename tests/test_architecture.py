@@ -44,7 +44,7 @@ INSIDE = {
         2: ["contraction", "operator"],
         3: ["strategy"],
         4: ["explain", "projection"],
-        5: ["empirical"],
+        5: ["by_layer", "empirical"],
         6: ["monte_carlo"],
     },
     "infinite": {0: ["flax", "mlp"]},

@@ -13,7 +13,8 @@ from ntk_jax.checks import as_example_tree, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change
 from ntk_jax.examples import Examples
-from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
+from ntk_jax.finite.by_layer import empirical_ntk_by_layer
+from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
 from ntk_jax.norms import norm_ratio
 from ntk_jax.spectrum.alignment import alignment

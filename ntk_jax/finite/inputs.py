@@ -5,7 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_jax.checks import as_example_trees, check_integer, check_option, check_params
+from ntk_jax.checks import (
+    as_example_tree,
+    as_example_trees,
+    check_integer,
+    check_option,
+    check_params,
+)
 from ntk_jax.closures.programs import remember
 from ntk_jax.examples import Examples, num_rows, shapes_of_rows
 from ntk_jax.networks.apply_fn import check_apply_fn, shapes_of, trace_of
@@ -36,6 +42,37 @@ def check_inputs(
     a1, a2 = as_example_trees(x1, x2)
     key = "examined", *shapes_of(params), *shapes_of(shapes_of_rows(a1))
     remember(apply_fn, key, lambda reading: _examine(reading, params, a1))
+    return a1, a2
+
+
+def check_two(
+    functions: tuple[ApplyFn, ApplyFn],
+    params: Params,
+    x1: object,
+    x2: object,
+    outputs: str,
+    precision: str,
+    memory_limit: int | None = None,
+) -> tuple[Examples, Examples]:
+    """As `check_inputs`, of two functions, each with examples of its own; x2=None is x1 again."""
+    a1, _ = check_inputs(functions[0], params, x1, None, outputs, precision, memory_limit)
+    # Their examples need not be alike: each set is checked as its function's own.
+    a2 = a1 if x2 is None else as_example_tree("x2", x2)
+    try:
+        check_inputs(functions[1], params, a2, None, outputs, precision)
+    except ValueError as error:
+        if str(error).startswith("apply_fn:"):
+            raise ValueError(f"apply_fn2{str(error).removeprefix('apply_fn')}") from error
+        raise
+    first, second = (
+        math.prod(trace_of(f, params, a)[1].shape[1:])
+        for f, a in zip(functions, (a1, a2), strict=True)
+    )
+    if first != second and outputs != "full":
+        raise ValueError(
+            f"apply_fn2: expected {first} outputs, like apply_fn; got {second}. outputs='full' "
+            "pairs every output with every other."
+        )
     return a1, a2
 
 

@@ -11,7 +11,8 @@ from jax import Array
 
 from ntk_jax.closures.programs import compiled
 from ntk_jax.examples import Examples, num_rows
-from ntk_jax.finite.contraction.gram import contract_features, contract_upper, paired
+from ntk_jax.finite.contraction.gram import contract_features, contract_upper
+from ntk_jax.finite.contraction.pairing import arranged
 from ntk_jax.finite.contraction.vector_products import vector_product_kernel
 from ntk_jax.finite.features.features import TangentFeatures, join_rows
 from ntk_jax.finite.features.tangents import features_jit, features_of
@@ -93,7 +94,7 @@ def _one_tile(
     options: dict[str, Any] = {"method": method, "precision": precision, "forms": forms}
     make = lambda x: features_of(apply_fn, params, x, for_mean=outputs == "mean", **options)
     f1, f2 = make(x1), None if x2 is None else make(x2)
-    return _contract(f1, f2, outputs=outputs, precision=precision)
+    return contract_jit(f1, f2, outputs=outputs, precision=precision)
 
 
 def _steps(
@@ -106,7 +107,7 @@ def _steps(
         return lambda x: x, products, lambda x: _mirror(products(x, x))
     options = {"method": s.method, "precision": s.precision, "for_mean": how["outputs"] == "mean"}
     features = partial(features_jit, apply_fn, params, forms=s.forms, **options)
-    combine = partial(_contract, **how)
+    combine = partial(contract_jit, **how)
     prepare = partial(_few_at_once, features, s.rows_at_once)
     return prepare, combine, lambda f: _mirror(combine(f, None))
 
@@ -143,17 +144,18 @@ def contract_batches(
 def _contract_in_best_forms(
     f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str
 ) -> Array:
-    if f2 is not None:
-        f1, f2 = paired(f1, f2, precision)
     num_columns = (f1 if f2 is None else f2).num_rows
     request = cost.Request(f1.num_rows, num_columns, f2 is None, outputs, memory_budget())
-    forms = cost.choose_forms(f1.blocks, request)
-    other = None if f2 is None else f2.in_forms(forms, precision)
-    return _contract(f1.in_forms(forms, precision), other, outputs=outputs, precision=precision)
+    if f2 is None:
+        f1 = f1.in_forms(cost.choose_forms(f1.blocks, request), precision)
+    else:
+        matches = cost.choose_matches(f1.blocks, f2.blocks, request)
+        f1, f2 = (arranged(f, matches, precision) for f in (f1, f2))
+    return contract_jit(f1, f2, outputs=outputs, precision=precision)
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
-def _contract(
+def contract_jit(
     f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str
 ) -> Array:
     """The kernel of two batches; of one with itself (None) the upper triangle."""

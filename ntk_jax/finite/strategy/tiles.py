@@ -86,6 +86,7 @@ class TileLoop(Generic[Features]):
         tiling: rows of a tile, and tiles whose features are held.
         out: the result so far.
         advance: called after every tile.
+        prepare2: the features of some rows of x2, if these are of another function.
     """
 
     prepare: Callable[[Examples], Features]
@@ -94,6 +95,7 @@ class TileLoop(Generic[Features]):
     tiling: Tiling
     out: Array
     advance: Callable[[], None] = lambda: None
+    prepare2: Callable[[Examples], Features] | None = None
 
     def symmetric(self, x: Examples) -> Float[Array, "n n ..."]:
         """K(x, x): each unordered pair of sides once, and its mirror image."""
@@ -126,13 +128,19 @@ class TileLoop(Generic[Features]):
             for group in groups2 if at is not groups2[-1] else groups2[::-1]:
                 if group is not at:
                     at, columns = group, []  # free the old features before new ones are made
-                    columns = self._features(x2, group, t.rows2)
+                    columns = self._features(x2, group, t.rows2, self.prepare2)
                 self._pairs(rows, group, held, columns)
         return self.out
 
-    def _features(self, x: Examples, group: list[slice], rows: int) -> list[Features]:
+    def _features(
+        self,
+        x: Examples,
+        group: list[slice],
+        rows: int,
+        prepare: Callable[[Examples], Features] | None = None,
+    ) -> list[Features]:
         some = take_rows(x, slice(group[0].start, group[-1].stop))
-        return [self.prepare(tile) for _, tile in row_tiles(some, rows)]
+        return [(prepare or self.prepare)(tile) for _, tile in row_tiles(some, rows)]
 
     def _pairs(
         self,
