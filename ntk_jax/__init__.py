@@ -3,6 +3,7 @@
 import importlib.metadata as _metadata
 
 from ntk_jax import duals as duals
+from ntk_jax import losses as losses
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
 from ntk_jax.diagnostics.change import TaylorGap as TaylorGap
 from ntk_jax.diagnostics.change import jacobian_change as jacobian_change
@@ -21,6 +22,7 @@ from ntk_jax.diagnostics.min_norm import Displacement as Displacement
 from ntk_jax.diagnostics.min_norm import min_norm_displacement as min_norm_displacement
 from ntk_jax.dynamics.any_loss import Flow as Flow
 from ntk_jax.dynamics.any_loss import gradient_flow as gradient_flow
+from ntk_jax.dynamics.any_loss_descent import gradient_descent as gradient_descent
 from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
 from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
 from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse

@@ -59,7 +59,7 @@ def single_step_influence(
     """
     check_apply_fn(apply_fn, params)
     check_params(params)
-    a, targets = examples_and_targets(apply_fn, params, x, y)
+    a, targets = examples_and_targets(apply_fn, params, x, y, loss=loss)
     f, slope = _slope((apply_fn, loss_function(loss, targets)), params, a, targets)
     check_outputs(f)
     return _influence(empirical_ntk(apply_fn, params, x_test, a, outputs="full"), slope)

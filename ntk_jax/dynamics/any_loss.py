@@ -14,7 +14,7 @@ from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import check_psd
-from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.losses import LossFn, as_probabilities, has_kinks, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
     as_matrices,
@@ -75,9 +75,11 @@ def gradient_flow(
     Args:
         loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
             examples, softmax), "logistic" (mean over entries, targets -1 and 1), "huber" (mean over
-            entries, threshold 1), or a function of (f, y) that returns a scalar, in jax.numpy.
+            entries, threshold 1), "expectile(0.9)", or a function of (f, y) that returns a scalar,
+            in jax.numpy. A loss with kinks ("hinge", "l1", "quantile(0.9)") has no flow that a
+            solver can follow: `gradient_descent` takes any.
         k_train_train: training kernel, (n, n), (n, n, O) or (n, n, O, O).
-        y_train: targets, (n,) or (n, O).
+        y_train: targets, (n,) or (n, O), or class labels (n,) for cross-entropy.
         t: time = learning rate x steps: a scalar or an array (T,), finite.
         fx_train_0: outputs at initialization, 0 or shaped like y_train.
         k_test_train: kernel of test rows and training columns, to predict test outputs too.
@@ -111,7 +113,7 @@ def gradient_flow(
         ((2, 2), True)
     """
     k = as_square_kernel("k_train_train", k_train_train)
-    inputs = _inputs(k, targets_of_kernel(y_train, k), fx_train_0, k_test_train, fx_test_0)
+    inputs = inputs_of(loss, k, y_train, fx_train_0, k_test_train, fx_test_0)
     s, seen, f_0 = _prepared(inputs)
     check_looks(seen, inputs)
     if is_concrete(k):  # a negative eigenvalue would grow without bound
@@ -119,9 +121,16 @@ def gradient_flow(
     y = inputs["y_train"]
     kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
     # As a `Partial` it is static, and compared by what it reads: the solve is compiled once.
-    reading = read(loss_function(loss, y))
+    smooth = loss_function(loss, y)
+    if has_kinks(smooth):
+        raise ValueError(
+            f"loss: expected one with a continuous derivative; got {loss!r}, along whose kinks "
+            "outputs slide, where no step of a solver is short enough. Use gradient_descent(loss, "
+            "...), the exact discrete steps."
+        )
+    reading = read(smooth)
     loss_fn = jax.tree_util.Partial(reading.function if reading.key is None else reading)
-    _check_scalar(loss_fn, f_0[0], y)
+    check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
     start: State = f_0
     # Heavy ball starts at rest: this velocity keeps the second order from the first step on.
@@ -186,14 +195,18 @@ def _acceleration(
     return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-def _inputs(
+def inputs_of(
+    loss: str | LossFn,
     k: Array,
-    y: Array,
+    y_train: ArrayLike,
     fx_train_0: ArrayLike,
     k_test_train: ArrayLike | None,
     fx_test_0: ArrayLike | None,
 ) -> dict[str, Array]:
-    """Kernels, targets and initial outputs by name."""
+    """Kernels, targets and initial outputs by name; class labels as probabilities."""
+    known = k.shape[2:] or np.shape(fx_train_0)[1:] or (None,)
+    y_train = as_probabilities("y_train", y_train, loss, known[0])
+    y = targets_of_kernel(y_train, k)
     inputs = {
         "k_train_train": k,
         "y_train": y,
@@ -242,7 +255,8 @@ def _coefficients(
     return jnp.asarray(1 - mass, dtype), jnp.asarray(rate * (1 + mass) / 2, dtype)
 
 
-def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
+def check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
+    """Raise unless a loss is one number."""
     shape = jnp.shape(jax.eval_shape(loss_fn, f, y))
     if shape:
         raise ValueError(

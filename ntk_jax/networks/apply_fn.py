@@ -17,6 +17,7 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
 from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.examples import Examples
+from ntk_jax.losses import as_probabilities
 from ntk_jax.types import ApplyFn, Params
 
 ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
@@ -52,11 +53,20 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
 
 
 def examples_and_targets(
-    apply_fn: ApplyFn, params: Params, x: object, y: object, suffix: str = ""
+    apply_fn: ApplyFn,
+    params: Params,
+    x: object,
+    y: object,
+    suffix: str = "",
+    loss: object = None,
 ) -> tuple[Examples, Array]:
-    """Examples, and targets of exactly the shape that the network returns for them."""
+    """Examples, and targets of exactly the shape that the network returns for them; class labels
+    too, for cross-entropy.
+    """
     a = as_example_tree(f"x{suffix}", x)
     out = trace_of(apply_fn, params, a)[1]
+    if len(getattr(out, "shape", ())) == 2:
+        y = as_probabilities(f"y{suffix}", y, loss, out.shape[1])
     return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
 
 

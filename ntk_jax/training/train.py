@@ -56,13 +56,15 @@ def train(
         apply_fn: `apply_fn(params, x)`.
         params: initial parameters; they are not modified.
         x: training examples in rows.
-        y: targets, of exactly the shape that the network returns.
+        y: targets, of exactly the shape that the network returns, or class labels (n,) for
+            cross-entropy.
         optimizer: for example `optax.sgd(learning_rate)`; time in the closed forms is learning rate
             x steps.
         num_steps: at most this many steps.
         loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
-            examples, softmax), "logistic", "huber", as in `gradient_flow`, or a function of (f, y)
-            that returns a scalar.
+            examples, softmax), "logistic", "huber", "hinge", "l1", "quantile(0.9)",
+            "expectile(0.9)", as in `gradient_descent`, or a function of (f, y) that returns a
+            scalar.
         batch_size: examples per step, drawn without replacement and independently of the other
             steps; None for all. `gradient_descent_mse` is then the exact mean of the linearized
             network.
@@ -99,14 +101,14 @@ def train(
     check_apply_fn(apply_fn, params)
     check_params(params)
     check_integer("num_steps", num_steps, minimum=0)
-    a, b = examples_and_targets(apply_fn, params, x, y)
+    a, b = examples_and_targets(apply_fn, params, x, y, loss=loss)
     loss_fn = loss_function(loss, b)
     check_batches(batch_size, key, num_rows(a))
     a_test = b_test = None
     if y_test is None and x_test is not None:
         a_test = as_example_tree("x_test", x_test)
     elif x_test is not None:
-        a_test, b_test = examples_and_targets(apply_fn, params, x_test, y_test, "_test")
+        a_test, b_test = examples_and_targets(apply_fn, params, x_test, y_test, "_test", loss)
     elif y_test is not None:
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:

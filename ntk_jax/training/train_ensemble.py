@@ -103,7 +103,7 @@ def train_ensemble(
     check_integer("num_networks", num_networks, minimum=1)
     check_integer("num_steps", num_steps, minimum=0)
     params = jax.eval_shape(init_fn, key)
-    a, b = examples_and_targets(apply_fn, params, x, y)
+    a, b = examples_and_targets(apply_fn, params, x, y, loss=loss)
     a_test = None if x_test is None else as_example_tree("x_test", x_test)
     batch_key = None if batch_size is None else key
     check_batches(batch_size, batch_key, num_rows(a))
