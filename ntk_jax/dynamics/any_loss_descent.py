@@ -100,8 +100,8 @@ def gradient_descent(
     if is_concrete(finite) and not finite:
         raise ValueError(
             "learning_rate: expected one under which the outputs stay finite; they overflow at "
-            f"{float(np.asarray(learning_rate)):.6g}. max_learning_rate is the largest stable one of "
-            "the squared loss, and of any that is nowhere more curved."
+            f"{float(np.asarray(learning_rate)):.6g}. The squared loss is stable up to "
+            "max_learning_rate, and so is any that is nowhere more curved."
         )
     return out
 
