@@ -1,5 +1,6 @@
 """Examples that are pytrees, through every door of finite width, against dense Jacobians."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,3 +185,63 @@ def test_trees_compile_what_arrays_do():
     with compilations() as again:
         ntk_jax.empirical_ntk(network(), w, {"a": a})
     assert len(of_tree) <= len(of_array) == 1 and not again
+
+
+def single(a):
+    return np.asarray(a, np.float32)
+
+
+class TwoInputs(nn.Module):
+    """Of a tuple, or of one array that holds both parts."""
+
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, x):
+        left, right = x if isinstance(x, tuple) else (x[:, :3], x[:, 3:])
+        return nn.Dense(1)(nn.relu(nn.Dense(self.width)(left) + nn.Dense(self.width)(right)))
+
+
+class Sentences(nn.Module):
+    """Of tokens and a mask, or of both in one array of integers."""
+
+    @nn.compact
+    def __call__(self, x):
+        tokens, mask = (x["tokens"], x["mask"]) if isinstance(x, dict) else (x[:, 0], x[:, 1])
+        hidden = nn.relu(nn.Dense(64)(nn.Embed(7, 64)(tokens)))
+        kept = mask[..., None].astype(jnp.float32)
+        return nn.Dense(1)(jnp.sum(hidden * kept, 1) / jnp.sum(kept, 1))
+
+
+def test_limits_of_trees_are_those_of_their_parts_in_one_array(draw):
+    a, b = single(draw((6, 3))), single(draw((6, 3)))
+    x1, whole = (a, b), np.concatenate([a, b], axis=1)
+    of_tuple, of_array = (ntk_jax.infinite_width(TwoInputs()) for _ in range(2))
+    for mine, theirs in zip(of_tuple(x1), of_array(whole), strict=True):
+        close(mine, np.asarray(theirs), 1e-6)
+        np.testing.assert_array_equal(mine, mine.T)
+    few = of_tuple(take_rows(x1, FEW), x1)
+    close(few.ntk, np.asarray(of_array(whole[FEW], whole).ntk), 1e-6)
+    tiled = ntk_jax.infinite_width(TwoInputs(), memory_limit=1)(x1)
+    close(tiled.ntk, np.asarray(of_array(whole).ntk), 1e-6)
+    assert "Gaussian" in ntk_jax.explain_limit(TwoInputs(), x1)
+
+
+def test_limits_take_tokens_with_masks():
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(0, 7, (5, 4)), np.tri(5, 4, 1, dtype=int)
+    x = {"tokens": tokens, "mask": mask}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = ntk_jax.infinite_width(Sentences())(x)
+        want = ntk_jax.infinite_width(Sentences())(np.stack([tokens, mask], axis=1))
+    for mine, theirs in zip(found, want, strict=True):
+        close(mine, np.asarray(theirs), 1e-12)
+
+
+@pytest.mark.slow
+def test_networks_of_trees_approach_their_limit(draw):
+    x, options = (single(draw((3, 3))), single(draw((3, 3)))), {"widths": (16, 64)}
+    options |= {"key": jax.random.key(0), "num_samples": 8}
+    found = ntk_jax.check_limit(lambda width: TwoInputs(width), x, **options)
+    want = ntk_jax.check_limit(lambda width: TwoInputs(width), np.concatenate(x, 1), **options)
+    close(found.errors, np.asarray(want.errors), 1e-5)
