@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,9 +112,31 @@ SIGNED = ("logistic", "hinge")
 """Losses of targets -1 and 1."""
 
 
-def has_kinks(loss: LossFn) -> bool:
-    """Whether a loss of this file has a derivative that jumps."""
-    return loss in (hinge, l1) or getattr(loss, "func", None) is _quantile
+class Kinks(NamedTuple):
+    """Where the derivative by each output jumps, and what it is on either side."""
+
+    at: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+
+def kinks_of(loss: LossFn, y: Array) -> Kinks | None:
+    """The kinks of a loss of this file that is made of lines; None of all others."""
+    level = 0.5 if loss is l1 else getattr(loss, "keywords", {}).get("level")
+    of_level = loss is l1 or getattr(loss, "func", None) is _quantile
+    if not (of_level or loss is hinge):
+        return None
+    if not is_concrete(y):
+        raise ValueError(
+            "y_train: expected known targets of a loss with kinks, outside jit; got traced ones. "
+            "Take the discrete steps of gradient_descent."
+        )
+    known = np.asarray(y, np.float64)
+    if of_level:
+        slope = np.full_like(known, (2 if loss is l1 else 1) / known.size)
+        return Kinks(known, -level * slope, (1 - level) * slope)
+    at = np.where(known == 0, np.inf, 1 / np.where(known == 0, 1, known))  # f = 1 / y
+    return Kinks(at, np.minimum(-known, 0) / known.size, np.maximum(-known, 0) / known.size)
 
 
 def as_probabilities(name: str, y: Any, loss: object, num_classes: int | None) -> Any:

@@ -327,9 +327,13 @@ CASES = {
         lambda: ntk_jax.gradient_flow("hinges", K, Y, 1.0),
         r"loss: expected one of 'mse', .*; got 'hinges'. Did you mean 'hinge'",
     ),
-    "flow: kinks": (
-        lambda: ntk_jax.gradient_flow("hinge", K, np.sign(Y), 1.0),
-        r"loss: expected one with a continuous derivative; got 'hinge'.*gradient_descent",
+    "flow: kinks with momentum": (
+        lambda: ntk_jax.gradient_flow("hinge", K, np.sign(Y), 1.0, momentum=0.5, learning_rate=0.1),
+        r"loss: expected one with a continuous derivative.*gradient_descent",
+    ),
+    "flow: too many kinks": (
+        lambda: ntk_jax.gradient_flow("l1", K, Y, 100.0, max_steps=1),
+        r"gradient_flow: the outputs met more than 1 kinks",
     ),
     "loss without its level": (
         lambda: ntk_jax.gradient_descent("quantile", K, Y, 1, 0.1),

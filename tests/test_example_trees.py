@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCOO
 
 import ntk_jax
 from cases.compilations import compilations
@@ -13,7 +14,7 @@ from cases.example_trees import CASES, N
 from ntk_jax.examples import take_rows
 
 FEW = slice(0, 2)
-QUICK = ("tokens_and_mask", "graph")
+QUICK = ("tokens_and_mask",)
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
@@ -157,6 +158,8 @@ def test_a_tuple_is_no_array_and_a_list_of_rows_is_one():
         ({"a": np.ones((3, 0))}, None, r"x1\['a'\]: expected at least one entry"),
         ({"a": np.full((3, 1), np.nan)}, None, r"x1\['a'\]: expected finite values"),
         ({"a": np.ones((3, 1)) * 1j}, None, r"x1\['a'\]: expected real values"),
+        (BCOO.fromdense(np.eye(3)), None, "x1: expected a dense array; got a sparse BCOO"),
+        ({"a": BCOO.fromdense(np.eye(3))}, None, r"x1\['a'\]: expected a dense array"),
         ({"a": np.ones((3, 1))}, {"b": np.ones((3, 1))}, "x2: expected examples of the structure"),
         ({"a": np.ones((3, 1))}, {"a": np.ones((3, 2))}, r"x2\['a'\]: expected examples shaped"),
     ],

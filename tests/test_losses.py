@@ -153,3 +153,49 @@ def test_descent_keeps_float32_and_has_a_forward_derivative():
     run = lambda rate: ntk_jax.gradient_descent("mse", K, Y, 5, rate).train
     slope = jax.jvp(run, (0.1,), (1.0,))[1]
     np.testing.assert_allclose(slope, (run(0.1 + 1e-6) - run(0.1 - 1e-6)) / 2e-6, atol=1e-6)
+
+
+KINKED = ("hinge", "l1", "quantile(0.8)")
+
+
+@pytest.mark.parametrize("loss", KINKED)
+def test_flow_along_kinks_is_the_limit_of_small_steps(loss):
+    """The slow twin: 30,000 steps, with an error that is proportional to their size."""
+    y, last = TARGETS.get(loss, Y), 60.0
+    start = {"fx_train_0": 0.5 * X @ W, "k_test_train": K_TEST, "fx_test_0": 0.5 * X_TEST @ W}
+    flow = ntk_jax.gradient_flow(loss, K, y, [last, 0.0, last / 3], **start)
+    assert flow.stats["num_steps"] > N and flow.at is None
+    np.testing.assert_array_equal(flow.train[1], start["fx_train_0"])
+    errors = []
+    for steps in (3_000, 30_000):
+        at = [steps, 0, steps // 3]
+        twin = ntk_jax.gradient_descent(loss, K, y, at, last / steps, **start)
+        gaps = (np.max(abs(a - b)) for a, b in zip(flow[:2], twin, strict=True))
+        errors.append(max(gaps))
+    assert errors[1] < 0.3 * errors[0] and errors[1] < 0.02
+
+
+def test_flow_of_one_output_each_stops_at_its_kink():
+    y, rates = Y[:, 0], np.linspace(0.5, 2, N)
+    times = np.array([0.0, 0.7, 3.0, 50.0])
+    flow = ntk_jax.gradient_flow("l1", np.diag(rates), y, times, dense=True)
+    moved = np.minimum(rates * times[:, None] / N, abs(y)) * np.sign(y)
+    np.testing.assert_allclose(flow.train, moved, atol=1e-12)
+    np.testing.assert_allclose(flow.at(0.7).train, moved[1], atol=1e-12)
+    with pytest.raises(ValueError, match="t: expected times up to 50"):
+        flow.at(51.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", KINKED)
+def test_flow_along_kinks_takes_kernels_of_every_shape_and_equal_rows(loss):
+    y = TARGETS.get(loss, Y)
+    want = ntk_jax.gradient_flow(loss, K, y, 30.0).train
+    for k in (np.repeat(K[..., None], O, axis=2), K[..., None, None] * np.eye(O)):
+        np.testing.assert_allclose(ntk_jax.gradient_flow(loss, k, y, 30.0).train, want, atol=1e-10)
+    rows = np.array([*range(N), 0, 1])
+    twice = ntk_jax.gradient_flow(loss, K[rows][:, rows], y[rows], 30.0).train
+    np.testing.assert_allclose(twice[-2:], twice[:2], atol=1e-10)
+    single = ntk_jax.gradient_flow(loss, K.astype(np.float32), y, 30.0).train
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, want, atol=1e-4)

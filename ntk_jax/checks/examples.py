@@ -52,7 +52,7 @@ def as_example_tree(name: str, x: object) -> Examples:
     """
     if not _is_tree(x):
         return as_examples(name, x)
-    found, structure = jax.tree_util.tree_flatten_with_path(x, is_leaf=_is_list_of_numbers)
+    found, structure = jax.tree_util.tree_flatten_with_path(x, is_leaf=_is_one)
     if not found:
         raise ValueError(
             f"{name}: expected an array or a pytree of arrays with the examples on the first axis; "
@@ -92,15 +92,20 @@ def as_example_trees(x1: object, x2: object) -> tuple[Examples, Examples | None]
 
 def _is_tree(x: object) -> bool:
     """Whether x is a pytree of arrays, and not what NumPy takes for one array."""
-    if isinstance(x, list) or jax.tree_util.all_leaves([x]):
+    if isinstance(x, list) or _is_sparse(x) or jax.tree_util.all_leaves([x]):
         return False
     # A tuple of numbers, or of lists or tuples of them, is one array; one that holds an array is
     # never stacked.
     return type(x) is not tuple or not x or _holds_arrays(x)
 
 
-def _is_list_of_numbers(x: object) -> bool:
-    return isinstance(x, list) and bool(x) and not _holds_arrays(x)
+def _is_one(x: object) -> bool:
+    """Whether a node is for `as_array`: a list of numbers, or sparse, which is a pytree to JAX."""
+    return _is_sparse(x) or (isinstance(x, list) and bool(x) and not _holds_arrays(x))
+
+
+def _is_sparse(x: object) -> bool:
+    return hasattr(x, "todense")
 
 
 def _holds_arrays(x: object) -> bool:

@@ -13,8 +13,9 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.kinked_flow import kinked_flow
 from ntk_jax.linalg import check_psd
-from ntk_jax.losses import LossFn, as_probabilities, has_kinks, loss_function
+from ntk_jax.losses import Kinks, LossFn, as_probabilities, kinks_of, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
     as_matrices,
@@ -76,8 +77,9 @@ def gradient_flow(
         loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
             examples, softmax), "logistic" (mean over entries, targets -1 and 1), "huber" (mean over
             entries, threshold 1), "expectile(0.9)", or a function of (f, y) that returns a scalar,
-            in jax.numpy. A loss with kinks ("hinge", "l1", "quantile(0.9)") has no flow that a
-            solver can follow: `gradient_descent` takes any.
+            in jax.numpy. "hinge", "l1" and "quantile(0.9)", whose derivatives jump, are followed
+            exactly from kink to kink, without a solver and its options: outputs slide along kinks.
+            Other functions with kinks are for `gradient_descent`.
         k_train_train: training kernel, (n, n), (n, n, O) or (n, n, O, O).
         y_train: targets, (n,) or (n, O), or class labels (n,) for cross-entropy.
         t: time = learning rate x steps: a scalar or an array (T,), finite.
@@ -119,16 +121,12 @@ def gradient_flow(
     if is_concrete(k):  # a negative eigenvalue would grow without bound
         check_psd("k_train_train", s)
     y = inputs["y_train"]
+    function = loss_function(loss, y)
+    if (kinks := kinks_of(function, y)) is not None:
+        return _along_kinks(inputs, kinks, t, momentum, dense, max_steps)
     kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
     # As a `Partial` it is static, and compared by what it reads: the solve is compiled once.
-    smooth = loss_function(loss, y)
-    if has_kinks(smooth):
-        raise ValueError(
-            f"loss: expected one with a continuous derivative; got {loss!r}, along whose kinks "
-            "outputs slide, where no step of a solver is short enough. Use gradient_descent(loss, "
-            "...), the exact discrete steps."
-        )
-    reading = read(smooth)
+    reading = read(function)
     loss_fn = jax.tree_util.Partial(reading.function if reading.key is None else reading)
     check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
@@ -160,6 +158,26 @@ def gradient_flow(
     if (at := solution.at) is None:
         return Flow(train, test, solution.stats, None)
     return Flow(train, test, solution.stats, lambda t: Prediction(*outputs(at(t))))
+
+
+def _along_kinks(
+    inputs: dict[str, Array],
+    kinks: Kinks,
+    t: Times,
+    momentum: float | None,
+    dense: bool,
+    max_steps: int | None,
+) -> Flow:
+    """The flow of a loss that is made of lines, exactly."""
+    if momentum is not None or not all(map(is_concrete, jax.tree.leaves((inputs, t)))):
+        raise ValueError(
+            "loss: expected one with a continuous derivative where there is momentum, and inside "
+            "jit; got one with kinks. Take the discrete steps of gradient_descent."
+        )
+    outputs, stats = kinked_flow(inputs, kinks, t, max_steps)
+    train, test = outputs(t)
+    assert train is not None
+    return Flow(train, test, stats, outputs if dense else None)
 
 
 class _Equation(NamedTuple):
