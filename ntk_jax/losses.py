@@ -122,7 +122,7 @@ class Kinks(NamedTuple):
 
 def kinks_of(loss: LossFn, y: Array) -> Kinks | None:
     """The kinks of a loss of this file that is made of lines; None of all others."""
-    level = 0.5 if loss is l1 else getattr(loss, "keywords", {}).get("level")
+    level = 0.5 if loss is l1 else float(getattr(loss, "keywords", {}).get("level", 0.5))
     of_level = loss is l1 or getattr(loss, "func", None) is _quantile
     if not (of_level or loss is hinge):
         return None
