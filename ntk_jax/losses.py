@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import check_number, check_option
@@ -139,7 +140,7 @@ def kinks_of(loss: LossFn, y: Array) -> Kinks | None:
     return Kinks(at, np.minimum(-known, 0) / known.size, np.maximum(-known, 0) / known.size)
 
 
-def as_probabilities(name: str, y: Any, loss: object, num_classes: int | None) -> Any:
+def as_probabilities(name: str, y: ArrayLike, loss: object, num_classes: int | None) -> ArrayLike:
     """Class labels (n,), integers from 0, as probabilities (n, O) for cross-entropy; else `y`.
 
     `num_classes` is O; None takes the largest label for the last class.

@@ -332,7 +332,7 @@ CASES = {
         r"loss: expected one with a continuous derivative.*gradient_descent",
     ),
     "flow: too many kinks": (
-        lambda: ntk_jax.gradient_flow("l1", K, Y, 100.0, max_steps=1),
+        lambda: ntk_jax.gradient_flow("l1", K, np.arange(8.0).reshape(4, 2), 1e3, max_steps=1),
         r"gradient_flow: the outputs met more than 1 kinks",
     ),
     "loss without its level": (

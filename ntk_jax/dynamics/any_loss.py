@@ -125,9 +125,7 @@ def gradient_flow(
     if (kinks := kinks_of(function, y)) is not None:
         return _along_kinks(inputs, kinks, t, momentum, dense, max_steps)
     kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
-    # As a `Partial` it is static, and compared by what it reads: the solve is compiled once.
-    reading = read(function)
-    loss_fn = jax.tree_util.Partial(reading.function if reading.key is None else reading)
+    loss_fn = _static(function)
     check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
     start: State = f_0
@@ -158,6 +156,12 @@ def gradient_flow(
     if (at := solution.at) is None:
         return Flow(train, test, solution.stats, None)
     return Flow(train, test, solution.stats, lambda t: Prediction(*outputs(at(t))))
+
+
+def _static(loss: LossFn) -> LossFn:
+    """As a `Partial` it is static, and compared by what it reads: the solve is compiled once."""
+    reading = read(loss)
+    return jax.tree_util.Partial(reading.function if reading.key is None else reading)
 
 
 def _along_kinks(

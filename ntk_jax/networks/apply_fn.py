@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.checks import all_finite, as_example_tree, as_targets_like
+from ntk_jax.checks import all_finite, as_array, as_example_tree, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
 from ntk_jax.compat import is_concrete, on_device
@@ -66,7 +66,7 @@ def examples_and_targets(
     a = as_example_tree(f"x{suffix}", x)
     out = trace_of(apply_fn, params, a)[1]
     if len(getattr(out, "shape", ())) == 2:
-        y = as_probabilities(f"y{suffix}", y, loss, out.shape[1])
+        y = as_probabilities(f"y{suffix}", as_array(f"y{suffix}", y), loss, out.shape[1])
     return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
 
 

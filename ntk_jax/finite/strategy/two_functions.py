@@ -1,7 +1,7 @@
 """The kernel between two functions of the same parameters: features of each, matched by leaf."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,13 @@ from ntk_jax.finite.strategy.tiles import (
     count_tiles,
 )
 from ntk_jax.memory import check_result_fits, memory_budget
-from ntk_jax.networks.apply_fn import as_structs, forward_mode, shapes_of
+from ntk_jax.networks.apply_fn import ShapeAndDtype, as_structs, forward_mode, shapes_of
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.progress import progress_bar
 from ntk_jax.types import ApplyFn, Params
+
+Shapes: TypeAlias = tuple[tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]], ...]
+"""Of parameters, and of an example of either function."""
 
 
 class Decided(NamedTuple):
@@ -85,7 +88,7 @@ def _decide(
 
 
 def _decided(
-    functions: Reading, shapes: Any, request: cost.Request, method: str, on_cpu: bool
+    functions: Reading, shapes: Shapes, request: cost.Request, method: str, on_cpu: bool
 ) -> Decided:
     params, *rows = (as_structs(*s) for s in shapes)
     sides = list(zip(functions.function, rows, strict=True))
