@@ -5,23 +5,20 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
+from ntk_jax.checks import Look, as_number, as_square_kernel, check_looks, looks
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.any_loss_inputs import check_scalar, inputs_of
 from ntk_jax.dynamics.kinked_flow import kinked_flow
 from ntk_jax.linalg import check_psd
-from ntk_jax.losses import Kinks, LossFn, as_probabilities, kinks_of, loss_function
+from ntk_jax.losses import Kinks, LossFn, kinks_of, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
     as_matrices,
-    as_test_kernel,
-    initial_test_outputs,
-    targets_of_kernel,
 )
 from ntk_jax.modes.modes import Prediction, as_momentum
 from ntk_jax.ode import OdeSolution, State, Times, solve_ode
@@ -217,35 +214,6 @@ def _acceleration(
     return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-def inputs_of(
-    loss: str | LossFn,
-    k: Array,
-    y_train: ArrayLike,
-    fx_train_0: ArrayLike,
-    k_test_train: ArrayLike | None,
-    fx_test_0: ArrayLike | None,
-) -> dict[str, Array]:
-    """Kernels, targets and initial outputs by name; class labels as probabilities."""
-    known = k.shape[2:] or np.shape(fx_train_0)[1:] or (None,)
-    y_train = as_probabilities("y_train", y_train, loss, known[0])
-    y = targets_of_kernel(y_train, k)
-    inputs = {
-        "k_train_train": k,
-        "y_train": y,
-        "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype),
-    }
-    if k_test_train is None:
-        if fx_test_0 is not None and np.ndim(fx_test_0):
-            raise ValueError(
-                "k_test_train: expected the test kernel together with fx_test_0; got None."
-            )
-        return inputs
-    k_test = as_test_kernel(k_test_train, k)
-    shape = (k_test.shape[0], *y.shape[1:])
-    f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, shape, k.dtype)
-    return inputs | {"k_test_train": k_test, "fx_test_0": f_test_0}
-
-
 @jax.jit
 def _prepared(
     inputs: dict[str, Array],
@@ -275,16 +243,6 @@ def _coefficients(
     mass = as_momentum(momentum, dtype)
     rate = as_number("learning_rate", learning_rate, dtype, max_ndim=None, strict=True)
     return jnp.asarray(1 - mass, dtype), jnp.asarray(rate * (1 + mass) / 2, dtype)
-
-
-def check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
-    """Raise unless a loss is one number."""
-    shape = jnp.shape(jax.eval_shape(loss_fn, f, y))
-    if shape:
-        raise ValueError(
-            f"loss: expected a function of (f, y) that returns a scalar; got shape {shape}. Take "
-            "its mean."
-        )
 
 
 def _raise_failure(solution: OdeSolution, equation: _Equation, f_0: Outputs) -> NoReturn:

@@ -22,7 +22,7 @@ from ntk_jax.checks import (
 from ntk_jax.closures.fingerprint import Reading, read
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
-from ntk_jax.dynamics.any_loss import check_scalar, inputs_of
+from ntk_jax.dynamics.any_loss_inputs import check_scalar, inputs_of
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.modes.kind import apply_kernel
 from ntk_jax.modes.modes import Prediction, as_momentum
