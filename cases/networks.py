@@ -232,6 +232,42 @@ def branching(p, x):
     )
 
 
+def potential(p, x):
+    """A number, whose derivatives by x use every weight and its transpose."""
+    h = jnp.tanh(x @ p["w"] + p["b"])
+    return jnp.sum(jnp.tanh(h @ p["v"] + p["c"]) @ p["u"])
+
+
+def laplacian(p, x):
+    """Second derivatives, reverse over forward and reverse over reverse."""
+    along = lambda t: jax.grad(potential, 1)(p, x.at[0].set(t))[0]
+    hessian = jax.jacfwd(jax.grad(potential, 1), 1)(p, x)
+    return jnp.stack([jnp.trace(hessian) + potential(p, x), jax.grad(along)(x[0])])
+
+
+def force(p, x):
+    """As many outputs as inputs, with the readout in one direction alone."""
+    return -jax.grad(potential, 1)(p, x)
+
+
+def beam(p, x):
+    """The fourth derivative."""
+    u = lambda t: jnp.sum(jnp.tanh(x.at[0].set(t) @ p["w"] + p["b"]) @ p["u"])
+    return jnp.stack([jax.grad(jax.grad(jax.grad(jax.grad(u))))(x[0])])
+
+
+def scanned_force(p, x):
+    """Stacked layers, forth and back in scans."""
+
+    def energy(x):
+        step = lambda h, layer: (jnp.tanh(h @ layer[0] + layer[1]), None)
+        return jnp.sum(lax.scan(step, x, (p["w"], p["b"]))[0] @ p["v"])
+
+    return jax.grad(energy)(x)[:2]
+
+
+POTENTIAL = {"w": (3, 4), "b": (4,), "v": (4, 4), "c": (4,), "u": (4, 1)}
+
 CASES = [
     Case("mlp", linen(ntk_jax.MLP((5, 4), 2, "relu", 1.3, 0.4), (6,)), 6),
     Case("mlp_standard", linen(ntk_jax.MLP((5,), 3, "gelu", 1.3, 0.4, "standard"), (6,)), 4),
@@ -297,6 +333,12 @@ CASES = [
         "unused",
         plain(lookup_of_unused, {"layers": ({"w": (3, 4), "dead": (7,)}, ((4, 2), (3,)))}, (3,)),
         2,
+    ),
+    Case("laplacian", plain(laplacian, POTENTIAL, (3,)), 5),
+    Case("force", plain(force, POTENTIAL, (3,)), 5),
+    Case("beam", plain(beam, {"w": (3, 4), "b": (4,), "u": (4, 1)}, (3,)), 3),
+    Case(
+        "scanned_force", plain(scanned_force, {"w": (2, 3, 3), "b": (2, 3), "v": (3, 1)}, (3,)), 3
     ),
     Case("branching", plain(branching, {"w": (3, 4), "v": (4, 2), "u": (3, 2)}, (3,)), 2),
 ]

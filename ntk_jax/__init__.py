@@ -3,6 +3,7 @@
 import importlib.metadata as _metadata
 
 from ntk_jax import duals as duals
+from ntk_jax import losses as losses
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
 from ntk_jax.diagnostics.change import TaylorGap as TaylorGap
 from ntk_jax.diagnostics.change import jacobian_change as jacobian_change
@@ -21,14 +22,15 @@ from ntk_jax.diagnostics.min_norm import Displacement as Displacement
 from ntk_jax.diagnostics.min_norm import min_norm_displacement as min_norm_displacement
 from ntk_jax.dynamics.any_loss import Flow as Flow
 from ntk_jax.dynamics.any_loss import gradient_flow as gradient_flow
+from ntk_jax.dynamics.any_loss_descent import gradient_descent as gradient_descent
 from ntk_jax.dynamics.descent import gradient_descent_mse as gradient_descent_mse
 from ntk_jax.dynamics.ensemble import Ensemble as Ensemble
 from ntk_jax.dynamics.ensemble import ensemble_mse as ensemble_mse
 from ntk_jax.dynamics.flow import gradient_flow_mse as gradient_flow_mse
+from ntk_jax.finite.by_layer import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import contract as contract
 from ntk_jax.finite.empirical import empirical_nngp as empirical_nngp
 from ntk_jax.finite.empirical import empirical_ntk as empirical_ntk
-from ntk_jax.finite.empirical import empirical_ntk_by_layer as empirical_ntk_by_layer
 from ntk_jax.finite.empirical import tangent_features as tangent_features
 from ntk_jax.finite.explain import Explanation as Explanation
 from ntk_jax.finite.explain import LayerRow as LayerRow

@@ -1,14 +1,18 @@
 """Training losses by name: functions of outputs and targets, of a network or of its kernel."""
 
+import re
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import check_option
+from ntk_jax.checks import check_number, check_option
 from ntk_jax.compat import is_concrete
 
 LossFn = Callable[[Array, Array], Array]
@@ -35,27 +39,132 @@ def huber(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
     return jnp.mean(jnp.where(gap < 1, jnp.square(gap) / 2, gap - 0.5))
 
 
+def hinge(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
+    """The mean over all entries of max(0, 1 - y f); targets are -1 and 1."""
+    return jnp.mean(jnp.maximum(1 - y * f, 0))
+
+
+def l1(f: Float[Array, "n *O"], y: Float[Array, "n *O"]) -> Float[Array, ""]:
+    """The mean over all entries of |f - y|: the median of the targets."""
+    return jnp.mean(jnp.abs(f - y))
+
+
+def quantile(level: float) -> LossFn:
+    """The loss whose least value is at the quantile of the targets: level 0.9 has 9 in 10 below.
+
+    The mean over all entries of level (y - f) where f is below y, of (1 - level) (f - y) elsewhere.
+    """
+    return partial(_quantile, level=_checked(level))
+
+
+def expectile(level: float) -> LossFn:
+    """The asymmetric squared loss: the mean over all entries of level (f - y)² where f is below y,
+    of (1 - level) (f - y)² elsewhere; `mse` at 1/2.
+    """
+    return partial(_expectile, level=_checked(level))
+
+
+def _quantile(f: Array, y: Array, *, level: float) -> Array:
+    return jnp.mean(jnp.maximum(level * (y - f), (level - 1) * (y - f)))
+
+
+def _expectile(f: Array, y: Array, *, level: float) -> Array:
+    return jnp.mean(jnp.where(f < y, level, 1 - level) * jnp.square(f - y))
+
+
+def _checked(level: float) -> float:
+    check_number("level", level, strict=True, max_ndim=0)
+    if not level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1; got {level!r}.")
+    return float(level)
+
+
 LOSSES: dict[str, LossFn] = {
     "mse": mse,
     "cross_entropy": cross_entropy,
     "logistic": logistic,
     "huber": huber,
+    "hinge": hinge,
+    "l1": l1,
 }
+LEVELS: dict[str, Callable[[float], LossFn]] = {"quantile": quantile, "expectile": expectile}
 
 
 def loss_function(loss: str | LossFn, y: Array) -> LossFn:
     """The function that a name stands for, after a look at the targets, or a function as it is."""
     if callable(loss):
         return loss
+    if with_level := re.fullmatch(r"(quantile|expectile)\(([0-9.eE-]+)\)", str(loss)):
+        return LEVELS[with_level[1]](float(with_level[2]))
+    if loss in LEVELS:
+        raise ValueError(f"loss: expected a level, such as '{loss}(0.9)'; got {loss!r}.")
     check_option("loss", loss, LOSSES)
     if loss == "cross_entropy":
         _check_probabilities(y)
-    if loss == "logistic" and is_concrete(y) and not np.all(np.abs(np.asarray(y)) == 1):
+    if loss in SIGNED and is_concrete(y) and not np.all(np.abs(np.asarray(y)) == 1):
         raise ValueError(
-            "y: expected targets -1 and 1 for the logistic loss; got others. Use 2 y - 1 for 0 and "
+            f"y: expected targets -1 and 1 for the {loss} loss; got others. Use 2 y - 1 for 0 and "
             "1."
         )
     return LOSSES[loss]
+
+
+SIGNED = ("logistic", "hinge")
+"""Losses of targets -1 and 1."""
+
+
+class Kinks(NamedTuple):
+    """Where the derivative by each output jumps, and what it is on either side."""
+
+    at: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+
+def kinks_of(loss: LossFn, y: Array) -> Kinks | None:
+    """The kinks of a loss of this file that is made of lines; None of all others."""
+    level = 0.5 if loss is l1 else float(getattr(loss, "keywords", {}).get("level", 0.5))
+    of_level = loss is l1 or getattr(loss, "func", None) is _quantile
+    if not (of_level or loss is hinge):
+        return None
+    if not is_concrete(y):
+        raise ValueError(
+            "y_train: expected known targets of a loss with kinks, outside jit; got traced ones. "
+            "Take the discrete steps of gradient_descent."
+        )
+    known = np.asarray(y, np.float64)
+    if of_level:
+        slope = np.full_like(known, (2 if loss is l1 else 1) / known.size)
+        return Kinks(known, -level * slope, (1 - level) * slope)
+    at = np.where(known == 0, np.inf, 1 / np.where(known == 0, 1, known))  # f = 1 / y
+    return Kinks(at, np.minimum(-known, 0) / known.size, np.maximum(-known, 0) / known.size)
+
+
+def as_probabilities(name: str, y: ArrayLike, loss: object, num_classes: int | None) -> ArrayLike:
+    """Class labels (n,), integers from 0, as probabilities (n, O) for cross-entropy; else `y`.
+
+    `num_classes` is O; None takes the largest label for the last class.
+    """
+    if loss != "cross_entropy" or np.ndim(y) != 1:
+        return y
+    labels = y if isinstance(y, Array) else np.asarray(y)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        return y
+    if not is_concrete(labels):
+        if num_classes is None:
+            raise ValueError(
+                f"{name}: expected probabilities (n, O) inside jit, where the number of classes "
+                "cannot be told from labels. Use jax.nn.one_hot."
+            )
+        return jax.nn.one_hot(labels, num_classes)
+    known = np.asarray(labels)
+    classes = int(known.max(initial=0)) + 1 if num_classes is None else num_classes
+    if known.size and not (known.min() >= 0 and known.max() < classes):
+        raise ValueError(
+            f"{name}: expected class labels from 0 to {classes - 1}; got {known.min()} to "
+            f"{known.max()}."
+        )
+    return np.eye(classes)[known]
 
 
 def _check_probabilities(y: Array) -> None:

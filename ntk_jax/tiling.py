@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from ntk_jax.compat import on_device
+from ntk_jax.examples import Examples, num_rows, take_rows
 
 
 def even(n: int, most: int) -> int:
@@ -90,8 +91,12 @@ def corners(n1: int, n2: int, rows1: int, rows2: int, *, symmetric: bool) -> lis
     return [(i, j) for i in range(0, n1, rows1) for j in range(i if symmetric else 0, n2, rows2)]
 
 
-def pad_rows(x: Array, multiple: int, *, zeros: bool = False) -> Array:
+def pad_rows(x: Examples, multiple: int, *, zeros: bool = False) -> Examples:
     """Rows up to a multiple, of zeros or like the last one, which no network can object to."""
+    return jax.tree.map(lambda leaf: _padded_leaf(leaf, multiple, zeros), x)
+
+
+def _padded_leaf(x: Array, multiple: int, zeros: bool) -> Array:
     missing = -x.shape[0] % multiple
     if not missing:
         return x
@@ -99,9 +104,10 @@ def pad_rows(x: Array, multiple: int, *, zeros: bool = False) -> Array:
     return jnp.concatenate([x, fill])
 
 
-def row_tiles(x: Array, rows: int) -> Iterator[tuple[slice, Array]]:
+def row_tiles(x: Examples, rows: int) -> Iterator[tuple[slice, Examples]]:
     """Which rows, and these rows of x; the last tile is filled up, so that one program serves."""
-    yield from ((taken, pad_rows(x[taken], rows)) for taken in row_slices(x.shape[0], rows))
+    slices = row_slices(num_rows(x), rows)
+    yield from ((taken, pad_rows(take_rows(x, taken), rows)) for taken in slices)
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 Params: TypeAlias = Any
 """Any pytree of floating-point arrays."""
 
-ApplyFn: TypeAlias = Callable[[Params, ArrayLike], Array]
-"""`apply_fn(params, x) -> outputs (n, ...)`: row i of the result depends on row i of x alone."""
+ApplyFn: TypeAlias = Callable[[Params, Any], Array]
+"""`apply_fn(params, x) -> outputs (n, ...)`: row i of the result depends on example i alone.
+
+x is an array (n, ...), or a pytree of them."""
 
 
 class Kernels(NamedTuple):

@@ -23,7 +23,7 @@ MAX_LINES = 300
 
 # A file imports lower levels or its own folder; rooms of one level do not know each other.
 LEVELS = {
-    0: ["types", "compat", "extras", "platforms"],
+    0: ["types", "compat", "examples", "extras", "platforms"],
     1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
     2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
     3: ["duals", "initializers", "operators"],
@@ -44,7 +44,7 @@ INSIDE = {
         2: ["contraction", "operator"],
         3: ["strategy"],
         4: ["explain", "projection"],
-        5: ["empirical"],
+        5: ["by_layer", "empirical"],
         6: ["monte_carlo"],
     },
     "infinite": {0: ["mlp"], 1: ["flax"]},

@@ -324,8 +324,42 @@ CASES = {
         r"t: expected finite and at least 0",
     ),
     "flow: unknown loss": (
-        lambda: ntk_jax.gradient_flow("hinge", K, Y, 1.0),
-        r"loss: expected one of 'mse', 'cross_entropy', 'logistic', 'huber'; got 'hinge'",
+        lambda: ntk_jax.gradient_flow("hinges", K, Y, 1.0),
+        r"loss: expected one of 'mse', .*; got 'hinges'. Did you mean 'hinge'",
+    ),
+    "flow: kinks with momentum": (
+        lambda: ntk_jax.gradient_flow("hinge", K, np.sign(Y), 1.0, momentum=0.5, learning_rate=0.1),
+        r"loss: expected one with a continuous derivative.*gradient_descent",
+    ),
+    "flow: too many kinks": (
+        lambda: ntk_jax.gradient_flow("l1", K, np.arange(8.0).reshape(4, 2), 1e3, max_steps=1),
+        r"gradient_flow: the outputs met more than 1 kinks",
+    ),
+    "loss without its level": (
+        lambda: ntk_jax.gradient_descent("quantile", K, Y, 1, 0.1),
+        r"loss: expected a level, such as 'quantile\(0.9\)'",
+    ),
+    "loss of another level": (
+        lambda: ntk_jax.gradient_descent("expectile(1.5)", K, Y, 1, 0.1),
+        r"level: expected a number between 0 and 1; got 1.5",
+    ),
+    "hinge of other targets": (
+        lambda: ntk_jax.gradient_descent("hinge", K, 2 * Y, 1, 0.1),
+        r"y: expected targets -1 and 1 for the hinge loss",
+    ),
+    "labels of no class": (
+        lambda: ntk_jax.gradient_descent(
+            "cross_entropy", K, np.array([0, 1, 2, 3]), 1, 0.1, fx_train_0=np.zeros((4, 3))
+        ),
+        r"y_train: expected class labels from 0 to 2; got 0 to 3",
+    ),
+    "descent: fractions of steps": (
+        lambda: ntk_jax.gradient_descent("l1", K, Y, 1.5, 0.1),
+        r"num_steps: expected integers",
+    ),
+    "descent: too fast": (
+        lambda: ntk_jax.gradient_descent("mse", K, Y, 9999, 1e9),
+        r"learning_rate: expected one under which the outputs stay finite",
     ),
     "flow: centered one-hot": (
         lambda: ntk_jax.gradient_flow("cross_entropy", K, np.eye(4) - 0.25, 1.0),

@@ -4,11 +4,10 @@ way out.
 Values are looked at only where they exist: inside `jax.jit` the checks of shape and dtype remain.
 """
 
+from ntk_jax.checks.examples import as_example_pair, as_example_tree, as_example_trees, as_examples
 from ntk_jax.checks.kernels import (
     as_coupled_kernel,
     as_dtype,
-    as_example_pair,
-    as_examples,
     as_kernel,
     as_outputs,
     as_single_kernel,

@@ -1,4 +1,4 @@
-"""Checks of what is learned from: examples, kernels, targets and outputs."""
+"""Checks of what is learned from examples: kernels, targets and outputs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,42 +8,6 @@ from jax.typing import DTypeLike
 from ntk_jax.checks.values import all_finite, as_array, check_finite, working_dtype
 from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.types import Kernels
-
-
-def as_examples(name: str, x: object) -> Array:
-    """`x` as a real and finite array of two axes or more, whose rows are examples."""
-    x = as_array(name, x)
-    if x.ndim < 2:
-        raise ValueError(
-            f"{name}: expected examples in rows, shape (n, ...) with at least two axes; got shape "
-            f"{x.shape}. Use {name}[:, None] for n examples of one feature, {name}[None] for one "
-            "example."
-        )
-    if x.size == 0:
-        raise ValueError(
-            f"{name}: expected at least one example with at least one feature; got shape {x.shape}."
-        )
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"{name}: expected real values; got {x.dtype}. Stack real and imaginary parts as "
-            "features."
-        )
-    check_finite(name, x)
-    return x
-
-
-def as_example_pair(x1: object, x2: object) -> tuple[Array, Array | None]:
-    """Both sets of examples, of equal feature shape; `x2` may be None."""
-    x1 = as_examples("x1", x1)
-    if x2 is None:
-        return x1, None
-    x2 = as_examples("x2", x2)
-    if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"x2: expected examples shaped like those of x1, {x1.shape[1:]}; got {x2.shape[1:]}. "
-            "Both sets must go through the same preprocessing."
-        )
-    return x1, x2
 
 
 def as_kernel(name: str, k: object) -> Array:

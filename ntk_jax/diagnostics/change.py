@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from ntk_jax.checks import Look, as_array, check_looks, looks, working_dtype
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_on_host
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.uses.plan import outputs_of_one
@@ -155,7 +156,7 @@ def _distance_ratio(k: Array, k_0: Array) -> tuple[Float[Array, ""], dict[str, L
 
 
 def jacobian_change(
-    apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Examples
 ) -> Float[Array, ""]:
     """How far the Jacobian of the outputs has moved, |J - J_0| / |J_0| in the Frobenius norm.
 
@@ -192,11 +193,11 @@ def jacobian_change(
 
 @compiled
 def _jacobian_ratio(
-    apply_fn: ApplyFn, params: Params, params_0: Params, x: Array
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Examples
 ) -> Float[Array, ""]:
     """|J - J_0| over |J_0|, from the norms of their rows."""
 
-    def of_example(one: Array) -> Array:
+    def of_example(one: Examples) -> Array:
         out, now = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params)
         _, start = jax.vjp(lambda p: outputs_of_one(apply_fn, p, one), params_0)
 
@@ -209,17 +210,15 @@ def _jacobian_ratio(
     # A few examples at a time: the gradients of all outputs of an example are held together.
     size = (
         jax.eval_shape(apply_fn, params, x).size
-        // x.shape[0]
+        // num_rows(x)
         * sum(p.size for p in jax.tree.leaves(params))
     )
     with jax.default_matmul_precision("highest"):
-        rows = jax.lax.map(of_example, x, batch_size=how_many(x.shape[0], size, GRADIENTS_AT_ONCE))
+        rows = jax.lax.map(of_example, x, batch_size=how_many(num_rows(x), size, GRADIENTS_AT_ONCE))
     return norm_ratio(rows[..., 0], rows[..., 1])
 
 
-def taylor_gap(
-    apply_fn: ApplyFn, params: Params, params_0: Params, x: Num[ArrayLike, "n *d"]
-) -> TaylorGap:
+def taylor_gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Examples) -> TaylorGap:
     """How far the network is from its first-order expansion at the start, |f - f_lin|.
 
     f_lin is `linearize(apply_fn, params_0)`, both at the same parameters.
@@ -251,7 +250,7 @@ def taylor_gap(
 
 
 @compiled
-def _gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Array) -> TaylorGap:
+def _gap(apply_fn: ApplyFn, params: Params, params_0: Params, x: Examples) -> TaylorGap:
     f, f_0 = apply_fn(params, x), apply_fn(params_0, x)
     gap = f - linearize(apply_fn, params_0)(params, x)
     return TaylorGap(norm(gap), norm_ratio(gap, f - f_0))

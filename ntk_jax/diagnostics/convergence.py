@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
-from ntk_jax.checks import as_examples, check_integer, check_option
+from ntk_jax.checks import as_example_tree, check_integer, check_option
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_nnx_module, on_device
+from ntk_jax.examples import Examples, take_rows
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.model import network
@@ -42,7 +42,7 @@ class LimitCheck(NamedTuple):
 
 def check_limit(
     model: Callable[[int], Any],
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     *,
     widths: Sequence[int] = (64, 128, 256, 512),
     key: Array,
@@ -90,7 +90,7 @@ def check_limit(
     check_option("draw", draw, ("initializer", "gaussian"))
     check_integer("num_samples", num_samples, minimum=2)
     _check_widths(widths)
-    x = as_examples("x", x)
+    x = as_example_tree("x", x)
     models = [_build(model, width) for width in widths]
     errors = np.stack([_errors(m, x, key, num_samples, draw, dict(call or {})) for m in models])
     rms = np.sqrt(np.mean(errors**2, axis=1))
@@ -118,7 +118,7 @@ def _build(model: Any, width: int) -> Any:
 
 
 def _errors(
-    model: Any, x: Array, key: Array, num_samples: int, draw: str, call: dict[str, Any]
+    model: Any, x: Examples, key: Array, num_samples: int, draw: str, call: dict[str, Any]
 ) -> Array:
     kernel_fn: KernelFn[Kernels] = infinite_width(model, call=call)
     limit = kernel_fn(x).ntk
@@ -128,22 +128,22 @@ def _errors(
             "model: expected a width -> model with an initializer; got an NNX module, which keeps "
             "none. Return a function instead: lambda width: lambda rngs: Net(width, rngs=rngs)."
         )
-    apply_fn, _ = net.build(x[:1])
+    apply_fn, _ = net.build(take_rows(x, slice(1)))
     init_fn = _initializer(net.init_fn, x)
     if draw == "gaussian":
         init_fn = gaussian_initializer(init_fn)
     return _distances((init_fn, apply_fn), x, key, limit, num_samples=num_samples)
 
 
-def _initializer(init_fn: Callable[..., Params], x: Array) -> Callable[[Array], Params]:
+def _initializer(init_fn: Callable[..., Params], x: Examples) -> Callable[[Array], Params]:
     """key -> params. Zeros will do for an example: initial parameters depend on shapes alone."""
-    blank = np.zeros((1, *x.shape[1:]), x.dtype)
+    blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), x)
     return lambda key: init_fn(key, blank)
 
 
 @compiled
 def _distances(
-    functions: Reading, x: Array, key: Array, limit: Array, *, num_samples: int
+    functions: Reading, x: Examples, key: Array, limit: Array, *, num_samples: int
 ) -> Float[Array, " samples"]:
     """Relative distances of random networks' kernels from the limit."""
     init_fn, apply_fn = functions.function
@@ -167,7 +167,7 @@ def _slope(widths: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
     return float(weights @ values), float(np.sqrt(np.sum((weights * spread) ** 2)))
 
 
-def _not_gaussian(model: Any, x: Array, call: dict[str, Any]) -> list[str]:
+def _not_gaussian(model: Any, x: Examples, call: dict[str, Any]) -> list[str]:
     """Parameters whose entries are neither normal nor constant."""
     net = network(model, call)
     if net.init_fn is None:

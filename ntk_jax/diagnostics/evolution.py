@@ -9,10 +9,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import as_examples, check_params
+from ntk_jax.checks import as_example_tree, check_params
 from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change
-from ntk_jax.finite.empirical import empirical_ntk, empirical_ntk_by_layer
+from ntk_jax.examples import Examples
+from ntk_jax.finite.by_layer import empirical_ntk_by_layer
+from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode
 from ntk_jax.norms import norm_ratio
 from ntk_jax.spectrum.alignment import alignment
@@ -44,7 +46,7 @@ class KernelRecord(NamedTuple):
 def kernel_evolution(
     apply_fn: ApplyFn,
     params_0: Params,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     y: Num[ArrayLike, "n *O"] | None = None,
     *,
     keep_kernels: bool = False,
@@ -82,7 +84,7 @@ def kernel_evolution(
     check_apply_fn(apply_fn, params_0)
     check_params(params_0)
     if y is None:
-        examples, targets = as_examples("x", x), None
+        examples, targets = as_example_tree("x", x), None
     else:
         examples, targets = examples_and_targets(apply_fn, params_0, x, y)
     by_layer_0 = _by_layer(apply_fn, params_0, examples)
@@ -97,7 +99,7 @@ def kernel_evolution(
 def _describe(
     apply_fn: ApplyFn,
     params: Params,
-    x: Array,
+    x: Examples,
     y: Array | None,
     by_layer_0: dict[str, Array],
     *,
@@ -125,7 +127,7 @@ def _describe(
 
 
 def kernel_velocity(
-    apply_fn: ApplyFn, params: Params, x: Num[ArrayLike, "n *d"], y: Num[ArrayLike, "n *O"]
+    apply_fn: ApplyFn, params: Params, x: Examples, y: Num[ArrayLike, "n *O"]
 ) -> Float[Array, ""]:
     """How fast gradient flow changes the kernel now, |dK/dt|_F / |K|_F, with t = learning rate x
     steps.
@@ -161,7 +163,7 @@ def kernel_velocity(
 
 
 @compiled
-def _velocity(apply_fn: ApplyFn, params: Params, x: Array, y: Array) -> Float[Array, ""]:
+def _velocity(apply_fn: ApplyFn, params: Params, x: Examples, y: Array) -> Float[Array, ""]:
     params = jax.tree.map(jnp.asarray, params)
     out, vjp = jax.vjp(lambda p: apply_fn(p, x), params)
     (direction,) = vjp((y - out) / out.size)
@@ -169,7 +171,7 @@ def _velocity(apply_fn: ApplyFn, params: Params, x: Array, y: Array) -> Float[Ar
     return norm_ratio(k_dot, k)
 
 
-def _by_layer(apply_fn: ApplyFn, params: Params, x: Array) -> dict[str, Float[Array, "n n O"]]:
+def _by_layer(apply_fn: ApplyFn, params: Params, x: Examples) -> dict[str, Float[Array, "n n O"]]:
     return empirical_ntk_by_layer(apply_fn, params, x, outputs="diagonal")
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import check_params
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, examples_and_targets
@@ -18,8 +19,8 @@ from ntk_jax.types import ApplyFn, Params
 def single_step_influence(
     apply_fn: ApplyFn,
     params: Params,
-    x_test: Num[ArrayLike, "n_test *d"],
-    x: Num[ArrayLike, "n *d"],
+    x_test: Examples,
+    x: Examples,
     y: Num[ArrayLike, "n *O"],
     *,
     loss: str | LossFn = "mse",
@@ -58,14 +59,14 @@ def single_step_influence(
     """
     check_apply_fn(apply_fn, params)
     check_params(params)
-    a, targets = examples_and_targets(apply_fn, params, x, y)
+    a, targets = examples_and_targets(apply_fn, params, x, y, loss=loss)
     f, slope = _slope((apply_fn, loss_function(loss, targets)), params, a, targets)
     check_outputs(f)
     return _influence(empirical_ntk(apply_fn, params, x_test, a, outputs="full"), slope)
 
 
 @compiled
-def _slope(functions: Reading, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+def _slope(functions: Reading, params: Params, x: Examples, y: Array) -> tuple[Array, Array]:
     """The outputs, and the derivative of the loss by them."""
     apply_fn, loss = functions.function
     f = apply_fn(params, x)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import as_targets_like, check_integer, check_option
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.operator import ntk_operator
 from ntk_jax.networks.apply_fn import check_outputs, forward_mode
@@ -47,7 +48,7 @@ class Laziness(NamedTuple):
 def laziness(
     apply_fn: ApplyFn,
     params: Params,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     y: Num[ArrayLike, "n *O"],
     *,
     norm: str = "operator",
@@ -123,7 +124,7 @@ def laziness(
 def _measure(
     apply_fn: ApplyFn,
     params: Params,
-    x: Array,
+    x: Examples,
     y: Array,
     key: Array | None,
     diagonal: Float[Array, "..."] | None,
@@ -161,7 +162,7 @@ class _Derivatives(NamedTuple):
     dtype: jnp.dtype
 
 
-def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
+def _derivatives(apply_fn: ApplyFn, params: Params, x: Examples) -> _Derivatives:
     w, unravel = ravel_pytree(params)
 
     def f(w: Array) -> Array:
@@ -181,7 +182,7 @@ def _derivatives(apply_fn: ApplyFn, params: Params, x: Array) -> _Derivatives:
 
 
 def _operator_norms(
-    apply_fn: ApplyFn, params: Params, x: Array, key: Array, num_starts: int
+    apply_fn: ApplyFn, params: Params, x: Examples, key: Array, num_starts: int
 ) -> tuple[Array, Array]:
     """The operator norms of the first and of the second derivative."""
     with jax.default_matmul_precision("highest"):
@@ -199,11 +200,12 @@ def _operator_norms(
 
         def curvature(entry: Array) -> Array:
             """The spectral norm of the Hessian of one output of one example, roughly."""
-            of_one = _derivatives(apply_fn, params, x[entry // num_outputs][None])
+            example = jax.tree.map(lambda leaf: leaf[entry // num_outputs][None], x)
+            of_one = _derivatives(apply_fn, params, example)
             unit = jax.nn.one_hot(entry % num_outputs, num_outputs, dtype=d.dtype)
             return jnp.abs(dominant_eigenvector(lambda v: of_one.bend(unit, v), u, 4)[0])
 
-        num_outputs = d.num_entries // x.shape[0]
+        num_outputs = d.num_entries // num_rows(x)
         # Starts at random would miss maxima: most lie around single outputs.
         sizes = jax.lax.map(curvature, jnp.arange(d.num_entries))
         starts = jax.nn.one_hot(jax.lax.top_k(sizes, num_starts)[1], d.num_entries, dtype=d.dtype)
@@ -245,7 +247,7 @@ def _second_norm(d: _Derivatives, c: Array, u: Array) -> Array:
     return jax.lax.while_loop(going, run, _State(c, u, zero, zero - 1, jnp.asarray(0))).norm
 
 
-def _frobenius_samples(apply_fn: ApplyFn, params: Params, x: Array, keys: Array) -> Array:
+def _frobenius_samples(apply_fn: ApplyFn, params: Params, x: Examples, keys: Array) -> Array:
     """|Σ_i c_i ∇²f_i u|² for random signs c and u: each has mean |D²f|² in the Frobenius norm."""
     with jax.default_matmul_precision("highest"):
         d = _derivatives(apply_fn, params, x)

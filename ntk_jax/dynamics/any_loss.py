@@ -5,22 +5,20 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 
-from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
+from ntk_jax.checks import Look, as_number, as_square_kernel, check_looks, looks
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
+from ntk_jax.dynamics.any_loss_inputs import check_scalar, inputs_of
+from ntk_jax.dynamics.kinked_flow import kinked_flow
 from ntk_jax.linalg import check_psd
-from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.losses import Kinks, LossFn, kinks_of, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
     as_matrices,
-    as_test_kernel,
-    initial_test_outputs,
-    targets_of_kernel,
 )
 from ntk_jax.modes.modes import Prediction, as_momentum
 from ntk_jax.ode import OdeSolution, State, Times, solve_ode
@@ -75,9 +73,12 @@ def gradient_flow(
     Args:
         loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
             examples, softmax), "logistic" (mean over entries, targets -1 and 1), "huber" (mean over
-            entries, threshold 1), or a function of (f, y) that returns a scalar, in jax.numpy.
+            entries, threshold 1), "expectile(0.9)", or a function of (f, y) that returns a scalar,
+            in jax.numpy. "hinge", "l1" and "quantile(0.9)", whose derivatives jump, are followed
+            exactly from kink to kink, without a solver and its options: outputs slide along kinks.
+            Other functions with kinks are for `gradient_descent`.
         k_train_train: training kernel, (n, n), (n, n, O) or (n, n, O, O).
-        y_train: targets, (n,) or (n, O).
+        y_train: targets, (n,) or (n, O), or class labels (n,) for cross-entropy.
         t: time = learning rate x steps: a scalar or an array (T,), finite.
         fx_train_0: outputs at initialization, 0 or shaped like y_train.
         k_test_train: kernel of test rows and training columns, to predict test outputs too.
@@ -111,17 +112,18 @@ def gradient_flow(
         ((2, 2), True)
     """
     k = as_square_kernel("k_train_train", k_train_train)
-    inputs = _inputs(k, targets_of_kernel(y_train, k), fx_train_0, k_test_train, fx_test_0)
+    inputs = inputs_of(loss, k, y_train, fx_train_0, k_test_train, fx_test_0)
     s, seen, f_0 = _prepared(inputs)
     check_looks(seen, inputs)
     if is_concrete(k):  # a negative eigenvalue would grow without bound
         check_psd("k_train_train", s)
     y = inputs["y_train"]
+    function = loss_function(loss, y)
+    if (kinks := kinks_of(function, y)) is not None:
+        return _along_kinks(inputs, kinks, t, momentum, dense, max_steps)
     kernels = tuple(inputs[name] for name in ("k_train_train", "k_test_train") if name in inputs)
-    # As a `Partial` it is static, and compared by what it reads: the solve is compiled once.
-    reading = read(loss_function(loss, y))
-    loss_fn = jax.tree_util.Partial(reading.function if reading.key is None else reading)
-    _check_scalar(loss_fn, f_0[0], y)
+    loss_fn = _static(function)
+    check_scalar(loss_fn, f_0[0], y)
     equation = _Equation(loss_fn, kernels, y, _coefficients(momentum, learning_rate, k.dtype))
     start: State = f_0
     # Heavy ball starts at rest: this velocity keeps the second order from the first step on.
@@ -151,6 +153,32 @@ def gradient_flow(
     if (at := solution.at) is None:
         return Flow(train, test, solution.stats, None)
     return Flow(train, test, solution.stats, lambda t: Prediction(*outputs(at(t))))
+
+
+def _static(loss: LossFn) -> LossFn:
+    """As a `Partial` it is static, and compared by what it reads: the solve is compiled once."""
+    reading = read(loss)
+    return jax.tree_util.Partial(reading.function if reading.key is None else reading)
+
+
+def _along_kinks(
+    inputs: dict[str, Array],
+    kinks: Kinks,
+    t: Times,
+    momentum: float | None,
+    dense: bool,
+    max_steps: int | None,
+) -> Flow:
+    """The flow of a loss that is made of lines, exactly."""
+    if momentum is not None or not all(map(is_concrete, jax.tree.leaves((inputs, t)))):
+        raise ValueError(
+            "loss: expected one with a continuous derivative where there is momentum, and inside "
+            "jit; got one with kinks. Take the discrete steps of gradient_descent."
+        )
+    outputs, stats = kinked_flow(inputs, kinks, t, max_steps)
+    train, test = outputs(t)
+    assert train is not None
+    return Flow(train, test, stats, outputs if dense else None)
 
 
 class _Equation(NamedTuple):
@@ -186,31 +214,6 @@ def _acceleration(
     return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-def _inputs(
-    k: Array,
-    y: Array,
-    fx_train_0: ArrayLike,
-    k_test_train: ArrayLike | None,
-    fx_test_0: ArrayLike | None,
-) -> dict[str, Array]:
-    """Kernels, targets and initial outputs by name."""
-    inputs = {
-        "k_train_train": k,
-        "y_train": y,
-        "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, k.dtype),
-    }
-    if k_test_train is None:
-        if fx_test_0 is not None and np.ndim(fx_test_0):
-            raise ValueError(
-                "k_test_train: expected the test kernel together with fx_test_0; got None."
-            )
-        return inputs
-    k_test = as_test_kernel(k_test_train, k)
-    shape = (k_test.shape[0], *y.shape[1:])
-    f_test_0 = initial_test_outputs(fx_train_0, fx_test_0, shape, k.dtype)
-    return inputs | {"k_test_train": k_test, "fx_test_0": f_test_0}
-
-
 @jax.jit
 def _prepared(
     inputs: dict[str, Array],
@@ -240,15 +243,6 @@ def _coefficients(
     mass = as_momentum(momentum, dtype)
     rate = as_number("learning_rate", learning_rate, dtype, max_ndim=None, strict=True)
     return jnp.asarray(1 - mass, dtype), jnp.asarray(rate * (1 + mass) / 2, dtype)
-
-
-def _check_scalar(loss_fn: LossFn, f: Array, y: Array) -> None:
-    shape = jnp.shape(jax.eval_shape(loss_fn, f, y))
-    if shape:
-        raise ValueError(
-            f"loss: expected a function of (f, y) that returns a scalar; got shape {shape}. Take "
-            "its mean."
-        )
 
 
 def _raise_failure(solution: OdeSolution, equation: _Equation, f_0: Outputs) -> NoReturn:

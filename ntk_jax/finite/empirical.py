@@ -1,25 +1,22 @@
 """The tangent kernel and output covariance of a network with given parameters: the front door."""
 
-from functools import partial
-
-import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.contraction.gram import check_same_parameters, contract_by_leaf, nngp_of_outputs
+from ntk_jax.examples import Examples, num_rows
+from ntk_jax.finite.contraction.gram import check_same_parameters, nngp_of_outputs
 from ntk_jax.finite.features.features import TangentFeatures
 from ntk_jax.finite.features.tangents import features_jit
-from ntk_jax.finite.inputs import OUTPUTS, PRECISIONS, check_inputs, output_axes
+from ntk_jax.finite.inputs import OUTPUTS, PRECISIONS, check_inputs, check_two
 from ntk_jax.finite.projection import projected_features
 from ntk_jax.finite.strategy.choose import METHODS as METHODS
 from ntk_jax.finite.strategy.choose import Options
 from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
 from ntk_jax.finite.strategy.run import contract_batches, ntk
+from ntk_jax.finite.strategy.two_functions import ntk_of_two
 from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import ApplyFn, Params
 
@@ -27,9 +24,10 @@ from ntk_jax.types import ApplyFn, Params
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
+    apply_fn2: ApplyFn | None = None,
     outputs: str = "mean",
     method: str = "auto",
     memory_limit: int | None = None,
@@ -53,9 +51,13 @@ def empirical_ntk(
         apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes
             count as O outputs.
         params: any pytree of floating-point arrays.
-        x1: examples in rows.
+        x1: examples in rows: an array, or a dict, tuple or NamedTuple of arrays that all have the
+            examples on the first axis; leaves may be integers, such as tokens and masks.
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs
             half.
+        apply_fn2: another function g of the same parameters, such as a derivative of the network or
+            another head of it: the result is J_f(x1) J_g(x2)ᵀ. Its examples and its number of
+            outputs may differ from those of `apply_fn`.
         outputs: "mean", the average over o of the diagonal blocks, which the infinite-width kernel
             is the limit of; "diagonal", o = o'; "full", all pairs.
         method: all are exact. "layerwise" contracts layer inputs and output cotangents, which is
@@ -70,7 +72,7 @@ def empirical_ntk(
 
     Returns:
         (n1, n2) for "mean", (n1, n2, O) for "diagonal", (n1, n2, O, O) for "full", in at least
-        float32.
+        float32; of two functions (n1, n2, O1, O2) for "full", and the others only if O1 = O2.
 
     Raises:
         ValueError: mismatched, empty or non-finite examples; parameters that are not
@@ -82,17 +84,21 @@ def empirical_ntk(
     2022, section 3.
     """
     check_option("method", method, METHODS)
+    options = Options(outputs, method, memory_limit, precision)
+    if apply_fn2 is not None:
+        functions = read(apply_fn), read(apply_fn2)
+        both = check_two(functions, params, x1, x2, outputs, precision, memory_limit)
+        return ntk_of_two((apply_fn, apply_fn2), params, *both, options, progress=progress)
     apply_fn = read(apply_fn)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
-    options = Options(outputs, method, memory_limit, precision)
     return ntk(apply_fn, params, a1, a2, options, progress=progress)
 
 
 def empirical_nngp(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     outputs: str = "mean",
 ) -> Float[Array, "n1 n2 ..."]:
@@ -128,51 +134,10 @@ def empirical_nngp(
     return check_kernel(_nngp(apply_fn, params, a1, a2, outputs=outputs), apply_fn, params, a1, a2)
 
 
-def empirical_ntk_by_layer(
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
-    *,
-    outputs: str = "mean",
-    precision: str = "highest",
-) -> dict[str, Float[Array, "n1 n2 ..."]]:
-    """The tangent kernel of each parameter leaf alone, Theta_l = sum over the parameters of leaf l.
-
-    Example:
-        >>> apply_fn = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"]
-        >>> params = {"V": jnp.ones((2, 1)), "W": jnp.eye(2)}
-        >>> k = ntk_jax.empirical_ntk_by_layer(apply_fn, params, jnp.eye(2))
-        >>> {name: round(float(k_l[0, 0]), 3) for name, k_l in k.items()}
-        {"['V']": 0.58, "['W']": 1.176}
-
-    Args:
-        apply_fn: see `empirical_ntk`, as are the further arguments.
-        params: parameters.
-        x1: examples in rows; all at once, so keep them to what fits in memory.
-        x2: more examples, or None for x1 again.
-        outputs: "mean", "diagonal" or "full".
-        precision: "highest", "high" or "default".
-
-    Returns:
-        A dictionary from the leaf's path, such as `"['Dense_0']['kernel']"`, to its kernel, in
-        order of the leaves; the kernels add up to `empirical_ntk`.
-
-    Raises:
-        ValueError: as `empirical_ntk`.
-    """
-    apply_fn = read(apply_fn)
-    a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision)
-    features = partial(features_jit, apply_fn, params, precision=precision)
-    f1, f2 = features(a1), None if a2 is None else features(a2)
-    found = check_kernel(_by_leaf(f1, f2, outputs, precision), apply_fn, params, a1, a2)
-    return {name: found[name] for name, _ in f1.parameters}  # jit sorts names
-
-
 def tangent_features(
     apply_fn: ApplyFn,
     params: Params,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     *,
     projection: int | None = None,
     key: Array | None = None,
@@ -272,21 +237,11 @@ def contract(
     return check_products(kernel, features1, features2)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _by_leaf(
-    f1: TangentFeatures, f2: TangentFeatures | None, outputs: str, precision: str
-) -> dict[str, Array]:
-    kernels = contract_by_leaf(f1, f1 if f2 is None else f2, outputs, precision)
-    # A leaf that the network never reads is in no block.
-    rows = f1.num_rows, (f1 if f2 is None else f2).num_rows
-    unread = jnp.zeros((*rows, *(f1.num_outputs,) * output_axes(outputs)), f1.dtype)
-    kernels = {name: kernels.get(name, unread) for name, _ in f1.parameters}
-    return {name: mirror_upper(k) for name, k in kernels.items()} if f2 is None else kernels
-
-
 @compiled
-def _nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, outputs: str) -> Array:
-    f1 = apply_fn(params, x1).reshape(x1.shape[0], -1)
-    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(x2.shape[0], -1)
+def _nngp(
+    apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples | None, *, outputs: str
+) -> Array:
+    f1 = apply_fn(params, x1).reshape(num_rows(x1), -1)
+    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(num_rows(x2), -1)
     k = nngp_of_outputs(f1, f2, outputs)
     return mirror_upper(k) if x2 is None else k

@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-from jax.typing import ArrayLike
-from jaxtyping import Num
-
 from ntk_jax.checks import check_option
+from ntk_jax.examples import Examples
 from ntk_jax.finite.features.features import Block, FactoredBlock
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.strategy import cost
@@ -64,8 +62,8 @@ class Explanation(NamedTuple):
 def explain_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     outputs: str = "mean",
     method: str = "auto",

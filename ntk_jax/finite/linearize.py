@@ -5,10 +5,10 @@ import math
 import jax
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer, check_params
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples
 from ntk_jax.networks.apply_fn import as_arrays, check_apply_fn, check_outputs, forward_mode
 from ntk_jax.types import ApplyFn, Params
 
@@ -84,7 +84,7 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
     check_apply_fn(apply_fn, params_0)
     check_params(params_0)
 
-    def apply_taylor(params: Params, x: ArrayLike) -> Array:
+    def apply_taylor(params: Params, x: Examples) -> Array:
         _check_shapes(params, params_0)
         with forward_mode("linearize"):
             out = _expanded(apply_fn, as_arrays(params), as_arrays(params_0), x, degree=degree)
@@ -95,7 +95,7 @@ def taylor_expand(apply_fn: ApplyFn, params_0: Params, degree: int) -> ApplyFn:
 
 @compiled
 def _expanded(
-    apply_fn: ApplyFn, params: Params, params_0: Params, x: ArrayLike, *, degree: int
+    apply_fn: ApplyFn, params: Params, params_0: Params, x: Examples, *, degree: int
 ) -> Array:
     displacement = jax.tree.map(lambda p, p_0: (p - p_0).astype(p_0.dtype), params, params_0)
 

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Num
 
-from ntk_jax.checks import as_example_pair, check_integer
+from ntk_jax.checks import as_example_trees, check_integer
 from ntk_jax.closures.fingerprint import Reading, read
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.empirical import empirical_nngp, empirical_ntk
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
@@ -37,8 +36,8 @@ class Samples(NamedTuple):
 def monte_carlo_kernels(
     init_fn: Callable[[Array], Params],
     apply_fn: ApplyFn,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     key: Array,
     num_samples: int,
@@ -82,8 +81,8 @@ def monte_carlo_kernels(
 def monte_carlo_estimates(
     init_fn: Callable[[Array], Params],
     apply_fn: ApplyFn,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     key: Array,
     num_samples: int,
@@ -104,7 +103,7 @@ def monte_carlo_estimates(
     Arguments, shapes and errors are those of `monte_carlo_kernels`.
     """
     check_integer("num_samples", num_samples, minimum=2)
-    a1, a2 = as_example_pair(x1, x2)
+    a1, a2 = as_example_trees(x1, x2)
     # Of the parameters the structure is checked; values that are not finite are in the results.
     jax.eval_shape(lambda key: check_inputs(apply_fn, init_fn(key), a1, a2)[0], key)
     chunk = min(num_samples, _chunk_size(init_fn, key, a1, a2, memory_limit))
@@ -121,15 +120,15 @@ def monte_carlo_estimates(
 def _chunk_size(
     init_fn: Callable[[Array], Params],
     key: Array,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     memory_limit: int | None,
 ) -> int:
     """Initializations at a time: each holds its parameters, a few kernels and its features within
     the budget.
     """
     weights = tree_bytes(jax.eval_shape(init_fn, key))
-    n1, n2 = x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]
+    n1, n2 = num_rows(x1), num_rows(x1 if x2 is None else x2)
     # A row's features are no larger than its gradient, and in a layer of width m about m times
     # smaller.
     each = 3 * weights + 8 * 6 * n1 * n2 + (n1 + n2) * min(weights, 2**20)
@@ -139,8 +138,8 @@ def _chunk_size(
 @compiled
 def _sampled(
     functions: Reading,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     key: Array,
     start: int | Array,
     *,

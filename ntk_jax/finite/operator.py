@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
 from ntk_jax.checks import as_array, check_finite, check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
-from ntk_jax.finite.features.features import Node
+from ntk_jax.examples import Examples, num_rows, take_rows
 from ntk_jax.finite.features.tangents import features_of, plan_features
 from ntk_jax.finite.inputs import check_inputs
 from ntk_jax.finite.jacobian_products import in_blocks, pulled, pushed
@@ -24,7 +24,7 @@ from ntk_jax.networks.apply_fn import as_arrays, check_outputs, forward_mode
 from ntk_jax.platforms import by_platform
 from ntk_jax.types import ApplyFn, Params
 
-Arrays: TypeAlias = tuple[Params, Node, Node]
+Arrays: TypeAlias = tuple[Params, Examples, Examples]
 """Parameters, x1, x2."""
 
 # On a CPU. Vectors share one pass: each holds a gradient of all parameters meanwhile.
@@ -50,8 +50,8 @@ class KernelOperator:
     """
 
     params: Params
-    x1: Node
-    x2: Node
+    x1: Examples
+    x2: Examples
     apply_fn: ApplyFn
     num_outputs: int
     dtype: jnp.dtype
@@ -70,7 +70,8 @@ class KernelOperator:
     @property
     def shape(self) -> tuple[int, int]:
         """(n1 O, n2 O)."""
-        return self.x1.shape[0] * self.num_outputs, self._columns.shape[0] * self.num_outputs
+        rows, columns = num_rows(self.x1), num_rows(self._columns)
+        return rows * self.num_outputs, columns * self.num_outputs
 
     @property
     def T(self) -> "KernelOperator":
@@ -87,7 +88,7 @@ class KernelOperator:
                 "after another."
             )
         check_finite("v", v)
-        n2, O = self._columns.shape[0], self.num_outputs
+        n2, O = num_rows(self._columns), self.num_outputs
         is_flat = v.ndim in (1, 2) and v.shape[0] == n2 * O
         if is_flat or (v.ndim in (2, 3) and v.shape[:2] == (n2, O)):
             return self._multiply(v)
@@ -155,15 +156,15 @@ class KernelOperator:
         return {"num_outputs": self.num_outputs, "dtype": self.dtype, "block_size": self.block_size}
 
     @property
-    def _columns(self) -> Node:
+    def _columns(self) -> Examples:
         return self.x1 if self.x2 is None else self.x2
 
 
 def ntk_operator(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Num[ArrayLike, "n1 *d"],
-    x2: Num[ArrayLike, "n2 *d"] | None = None,
+    x1: Examples,
+    x2: Examples | None = None,
     *,
     block_size: int | None = None,
 ) -> KernelOperator:
@@ -210,7 +211,7 @@ def ntk_operator(
 def _multiply(apply_fn: Reading, arrays: Arrays, v: Array, **options: Any) -> Array:
     """K v in the shape of v."""
     op = KernelOperator(*arrays, apply_fn, **options)
-    n2, O = op._columns.shape[0], op.num_outputs
+    n2, O = num_rows(op._columns), op.num_outputs
     out = _product(op, v.reshape(n2, O, -1))
     if v.ndim == 3:
         return out
@@ -225,7 +226,7 @@ def _chosen(apply_fn: Reading, arrays: Arrays, indices: Array, **options: Any) -
     rows, outputs, k = indices // O, indices % O, indices.shape[0]
     unit = jax.nn.one_hot(outputs, O, dtype=op.dtype)[:, :, None]
     chosen = unit * jnp.eye(k, dtype=op.dtype)[:, None, :]
-    return _product(replace(op, x2=op._columns[rows]), chosen).reshape(-1, k)
+    return _product(replace(op, x2=take_rows(op._columns, rows)), chosen).reshape(-1, k)
 
 
 def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 O k"]:
@@ -254,9 +255,9 @@ def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, i
         return op.block_size or ROWS_AT_ONCE, VECTORS_AT_ONCE
     taps = plan_features(op.apply_fn, op.params, op.x1).taps
     # Values, tangents and cotangents at every layer, and gradients that are summed.
-    row, budget = 8 * tree_bytes((taps, op.x1[:1])), memory_budget(on_cpu=False)
+    row, budget = 8 * tree_bytes((taps, take_rows(op.x1, slice(1)))), memory_budget(on_cpu=False)
     vectors = how_many(num_vectors, 4 * tree_bytes(op.params) + row, budget)
-    most = max(op.x1.shape[0], op._columns.shape[0])
+    most = max(num_rows(op.x1), num_rows(op._columns))
     return op.block_size or how_many(most, row * vectors, budget), vectors
 
 
@@ -264,15 +265,15 @@ def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, i
 def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, " n1_O"]:
     op = KernelOperator(*arrays, apply_fn, **options)
 
-    def norms(rows: Array) -> Array:
+    def norms(rows: Examples) -> Array:
         features = features_of(op.apply_fn, op.params, rows)
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
-        return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
+        return sum(parts, jnp.zeros((num_rows(rows), op.num_outputs), op.dtype))
 
-    def run(on_cpu: bool, x: Array) -> Array:
+    def run(on_cpu: bool, x: Examples) -> Array:
         # Features have cotangents of every output.
         rows, _ = _at_once(op, op.num_outputs, on_cpu)
         return jax.lax.map(norms, in_blocks(x, rows)).reshape(-1)
 
     out = by_platform(partial(run, True), partial(run, False), op.x1)
-    return out[: op.x1.shape[0] * op.num_outputs]
+    return out[: num_rows(op.x1) * op.num_outputs]

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.examples import Examples, num_rows, shapes_of_rows
 from ntk_jax.finite.features.features import (
     Block,
     FactoredBlock,
@@ -45,7 +46,7 @@ WORD = 32
 def projected_features(
     apply_fn: ApplyFn,
     params: Params,
-    x: Array,
+    x: Examples,
     k: int,
     key: Array,
     precision: str,
@@ -56,12 +57,11 @@ def projected_features(
     Dimension j is sum_p s_pj df/dtheta_p / sqrt(k) with independent random signs s, so that
     E[z · z'] = df/dtheta · df'/dtheta.
     """
-    plan, n = plan_features(apply_fn, params, x), x.shape[0]
+    plan, n = plan_features(apply_fn, params, x), num_rows(x)
     result = jax.ShapeDtypeStruct((n, plan.num_outputs, k), plan.dtype)
     way_out = "Use fewer dimensions, or rows of x at a time."
     check_result_fits(result, "projected features", way_out)
-    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    blocks = blocks_of_row(apply_fn, params, row, "highest", False)
+    blocks = blocks_of_row(apply_fn, params, shapes_of_rows(x, 1), "highest", False)
     rows = even(n, _rows_at_once(blocks, plan, k, memory_budget(memory_limit)))
     # The key enters once, as two words: the signs are a hash of them, see `_signs`.
     root, out = jax.random.bits(key, (2,), jnp.uint32), jnp.zeros(result.shape, result.dtype)

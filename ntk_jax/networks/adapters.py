@@ -7,9 +7,9 @@ import flax.errors
 import flax.linen as nn
 import jax
 from jax import Array
-from jax.typing import ArrayLike
 
 from ntk_jax.compat import NnxModule, nnx
+from ntk_jax.examples import Examples
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -55,7 +55,7 @@ def from_linen(
 
 
 def _apply_linen(
-    model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: ArrayLike
+    model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: Examples
 ) -> Array:
     """The model as a function: at the top of a module, so that it can be pickled."""
     try:
@@ -90,7 +90,7 @@ def from_nnx(module: NnxModule, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Par
             "any."
         )
 
-    def apply_fn(params: Params, x: ArrayLike) -> Array:
+    def apply_fn(params: Params, x: Examples) -> Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
         fixed = jax.tree.map(lambda value: value, rest)  # calls may update statistics: a copy's
         return nnx().merge(graphdef, state, fixed)(x, *args, **kwargs)
@@ -113,7 +113,7 @@ def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
     return partial(_apply_zero, apply_fn, params_0)
 
 
-def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: ArrayLike) -> Array:
+def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: Examples) -> Array:
     return apply_fn(params, x) - apply_fn(params_0, x)
 
 
@@ -131,5 +131,5 @@ def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
     return partial(_apply_scaled, apply_fn, alpha)
 
 
-def _apply_scaled(apply_fn: ApplyFn, alpha: float | Array, params: Params, x: ArrayLike) -> Array:
+def _apply_scaled(apply_fn: ApplyFn, alpha: float | Array, params: Params, x: Examples) -> Array:
     return alpha * apply_fn(params, x)

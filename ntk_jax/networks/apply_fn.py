@@ -11,10 +11,12 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.checks import all_finite, as_examples, as_targets_like
+from ntk_jax.checks import all_finite, as_array, as_example_tree, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
 from ntk_jax.compat import is_concrete, is_nnx_module, on_device
+from ntk_jax.examples import Examples
+from ntk_jax.losses import as_probabilities
 from ntk_jax.types import ApplyFn, Params
 
 ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
@@ -50,11 +52,20 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
 
 
 def examples_and_targets(
-    apply_fn: ApplyFn, params: Params, x: object, y: object, suffix: str = ""
-) -> tuple[Array, Array]:
-    """Examples, and targets of exactly the shape that the network returns for them."""
-    a = as_examples(f"x{suffix}", x)
+    apply_fn: ApplyFn,
+    params: Params,
+    x: object,
+    y: object,
+    suffix: str = "",
+    loss: object = None,
+) -> tuple[Examples, Array]:
+    """Examples, and targets of exactly the shape that the network returns for them; class labels
+    too, for cross-entropy.
+    """
+    a = as_example_tree(f"x{suffix}", x)
     out = trace_of(apply_fn, params, a)[1]
+    if len(getattr(out, "shape", ())) == 2:
+        y = as_probabilities(f"y{suffix}", as_array(f"y{suffix}", y), loss, out.shape[1])
     return a, as_targets_like(f"y{suffix}", y, out.shape, out.dtype)
 
 
@@ -71,16 +82,20 @@ def shapes_of(params: Params) -> tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDt
     return structure, tuple((jnp.shape(leaf), dtype(leaf)) for leaf in leaves)
 
 
-def trace_of(
-    apply_fn: ApplyFn, params: Params, x: Array | jax.ShapeDtypeStruct
-) -> tuple[ClosedJaxpr, Any]:
+def trace_of(apply_fn: ApplyFn, params: Params, x: Examples) -> tuple[ClosedJaxpr, Any]:
     """The network at x as a traced program, and what it returns, as shapes; traced once."""
-    structure, shapes = shapes_of(params)
-    like = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
-    return traced(_outputs, apply_fn, like, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    like = lambda tree: as_structs(*shapes_of(tree))
+    return traced(_outputs, apply_fn, like(params), like(x))
 
 
-def _outputs(apply_fn: ApplyFn, params: Params, x: Array) -> object:
+def as_structs(
+    structure: jax.tree_util.PyTreeDef, shapes: tuple[ShapeAndDtype, ...]
+) -> Params | Examples:
+    """The pytree that `shapes_of` describes, with shapes in place of arrays."""
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
+
+
+def _outputs(apply_fn: ApplyFn, params: Params, x: Examples) -> object:
     return apply_fn(params, x)
 
 

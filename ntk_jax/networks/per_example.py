@@ -13,6 +13,7 @@ from ntk_jax.checks import working_dtype
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
+from ntk_jax.examples import Examples, shapes_of_rows, take_rows
 from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
 from ntk_jax.networks.apply_fn import shapes_of, trace_of
 from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
@@ -23,7 +24,7 @@ from ntk_jax.types import ApplyFn, Params
 BATCHES = ((0, 1, 2, 3), (3, 4, 1, 0), (0, 5, 4, 1))
 
 
-def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
+def check_per_example(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
     """Raise if the outputs of an example change with the other rows, their number, or its place.
 
     Once per network and shape: the traced program is read, and where it tells nothing, some rows
@@ -33,7 +34,7 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
     Raises:
         ValueError: the rows depend on each other, as in batch normalization in training mode.
     """
-    key = "per example", *shapes_of(params), x.shape[1:], x.dtype
+    key = "per example", *shapes_of(params), *shapes_of(shapes_of_rows(x))
 
     def is_per_example(reading: Reading) -> bool:
         return _is_proved(reading, params, x) or _is_observed(reading, params, x)
@@ -48,18 +49,18 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Array) -> None:
         )
 
 
-def _is_proved(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
-    rows = (jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for n in (FEW, MORE))
+def _is_proved(apply_fn: ApplyFn, params: Params, x: Examples) -> bool:
+    rows = (shapes_of_rows(x, n) for n in (FEW, MORE))
     return rows_are_apart(*(trace_of(apply_fn, params, batch)[0] for batch in rows))
 
 
-def _is_observed(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
-    pool = _pool(x)
+def _is_observed(apply_fn: ApplyFn, params: Params, x: Examples) -> bool:
+    pool = jax.tree.map(_pool, x)
     params = jax.tree.map(_value, params)
     alone, outs = _evaluate(apply_fn, params, pool)
     # Rounding depends on the batch size; real dependence changes outputs by a good part of their
     # size.
-    eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, pool[:1]).jaxpr)
+    eps = _coarsest_eps(jax.make_jaxpr(apply_fn)(params, take_rows(pool, slice(1))).jaxpr)
     size = max(np.max(np.abs(out), where=np.isfinite(out), initial=0) for out in (alone, outs))
     close = partial(np.allclose, rtol=0, atol=10 * eps**0.5 * size, equal_nan=True)
     first = {0: alone[0]}
@@ -96,7 +97,7 @@ def _drawn(shape: tuple[int, ...], dtype: Any, fan_in: float = 1.0) -> np.ndarra
     return np.asarray(np.resize(values, shape) / fan_in**0.5, dtype)
 
 
-def _evaluate(apply_fn: ApplyFn, params: Params, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _evaluate(apply_fn: ApplyFn, params: Params, pool: Examples) -> tuple[np.ndarray, np.ndarray]:
     """Outputs now, although a trace may be under way: what a closure took from it is drawn."""
     program, consts, leaves = program_of(_moved_outputs, apply_fn, params, pool)
     args = [_value(c) for c in consts], leaves
@@ -105,7 +106,7 @@ def _evaluate(apply_fn: ApplyFn, params: Params, pool: np.ndarray) -> tuple[np.n
     return np.asarray(alone), np.asarray(batches)
 
 
-def _moved_outputs(apply_fn: ApplyFn, params: Params, pool: Array) -> tuple[Array, Array]:
+def _moved_outputs(apply_fn: ApplyFn, params: Params, pool: Examples) -> tuple[Array, Array]:
     """Of the first row and of all batches, at other parameters: a network minus itself, or a zero
     readout, would hide.
     """
@@ -114,13 +115,15 @@ def _moved_outputs(apply_fn: ApplyFn, params: Params, pool: Array) -> tuple[Arra
         wave = 0.005 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape)
         return (1.1 * p + 0.01 + wave).astype(p.dtype)
 
-    def outputs(x: Array) -> Array:
+    def outputs(x: Examples) -> Array:
         out = apply_fn(others, x)
         return out.astype(working_dtype(out.dtype))
 
     others = jax.tree.map(moved, params)
     with jax.default_matmul_precision("highest"):
-        return outputs(pool[:1]), jax.lax.map(outputs, pool[np.array(BATCHES)])
+        return outputs(take_rows(pool, slice(1))), jax.lax.map(
+            outputs, take_rows(pool, np.array(BATCHES))
+        )
 
 
 def _coarsest_eps(jaxpr: Jaxpr) -> float:

@@ -10,7 +10,7 @@ from jaxtyping import Num
 
 from ntk_jax.checks import as_targets_like, check_number
 from ntk_jax.dynamics.any_loss import Flow
-from ntk_jax.losses import LossFn, loss_function
+from ntk_jax.losses import LossFn, as_probabilities, loss_function
 from ntk_jax.modes.modes import Prediction
 from ntk_jax.training.record import History
 
@@ -119,12 +119,14 @@ def compare(
     check_number("learning_rate", learning_rate, strict=True)
     if history.fx_train is None:
         raise ValueError("history: expected outputs; got none. Train with record_outputs=True.")
-    y = jnp.asarray(y_train)
+    num_outputs = history.fx_train.shape[-1]
+    of_classes = lambda y: jnp.asarray(as_probabilities("y", y, loss, num_outputs))
+    y = of_classes(y_train)
     loss_fn = loss_function(loss, y)
     train = _curves("train", history.fx_train, prediction.train, y, loss_fn)
     test = None
     if history.fx_test is not None and prediction.test is not None:
-        targets = None if y_test is None else jnp.asarray(y_test)
+        targets = None if y_test is None else of_classes(y_test)
         test = _curves("test", history.fx_test, prediction.test, targets, loss_fn)
     critical = None if critical_learning_rate is None else float(np.asarray(critical_learning_rate))
     return Comparison(

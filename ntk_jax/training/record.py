@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.diagnostics.change import kernel_change, relative_change
+from ntk_jax.examples import Examples
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.training.step import Data, State, Stepper
 from ntk_jax.types import Params
@@ -57,9 +57,9 @@ class Recorder:
         stepper: Stepper,
         params_0: Params,
         data: Data,
-        x_test: Array | None,
+        x_test: Examples | None,
         y_test: Array | None,
-        x_kernel: ArrayLike | None,
+        x_kernel: Examples | None,
         record_outputs: bool,
         record: Callable[[Params], Any] | None,
     ):
@@ -108,7 +108,7 @@ def _evaluated(
     reading: Reading,
     params: Params,
     data: Data,
-    x_test: Array | None,
+    x_test: Examples | None,
     y_test: Array | None,
     *,
     outputs: bool,

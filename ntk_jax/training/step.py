@@ -12,6 +12,7 @@ from jax import Array
 from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows, take_rows
 from ntk_jax.losses import LossFn
 from ntk_jax.training.rates import with_rates
 from ntk_jax.types import ApplyFn, Params
@@ -22,7 +23,7 @@ class Data(NamedTuple):
     step), and learning rates, see `lift_rates`.
     """
 
-    x: Array
+    x: Examples
     y: Array
     key: Array | None
     rates: tuple[float | Array, ...] = ()
@@ -57,8 +58,8 @@ class Stepper(NamedTuple):
         if self.batch_size is not None and data.key is not None:
             key = jax.random.fold_in(data.key, step)
             # Drawn from the number of the step: the same batches however the steps are divided.
-            chosen = jax.random.permutation(key, x.shape[0])[: self.batch_size]
-            x, y = x[chosen], y[chosen]
+            chosen = jax.random.permutation(key, num_rows(x))[: self.batch_size]
+            x, y = take_rows(x, chosen), y[chosen]
         return lambda params: self.loss_fn(self.apply_fn(params, x), y)
 
     def start(self, params: Params, data: Data) -> State:

@@ -10,8 +10,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_examples, check_integer, check_number, check_params
+from ntk_jax.checks import as_example_tree, check_integer, check_number, check_params
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets, forward_mode, trace_of
 from ntk_jax.operators.power_iteration import largest_eigenvalue
@@ -29,7 +30,7 @@ _DIVERGED = 1e6
 def train(
     apply_fn: ApplyFn,
     params: Params,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     y: Num[ArrayLike, "n *O"],
     *,
     optimizer: optax.GradientTransformation,
@@ -38,9 +39,9 @@ def train(
     batch_size: int | None = None,
     key: Array | None = None,
     record_every: int | Sequence[int] | None = None,
-    x_test: Num[ArrayLike, "n_test *d"] | None = None,
+    x_test: Examples | None = None,
     y_test: Num[ArrayLike, "n_test *O"] | None = None,
-    x_kernel: Num[ArrayLike, "n_kernel *d"] | None = None,
+    x_kernel: Examples | None = None,
     record_outputs: bool = False,
     record: Callable[[Params], Any] | None = None,
     stop_loss: float | None = None,
@@ -55,13 +56,15 @@ def train(
         apply_fn: `apply_fn(params, x)`.
         params: initial parameters; they are not modified.
         x: training examples in rows.
-        y: targets, of exactly the shape that the network returns.
+        y: targets, of exactly the shape that the network returns, or class labels (n,) for
+            cross-entropy.
         optimizer: for example `optax.sgd(learning_rate)`; time in the closed forms is learning rate
             x steps.
         num_steps: at most this many steps.
         loss: "mse" (half the mean over all n·O entries of (f - y)²), "cross_entropy" (mean over
-            examples, softmax), "logistic", "huber", as in `gradient_flow`, or a function of (f, y)
-            that returns a scalar.
+            examples, softmax), "logistic", "huber", "hinge", "l1", "quantile(0.9)",
+            "expectile(0.9)", as in `gradient_descent`, or a function of (f, y) that returns a
+            scalar.
         batch_size: examples per step, drawn without replacement and independently of the other
             steps; None for all. `gradient_descent_mse` is then the exact mean of the linearized
             network.
@@ -98,14 +101,14 @@ def train(
     check_apply_fn(apply_fn, params)
     check_params(params)
     check_integer("num_steps", num_steps, minimum=0)
-    a, b = examples_and_targets(apply_fn, params, x, y)
+    a, b = examples_and_targets(apply_fn, params, x, y, loss=loss)
     loss_fn = loss_function(loss, b)
-    check_batches(batch_size, key, a.shape[0])
+    check_batches(batch_size, key, num_rows(a))
     a_test = b_test = None
     if y_test is None and x_test is not None:
-        a_test = as_examples("x_test", x_test)
+        a_test = as_example_tree("x_test", x_test)
     elif x_test is not None:
-        a_test, b_test = examples_and_targets(apply_fn, params, x_test, y_test, "_test")
+        a_test, b_test = examples_and_targets(apply_fn, params, x_test, y_test, "_test", loss)
     elif y_test is not None:
         raise ValueError("x_test: expected the test examples together with y_test; got None.")
     if stop_loss is not None:
@@ -154,7 +157,7 @@ def divergence_bound(loss: Array) -> np.ndarray:
 
 
 @compiled
-def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+def _sharpness(apply_fn: ApplyFn, params: Params, x: Examples) -> Array:
     """The largest eigenvalue of the full tangent kernel of the training set, from Jacobian-vector
     products.
     """
@@ -166,7 +169,7 @@ def _sharpness(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
     return largest_eigenvalue(multiply, out.shape, out.dtype)
 
 
-def divergence_message(apply_fn: ApplyFn, params: Params, x: Array, state: State) -> str:
+def divergence_message(apply_fn: ApplyFn, params: Params, x: Examples, state: State) -> str:
     """What happened, and the learning rate that would have been stable."""
     message = f"training diverged: loss {float(state.loss):.4g} at step {int(state.step)}. "
     entries = trace_of(apply_fn, params, x)[1].size

@@ -13,9 +13,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from ntk_jax.checks import as_examples, check_integer, check_number
+from ntk_jax.checks import as_example_tree, check_integer, check_number
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import check_apply_fn, examples_and_targets
@@ -42,7 +43,7 @@ class EnsembleHistory(NamedTuple):
 def train_ensemble(
     init_fn: Callable[[Array], Params],
     apply_fn: ApplyFn,
-    x: Num[ArrayLike, "n *d"],
+    x: Examples,
     y: Num[ArrayLike, "n *O"],
     *,
     key: Array,
@@ -52,7 +53,7 @@ def train_ensemble(
     loss: str | LossFn = "mse",
     batch_size: int | None = None,
     record_every: int | Sequence[int] | None = None,
-    x_test: Num[ArrayLike, "n_test *d"] | None = None,
+    x_test: Examples | None = None,
     keep_params: bool = False,
     memory_limit: int | None = None,
     progress: bool = True,
@@ -102,10 +103,10 @@ def train_ensemble(
     check_integer("num_networks", num_networks, minimum=1)
     check_integer("num_steps", num_steps, minimum=0)
     params = jax.eval_shape(init_fn, key)
-    a, b = examples_and_targets(apply_fn, params, x, y)
-    a_test = None if x_test is None else as_examples("x_test", x_test)
+    a, b = examples_and_targets(apply_fn, params, x, y, loss=loss)
+    a_test = None if x_test is None else as_example_tree("x_test", x_test)
     batch_key = None if batch_size is None else key
-    check_batches(batch_size, batch_key, a.shape[0])
+    check_batches(batch_size, batch_key, num_rows(a))
     lifted, rates = lift_rates(optimizer)
     stepper = Stepper(apply_fn, lifted, loss_function(loss, b), batch_size)
     data = Data(a, b, None, rates)
@@ -129,7 +130,7 @@ def _group_size(
     stepper: Stepper,
     params: Params,
     data: Data,
-    x_test: Array | None,
+    x_test: Examples | None,
     num_networks: int,
     limit: int | None,
 ) -> int:
@@ -138,7 +139,7 @@ def _group_size(
     """
     if limit is not None:
         check_number("memory_limit", limit, strict=True)
-    rows = data.x.shape[0] + (0 if x_test is None else x_test.shape[0])
+    rows = num_rows(data.x) + (0 if x_test is None else num_rows(x_test))
     widths = sum(
         leaf.shape[-1] * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.ndim
     )
@@ -220,7 +221,7 @@ def _advance(
 
 @compiled
 def _record(
-    reading: Reading, states: State, data: Data, x_test: Array | None
+    reading: Reading, states: State, data: Data, x_test: Examples | None
 ) -> tuple[Array, Array, Array | None]:
     """Loss over all examples, train and test outputs."""
     stepper = reading.function

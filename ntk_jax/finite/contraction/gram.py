@@ -7,7 +7,6 @@ K = sum over leaves of J J'ᵀ                                 from gradients
 import itertools
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial, reduce
 from typing import TypeVar
 
@@ -20,10 +19,8 @@ from ntk_jax.checks import working_dtype
 from ntk_jax.finite.features.features import (
     Block,
     FactoredBlock,
-    GradientBlock,
     Projection,
     TangentFeatures,
-    gradients_by_leaf,
 )
 from ntk_jax.finite.inputs import output_axes
 from ntk_jax.platforms import by_platform
@@ -45,30 +42,6 @@ def contract_features(
     pairs = zip(f1.blocks, f2.blocks, strict=True)
     parts = (_parts(b1, b2, outputs, precision, dtype) for b1, b2 in pairs)
     return reduce(operator.add, itertools.chain.from_iterable(parts))
-
-
-def paired(
-    f1: TangentFeatures, f2: TangentFeatures, precision: str
-) -> tuple[TangentFeatures, TangentFeatures]:
-    """Both with the same blocks in the same order: functions may read parameters in different ways.
-
-    Blocks that have no partner become gradients, leaf by leaf; a leaf that one function never reads
-    adds nothing.
-    """
-    if [b.kind for b in f1.blocks] == [b.kind for b in f2.blocks]:
-        return f1, f2
-    partners = {b.kind: b for b in f2.blocks}
-    shared = [b for b in f1.blocks if b.kind in partners]
-    kinds = {b.kind for b in shared}
-    alone1, alone2 = (
-        gradients_by_leaf((b for b in f.blocks if b.kind not in kinds), precision) for f in (f1, f2)
-    )
-    leaves = [leaf for leaf in alone1 if leaf in alone2]
-    as_block = lambda g: tuple(GradientBlock((g[leaf],), (leaf,)) for leaf in leaves)
-    return (
-        replace(f1, blocks=(*shared, *as_block(alone1))),
-        replace(f2, blocks=(*(partners[b.kind] for b in shared), *as_block(alone2))),
-    )
 
 
 def check_same_parameters(f1: TangentFeatures, f2: TangentFeatures, outputs: str) -> None:
@@ -141,7 +114,7 @@ def contract_by_leaf(
     """The kernel of each parameter leaf alone; they add up to the kernel."""
     kernels: dict[str, Array] = {}
     for b1, b2 in zip(f1.blocks, f2.blocks, strict=True):
-        parts = _parts(b1, b2, outputs, precision, f1.dtype, split=True)
+        parts = _parts(b1, b2, outputs, precision, working_dtype(f1.dtype, f2.dtype), split=True)
         kernels |= dict(zip(b1.leaves, parts, strict=True))
     return kernels
 

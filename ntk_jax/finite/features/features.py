@@ -53,11 +53,16 @@ class FactoredBlock:
         """O."""
         return int(self.cotangents.shape[1])
 
-    @property
-    def kind(self) -> Kind:
-        """What two blocks must share for their factors to be contracted with each other."""
-        sizes, (_, _, B, _, D) = tuple(a.shape[3] for a in self.inputs), self.cotangents.shape
-        return FactoredBlock, self.leaves, self.orders, sizes, B, D
+    def kind_of(self, i: int) -> Kind:
+        """What two blocks must share for the factors of a leaf to be contracted with each other."""
+        _, _, B, _, D = self.cotangents.shape
+        return FactoredBlock, self.orders[i], self.inputs[i].shape[3], B, D
+
+    def only(self, leaves: tuple[str, ...]) -> "FactoredBlock":
+        """The block of some of the leaves."""
+        at = [self.leaves.index(leaf) for leaf in leaves]
+        inputs, orders = tuple(self.inputs[i] for i in at), tuple(self.orders[i] for i in at)
+        return replace(self, inputs=inputs, leaves=leaves, orders=orders)
 
     def rows(self, rows: slice) -> "FactoredBlock":
         """The block of some of the rows."""
@@ -123,10 +128,16 @@ class GradientBlock:
         """O."""
         return int(self.jacobians[0].shape[1])
 
-    @property
-    def kind(self) -> Kind:
-        """What two blocks must share for their gradients to be contracted with each other."""
-        return GradientBlock, self.leaves, self.orders
+    def kind_of(self, i: int) -> Kind:
+        """What two blocks must share for the gradients of a leaf to be contracted."""
+        return GradientBlock, self.orders[i] if self.orders else None
+
+    def only(self, leaves: tuple[str, ...]) -> "GradientBlock":
+        """The block of some of the leaves."""
+        at = [self.leaves.index(leaf) for leaf in leaves]
+        orders = tuple(self.orders[i] for i in at) if self.orders else ()
+        jacobians = tuple(self.jacobians[i] for i in at)
+        return replace(self, jacobians=jacobians, leaves=leaves, orders=orders)
 
     def by_leaf(self) -> dict[str, Array]:
         """The gradient (n, O, p) of each leaf, with its entries where the leaf has them."""

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.typing import ArrayLike
 
 from ntk_jax.compat import CALLS, Literal, bind
+from ntk_jax.examples import Examples
 from ntk_jax.jaxprs import (
     Atom,
     Eqn,
@@ -57,14 +58,15 @@ class Cotangents:
     closed: ClosedJaxpr
     found: tuple[Separable | None, ...]
 
-    def mask(self, part: Separable, x: Array) -> Array:
+    def mask(self, part: Separable, x: Examples) -> Array:
         """m of one example: the cotangent with ones in place of c."""
         ones = jnp.ones(shape_of(part.weight), dtype_of(part.weight))
-        return self._evaluate(part.cotangent, {self.closed.jaxpr.invars[0]: x, part.weight: ones})
+        known = zip(self.closed.jaxpr.invars[:-1], jax.tree.leaves(x), strict=True)
+        return self._evaluate(part.cotangent, {**dict(known), part.weight: ones})
 
     def weight(self, part: Separable, e: Array) -> Array:
         """c of one output, whose cotangent is e."""
-        return self._evaluate(part.weight, {self.closed.jaxpr.invars[1]: e})
+        return self._evaluate(part.weight, {self.closed.jaxpr.invars[-1]: e})
 
     def _evaluate(self, variable: Var, known: dict[Var, Array]) -> Array:
         jaxpr, consts = self.closed.jaxpr, self.closed.consts
@@ -76,12 +78,14 @@ class Cotangents:
         return value
 
 
-def separate(cotangents: Callable[[Array, Array], list[Array]], x: Array, e: Array) -> Cotangents:
+def separate(
+    cotangents: Callable[[Examples, Array], list[Array]], x: Examples, e: Array
+) -> Cotangents:
     """Which results of `cotangents(x, e)`, arrays that are linear in e, factorize."""
     closed = jax.make_jaxpr(cotangents)(x, e)
     # Traced again without calls: a multiple of c can be behind one.
     inlined = lambda *args: evaluate(closed.jaxpr, closed.consts, args, _bind_inlined)
-    closed = jax.make_jaxpr(inlined)(x, e)
+    closed = jax.make_jaxpr(inlined)(*jax.tree.leaves(x), e)
     return Cotangents(closed, _analyse(closed.jaxpr))
 
 
@@ -151,8 +155,8 @@ class _Dependence:
 
 
 def _analyse(jaxpr: Jaxpr) -> tuple[Separable | None, ...]:
-    x, e = jaxpr.invars
-    known = _Dependence({x}, {e})
+    *x, e = jaxpr.invars
+    known = _Dependence(set(x), {e})
     for eqn in jaxpr.eqns:
         if eqn.outvars:
             known.add(eqn)

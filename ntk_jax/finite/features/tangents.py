@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from ntk_jax.closures.programs import compiled, remembered, traced
+from ntk_jax.examples import Examples, as_batch, num_rows, shapes_of_rows
 from ntk_jax.finite.features.features import (
     Block,
     FactoredBlock,
@@ -34,7 +35,7 @@ from ntk_jax.finite.uses.plan import (
     tapped_outputs,
 )
 from ntk_jax.finite.uses.taps import Inputs
-from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
+from ntk_jax.networks.apply_fn import ShapeAndDtype, as_structs, shapes_of
 from ntk_jax.types import ApplyFn, Params
 
 PullBack: TypeAlias = Callable[[Array], tuple[list[Array], list[Array]]]
@@ -47,7 +48,7 @@ Scales: TypeAlias = tuple[Node, ...]
 def features_of(
     apply_fn: ApplyFn,
     params: Params,
-    x: Array,
+    x: Examples,
     *,
     forms: tuple[str, ...] | None = None,
     method: str = "layerwise",
@@ -67,11 +68,13 @@ def features_of(
         params = jax.tree.map(jnp.asarray, params)
         one, shapes = row_features(apply_fn, params, x, precision, for_mean)
         leaves, structure = jax.tree.leaves(params), jax.tree.structure(shapes)
-        row = lambda x: jax.tree.unflatten(structure, jaxpr_as_fun(one)(*leaves, x))
+        row = lambda x: jax.tree.unflatten(
+            structure, jaxpr_as_fun(one)(*leaves, *jax.tree.leaves(x))
+        )
         # What cotangents share depends on no example.
         found, scales = jax.vmap(row, out_axes=(0, None))(x)
         blocks = with_scales(found, scales)
-    features = TangentFeatures(blocks, x.shape[0], plan.num_outputs, plan.dtype, plan.parameters)
+    features = TangentFeatures(blocks, num_rows(x), plan.num_outputs, plan.dtype, plan.parameters)
     return features if forms is None else features.in_forms(forms, precision)
 
 
@@ -91,9 +94,8 @@ def row_features(
     apply_fn: ApplyFn, params: Params, x: Shaped, precision: str, for_mean: bool
 ) -> tuple[ClosedJaxpr, Any]:
     """The program of leaves and one example of x that makes blocks and scales, and their shapes."""
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     options = {"precision": precision, "for_mean": for_mean}
-    return traced(_of_row, apply_fn, *as_shapes((params, one)), **options)
+    return traced(_of_row, apply_fn, as_shapes(params), shapes_of_rows(x), **options)
 
 
 def with_scales(blocks: tuple[Block, ...], scales: Scales) -> tuple[Block, ...]:
@@ -104,7 +106,7 @@ def with_scales(blocks: tuple[Block, ...], scales: Scales) -> tuple[Block, ...]:
 
 def plan_features(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
     """The plan for a batch x (n, ...), remembered by network and shapes."""
-    return _remembered_plan(apply_fn, *shapes_of(params), (tuple(x.shape[1:]), jnp.dtype(x.dtype)))
+    return _remembered_plan(apply_fn, *shapes_of(params), *shapes_of(shapes_of_rows(x)))
 
 
 @remembered
@@ -112,17 +114,18 @@ def _remembered_plan(
     apply_fn: ApplyFn,
     structure: jax.tree_util.PyTreeDef,
     shapes: tuple[ShapeAndDtype, ...],
-    x: ShapeAndDtype,
+    x_structure: jax.tree_util.PyTreeDef,
+    x_shapes: tuple[ShapeAndDtype, ...],
 ) -> Plan:
-    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
-    return make_plan(apply_fn, params, jax.ShapeDtypeStruct(*x))
+    one = as_structs(x_structure, x_shapes)
+    return make_plan(apply_fn, as_structs(structure, shapes), one)
 
 
 def _of_row(
-    apply_fn: ApplyFn, params: Params, x: Array, *, precision: str, for_mean: bool
+    apply_fn: ApplyFn, params: Params, x: Examples, *, precision: str, for_mean: bool
 ) -> tuple[tuple[Block, ...], Scales]:
     """Blocks of one example, without an axis of rows, and the scales of each."""
-    plan = plan_features(apply_fn, params, x[None])
+    plan = plan_features(apply_fn, params, as_batch(x))
     with jax.default_matmul_precision(precision):
         closed, leaves = jaxpr_of_one(apply_fn, params, x), jax.tree.leaves(params)
         shared = _shared(closed, leaves, plan, x) if for_mean and plan.num_outputs > 1 else {}
@@ -134,7 +137,7 @@ def _of_row(
 
 
 def _pull_back(
-    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Array
+    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Examples
 ) -> tuple[Array, PullBack, list[Inputs]]:
     """Outputs of one example, their pull-back to taps and explicit leaves, and layer inputs."""
 
@@ -150,12 +153,12 @@ def _pull_back(
 
 
 def _shared(
-    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Array
-) -> dict[int, tuple[Callable[[Array], Array], Array]]:
+    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Examples
+) -> dict[int, tuple[Callable[[Examples], Array], Array]]:
     """By block: example -> cotangents that all outputs share (1, B, T, D), and their weights."""
     eye = jnp.eye(plan.num_outputs, dtype=plan.out_dtype)
     cotangents = separate(lambda x, e: _pull_back(closed, leaves, plan, x)[1](e)[0], x, eye[0])
-    shared: dict[int, tuple[Callable[[Array], Array], Array]] = {}
+    shared: dict[int, tuple[Callable[[Examples], Array], Array]] = {}
     for i, block in enumerate(plan.blocks):
         if any(len(places) != 1 for places in block.places):
             continue
@@ -171,12 +174,12 @@ def _shared(
     return shared
 
 
-def _mask(cotangents: Cotangents, part: Separable, axes: OutputAxes, x: Array) -> Array:
+def _mask(cotangents: Cotangents, part: Separable, axes: OutputAxes, x: Examples) -> Array:
     return axes.arrange(cotangents.mask(part, x))[None]
 
 
 def _features_of_one(
-    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Array
+    closed: ClosedJaxpr, leaves: list[Array], plan: Plan, x: Examples
 ) -> tuple[list[FactoredBlock], list[GradientBlock]]:
     out, vjp, inputs = _pull_back(closed, leaves, plan, x)
     cotangents, jacobians = jax.vmap(vjp)(jnp.eye(out.shape[0], dtype=out.dtype))
@@ -191,29 +194,51 @@ def _factored(
 ) -> FactoredBlock:
     """All uses of a block's leaves in canonical form, joined along the positions."""
 
-    def arranged_input(at: Place) -> Float[Array, "B T I"]:
-        found, recorded = plan.at(at), jnp.asarray(inputs[at.tap][at.use])
+    def recorded(at: Place) -> Float[Array, "B T X"]:
+        found, array = plan.at(at), jnp.asarray(inputs[at.tap][at.use])
         out_shape = plan.taps[at.tap].shape[len(found.scans) :]
-        return canonical(partial(found.use.arrange, out_shape=out_shape), found.scans, recorded)
+        return canonical(partial(found.use.arrange, out_shape=out_shape), found.scans, array)
 
-    def arranged_cotangents(at: Place) -> Float[Array, "O B T D"]:
+    def pulled(at: Place) -> Float[Array, "O B T X"]:
         found = plan.at(at)
         arrange = lambda one: canonical(found.use.axes.arrange, found.scans, one)
         return jax.vmap(arrange)(cotangents[at.tap])
 
+    def layer_input(at: Place) -> Float[Array, "B T I"]:
+        return _one_after_the_other(pulled(at)) if at.swapped else recorded(at)
+
+    def layer_cotangents(at: Place) -> Float[Array, "O B T D"]:
+        return _each_alone(recorded(at), plan.num_outputs) if at.swapped else pulled(at)
+
+    reference = [next(at for at in places if not at.swapped) for places in block.places]
     return FactoredBlock(
-        tuple(jnp.concatenate([*map(arranged_input, at)], axis=1) for at in block.places),
-        jnp.concatenate([*map(arranged_cotangents, block.places[0])], axis=2),
+        tuple(jnp.concatenate([*map(layer_input, at)], axis=1) for at in block.places),
+        jnp.concatenate([*map(layer_cotangents, block.places[0])], axis=2),
         tuple(plan.names[i] for i in block.leaves),
         tuple(
-            order_of(plan.at(at[0]), plan.shapes[i])
-            for i, at in zip(block.leaves, block.places, strict=True)
+            order_of(plan.at(at), plan.shapes[i])
+            for i, at in zip(block.leaves, reference, strict=True)
         ),
     )
 
 
+def _one_after_the_other(d: Float[Array, "O B T X"]) -> Float[Array, "B TO X"]:
+    """What differs between outputs as positions, (output, position)."""
+    O, B, T, X = d.shape
+    return d.transpose(1, 0, 2, 3).reshape(B, O * T, X)
+
+
+def _each_alone(a: Float[Array, "B T X"], O: int) -> Float[Array, "O B TO X"]:
+    """What all outputs share, at the positions (output, position) of `_one_after_the_other`: output
+    o sees its own, and zeros at those of the others.
+    """
+    B, T, X = a.shape
+    own = jnp.eye(O, dtype=a.dtype)[:, None, :, None, None]
+    return (own * a[None, :, None]).reshape(O, B, O * T, X)
+
+
 def _jacobian_blocks(
-    apply_fn: ApplyFn, params: Params, x: Num[Array, "n ..."], plan: Plan
+    apply_fn: ApplyFn, params: Params, x: Examples, plan: Plan
 ) -> tuple[Block, ...]:
     """One explicit block d f_o(x_i) / d theta_l (n, O, p_l) per leaf l, by reverse mode."""
     jacobian = jax.jacrev(lambda p, x_one: outputs_of_one(apply_fn, p, x_one))

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 import jax
-from jax import Array
 
 from ntk_jax.closures.programs import remembered
+from ntk_jax.examples import Examples, num_rows, shapes_of_rows
 from ntk_jax.finite.features.features import Block, GradientBlock
 from ntk_jax.finite.features.tangents import blocks_of_row, plan_features
 from ntk_jax.finite.inputs import output_axes
@@ -14,7 +14,7 @@ from ntk_jax.finite.strategy import cost
 from ntk_jax.finite.strategy.tiles import Footprint, Tiling, choose_tiling
 from ntk_jax.finite.uses.plan import Plan
 from ntk_jax.memory import LEAST_BUDGET, check_result_fits, memory_budget, tree_bytes
-from ntk_jax.networks.apply_fn import ShapeAndDtype, shapes_of
+from ntk_jax.networks.apply_fn import ShapeAndDtype, as_structs, shapes_of
 from ntk_jax.platforms import is_on_cpu
 from ntk_jax.types import ApplyFn, Params
 
@@ -63,8 +63,8 @@ class Strategy(NamedTuple):
 def choose_strategy(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     options: Options,
     on_cpu: bool | None = None,
 ) -> Strategy:
@@ -74,7 +74,7 @@ def choose_strategy(
     Raises:
         ValueError: the result does not fit in the free memory.
     """
-    n1, n2, budget = x1.shape[0], (x1 if x2 is None else x2).shape[0], options.memory_limit
+    n1, n2, budget = num_rows(x1), num_rows(x1 if x2 is None else x2), options.memory_limit
     here = is_on_cpu(params, x1, x2)
     if on_cpu is None:
         on_cpu = jax.default_backend() == "cpu" if here is None else here
@@ -82,8 +82,8 @@ def choose_strategy(
     request = cost.Request(n1, n2, x2 is None, options.outputs, limit)
     # Inside jit a loop of Python's would be unrolled; an accelerator needs many rows at a time.
     in_parts = on_cpu and here is not None
-    x, asked = (x1.shape[1:], x1.dtype), (options.method, options.precision)
-    found = _decide(apply_fn, *shapes_of(params), x, request, *asked, in_parts, on_cpu)
+    row, asked = shapes_of(shapes_of_rows(x1, 1)), (options.method, options.precision)
+    found = _decide(apply_fn, *shapes_of(params), row, request, *asked, in_parts, on_cpu)
     # A budget that nobody set is within the free memory, if it is not the least one.
     is_free = budget is None and request.memory_limit > LEAST_BUDGET
     if not is_free or tree_bytes(found.result) > request.memory_limit:
@@ -96,15 +96,14 @@ def _decide(
     apply_fn: ApplyFn,
     structure: jax.tree_util.PyTreeDef,
     shapes: tuple[ShapeAndDtype, ...],
-    x: ShapeAndDtype,
+    row_of: tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]],
     request: cost.Request,
     method: str,
     precision: str,
     in_parts: bool,
     on_cpu: bool,
 ) -> Strategy:
-    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*s) for s in shapes])
-    row = jax.ShapeDtypeStruct((1, *x[0]), x[1])
+    params, row = as_structs(structure, shapes), as_structs(*row_of)
     plan, for_mean = plan_features(apply_fn, params, row), request.outputs == "mean"
     blocks = blocks_of_row(apply_fn, params, row, precision, for_mean)
     explicit = _jacobian_of_row(plan, shapes)

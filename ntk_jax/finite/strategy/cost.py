@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from ntk_jax.finite.contraction.pairing import Match, block_of, matches_of
 from ntk_jax.finite.features.features import Block, FactoredBlock
 from ntk_jax.finite.strategy.tiles import Footprint
 from ntk_jax.finite.uses.plan import Place, Plan
@@ -58,20 +59,23 @@ PASS = 24.0
 IN_THE_MAKING = 2**24
 
 
-def factored_cost(block: FactoredBlock, outputs: str) -> BlockCost:
-    """Two Gram matrices of all positions, and their Hadamard product."""
+def factored_cost(
+    block: FactoredBlock, outputs: str, other: FactoredBlock | None = None
+) -> BlockCost:
+    """Two Gram matrices of all positions, and their Hadamard product; of another side, or twice."""
     (_, outs, B, T, D), size = block.cotangents.shape, jnp.dtype(block.cotangents.dtype).itemsize
     inputs = sum(a.shape[3] for a in block.inputs)
-    per_pair = outs * outs if outputs == "full" else outs
-    entries = B * T * T
+    _, outs2, _, T2, _ = (block if other is None else other).cotangents.shape
+    per_pair = outs * outs2 if outputs == "full" else outs
+    entries = B * T * T2
     temporaries = entries * (1 + (per_pair if outputs == "full" else 1))
     ops = 2 * entries * (inputs + per_pair * D) + (PASS * temporaries if entries > 1 else 0)
     return BlockCost(0.0, ops, B * T * (inputs + outs * D) * size, 2 * temporaries * max(size, 4))
 
 
-def gradient_cost(block: Block, outputs: str) -> BlockCost:
+def gradient_cost(block: Block, outputs: str, other: Block | None = None) -> BlockCost:
     """Explicit gradients, then one flat product."""
-    outs = block.num_outputs
+    outs, outs2 = block.num_outputs, (block if other is None else other).num_outputs
     if isinstance(block, FactoredBlock):
         (_, _, B, T, D), dtype = block.cotangents.shape, block.cotangents.dtype
         entries = B * D * sum(a.shape[3] for a in block.inputs)
@@ -79,7 +83,7 @@ def gradient_cost(block: Block, outputs: str) -> BlockCost:
     else:
         entries, dtype = sum(j.shape[2] for j in block.jacobians), block.jacobians[0].dtype
         making = 0.0
-    per_pair = outs * outs if outputs == "full" else outs
+    per_pair = outs * outs2 if outputs == "full" else outs
     tile, size = per_pair if outputs != "mean" else 1, jnp.dtype(dtype).itemsize
     ops = 2.0 * per_pair * entries
     return BlockCost(making, ops, outs * entries * size, 2 * tile * max(size, 4))
@@ -108,6 +112,41 @@ def choose_form(block: Block, request: Request) -> str:
 def choose_forms(blocks: tuple[Block, ...], request: Request) -> tuple[str, ...]:
     """The form of every block."""
     return tuple(choose_form(block, request) for block in blocks)
+
+
+def choose_matches(
+    blocks1: tuple[Block, ...], blocks2: tuple[Block, ...], request: Request
+) -> tuple[Match, ...]:
+    """How the leaves of two functions meet, factors as gradients where that is cheaper."""
+    return tuple(_cheaper(blocks1, blocks2, m, request) for m in matches_of(blocks1, blocks2))
+
+
+def _cheaper(
+    blocks1: tuple[Block, ...], blocks2: tuple[Block, ...], match: Match, request: Request
+) -> Match:
+    b1, b2 = block_of(blocks1, match), block_of(blocks2, match)
+    if not (match.form == "factors" and isinstance(b1, FactoredBlock)):
+        return match
+    assert isinstance(b2, FactoredBlock)
+    making = (
+        request.n1 * gradient_cost(b1, request.outputs).row_ops
+        + request.n2 * gradient_cost(b2, request.outputs).row_ops
+    )
+    by_gradients = making + request.pairs * gradient_cost(b1, request.outputs, b2).pair_ops
+    by_factors = request.pairs * factored_cost(b1, request.outputs, b2).pair_ops
+    return match if by_factors <= by_gradients else match._replace(form="gradients")
+
+
+def match_bytes(
+    blocks1: tuple[Block, ...], blocks2: tuple[Block, ...], match: Match, outputs: str
+) -> tuple[int, int]:
+    """Bytes of a row, of the larger side, and of a pair."""
+    b1, b2 = block_of(blocks1, match), block_of(blocks2, match)
+    if match.form == "factors" and isinstance(b1, FactoredBlock) and isinstance(b2, FactoredBlock):
+        costs = factored_cost(b1, outputs, b2), factored_cost(b2, outputs, b1)
+    else:
+        costs = gradient_cost(b1, outputs, b2), gradient_cost(b2, outputs, b1)
+    return max(c.row_bytes for c in costs), costs[0].pair_bytes
 
 
 def forward_ops(plan: Plan) -> float:

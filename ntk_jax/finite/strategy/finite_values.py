@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from ntk_jax.examples import Examples
 from ntk_jax.finite.features.features import TangentFeatures, gradients_by_leaf
 from ntk_jax.finite.features.tangents import features_jit
 from ntk_jax.networks.apply_fn import is_finite
@@ -15,7 +16,12 @@ Result = TypeVar("Result", Array, dict[str, Array])
 
 
 def check_kernel(
-    result: Result, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None
+    result: Result,
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Examples,
+    x2: Examples | None,
+    apply_fn2: ApplyFn | None = None,
 ) -> Result:
     """`result`, a kernel or several or features of examples, if it is finite.
 
@@ -25,15 +31,18 @@ def check_kernel(
     """
     if is_finite(result):
         return result
-    examples = {"x1": x1} | ({} if x2 is None else {"x2": x2})
-    for name, x in examples.items():
-        if bad := _bad_rows(np.asarray(apply_fn(params, x)), name):
+    sides = [("apply_fn", apply_fn, "x1", x1)]
+    if x2 is not None:
+        is_other = apply_fn2 is not None
+        sides.append(("apply_fn2" if is_other else "apply_fn", apply_fn2 or apply_fn, "x2", x2))
+    for function, f, name, x in sides:
+        if bad := _bad_rows(np.asarray(f(params, x)), name):
             raise ValueError(
-                f"apply_fn: expected finite outputs; got NaN or infinity for {bad}. Check the "
+                f"{function}: expected finite outputs; got NaN or infinity for {bad}. Check the "
                 "network there: jax.debug_nans finds the operation."
             )
-    for name, x in examples.items():
-        _raise_for_gradients(name, features_jit(apply_fn, params, x))
+    for function, f, name, x in sides:
+        _raise_for_gradients(name, features_jit(f, params, x), function)
     raise _overflow(result)
 
 
@@ -51,11 +60,11 @@ def check_products(kernel: Array, f1: TangentFeatures, f2: TangentFeatures | Non
     raise _overflow(kernel)
 
 
-def _raise_for_gradients(name: str, features: TangentFeatures) -> None:
+def _raise_for_gradients(name: str, features: TangentFeatures, function: str = "apply_fn") -> None:
     for leaf, gradient in gradients_by_leaf(features.blocks, "highest").items():
         if bad := _bad_rows(np.asarray(gradient), name):
             raise ValueError(
-                f"apply_fn: expected finite derivatives with respect to params{leaf}; got NaN or "
+                f"{function}: expected finite derivatives with respect to params{leaf}; got NaN or "
                 f"infinity for {bad}. A square root or a norm at 0, a logarithm at 0 behind "
                 "jnp.where, and numbers beyond the range of the dtype do this."
             )

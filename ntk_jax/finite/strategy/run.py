@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.closures.programs import compiled
-from ntk_jax.finite.contraction.gram import contract_features, contract_upper, paired
+from ntk_jax.examples import Examples, num_rows
+from ntk_jax.finite.contraction.gram import contract_features, contract_upper
+from ntk_jax.finite.contraction.pairing import arranged
 from ntk_jax.finite.contraction.vector_products import vector_product_kernel
 from ntk_jax.finite.features.features import TangentFeatures, join_rows
 from ntk_jax.finite.features.tangents import features_jit, features_of
@@ -29,15 +31,15 @@ from ntk_jax.types import ApplyFn, Params
 def ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     options: Options,
     *,
     progress: bool = False,
 ) -> Array:
     """The tangent kernel by the strategy that options and shapes ask for, if it is finite."""
 
-    def run(on_cpu: bool, params: Params, x1: Array, x2: Array | None) -> Array:
+    def run(on_cpu: bool, params: Params, x1: Examples, x2: Examples | None) -> Array:
         strategy = choose_strategy(apply_fn, params, x1, x2, options, on_cpu)
         return _run(strategy, apply_fn, params, x1, x2, progress=progress)
 
@@ -47,7 +49,13 @@ def ntk(
 
 
 def _run(
-    s: Strategy, apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None, *, progress: bool
+    s: Strategy,
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Examples,
+    x2: Examples | None,
+    *,
+    progress: bool,
 ) -> Array:
     """The kernel: one tile at once, or a loop over many."""
     n1, n2 = s.result.shape[:2]
@@ -71,8 +79,8 @@ def _run(
 def _one_tile(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     *,
     method: str,
     forms: tuple[str, ...],
@@ -86,12 +94,12 @@ def _one_tile(
     options: dict[str, Any] = {"method": method, "precision": precision, "forms": forms}
     make = lambda x: features_of(apply_fn, params, x, for_mean=outputs == "mean", **options)
     f1, f2 = make(x1), None if x2 is None else make(x2)
-    return _contract(f1, f2, outputs=outputs, precision=precision)
+    return contract_jit(f1, f2, outputs=outputs, precision=precision)
 
 
 def _steps(
     s: Strategy, apply_fn: ApplyFn, params: Params
-) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array], Callable[[Any], Array]]:
+) -> tuple[Callable[[Examples], Any], Callable[[Any, Any], Array], Callable[[Any], Array]]:
     """The three steps of a tile, as in `TileLoop`."""
     how = {"outputs": s.request.outputs, "precision": s.precision}
     if s.method == "vector_products":
@@ -99,19 +107,19 @@ def _steps(
         return lambda x: x, products, lambda x: _mirror(products(x, x))
     options = {"method": s.method, "precision": s.precision, "for_mean": how["outputs"] == "mean"}
     features = partial(features_jit, apply_fn, params, forms=s.forms, **options)
-    combine = partial(_contract, **how)
+    combine = partial(contract_jit, **how)
     prepare = partial(_few_at_once, features, s.rows_at_once)
     return prepare, combine, lambda f: _mirror(combine(f, None))
 
 
 def _few_at_once(
-    prepare: Callable[[Array], TangentFeatures], few: int | None, x: Array
+    prepare: Callable[[Examples], TangentFeatures], few: int | None, x: Examples
 ) -> TangentFeatures:
     """`prepare(x)`, `few` rows at a time.
 
     The loop is Python's, as XLA's convolutions are slow in a loop of its own.
     """
-    n = x.shape[0]
+    n = num_rows(x)
     if few is None or n <= few:
         return prepare(x)
     return _join(tuple(prepare(tile) for _, tile in row_tiles(x, few)), n)
@@ -136,17 +144,18 @@ def contract_batches(
 def _contract_in_best_forms(
     f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str
 ) -> Array:
-    if f2 is not None:
-        f1, f2 = paired(f1, f2, precision)
     num_columns = (f1 if f2 is None else f2).num_rows
     request = cost.Request(f1.num_rows, num_columns, f2 is None, outputs, memory_budget())
-    forms = cost.choose_forms(f1.blocks, request)
-    other = None if f2 is None else f2.in_forms(forms, precision)
-    return _contract(f1.in_forms(forms, precision), other, outputs=outputs, precision=precision)
+    if f2 is None:
+        f1 = f1.in_forms(cost.choose_forms(f1.blocks, request), precision)
+    else:
+        matches = cost.choose_matches(f1.blocks, f2.blocks, request)
+        f1, f2 = (arranged(f, matches, precision) for f in (f1, f2))
+    return contract_jit(f1, f2, outputs=outputs, precision=precision)
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
-def _contract(
+def contract_jit(
     f1: TangentFeatures, f2: TangentFeatures | None, *, outputs: str, precision: str
 ) -> Array:
     """The kernel of two batches; of one with itself (None) the upper triangle."""
@@ -157,7 +166,7 @@ def _contract(
 
 @compiled
 def _vector_products(
-    apply_fn: ApplyFn, params: Params, x1: Array, x2: Array, *, outputs: str, precision: str
+    apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples, *, outputs: str, precision: str
 ) -> Array:
     with jax.default_matmul_precision(precision):
         return vector_product_kernel(apply_fn, params, x1, x2, outputs)

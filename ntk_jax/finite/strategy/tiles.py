@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.examples import Examples, num_rows, take_rows
 from ntk_jax.platforms import is_on_cpu
 from ntk_jax.tiling import even, row_slices, row_tiles, swap_sides, write_tile
 
@@ -85,18 +86,20 @@ class TileLoop(Generic[Features]):
         tiling: rows of a tile, and tiles whose features are held.
         out: the result so far.
         advance: called after every tile.
+        prepare2: the features of some rows of x2, if these are of another function.
     """
 
-    prepare: Callable[[Array], Features]
+    prepare: Callable[[Examples], Features]
     combine: Callable[[Features, Features], Array]
     combine_own: Callable[[Features], Array]
     tiling: Tiling
     out: Array
     advance: Callable[[], None] = lambda: None
+    prepare2: Callable[[Examples], Features] | None = None
 
-    def symmetric(self, x: Array) -> Float[Array, "n n ..."]:
+    def symmetric(self, x: Examples) -> Float[Array, "n n ..."]:
         """K(x, x): each unordered pair of sides once, and its mirror image."""
-        groups = _groups(x.shape[0], self.tiling.rows1, self.tiling.held1)
+        groups = _groups(num_rows(x), self.tiling.rows1, self.tiling.held1)
         left, held = groups[0], self._features(x, groups[0], self.tiling.rows1)
         rest = groups[1:]
         while True:
@@ -111,11 +114,11 @@ class TileLoop(Generic[Features]):
             # The group visited last is already there: going on with it saves making it again.
             left, held = rest.pop(), features
 
-    def rectangle(self, x1: Array, x2: Array) -> Float[Array, "n1 n2 ..."]:
+    def rectangle(self, x1: Examples, x2: Examples) -> Float[Array, "n1 n2 ..."]:
         """K(x1, x2), columns in alternating order so that a turn keeps the group it ends with."""
         t = self.tiling
         groups1, groups2 = (
-            _groups(x.shape[0], rows, held)
+            _groups(num_rows(x), rows, held)
             for x, rows, held in ((x1, t.rows1, t.held1), (x2, t.rows2, t.held2))
         )
         at: list[slice] = []
@@ -125,14 +128,19 @@ class TileLoop(Generic[Features]):
             for group in groups2 if at is not groups2[-1] else groups2[::-1]:
                 if group is not at:
                     at, columns = group, []  # free the old features before new ones are made
-                    columns = self._features(x2, group, t.rows2)
+                    columns = self._features(x2, group, t.rows2, self.prepare2)
                 self._pairs(rows, group, held, columns)
         return self.out
 
-    def _features(self, x: Array, group: list[slice], rows: int) -> list[Features]:
-        return [
-            self.prepare(tile) for _, tile in row_tiles(x[group[0].start : group[-1].stop], rows)
-        ]
+    def _features(
+        self,
+        x: Examples,
+        group: list[slice],
+        rows: int,
+        prepare: Callable[[Examples], Features] | None = None,
+    ) -> list[Features]:
+        some = take_rows(x, slice(group[0].start, group[-1].stop))
+        return [(prepare or self.prepare)(tile) for _, tile in row_tiles(some, rows)]
 
     def _pairs(
         self,

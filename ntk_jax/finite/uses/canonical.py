@@ -81,6 +81,17 @@ class DotUse:
         B, T, _ = self.axes.sizes(out_shape)
         return jnp.transpose(h, self.input_order).reshape(B, T, -1)
 
+    def transposes(self, other: "Use") -> bool:
+        """Whether it is z = W c where `other` is z = a W: it contracts what the other leaves free.
+
+        Then its outputs have the axes of the other's inputs, and its input those of the outputs.
+        """
+        if not isinstance(other, DotUse):
+            return False
+        (_, mine, batch), (_, others, other_batch) = self.signature, other.signature
+        apart = not set(mine) & set(others)
+        return apart and batch == other_batch and len(mine) == len(other.axes.features)
+
 
 @dataclass(frozen=True)
 class ConvUse:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -11,21 +11,32 @@ from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.checks import working_dtype
 from ntk_jax.closures.programs import traced
+from ntk_jax.examples import Examples, as_batch
+from ntk_jax.finite.uses.canonical import DotUse
 from ntk_jax.finite.uses.rules import RULES
 from ntk_jax.finite.uses.taps import Tap, TappedEvaluation, UseAtTap
 from ntk_jax.finite.uses.tracked import Reindexed
 from ntk_jax.types import ApplyFn, Params
 
-Shaped: TypeAlias = Array | jax.ShapeDtypeStruct
-"""An array, or its shape and dtype."""
+Shaped: TypeAlias = Examples
+"""Examples as arrays, or as their shapes and dtypes."""
+
+
+SMALL = 2**14
+"""Entries per example that may be held although the gradient has fewer."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a use of a leaf is: which tap, which of the uses there."""
+    """Where a use of a leaf is: which tap, which of the uses there.
+
+    `swapped`: it uses the transpose of what the leaf's other uses do, as derivatives by x do. The
+    cotangents there take the part of layer inputs, and its input that of cotangents.
+    """
 
     tap: int
     use: int
+    swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,9 @@ class Plan:
         return self.taps[place.tap].uses[place.use]
 
 
-def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+def outputs_of_one(apply_fn: ApplyFn, params: Params, x: Examples) -> Array:
     """The outputs of a single example x (...), flattened."""
-    return apply_fn(params, x[None])[0].reshape(-1)
+    return apply_fn(params, as_batch(x))[0].reshape(-1)
 
 
 def jaxpr_of_one(apply_fn: ApplyFn, params: Params, x: Shaped) -> ClosedJaxpr:
@@ -96,7 +107,7 @@ def tapped_outputs(
     closed: ClosedJaxpr,
     leaves: list[Array],
     tracked: set[int],
-    x: Array,
+    x: Examples,
     taps: list[Array] | None = None,
 ) -> tuple[Array, TappedEvaluation]:
     """The outputs of one example with the `tracked` leaves followed, and what was found there."""
@@ -105,7 +116,7 @@ def tapped_outputs(
         Reindexed(leaf, i, axes=tuple(range(leaf.ndim))) if i in tracked else leaf
         for i, leaf in enumerate(leaves)
     ]
-    (out,) = run.settle(run.run(closed.jaxpr, list(closed.consts), [*values, x]))
+    (out,) = run.settle(run.run(closed.jaxpr, list(closed.consts), [*values, *jax.tree.leaves(x)]))
     return out, run
 
 
@@ -118,8 +129,12 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
     tracked = set(range(len(leaves)))
     while True:
         out, run = _found(closed, tracked, leaves, x)
-        places = _places_by_leaf(run.taps)
-        apart = {leaf for leaf, at in places.items() if not _joinable(run.taps, at)}
+        oriented = {
+            leaf: _oriented(run.taps, at, out.shape[0])
+            for leaf, at in _places_by_leaf(run.taps).items()
+        }
+        places = {leaf: at for leaf, at in oriented.items() if at is not None}
+        apart = oriented.keys() - places.keys()
         unfit = (run.unfit | apart) & tracked
         if not unfit:
             break
@@ -144,7 +159,7 @@ def _found(
     """The shape of the outputs, and the taps and unfit leaves that one evaluation meets."""
     runs = []
 
-    def outputs(leaves: list[Array], x: Array) -> Array:
+    def outputs(leaves: list[Array], x: Examples) -> Array:
         out, run = tapped_outputs(closed, leaves, tracked, x)
         run.inputs.clear()  # values of a trace that ends here
         runs.append(run)
@@ -161,11 +176,40 @@ def _places_by_leaf(taps: list[Tap]) -> dict[int, tuple[Place, ...]]:
     return {leaf: tuple(found) for leaf, found in places.items()}
 
 
-def _joinable(taps: list[Tap], places: tuple[Place, ...]) -> bool:
-    """Whether all uses see the leaf's entries in the same order, each at its own tap."""
+def _oriented(
+    taps: list[Tap], places: tuple[Place, ...], num_outputs: int
+) -> tuple[Place, ...] | None:
+    """The places of a leaf, if all uses see its entries in the same order, each at its own tap.
+
+    Uses of the transpose are swapped, unless that would hold more than the gradient itself.
+    """
     uses = [taps[at.tap].uses[at.use] for at in places]
-    orders = {(use.use.signature, use.path, bool(use.stacked)) for use in uses}
-    return len(orders) == 1 and len({at.tap for at in places}) == len(places)
+    if len({at.tap for at in places}) < len(places):
+        return None
+    if len({(use.path, bool(use.stacked)) for use in uses}) > 1:
+        return None
+    first = min((use.use for use in uses), key=lambda use: use.signature[:2])
+    same = [use.use.signature == first.signature for use in uses]
+    if all(same):
+        return places
+    found = tuple(replace(at, swapped=not s) for at, s in zip(places, same, strict=True))
+    swapped = [use.use for use, s in zip(uses, same, strict=True) if not s]
+    if not all(isinstance(use, DotUse) and use.transposes(first) for use in swapped):
+        return None
+    sizes = [_sizes(taps[at.tap], taps[at.tap].uses[at.use]) for at in found if at.swapped]
+    B, _, I = sizes[0]
+    D = next(_sizes(taps[at.tap], taps[at.tap].uses[at.use])[2] for at in found if not at.swapped)
+    held = num_outputs * sum(T for _, T, _ in sizes) * (I + num_outputs * D)
+    return found if B * held <= max(num_outputs * B * I * D, SMALL) else None
+
+
+def _sizes(tap: Tap, use: UseAtTap) -> tuple[int, int, int]:
+    """(B, T, D) of a tap as the outputs of a use."""
+    depth = len(use.scans)
+    B, T, D = use.use.axes.sizes(tap.shape[depth:])
+    for size, kind in zip(tap.shape[:depth], use.scans, strict=True):
+        B, T = (B * size, T) if kind == "blocks" else (B, T * size)
+    return B, T, D
 
 
 def _group(taps: list[Tap], places: dict[int, tuple[Place, ...]]) -> tuple[BlockPlan, ...]:
@@ -173,7 +217,9 @@ def _group(taps: list[Tap], places: dict[int, tuple[Place, ...]]) -> tuple[Block
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for leaf, found in places.items():
         uses = [(at.tap, taps[at.tap].uses[at.use]) for at in found]
-        groups[tuple((tap, use.use.axes, use.scans) for tap, use in uses)].append(leaf)
+        # What takes the part of cotangents at a swapped use is the leaf's own.
+        own = leaf if any(at.swapped for at in found) else None
+        groups[own, *((tap, use.use.axes, use.scans) for tap, use in uses)].append(leaf)
     return tuple(
         BlockPlan(tuple(group), tuple(places[leaf] for leaf in group)) for group in groups.values()
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.memory import memory_budget
 from ntk_jax.platforms import by_platform, is_on_cpu
@@ -28,8 +29,8 @@ COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays 
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
 
-
-Side: TypeAlias = tuple[Array, Array | None]  # examples, and numbers that tell equal rows, if any
+# Examples, and numbers that tell equal rows, if any.
+Side: TypeAlias = tuple[Examples, Array | None]
 
 
 class Schedule(NamedTuple):
@@ -58,8 +59,8 @@ class Pairs:
 
     def __call__(
         self,
-        x1: Array,
-        x2: Array | None,
+        x1: Examples,
+        x2: Examples | None,
         duals: Duals,
         memory_limit: int | None,
         key: Array | None = None,
@@ -68,13 +69,13 @@ class Pairs:
         mirrored, with an exact diagonal.
         """
         # As an argument: XLA would compare all rows while it compiles.
-        rows = np.arange(len(x1)) if x2 is None else None
+        rows = np.arange(num_rows(x1)) if x2 is None else None
         arguments = x1, x2, rows, key
 
         def run(on_cpu: bool, *arguments: Any) -> tuple[Kernels, Array | None]:
-            schedule = self._schedule(len(x1), x2 is None, duals, memory_limit, key, on_cpu)
+            schedule = self._schedule(num_rows(x1), x2 is None, duals, memory_limit, key, on_cpu)
             out = self.compiled(*arguments, duals, schedule)
-            if x2 is not None or len(x1) > schedule.tile(len(x1)):
+            if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
             return cast(tuple[Kernels, Array], _mirrored(out))
 
@@ -102,7 +103,7 @@ class Pairs:
 
 
 def block(
-    program: Program, duals: Duals, x1: Array, x2: Array, key: Array | None = None
+    program: Program, duals: Duals, x1: Examples, x2: Examples, key: Array | None = None
 ) -> Kernels:
     """All pairs at once, of different examples."""
     return _block(program, duals, (x1, None), (x2, None), key)
@@ -111,7 +112,7 @@ def block(
 def _block(program: Program, duals: Duals, one: Side, two: Side, key: Array | None) -> Kernels:
     trace = program.pair(duals, key)
 
-    def pair(a: Array, i: Array | None, b: Array, j: Array | None) -> Kernels:
+    def pair(a: Examples, i: Array | None, b: Examples, j: Array | None) -> Kernels:
         return trace.kernels(a, b, False if i is None else i == j, key)
 
     return jax.vmap(jax.vmap(pair, (None, None, 0, 0)), (0, 0, None, None))(*one, *two)
@@ -119,8 +120,8 @@ def _block(program: Program, duals: Duals, one: Side, two: Side, key: Array | No
 
 def _all_pairs(
     program: Program,
-    x1: Array,
-    x2: Array | None,
+    x1: Examples,
+    x2: Examples | None,
     rows: Array | None,
     key: Array | None,
     duals: Duals,
@@ -129,7 +130,7 @@ def _all_pairs(
     """All pairs, of one tile neither symmetric to the bit."""
     one: Side = (x1, rows)
     two: Side = one if x2 is None else (x2, None)
-    n1, n2 = len(one[0]), len(two[0])
+    n1, n2 = num_rows(one[0]), num_rows(two[0])
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
     def tile(a: Side, b: Side) -> tuple[Array, ...]:
@@ -170,7 +171,7 @@ def _tiled(
     symmetric: bool,
 ) -> Kernels:
     """Tile by tile, each computed again for its derivative; the upper ones if symmetric."""
-    shape = (len(one[0]), len(two[0]))
+    shape = num_rows(one[0]), num_rows(two[0])
     cut = lambda x, i, t: jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, t), x)
     compute = jax.checkpoint(lambda i, j: tile(cut(one, i, t1), cut(two, j, t2)))
 

@@ -11,12 +11,14 @@ from jax import Array
 from ntk_jax.checks import all_finite
 from ntk_jax.closures.programs import limits, remember
 from ntk_jax.compat import is_concrete
+from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.fully_connected import FullyConnected, fully_connected
 from ntk_jax.infinite.flax.observed import Observer
-from ntk_jax.infinite.flax.reading import Reading
+from ntk_jax.infinite.flax.reading import Reading, is_known
 from ntk_jax.infinite.flax.traced_model import Duals, Program
+from ntk_jax.networks.apply_fn import shapes_of
 from ntk_jax.types import Kernels
 
 
@@ -30,8 +32,8 @@ class CompiledProgram:
 
     def kernels(
         self,
-        x1: Array,
-        x2: Array | None,
+        x1: Examples,
+        x2: Examples | None,
         num_samples: int | None,
         keys: Sequence[Array | None],
         memory_limit: int | None,
@@ -50,8 +52,8 @@ class CompiledProgram:
 
     def interpreted(
         self,
-        x1: Array,
-        x2: Array | None,
+        x1: Examples,
+        x2: Examples | None,
         num_samples: int | None,
         keys: Sequence[Array | None],
         memory_limit: int | None,
@@ -78,20 +80,20 @@ class CompiledModel:
     def __reduce__(self) -> tuple[Any, ...]:
         return CompiledModel, self.made_from
 
-    def program(self, x: Array) -> CompiledProgram:
+    def program(self, x: Examples) -> CompiledProgram:
         """That for examples like the rows of x."""
         # The default precision is that of what the model makes itself.
-        traced_for = (x.shape[1:], x.dtype, jnp.result_type(float))
+        traced_for = (*shapes_of(shapes_of_rows(x)), jnp.result_type(float))
         if traced_for not in self.programs:
             reading, num_samples = self.made_from
             # Rows are not looked at under someone's jit: such a program is not for other calls.
-            options = (*sorted(reading.options.items()), num_samples, is_concrete(x))
+            options = (*sorted(reading.options.items()), num_samples, is_known(x))
             self.programs[traced_for] = remember(
                 reading.read(self.network), (traced_for, options), partial(self._made, x), limits
             )
         return self.programs[traced_for]
 
-    def _made(self, x: Array, read: object) -> CompiledProgram:
+    def _made(self, x: Examples, read: object) -> CompiledProgram:
         reading, num_samples = self.made_from
         return CompiledProgram(reading.program(self.network, x, num_samples))
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.checks import as_examples
+from ntk_jax.checks import as_example_tree
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete, outside_traces
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.factors import Function
 from ntk_jax.infinite.flax.moments.moments import Moments
@@ -56,11 +57,11 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     Raises:
         NoLimitError: as `infinite_width`.
     """
-    x = as_examples("x", x)
+    x = as_example_tree("x", x)
     kernel = infinite_width(model, **options)
     compiled = kernel.model.program(x)
     duals = compiled.observer.duals(x, None, kernel.key)
-    row = np.asarray(x)[0] if is_concrete(x) else x[0]
+    row = jax.tree.map(lambda a: np.asarray(a)[0] if is_concrete(a) else a[0], x)
     # Remembered with the program, so that equal models are explained without compiling anything.
     if duals not in compiled.explained:
         compiled.explained[duals] = _Explained(compiled.program, duals)
@@ -82,7 +83,7 @@ class _Explained:
         self.steps: list[tuple[str, ...]] = []
         self.run = jax.jit(self._second_moments)
 
-    def _second_moments(self, row: Array, key: Array | None) -> list[Array]:
+    def _second_moments(self, row: Examples, key: Array | None) -> list[Array]:
         log: list[Logged] = []
         moments, _ = self.program.interpret((row, row), self.duals, log=log, key=key)
         found = _steps(log)

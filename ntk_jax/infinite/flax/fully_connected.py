@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from ntk_jax.compat import bind
 from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.contractions import DotContraction
 from ntk_jax.infinite.flax.moments.functions import rule_of
@@ -74,7 +75,7 @@ class FullyConnected:
         self.residual = len(layers) > 2 and layers[1].skipped
         self.rows = jax.jit(jax.vmap(self._row))
 
-    def kernels(self, x1: Array, x2: Array | None) -> Kernels:
+    def kernels(self, x1: Examples, x2: Examples | None) -> Kernels:
         """NNGP and NTK of the outputs."""
         a1, a2 = (None if x is None else self._features(x) for x in (x1, x2))
         assert a1 is not None
@@ -83,16 +84,18 @@ class FullyConnected:
         # Warnings point at the call of the kernel.
         return kernels_of(network, "infinite_width", out_of_range(self.dtype), 5)
 
-    def _features(self, x: Array) -> Array:
+    def _features(self, x: Examples) -> Array:
         """Rows of features; examples as they are where the model only moves their entries."""
+        leaves = jax.tree.leaves(x)
         moved = all(eqn.primitive.name in MOVES for eqn in self.features.jaxpr.eqns)
-        if moved and math.prod(x.shape[1:]) == math.prod(shape_of(self.features.jaxpr.outvars[0])):
-            return x.reshape(len(x), -1).astype(self.dtype)
-        return self.rows(x)
+        entries = math.prod(shape_of(self.features.jaxpr.outvars[0]))
+        if moved and len(leaves) == 1 and math.prod(leaves[0].shape[1:]) == entries:
+            return leaves[0].reshape(len(leaves[0]), -1).astype(self.dtype)
+        return self.rows(*leaves)
 
-    def _row(self, x: Array) -> Array:
+    def _row(self, *leaves: Array) -> Array:
         jaxpr, consts = self.features.jaxpr, self.features.consts
-        return evaluate(jaxpr, consts, [x], bind)[0].astype(self.dtype).ravel()
+        return evaluate(jaxpr, consts, leaves, bind)[0].astype(self.dtype).ravel()
 
 
 def fully_connected(program: Program) -> FullyConnected | None:
@@ -103,8 +106,8 @@ def fully_connected(program: Program) -> FullyConnected | None:
         return None
     found: list[list[_Layer] | None] = []
 
-    def features(x: Array) -> Array:
-        _, out = program.interpret((x, x), {})
+    def features(*leaves: Array) -> Array:
+        _, out = program.interpret((leaves, leaves), {})
         layers = _layers(output_gaussian(out))
         found.append(layers)
         if layers is None or layers[0].features is None:
@@ -112,7 +115,7 @@ def fully_connected(program: Program) -> FullyConnected | None:
         inputs, shape = layers[0].features
         return jnp.broadcast_to(jnp.asarray(inputs.sides[0]), shape)
 
-    closed = jax.make_jaxpr(features)(program.jaxpr.in_avals[-1])
+    closed = jax.make_jaxpr(features)(*program.jaxpr.in_avals[len(program.params) :])
     layers = found[-1]
     return None if layers is None else FullyConnected(layers, closed, program.dtype)
 

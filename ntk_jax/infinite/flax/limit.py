@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.checks import as_example_pair, check_integer, check_option, working_dtype
+from ntk_jax.checks import as_example_trees, check_integer, check_option, working_dtype
+from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.compiled_model import CompiledModel
 from ntk_jax.infinite.flax.reading import LearningRates, Reading
 from ntk_jax.infinite.flax.traced_model import Program
@@ -70,7 +71,8 @@ def infinite_width(
         key: a random key, for those samples.
 
     Returns:
-        `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, each (n1, n2): per output coordinate,
+        `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, of arrays of examples, or of pytrees of them
+        (see `empirical_ntk`), each (n1, n2): per output coordinate,
         averaged over positions if the outputs have any. With x2=None both are symmetric to the bit.
 
         With samples: all pairs share their normals, so that one key gives one kernel, continuous in
@@ -155,17 +157,26 @@ class LimitKernel:
         spread = lambda *k: jnp.std(jnp.stack(k), axis=0, ddof=1) / num_groups**0.5
         return jax.tree.map(spread, *found)
 
-    def program(self, x: Array) -> Program:
+    def program(self, x: Examples) -> Program:
         """The network traced for examples like the rows of x."""
         return self.model.program(x).program
 
 
-def _example_pair(x1: Any, x2: Any) -> tuple[Array, Array | None]:
+def _example_pair(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
     """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they
     may be indices.
     """
-    a1, a2 = as_example_pair(x1, x2)
-    if a2 is None or a1.dtype == a2.dtype:
+    a1, a2 = as_example_trees(x1, x2)
+    if a2 is None:
+        return a1, a2
+    pairs = zip(*map(jax.tree.leaves, (a1, a2)), strict=True)
+    sides = zip(*(_in_one_dtype(*pair) for pair in pairs), strict=True)
+    first, second = (jax.tree.unflatten(jax.tree.structure(a1), side) for side in sides)
+    return first, second
+
+
+def _in_one_dtype(a1: Array, a2: Array) -> tuple[Array, Array]:
+    if a1.dtype == a2.dtype:
         return a1, a2
     floating = any(jnp.issubdtype(a.dtype, jnp.floating) for a in (a1, a2))
     dtype = working_dtype(a1.dtype, a2.dtype) if floating else np.promote_types(a1.dtype, a2.dtype)

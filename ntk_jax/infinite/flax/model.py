@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.random import define_prng_impl
-from jax.typing import ArrayLike
 
 from ntk_jax.compat import NnxModule, is_concrete, is_nnx_module, nnx, outside_traces
+from ntk_jax.examples import Examples
 from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
 from ntk_jax.types import ApplyFn, Params
@@ -22,8 +22,8 @@ class Network(NamedTuple):
     params or their shapes); `content`: what it was made from, to be compared.
     """
 
-    init_fn: Callable[[Array, ArrayLike], Params] | None
-    build: Callable[[ArrayLike], tuple[ApplyFn, Params]]
+    init_fn: Callable[[Array, Examples], Params] | None
+    build: Callable[[Examples], tuple[ApplyFn, Params]]
     content: object
 
 
@@ -56,7 +56,7 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
     )
 
 
-def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
+def _drawn(init_fn: Callable[..., Params], x: Examples) -> Params:
     """Parameters of the right shapes and sizes: only the check that rows do not depend on each
     other looks at them.
     """
@@ -74,10 +74,10 @@ def _drawn(init_fn: Callable[..., Params], x: ArrayLike) -> Params:
 def _linen(
     model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Array]]
 ) -> Network:
-    def init(key: Array, x: ArrayLike) -> Params:
+    def init(key: Array, x: Examples) -> Params:
         return model.init(key, x, **call)
 
-    def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
+    def build(x: Examples) -> tuple[ApplyFn, Params]:
         shapes = jax.eval_shape(init, any_key(), x)
         variables = (
             {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
@@ -92,7 +92,7 @@ def _linen(
             return apply_fn, params
         fixed = {name: value for name, value in variables.items() if name != "params"}
 
-        def with_keys(params: Params, x: ArrayLike) -> Any:
+        def with_keys(params: Params, x: Examples) -> Any:
             rngs = {name: key() for name, key in keys.items()}
             return model.apply({"params": params, **fixed}, x, rngs=rngs, **call)
 
@@ -104,10 +104,10 @@ def _linen(
 def _nnx_constructor(
     make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool
 ) -> Network:
-    def init(key: Array, x: ArrayLike) -> Params:
+    def init(key: Array, x: Examples) -> Params:
         return nnx().state(make(rngs=nnx().Rngs(key)), nnx().Param).to_pure_dict()
 
-    def build(x: ArrayLike) -> tuple[ApplyFn, Params]:
+    def build(x: Examples) -> tuple[ApplyFn, Params]:
         def evaluated() -> Any:
             module = make(rngs=nnx().Rngs(0))
             module.eval()

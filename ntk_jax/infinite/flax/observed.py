@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
+from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
@@ -30,7 +31,7 @@ class Observer:
         self.program = program
         self.run = jax.jit(partial(_observed, program))
 
-    def duals(self, x1: Array, x2: Array | None, key: Array | None) -> Duals:
+    def duals(self, x1: Examples, x2: Examples | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""
         trace = self.program.pair((), key)
         functions = trace.functions
@@ -39,7 +40,7 @@ class Observer:
             return ()
         # The model's own, such as a W_std that it is differentiated by.
         scales = self.program.jaxpr.consts
-        if is_compiling() or not all(is_concrete(x) for x in (x1, x2, *scales) if x is not None):
+        if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, scales)))):
             return ()
         found = jax.device_get([self.run(x, key) for x in (x1, x2) if x is not None])
         largest = [float(max(variances)) for variances in zip(*(f for f, _ in found), strict=True)]
@@ -56,12 +57,14 @@ class Observer:
         )
 
 
-def _observed(program: Program, x: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
+def _observed(program: Program, x: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
     """The largest variances and tails of all examples."""
     trace = program.pair((), key)
 
-    def at_once(rows: int) -> Callable[[Array], Any]:
-        return lambda x: lax.map(lambda a: trace.observed(a, key), x, batch_size=min(len(x), rows))
+    def at_once(rows: int) -> Callable[[Examples], Any]:
+        return lambda x: lax.map(
+            lambda a: trace.observed(a, key), x, batch_size=min(num_rows(x), rows)
+        )
 
     many = max(AT_ONCE, MOST_BYTES // trace.bytes)
     found = by_platform(at_once(AT_ONCE), at_once(many), x)

@@ -12,6 +12,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import bind
+from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
 from ntk_jax.types import Kernels
@@ -35,32 +36,34 @@ class PairTrace(NamedTuple):
     names: list[str]
     bytes: int
 
-    def kernels(self, a: Array, b: Array, same: Array | bool, key: Array | None) -> Kernels:
+    def kernels(self, a: Examples, b: Examples, same: Array | bool, key: Array | None) -> Kernels:
         """Of one pair of examples."""
         return Kernels(*self._results(slice(0, 2), a, b, same, key))
 
-    def observed(self, a: Array, key: Array | None) -> tuple[list[Array], list[Array]]:
+    def observed(self, a: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
         found = self._results(slice(2, None), a, a, True, key)
         return found[: len(self.functions)], found[len(self.functions) :]
 
     def _results(
-        self, which: slice, a: Array, b: Array, same: Array | bool, key: Array | None
+        self, which: slice, a: Examples, b: Examples, same: Array | bool, key: Array | None
     ) -> list[Array]:
         jaxpr = self.closed.jaxpr
         wanted = jaxpr.outvars[which]
-        args = [a, b, jnp.asarray(same), *([] if key is None else [key])]
+        args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
         equations = needed(jaxpr, wanted)
         return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)
 
 
 def traced_pair(
-    kernels: Callable[..., Kernels], example: jax.core.ShapedArray, key: Array | None
+    kernels: Callable[..., Kernels], example: list[jax.core.ShapedArray], key: Array | None
 ) -> PairTrace:
-    """The trace of `kernels(examples, same, observed, key)`."""
+    """The trace of `kernels(examples, same, observed, key)`, examples given by their leaves."""
     met: list[tuple[list[Function], list[str]]] = []
 
-    def pair(a: Array, b: Array, same: Array, *key: Array) -> tuple[Kernels, list[Array]]:
+    def pair(
+        a: list[Array], b: list[Array], same: Array, *key: Array
+    ) -> tuple[Kernels, list[Array]]:
         observed = Observed([], [])
         found = kernels((a, b), same, observed, key[0] if key else None)
         functions = list(dict.fromkeys(f for f, _ in observed.functions))
@@ -74,7 +77,8 @@ def traced_pair(
 
     same = jax.ShapeDtypeStruct((), bool)
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
-    marks = [FIRST, SECOND, FIRST | SECOND, *([] if key is None else [0])]
+    size = len(example)
+    marks = [*[FIRST] * size, *[SECOND] * size, FIRST | SECOND, *([] if key is None else [0])]
     (functions, names) = met[-1]
     return PairTrace(closed, functions, names, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
 

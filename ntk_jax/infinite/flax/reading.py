@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
-from jax import Array
 
 from ntk_jax.checks import check_number
 from ntk_jax.closures.fingerprint import Reading as Fingerprint
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
+from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import USER_RULES
 from ntk_jax.infinite.flax.model import Network, network
@@ -43,18 +43,18 @@ class Reading(NamedTuple):
         rules = tuple(USER_RULES.items())
         return read((net.content, self.call, self.given, self.learning_rates, rules))
 
-    def program(self, net: Network, x: Array, num_samples: int | None) -> Program:
+    def program(self, net: Network, x: Examples, num_samples: int | None) -> Program:
         """Its program for examples like the rows of x."""
-        blank = np.zeros((1, *x.shape[1:]), x.dtype)
+        blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), x)
         apply_fn, params = net.build(blank)
         # Rows that depend on each other show in values only: not under someone's jit.
-        if is_concrete(x):
+        if is_known(x):
             _check_rows(apply_fn, params, x)
         if (init_fn := net.init_fn) is not None:
             stats = init_stats(lambda key: init_fn(key, blank), given=self.given)
         else:
             stats = _given_for_all(params, as_given(self.given))
-        example = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        example = shapes_of_rows(x)
         return traced(apply_fn, params, stats, self._rate, example, self.options, num_samples)
 
     def _rate(self, path: str, stats: InitStats) -> float:
@@ -66,7 +66,12 @@ class Reading(NamedTuple):
         return float(rate)
 
 
-def _check_rows(apply_fn: ApplyFn, params: Params, x: Array) -> None:
+def is_known(x: Examples) -> bool:
+    """Whether the values of examples can be looked at."""
+    return all(map(is_concrete, jax.tree.leaves(x)))
+
+
+def _check_rows(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
     try:
         check_per_example(apply_fn, params, x)
     except (TrainingModeError, InvalidRngError, ModifyScopeVariableError) as error:

@@ -12,6 +12,7 @@ from jax.extend import core as jex_core
 
 from ntk_jax.compat import abstract_value, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.examples import Examples, as_batch
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
@@ -65,7 +66,7 @@ class Program:
 
     def interpret(
         self,
-        examples: tuple[Array, Array],
+        examples: tuple[Examples, Examples],
         duals: Mapping[Function, DualRule],
         *,
         same: Array | None = None,
@@ -79,15 +80,19 @@ class Program:
         sampling = None if self.num_samples is None else Sampling(key, self.num_samples)
         moments = Moments(self.dtype, duals, observed, sampling, same)
         walk = Interpreter(moments, checked=self.checked, log=log, **self.options)
-        floating = jnp.issubdtype(examples[0].dtype, jnp.floating)
-        one, other = (x.astype(self.dtype) if floating else x for x in examples)
-        example = Det((one, other), (1,) * one.ndim)
-        (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, example])
+        leaves = [self._det(*pair) for pair in zip(*map(jax.tree.leaves, examples), strict=True)]
+        (out,) = walk.run(self.jaxpr.jaxpr, self.jaxpr.consts, [*self.params, *leaves])
         return moments, out
+
+    def _det(self, one: Array, other: Array) -> Det:
+        """A leaf of two examples."""
+        floating = jnp.issubdtype(one.dtype, jnp.floating)
+        sides = tuple(x.astype(self.dtype) if floating else x for x in (one, other))
+        return Det((sides[0], sides[1]), (1,) * one.ndim)
 
     def kernels(
         self,
-        examples: tuple[Array, Array],
+        examples: tuple[Examples, Examples],
         duals: Mapping[Function, DualRule],
         sides: Sides,
         *,
@@ -108,7 +113,7 @@ class Program:
         if question not in self.traces:
 
             def kernels(
-                examples: tuple[Array, Array],
+                examples: tuple[Examples, Examples],
                 same: Array,
                 observed: Observed,
                 key: Array | None,
@@ -116,7 +121,9 @@ class Program:
                 rules = dict(duals)
                 return self.kernels(examples, rules, (0, 1), same=same, observed=observed, key=key)
 
-            self.traces[question] = traced_pair(kernels, self.jaxpr.in_avals[-1], key)
+            self.traces[question] = traced_pair(
+                kernels, self.jaxpr.in_avals[len(self.params) :], key
+            )
         return self.traces[question]
 
 
@@ -125,7 +132,7 @@ def traced(
     params: Params,
     stats: Params,
     rate: Rate,
-    example: jax.ShapeDtypeStruct,
+    example: Examples,
     options: Mapping[str, str],
     num_samples: int | None = None,
 ) -> Program:
@@ -140,8 +147,9 @@ def traced(
         for (path, leaf), s in zip(leaves, tree.flatten_up_to(stats), strict=True)
     ]
     # Integers may be indices: their kernel has JAX's default dtype.
-    dtype = jnp.float64 if example.dtype == jnp.float64 else jnp.float32
-    if not jnp.issubdtype(example.dtype, jnp.floating):
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(example)]
+    dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
+    if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
         dtype = jnp.zeros(()).dtype
     return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
 
@@ -151,8 +159,8 @@ def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
     return np.array(const) if known else const
 
 
-def _one(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
-    out = apply_fn(params, x[None])
+def _one(apply_fn: ApplyFn, params: Params, x: Examples) -> Array:
+    out = apply_fn(params, as_batch(x))
     if not isinstance(out, jax.Array) or out.ndim == 0 or out.shape[0] != 1:
         raise ValueError(
             f"model: expected one array with a row per example; got {jax.tree.map(jnp.shape, out)}."
