@@ -1,6 +1,6 @@
 """The only place where JAX and Flax versions differ."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, cast
@@ -83,9 +83,11 @@ def abstract_value(x: Any) -> Any:
 
 def settings() -> dict[str, Any]:
     """What `CONTEXTS` are in this thread, but for the device, which cannot be sent elsewhere."""
-    return {
-        name: getattr(jax.config, f"jax_{name}") for name in CONTEXTS if name != "default_device"
-    }
+    return _values(name for name in CONTEXTS if name != "default_device")
+
+
+def _values(names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
     (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom
     derivatives in JAX 0.6.)
     """
-    contexts = _contexts(settings() | {"default_device": jax.config.jax_default_device})
+    contexts = _contexts(_values(CONTEXTS))
     contexts += [jax.debug_nans(False), jax.debug_infs(False)]  # what f tries may overflow
 
     def run() -> Any:

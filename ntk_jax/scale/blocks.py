@@ -89,10 +89,10 @@ def probe(kernel_fn: KernelFn, sides: Sides) -> Probe:
         ValueError: neither a kernel nor `Kernels`, or not of these examples, or not in float32 or
             float64.
     """
-    few = [None if x is None else on_device(_few(x)) for x in sides]
-    found = kernel_fn(*few)
-    names, values = _parts(found)
-    expected = tuple(len(few[0] if x is None else x) for x in few)
+    x1 = on_device(_few(sides.x1))
+    x2 = None if sides.x2 is None else on_device(_few(sides.x2))
+    names, values = _parts(kernel_fn(x1, x2))
+    expected = len(x1), len(x1 if x2 is None else x2)
     for value in values:
         if value.shape[:2] != expected or value.dtype not in (np.float32, np.float64):
             raise ValueError(

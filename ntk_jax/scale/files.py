@@ -104,7 +104,8 @@ def remove(file: Path) -> None:
     if file.is_dir():
         shutil.rmtree(file)
     else:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            file.unlink()
 
 
 @contextlib.contextmanager

@@ -72,16 +72,20 @@ def from_json(path: Path, attributes: dict[str, Any] | None) -> Facts:
     Raises:
         ValueError: none, or one of another format.
     """
-    found = (attributes or {}).get("ntk_jax", {})
+    found = dict((attributes or {}).get("ntk_jax", {}))
     if found.get("format") != FORMAT:
         what = "nothing that is one" if not found else f"format {found.get('format')}"
         raise ValueError(
             f"{path}: expected a KernelStore of format {FORMAT}; got {what}. Make one with "
             "tile(kernel_fn, out=path)(x)."
         )
-    fields = {name: found[name] for name in Facts._fields}
-    fields["grid"] = Grid(**fields["grid"])
-    return Facts(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    grid = Grid(**found.pop("grid"))
+    outputs, names, inputs, probed = (tuple(found.pop(name)) for name in _LISTS)
+    found.pop("format")
+    return Facts(grid=grid, outputs=outputs, names=names, inputs=inputs, probed=probed, **found)
+
+
+_LISTS = ("outputs", "names", "inputs", "probed")  # tuples, which JSON has not
 
 
 def described(sides: Sides) -> tuple[str, ...]:
@@ -90,7 +94,7 @@ def described(sides: Sides) -> tuple[str, ...]:
 
 
 def _described(x: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(x).view(np.uint8)).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(x).data.cast("B")).hexdigest()
     return f"shape {x.shape}, {x.dtype.name}, sha256 {digest[:16]}"
 
 

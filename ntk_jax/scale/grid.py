@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ntk_jax.memory import readable_size
-from ntk_jax.tiling import corners, even
+from ntk_jax.tiling import corners, even, row_slices
 
 Corner: TypeAlias = tuple[int, int]
 """First row and first column of a tile."""
@@ -16,6 +16,8 @@ Corner: TypeAlias = tuple[int, int]
 CPU_ROWS, DEVICE_ROWS, LIVE = 2048, 8192, 16
 
 ALIGNED = 16  # rows that a matrix product treats alike wherever they stand, see `tiling.tile_size`
+
+NEAR_ROWS = 64  # of which a block and its mirror image fit a cache
 
 
 class Grid(NamedTuple):
@@ -90,11 +92,17 @@ def mirrored(tile: np.ndarray) -> np.ndarray:
 
 def symmetrized(tile: np.ndarray) -> np.ndarray:
     """A tile on the diagonal, symmetric to the bit: see `tiling.mirror_upper`."""
-    other = mirrored(tile)
-    if np.array_equal(tile, other):
-        return tile
-    t, outputs = tile.shape[0], tile.shape[2:]
-    if tile.ndim == 4:  # where examples are equal, the order of the outputs decides
-        lower = np.tri(t * outputs[0], k=-1, dtype=bool).reshape(t, outputs[0], t, outputs[1])
-        return np.where(lower.transpose(0, 2, 1, 3), other, tile)
-    return np.where(np.tri(t, k=-1, dtype=bool).reshape(t, t, *(1,) * len(outputs)), other, tile)
+    out = tile.copy()
+    for rows in row_slices(len(tile), NEAR_ROWS):
+        out[rows, : rows.start] = mirrored(tile[: rows.start, rows])
+        out[rows, rows] = _symmetrized(tile[rows, rows])
+    return out
+
+
+def _symmetrized(block: np.ndarray) -> np.ndarray:
+    n, outputs = len(block), block.shape[2:]
+    if block.ndim == 4:  # where examples are equal, the order of the outputs decides
+        lower = np.tri(n * outputs[0], k=-1, dtype=bool).reshape(n, outputs[0], n, outputs[1])
+        return np.where(lower.transpose(0, 2, 1, 3), mirrored(block), block)
+    lower = np.tri(n, k=-1, dtype=bool).reshape(n, n, *(1,) * len(outputs))
+    return np.where(lower, mirrored(block), block)

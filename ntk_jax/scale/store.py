@@ -183,10 +183,10 @@ class KernelStore:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("copy: expected a copy of what is on the disk; got copy=False.")
-        found = self[:, :]
+        found = np.asarray(self[:, :])
         return found if dtype is None else found.astype(dtype, copy=False)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: Any) -> np.ndarray | np.floating:
         """Rows and columns by numbers, slices or arrays of numbers; the lower half from the upper.
 
         Raises:
@@ -195,12 +195,10 @@ class KernelStore:
         rows, columns, *outputs = key if isinstance(key, tuple) else (key, slice(None))
         n1, n2 = self.shape[:2]
         r, c = np.arange(n1)[rows], np.arange(n2)[columns]
-        reader, self_ = self._reader(), (np.atleast_1d(r), np.atleast_1d(c))
-        self._check_there(reader.touched(*self_))
-        found = reader.gather(*self_)
-        return found[
-            (0 if r.ndim == 0 else slice(None), 0 if c.ndim == 0 else slice(None), *outputs)
-        ]
+        reader, wanted = self._reader(), (np.atleast_1d(r), np.atleast_1d(c))
+        self._check_there(reader.touched(*wanted))
+        axes = (0 if axis.ndim == 0 else slice(None) for axis in (r, c))
+        return reader.gather(*wanted)[*axes, *outputs]
 
     def __len__(self) -> int:
         return self.shape[0]
