@@ -300,7 +300,7 @@ def test_nan_is_an_error_and_not_a_missing_tile(x, tmp_path):
 def test_a_second_writer_is_refused(store):
     store.discard([(0, 0)])
     with files.locked(store.path):
-        with pytest.raises(OSError, match=r"one writer at a time; process \d+ on .* is writing"):
+        with pytest.raises(OSError, match="expected one writer at a time"):
             store.compute(gaussian, progress=False)
         assert store[64:, 64:].shape == (11, 11)  # readers are welcome
     assert store.compute(gaussian, progress=False).missing() == []
@@ -317,7 +317,7 @@ def test_other_folders_are_left_alone(x, tmp_path):
 
 
 def test_a_creation_that_was_interrupted_is_made_again(store, x):
-    (store.path / "zarr.json").unlink()
+    (store.path / "zarr.json").write_text('{"zarr_format": 3, "no')
     np.testing.assert_array_equal(np.asarray(make(gaussian, store.path, x)), gaussian(x))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ Opened: TypeAlias = Any
 
 WINDOW = 8  # tiles on their way to the disk
 
-_META, _LOCK = "zarr.json", ".kernel-store.lock"
+_GROUP = "zarr.json"  # of a folder, which is also what its one writer locks
 
 
 def tensorstore() -> Opened:
@@ -76,27 +75,25 @@ def chunk_file(path: Path, at: Corner, grid: Grid, num_outputs: int) -> Path:
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
-    """The attributes of a group; None if there is none."""
+    """The attributes of a group; None if there is none, or not all of it."""
     try:
-        return json.loads((path / _META).read_text(encoding="utf-8")).get("attributes", {})
-    except (FileNotFoundError, NotADirectoryError):
+        return json.loads((path / _GROUP).read_text(encoding="utf-8")).get("attributes", {})
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
 
 
 def write_attributes(path: Path, attributes: dict[str, Any]) -> None:
-    """The group itself: once it is there, it is whole."""
+    """The group itself, in the file that is locked: once it can be read, it is whole."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    new = path / f"{_META}.new"
-    with new.open("w", encoding="utf-8") as file:
+    with (path / _GROUP).open("w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path / _META)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a folder without a group is one in which a creation was interrupted, or empty."""
-    return not any(path.iterdir()) or (path / _LOCK).exists()
+    """Whether a folder without a group is empty, or one in which a creation was interrupted."""
+    return not any(path.iterdir()) or (path / _GROUP).exists()
 
 
 def remove(file: Path) -> None:
@@ -116,7 +113,7 @@ def locked(path: Path) -> Iterator[None]:
         OSError: another process has it, or nobody may write there.
     """
     try:
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path / _GROUP, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OSError(
             f"{path}: expected a folder that can be written to; got: {error}. Reading needs no "
@@ -124,23 +121,15 @@ def locked(path: Path) -> Iterator[None]:
         ) from error
     try:
         if fcntl is not None:
-            _take(descriptor, path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError:
+        raise OSError(
+            f"{path}: expected one writer at a time; another one is writing. Wait for it, or give "
+            "it an executor to compute faster."
+        ) from None
     finally:
         os.close(descriptor)
-
-
-def _take(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(descriptor, 200, 0).decode() or "another process"
-        raise OSError(
-            f"{path}: expected one writer at a time; {owner} is writing. Wait for it, or give it "
-            "an executor to compute faster."
-        ) from None
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
 class Writer:
