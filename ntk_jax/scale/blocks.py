@@ -17,6 +17,8 @@ from ntk_jax.types import KernelFn, Kernels
 Tile: TypeAlias = tuple[np.ndarray, ...]
 """A tile of one kernel, or of both."""
 
+NAMES = (*Kernels._fields, "kernel")  # of kernels in a store; the last is that of a single one
+
 PROBED = 4  # examples whose kernel says what a kernel function returns, and which one it is
 
 
@@ -113,7 +115,7 @@ def _parts(found: object) -> tuple[tuple[str, ...], tuple[Array | np.ndarray, ..
     if isinstance(found, Kernels):
         return Kernels._fields, tuple(found)
     if isinstance(found, Array | np.ndarray) and found.ndim in (2, 3, 4):
-        return ("kernel",), (found,)
+        return NAMES[-1:], (found,)
     raise ValueError(
         "kernel_fn: expected a kernel (n1, n2), (n1, n2, O) or (n1, n2, O, O), or Kernels(nngp, "
         f"ntk); got {jax.tree.map(np.shape, found)}."

@@ -11,7 +11,7 @@ import numpy as np
 from ntk_jax.compat import settings, under_settings
 from ntk_jax.progress import progress_bar
 from ntk_jax.scale import files, fingerprint
-from ntk_jax.scale.blocks import Sides, Tile, tiles
+from ntk_jax.scale.blocks import NAMES, Sides, Tile, tiles
 from ntk_jax.scale.fingerprint import Facts
 from ntk_jax.scale.grid import Corner
 from ntk_jax.scale.workers import drive
@@ -119,7 +119,7 @@ def fresh(path: Path) -> bool:
     Raises:
         ValueError: something else is there.
     """
-    if path.is_dir() and (files.read_attributes(path) is not None or files.is_ours(path)):
+    if path.is_dir() and (files.read_attributes(path) is not None or files.is_ours(path, NAMES)):
         return files.read_attributes(path) is None
     if path.exists():
         raise ValueError(

@@ -91,9 +91,12 @@ def write_attributes(path: Path, attributes: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def is_ours(path: Path) -> bool:
+def is_ours(path: Path, names: Iterable[str]) -> bool:
     """Whether a folder without a group is empty, or one in which a creation was interrupted."""
-    return not any(path.iterdir()) or (path / _GROUP).exists()
+    if not any(path.iterdir()):
+        return True
+    # A creation ends before the first tile.
+    return (path / _GROUP).exists() and not any((path / name / "c").exists() for name in names)
 
 
 def remove(file: Path) -> None:
@@ -121,15 +124,20 @@ def locked(path: Path) -> Iterator[None]:
         ) from error
     try:
         if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, path)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(
             f"{path}: expected one writer at a time; another one is writing. Wait for it, or give "
             "it an executor to compute faster."
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 class Writer:

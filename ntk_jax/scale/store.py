@@ -15,7 +15,7 @@ from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.memory import readable_size
 from ntk_jax.progress import progress_bar
 from ntk_jax.scale import fingerprint
-from ntk_jax.scale.blocks import limited, probe, tiles
+from ntk_jax.scale.blocks import as_sides, limited, probe, tiles
 from ntk_jax.scale.disk import Disk
 from ntk_jax.scale.fingerprint import Facts
 from ntk_jax.scale.grid import Corner
@@ -77,11 +77,6 @@ class KernelStore:
         return np.dtype(self.facts.dtype)
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
     def nngp(self) -> "KernelStore":
         """The covariance kernel of a store with both."""
         return self._one("nngp")
@@ -127,14 +122,29 @@ class KernelStore:
         Warns:
             UserWarning: the kernel is the store's to rounding only.
         """
-        if not self.missing():
-            return self
         kernel_fn = limited(kernel_fn, self.facts.memory)
         if executor is not None:
             check_executor(executor, kernel_fn)
-        fingerprint.check_kernel(self.path, self.facts, probe(kernel_fn, self.disk.sides))
-        self.disk.fill(kernel_fn, executor, progress)
+        self.check(kernel_fn)
+        if self.missing():
+            self.disk.fill(kernel_fn, executor, progress)
         return self
+
+    def check(
+        self, kernel_fn: KernelFn, x1: ArrayLike | None = None, x2: ArrayLike | None = None
+    ) -> None:
+        """Raise unless the store is of this kernel function and, if they are given, these examples.
+
+        Raises:
+            ValueError: it is not; the message says what differs.
+
+        Warns:
+            UserWarning: the kernel is the store's to rounding only.
+        """
+        if x1 is not None:
+            fingerprint.check_inputs(self.path, self.facts, as_sides(x1, x2))
+        kernel_fn = limited(kernel_fn, self.facts.memory)
+        fingerprint.check_kernel(self.path, self.facts, probe(kernel_fn, self.disk.sides))
 
     def verify(
         self,
@@ -167,7 +177,7 @@ class KernelStore:
                 chosen = np.linspace(0, len(whole) - 1, min(num_tiles, len(whole)))
                 whole = [whole[m] for m in chosen.astype(int)]
             kernel_fn = limited(kernel_fn, self.facts.memory)
-            fingerprint.check_kernel(self.path, self.facts, probe(kernel_fn, self.disk.sides))
+            self.check(kernel_fn)
             with progress_bar(len(whole), "verify tiles", enabled=progress) as bar:
                 made = tiles(kernel_fn, self.disk.sides, grid, whole)
                 for (at, new), (_, old) in zip(made, self.disk.stored(whole), strict=True):
