@@ -156,7 +156,7 @@ def _predict_from_store(args: argparse.Namespace) -> int:
     )
     k = np.asarray(getattr(store, args.kernel))
     one = lambda x1, x2=None: getattr(kernel_fn(x1, x2), args.kernel)
-    k_test = np.asarray(tile(one)(x_test.reshape(len(x_test), *x.shape[1:]), x))
+    k_test = tile(one)(x_test.reshape(len(x_test), *x.shape[1:]), x)
     classes = np.unique(task.y)
     y = np.asarray(task.y[:, None] == classes if task.classes else task.y[:, None], k.dtype)
     fit = kernel_regression(

@@ -2,12 +2,12 @@
 
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Int
 
 from ntk_jax.checks import as_array, check_finite, check_integer
@@ -22,6 +22,9 @@ from ntk_jax.scale.grid import Corner
 from ntk_jax.scale.reading import Reader
 from ntk_jax.scale.workers import check_executor
 from ntk_jax.types import KernelFn
+
+Index: TypeAlias = Any
+"""Numbers, slices or arrays of numbers, of one axis or a tuple for several."""
 
 
 class KernelStore:
@@ -190,13 +193,13 @@ class KernelStore:
         """Remove tiles, such as those that `verify` found."""
         self.disk.discard(corners)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("copy: expected a copy of what is on the disk; got copy=False.")
         found = np.asarray(self[:, :])
         return found if dtype is None else found.astype(dtype, copy=False)
 
-    def __getitem__(self, key: Any) -> np.ndarray | np.floating:
+    def __getitem__(self, key: Index) -> np.ndarray | np.floating:
         """Rows and columns by numbers, slices or arrays of numbers; the lower half from the upper.
 
         Raises:

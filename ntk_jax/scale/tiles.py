@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,6 +20,9 @@ from ntk_jax.scale.grid import Grid, grid_of, mirrored
 from ntk_jax.scale.store import KernelStore
 from ntk_jax.types import KernelFn, Kernels
 
+Found: TypeAlias = Any
+"""What a kernel function returns, in NumPy's arrays; or a `KernelStore`."""
+
 
 @dataclass(frozen=True)
 class Tiled:
@@ -29,9 +33,7 @@ class Tiled:
     out: Path | None
     progress: bool
 
-    def __call__(
-        self, x1: ArrayLike, x2: ArrayLike | None = None
-    ) -> np.ndarray | Kernels | KernelStore:
+    def __call__(self, x1: ArrayLike, x2: ArrayLike | None = None) -> Found:
         """The kernel of all pairs, on the host or on the disk."""
         sides = as_sides(x1, x2)
         budget = memory_budget(self.memory_limit)
