@@ -117,7 +117,7 @@ def killed(n: int, path: Path, reference: Path, seconds: float) -> dict[str, Any
     generator, there, redone = random.Random(0), [], 0
     for _ in range(KILLS):
         before = _written(path)
-        _fill(n, path, generator.uniform(0, seconds / KILLS))
+        _fill(n, path, generator.uniform(0, 0.5 * seconds / KILLS))
         redone += sum(_written(path).get(name) != when for name, when in before.items())
         there.append(len(_written(path)))
     before, missing = _written(path), len(ntk_jax.KernelStore.open(path).missing())
@@ -138,7 +138,7 @@ def killed(n: int, path: Path, reference: Path, seconds: float) -> dict[str, Any
 
 
 def _fill(n: int, path: Path, kill_after: float | None) -> int:
-    """How many tiles a process began; it is killed some seconds after the first."""
+    """How many tiles a process began; it is killed some seconds after all is compiled."""
     code = f"from benchmarks.scale import fill; fill({n}, {str(path)!r})"
     command = [sys.executable, "-c", code]
     calls = 0
@@ -146,7 +146,7 @@ def _fill(n: int, path: Path, kill_after: float | None) -> int:
         assert process.stdout is not None
         for _ in process.stdout:
             calls += 1
-            if calls == 2 and kill_after is not None:
+            if calls == 5 and kill_after is not None:
                 time.sleep(kill_after)
                 process.send_signal(signal.SIGKILL)
     if process.returncode != (0 if kill_after is None else -signal.SIGKILL):
@@ -218,7 +218,7 @@ def overhead(n: int) -> dict[str, Any]:
         "tiles": partial(ntk_jax.tile(ntk, memory_limit=memory_limit(n), progress=False), x),
     }
     for name, clock in (("", time.perf_counter), ("cpu_", time.process_time)):
-        timings = measure(cases, repeats=9, warmup=1, clock=clock)
+        timings = measure(cases, repeats=11, warmup=1, budget=40, clock=clock)
         row[f"{name}kernel_s"] = timings["kernel"].median
         row[f"{name}tiles_s"] = timings["tiles"].median
         row[f"{name}ratio"] = timings["tiles"].ratio(timings["kernel"])

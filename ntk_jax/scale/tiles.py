@@ -1,6 +1,7 @@
 """`tile`: the same kernel function in blocks under a byte budget, in memory or to disk."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,10 +14,10 @@ from ntk_jax.checks import check_number
 from ntk_jax.memory import check_result_fits, memory_budget
 from ntk_jax.platforms import is_on_cpu
 from ntk_jax.progress import progress_bar
-from ntk_jax.scale.blocks import Probe, Sides, as_found, as_sides, limited, probe, tiles
+from ntk_jax.scale.blocks import Probe, Sides, Tile, as_found, as_sides, limited, probe, tiles
 from ntk_jax.scale.disk import create, fresh
 from ntk_jax.scale.fingerprint import check_budget, check_inputs, facts_of
-from ntk_jax.scale.grid import Grid, grid_of, mirrored
+from ntk_jax.scale.grid import Corner, Grid, grid_of, mirrored
 from ntk_jax.scale.store import KernelStore
 from ntk_jax.types import KernelFn, Kernels
 
@@ -62,14 +63,15 @@ class Tiled:
             whole = jax.ShapeDtypeStruct((len(found.names), *shape), found.dtype)
             check_result_fits(whole, way_out="Keep it on disk: tile(kernel_fn, out=path).")
         kernels = tuple(np.empty(shape, found.dtype) for _ in found.names)
-        with progress_bar(len(grid.corners), "kernel tiles", enabled=self.progress) as bar:
+        bar = progress_bar(len(grid.corners), "kernel tiles", enabled=self.progress)
+        # Another thread writes, as many kernel functions wait for the device before they return.
+        with bar as shown, ThreadPoolExecutor(1) as other:
+            written = other.submit(_put, (), (), grid, (0, 0))
             for at, tile in tiles(kernel_fn, sides, grid, grid.corners):
-                rows, columns = grid.place(at)
-                for kernel, part in zip(kernels, tile, strict=True):
-                    kernel[rows, columns] = part
-                    if grid.has_mirror(at):
-                        kernel[columns, rows] = mirrored(part)
-                bar.update(1)
+                written.result()
+                written = other.submit(_put, kernels, tile, grid, at)
+                shown.update(1)
+            written.result()
         return as_found(found.names, kernels)
 
 
@@ -127,6 +129,15 @@ def tile(
             ". Bind the options first: functools.partial(mlp_kernels, depth=3)."
         )
     return Tiled(kernel_fn, memory_limit, None if out is None else Path(out), progress)
+
+
+def _put(kernels: Tile, tile: Tile, grid: Grid, at: Corner) -> None:
+    """A tile in its place, and mirrored."""
+    rows, columns = grid.place(at)
+    for kernel, part in zip(kernels, tile, strict=True):
+        kernel[rows, columns] = part
+        if grid.has_mirror(at):
+            kernel[columns, rows] = mirrored(part)
 
 
 def _grid(sides: Sides, found: Probe, budget: int) -> Grid:
