@@ -60,10 +60,11 @@ class Disk:
         """Bytes of these; None where there are none."""
         return [*map(_size, self.files(at))]
 
-    def missing(self) -> list[Corner]:
-        """Tiles that are not on the disk, or not all of them."""
+    def missing(self, wanted: list[Corner] | None = None) -> list[Corner]:
+        """Tiles, of those that are wanted, that are not on the disk, or not all of them."""
         whole = [self.tile_bytes] * len(self.facts.names)
-        return [at for at in self.facts.grid.corners if self.sizes(at) != whole]
+        wanted = self.facts.grid.corners if wanted is None else wanted
+        return [at for at in wanted if self.sizes(at) != whole]
 
     def discard(self, which: list[Corner]) -> None:
         """Remove tiles."""

@@ -289,7 +289,7 @@ class KernelStore:
         return self._reader()
 
     def _check_there(self, wanted: list[Corner]) -> None:
-        absent = set(wanted) & set(self.missing())
+        absent = self.disk.missing(wanted)
         if absent:
             raise ValueError(
                 f"{self.path}: expected tiles that are there; {len(absent)} of {len(wanted)} are "
