@@ -2,9 +2,9 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias, cast
 
@@ -99,6 +99,31 @@ def abstract_value(x: Any) -> Any:
     return get(x)
 
 
+def settings() -> dict[str, Any]:
+    """What `CONTEXTS` are in this thread, but for the device, which cannot be sent elsewhere."""
+    return _values(name for name in CONTEXTS if name != "default_device")
+
+
+def _values(names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+
+@contextmanager
+def under_settings(own: dict[str, Any]) -> Iterator[None]:
+    """A context in which they are those of another thread or process."""
+    with ExitStack() as entered:
+        for context in _contexts(own):
+            entered.enter_context(context)
+        yield
+
+
+def _contexts(own: dict[str, Any]) -> list[Any]:
+    return [
+        _x64(value) if name == "enable_x64" else getattr(jax, name)(value)
+        for name, value in own.items()
+    ]
+
+
 def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
     """`f(*args)` on concrete values although this thread is tracing: traces belong to threads, and
     so do JAX's contexts.
@@ -106,11 +131,7 @@ def outside_traces(f: Callable[..., Any], *args: Any) -> Any:
     (`jax.ensure_compile_time_eval` does not evaluate loops and some functions with custom
     derivatives in JAX 0.6.)
     """
-    own = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXTS}
-    contexts = [
-        _x64(value) if name == "enable_x64" else getattr(jax, name)(value)
-        for name, value in own.items()
-    ]
+    contexts = _contexts(_values(CONTEXTS))
     contexts += [jax.debug_nans(False), jax.debug_infs(False)]  # what f tries may overflow
 
     def run() -> Any:

@@ -247,6 +247,7 @@ def test_imports_inside_functions_are_optional_extras(path):
         "diffrax",
         "equinox",
         "pyarrow.parquet",
+        "tensorstore",
     }
     assert {module for module, inside in imports(path) if inside} <= extras
 

@@ -13,6 +13,7 @@ import pytest
 import ntk_jax
 from ntk_jax.cli import kernel, predict
 from ntk_jax.cli.main import main
+from ntk_jax.cli.options import as_bytes
 from ntk_jax.data.encoding import encoder
 from ntk_jax.data.reading import read_table
 
@@ -70,6 +71,8 @@ def examples():
 def test_examples_of_the_help_run(example, folder, capsys):
     words = shlex.split(example)
     assert words[0] == "ntk-jax"
+    if "K.zarr" in words and words[1] != "kernel":
+        out_of(capsys, "kernel", "train.csv", "--drop", "price", "--out", "K.zarr")
     out = out_of(capsys, *words[1:]).out
     if "--json" in words:
         json.loads(out)
@@ -142,6 +145,90 @@ def test_spectra_are_those_of_the_library(folder, capsys):
     np.testing.assert_allclose(report["largest eigenvalues"][:3], s[:3], rtol=1e-4)
     np.testing.assert_allclose(np.load("S.npz")["eigenvalues"][:3], s[:3], rtol=1e-4)
     assert 0 < report["centered alignment"] < 1
+
+
+def test_a_kernel_on_the_disk_is_that_in_memory_and_is_gone_on_with(folder, capsys):
+    to = lambda out: ["kernel", "table.csv", "--drop", "kind", "--out", out, "--memory", "300KB"]
+    out_of(capsys, *to("K.npz"))
+    report = json.loads(out_of(capsys, *to("K.zarr"), "--json").out)
+    store, arrays = ntk_jax.KernelStore.open("K.zarr"), np.load("K.npz")
+    np.testing.assert_array_equal(np.asarray(store.ntk), arrays["ntk"])
+    assert report["mean nngp"] == pytest.approx(np.diagonal(arrays["nngp"]).mean())
+    store.discard([(0, 0)])
+    assert main(to("K.zarr")) == 1
+    assert "--resume" in capsys.readouterr().err
+    out_of(capsys, *to("K.zarr"), "--resume")
+    assert store.missing() == []
+    assert main([*to("K.zarr"), "--resume", "--depth", "3"]) == 1
+    assert "expected the kernel function that the store was begun with" in capsys.readouterr().err
+
+
+def test_a_store_has_the_spectrum_of_its_kernel(folder, capsys):
+    out_of(capsys, "kernel", "train.csv", "--drop", "price", "--out", "K.zarr")
+    command = "spectrum K.zarr --top 3 --json --out S.npz".split()
+    report = json.loads(out_of(capsys, *command).out)
+    k = np.asarray(ntk_jax.KernelStore.open("K.zarr").ntk)
+    s = np.linalg.eigvalsh(k.astype(float))[::-1]
+    np.testing.assert_allclose(report["largest eigenvalues"], s[:3], rtol=1e-4)
+    np.testing.assert_allclose(np.load("S.npz")["eigenvalues"], s[:3], rtol=1e-4)
+    assert report["trace"] == pytest.approx(s.sum(), rel=1e-5)
+    rank = report["effective rank (participation)"]
+    assert rank == pytest.approx(s.sum() ** 2 / np.square(s).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["price", pytest.param("kind", marks=pytest.mark.slow)])
+def test_predictions_from_a_store_are_those_of_its_kernel(folder, capsys, target):
+    out_of(capsys, "kernel", "train.csv", "--drop", target, "--out", "K.zarr")
+    command = f"predict --store K.zarr --train train.csv --target {target} --test new.csv".split()
+    rows = rows_of(out_of(capsys, *command, "--ridge", "0.01").out)
+    table = read_table(Path("train.csv")).without([target])
+    encode = encoder(table)
+    raw, x_test = encode(table), encode(read_table(Path("new.csv")))
+    store = ntk_jax.KernelStore.open("K.zarr")
+    k, both = np.asarray(store.ntk, float), [(a - raw.mean(0)) / raw.std(0) for a in (x_test, raw)]
+    np.testing.assert_allclose(both[1], store.x1, atol=1e-5)
+    k_test = np.asarray(ntk_jax.mlp_kernels(*both, depth=2, W_std=2**0.5, b_std=0.1).ntk)
+    y = PRICE[:, None] if target == "price" else (KIND[:, None] == np.unique(KIND)).astype(float)
+    alpha = np.linalg.solve(k + 0.01 * np.diagonal(k).mean() * np.eye(40), y - y.mean(0))
+    expected = k_test @ alpha + y.mean(0)
+    columns = [name for name in rows[0] if target == "price" or name.startswith("score")]
+    found = np.array([[float(row[name]) for name in columns] for row in rows])
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    if target == "kind":
+        assert [row["prediction"] for row in rows] == [*np.unique(KIND)[expected.argmax(1)]]
+
+
+def test_a_store_of_other_options_is_not_predicted_from(folder, capsys):
+    out_of(capsys, "kernel", "train.csv", "--drop", "price", "--out", "K.zarr")
+    command = "predict --store K.zarr --train train.csv --target price --test new.csv".split()
+    for more, message in (
+        (["--depth", "3"], "expected the kernel function that the store was begun with"),
+        (["--drop", "c"], "expected the examples that the store was made of"),
+    ):
+        assert main([*command, *more]) == 1
+        assert message in capsys.readouterr().err
+
+
+STORED = {
+    "an array": ("kernel new.csv --out K.npz --resume", "expected together with --out K.zarr"),
+    "memory": ("kernel new.csv --out K.zarr --memory lots", "expected a size such as 2GiB"),
+    "no store": ("spectrum .", "expected a KernelStore of format 1; got nothing that is one"),
+    "a target": ("spectrum . --target a", "expected together with a table"),
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_bad_options_of_stores_are_one_line(folder, capsys, case):
+    command, message = STORED[case]
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, size", [("2GiB", 2**31), ("500MB", 5 * 10**8), ("1.5 kib", 1536), ("100000", 10**5)]
+)
+def test_sizes_have_units(text, size):
+    assert as_bytes(text) == size
 
 
 def test_arrays_are_tables(folder, capsys):

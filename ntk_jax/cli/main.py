@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_debug(command)
     kernel.add_commands(commands)
-    predict.add_commands(commands)
+    predict.add_commands(commands, kernel.add_model_options, kernel.kernel_fn_of)
     return parser
 
 

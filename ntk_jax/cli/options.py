@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 
 def add_command(
@@ -48,6 +51,27 @@ def check_out(path: Path | None) -> None:
         raise ValueError(f"--out: expected a file in a folder that exists; got {path}.")
     if path.is_dir():
         raise ValueError(f"--out: expected a file; got the folder {path}.")
+
+
+def standardized(x: np.ndarray, like: np.ndarray, *, raw: bool) -> np.ndarray:
+    """Inputs by the means and deviations of `like`, column by column, or as they are if `raw`."""
+    if not raw:
+        std = like.std(axis=0)
+        x = (x - like.mean(axis=0)) / np.where(std > 0, std, 1)
+    return x.astype(np.float32)
+
+
+def as_bytes(text: str) -> int:
+    """A size such as 2GiB, 500MB or 100000."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if found is None or not number:
+        raise ValueError(f"--memory: expected a size such as 2GiB or 500MB; got {text!r}.")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(number * (1024 if found[3] else 1000) ** power)
 
 
 def notify(notices: list[str]) -> None:

@@ -3,19 +3,34 @@
 import argparse
 import csv
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
-from ntk_jax.cli.options import add_command, add_table_options, check_out, notify, show
+from ntk_jax.cli.options import (
+    add_command,
+    add_table_options,
+    check_out,
+    notify,
+    show,
+    standardized,
+)
 from ntk_jax.data.encoding import Encoder, encoder, is_numeric, numbers_of, text_of
 from ntk_jax.data.reading import Table, read_table
+from ntk_jax.inference.regression import kernel_regression
+from ntk_jax.memory import check_result_fits
+from ntk_jax.scale.store import KernelStore
+from ntk_jax.scale.tiles import tile
+from ntk_jax.types import KernelFn, Kernels
 
 PREDICT_EXAMPLES = """examples:
   ntk-jax predict --train train.csv --target price --test new.csv --out predictions.csv
   ntk-jax predict --train train.csv --target kind --test new.csv --kernel nngp --json
+  ntk-jax predict --train train.csv --target price --test new.csv --store K.zarr
 """
 EXPLAIN_EXAMPLES = """examples:
   ntk-jax explain --train train.csv --target price --test new.csv --top 3
@@ -33,8 +48,18 @@ class Task(NamedTuple):
     classes: bool
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Both subcommands."""
+KernelOf: TypeAlias = Callable[
+    [argparse.Namespace, np.ndarray], tuple[KernelFn[Kernels], np.ndarray]
+]
+"""A kernel function of the options of `ntk-jax kernel`, and the rows as it takes them."""
+
+
+def add_commands(
+    commands: argparse._SubParsersAction,
+    add_model_options: Callable[[argparse._ActionsContainer], None],
+    kernel_fn_of: KernelOf,
+) -> None:
+    """Both subcommands, with the options of a kernel and what makes it from them."""
     command = add_command(
         commands,
         "predict",
@@ -42,11 +67,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         summary="a column of one table from another table in which it is known",
         description="Fit NTKRegressor (a target of numbers) or NTKClassifier to a table, and "
         "predict for another one. Everything but the target is an input; depth, scales and ridge "
-        "are chosen by the leave-one-out loss.",
+        "are chosen by the leave-one-out loss. With --store the kernel of the training rows is "
+        "that of `ntk-jax kernel A.csv --drop COLUMN --out K.zarr`, with the same options.",
         examples=PREDICT_EXAMPLES,
     )
     command.add_argument("--test", type=Path, required=True, metavar="B.csv")
     command.add_argument("--out", type=Path, metavar="P.csv", help="default: stdout")
+    stored = command.add_argument_group("from a kernel on the disk")
+    stored.add_argument("--store", type=Path, metavar="K.zarr", help="of the training rows")
+    stored.add_argument("--ridge", type=float, default=1e-3, help="of the kernel's mean diagonal")
+    add_model_options(stored)
+    command.set_defaults(kernel_fn_of=kernel_fn_of)
     _add_options(command)
     command = add_command(
         commands,
@@ -77,6 +108,8 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 def run_predict(args: argparse.Namespace) -> int:
     """Fit, predict, save."""
     check_out(args.out)
+    if args.store is not None:
+        return _predict_from_store(args)
     task, test = _task(args), read_table(args.test)
     x_test = task.encode(test)
     notify(task.encode.notices)
@@ -104,6 +137,42 @@ def run_predict(args: argparse.Namespace) -> int:
         else:
             results["out"] = str(args.out)
         show(args, results)
+    return 0
+
+
+def _predict_from_store(args: argparse.Namespace) -> int:
+    """Regression with a kernel on the disk, which is read into memory."""
+    task, test = _task(args), read_table(args.test)
+    args.depth = 2 if args.depth is None else args.depth
+    x_test = standardized(task.encode(test), task.x, raw=args.raw)
+    notify(task.encode.notices)
+    kernel_fn, x = args.kernel_fn_of(args, standardized(task.x, task.x, raw=args.raw))
+    store = KernelStore.open(args.store)
+    store.check(kernel_fn, x)
+    check_result_fits(
+        jax.ShapeDtypeStruct((2, *store.shape), store.dtype),
+        "the kernel and a factor of it",
+        "Predict from a part of the rows, or iterate with `store @ v` in Python.",
+    )
+    k = np.asarray(getattr(store, args.kernel))
+    one = lambda x1, x2=None: getattr(kernel_fn(x1, x2), args.kernel)
+    k_test = tile(one)(x_test.reshape(len(x_test), *x.shape[1:]), x)
+    classes = np.unique(task.y)
+    y = np.asarray(task.y[:, None] == classes if task.classes else task.y[:, None], k.dtype)
+    fit = kernel_regression(
+        k, y - y.mean(axis=0), k_test, diag_reg=args.ridge * float(np.diagonal(k).mean())
+    )
+    found = np.asarray(fit.test) + y.mean(axis=0)
+    header, rows = ["prediction"], [[_digits(value)] for value in found[:, 0].tolist()]
+    if task.classes:
+        header += [f"score({name})" for name in classes]
+        best = classes[found.argmax(axis=1)]
+        rows = [[str(b), *map(_digits, s)] for b, s in zip(best, found.tolist(), strict=True)]
+    _write(args, header, rows)
+    if args.out is not None:
+        show(args, {"rows": len(x), "store": str(args.store), "out": str(args.out)})
+    elif args.json:
+        show(args, {"predictions": [dict(zip(header, row, strict=True)) for row in rows]})
     return 0
 
 

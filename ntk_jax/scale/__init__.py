@@ -1,0 +1,1 @@
+"""Beyond one memory: kernels tile by tile, on disk."""
