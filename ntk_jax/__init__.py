@@ -84,6 +84,7 @@ from ntk_jax.networks.mlp import MLP as MLP
 from ntk_jax.networks.mlp import Dense as Dense
 from ntk_jax.networks.mlp import torch_init as torch_init
 from ntk_jax.scale.kernel_operator import kernel_operator as kernel_operator
+from ntk_jax.scale.shard import shard as shard
 from ntk_jax.spectrum.alignment import alignment as alignment
 from ntk_jax.spectrum.alignment import centered_alignment as centered_alignment
 from ntk_jax.spectrum.alignment import cosine as cosine

@@ -25,7 +25,7 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "platforms"],
     1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
-    2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
+    2: ["closures", "data", "devices", "linalg", "losses", "ode", "tiling"],
     3: ["duals", "initializers", "operators"],
     4: ["modes", "networks"],
     5: ["dynamics", "finite", "inference", "infinite", "scale", "spectrum"],

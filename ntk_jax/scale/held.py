@@ -10,9 +10,9 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from ntk_jax.devices.mesh import num_devices, on_every_device, replicated
 from ntk_jax.linalg import matmul
 from ntk_jax.scale.matrix import KernelMatrix
-from ntk_jax.scale.mesh import on_every_device, replicated
 
 Known: TypeAlias = tuple[int, bool, bool, Mesh | None]
 
@@ -27,18 +27,18 @@ class HeldKernel(KernelMatrix):
         num_rows: n1.
         symmetric: whether rows and columns are the same examples.
         is_transposed: whether this is the operator of the transposed array.
-        mesh: the devices, on one axis; None for one device.
+        devices: a mesh of them, on one axis; None for one device.
     """
 
     kernel: Array
     num_rows: int
     symmetric: bool
     is_transposed: bool
-    mesh: Mesh | None
+    devices: Mesh | None
 
     def tree_flatten(self) -> tuple[tuple[Array], Known]:
         """The array, and what is known of it."""
-        return (self.kernel,), (self.num_rows, self.symmetric, self.is_transposed, self.mesh)
+        return (self.kernel,), (self.num_rows, self.symmetric, self.is_transposed, self.devices)
 
     @classmethod
     def tree_unflatten(cls, rest: Known, arrays: tuple[Array]) -> "HeldKernel":
@@ -47,7 +47,7 @@ class HeldKernel(KernelMatrix):
 
     def __repr__(self) -> str:
         """Without entries."""
-        devices = 1 if self.mesh is None else self.mesh.size
+        devices = num_devices(self.mesh)
         return f"HeldKernel(shape={self.shape}, dtype={self.dtype.name}, devices={devices})"
 
     @property
@@ -65,6 +65,11 @@ class HeldKernel(KernelMatrix):
     def is_symmetric(self) -> bool:
         """Whether rows and columns are the same examples."""
         return self.symmetric
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices, on one axis; None for one device."""
+        return self.devices
 
     @property
     def T(self) -> "HeldKernel":
@@ -94,7 +99,7 @@ def _product(kernel: Array, v: Array, n: int, mesh: Mesh | None) -> Array:
 def _transposed_product(kernel: Array, v: Array, n: int, mesh: Mesh | None) -> Array:
     """Kᵀ v: what the rows of every device add, summed over the mesh."""
     v = jnp.pad(v, [(0, len(kernel) - n), *[(0, 0)] * (v.ndim - 1)])
-    share = len(kernel) if mesh is None else len(kernel) // mesh.size
+    share = len(kernel) // num_devices(mesh)
     starts = jnp.arange(0, len(kernel), share)
 
     def run(sides: tuple[Array, Array], v: Array) -> Array:
@@ -106,7 +111,7 @@ def _transposed_product(kernel: Array, v: Array, n: int, mesh: Mesh | None) -> A
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _diagonal(kernel: Array, n: int, mesh: Mesh | None) -> Array:
-    share = len(kernel) if mesh is None else len(kernel) // mesh.size
+    share = len(kernel) // num_devices(mesh)
     starts = jnp.arange(0, len(kernel), share)
 
     def run(start: Array, rows: Array) -> Array:

@@ -1,40 +1,33 @@
 """Any kernel as an operator: in memory, computed anew in every product, or from a store."""
 
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import as_example_pair, check_integer, check_option
-from ntk_jax.closures.fingerprint import read
-from ntk_jax.closures.programs import traced
+from ntk_jax.devices.mesh import num_devices, one_axis, place
+from ntk_jax.devices.processes import agreed, finished
 from ntk_jax.memory import check_result_fits
-from ntk_jax.platforms import is_on_cpu
 from ntk_jax.scale.held import HeldKernel
 from ntk_jax.scale.host_loop import HostKernel
 from ntk_jax.scale.matrix import KernelMatrix, the_kernel
-from ntk_jax.scale.mesh import Tree, one_axis, place
 from ntk_jax.scale.recomputed import RecomputedKernel
 from ntk_jax.scale.tile_products import How
 from ntk_jax.scale.tile_writes import strips, whole
-from ntk_jax.types import KernelFn
-
-# Rows of a block. A CPU's tiles are small enough to be made beside each other; an accelerator's
-# large enough that launches do not count.
-HELD_ON_CPU, RECOMPUTED_ON_CPU, ON_ACCELERATOR, LEAST = 256, 1024, 4096, 256
-
-# What a kernel_fn does that looks at values, which are not there in a program.
-LOOKS = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
+from ntk_jax.scale.tracing import (
+    RECOMPUTED_ON_CPU,
+    Prepared,
+    default_rows,
+    inputs_of,
+    runs_on_cpu,
+    traced_kernel,
 )
-
+from ntk_jax.types import KernelFn
 
 MEMORY_WAY_OUT = (
     "Use storage='recompute', which holds one tile, a KernelStore, or more devices by mesh=."
@@ -99,74 +92,49 @@ def kernel_operator(
             fit the memory, before it is computed; a store of another shape; a mesh with a kernel_fn
             that looks at values.
     """
+    prepare = partial(_prepared, kernel_fn, x, x2, kernel, mesh, storage, block_size)
+    found = agreed(mesh if isinstance(mesh, Mesh) else None, prepare, inputs_of)
+    if not isinstance(found, Prepared):
+        return found
+    x1, x2, how = found.x1, found.x2, found.how
+    x1, x2 = place((x1, x2), how.mesh)
+    if storage == "recompute":
+        return RecomputedKernel(x1, x2, kernel_fn, how)
+    make = whole if how.num_devices == 1 else strips
+    kernel_array = finished(how.mesh, make(kernel_fn, x1, x2, how=how))
+    return HeldKernel(kernel_array, len(x1), x2 is None, False, how.mesh)
+
+
+def _prepared(
+    kernel_fn: KernelFn[Any],
+    x1: ArrayLike,
+    x2: ArrayLike | None,
+    kernel: str | None,
+    mesh: Mesh | None,
+    storage: str | Store,
+    block_size: int | None,
+) -> Prepared | HostKernel | HeldKernel | Store:
+    """Checked arguments; an operator where no program is needed for it."""
     check_option("kernel", kernel, (None, "ntk", "nngp"))
     if block_size is not None:
         check_integer("block_size", block_size, minimum=1)
-    x1, x2 = as_example_pair(x, x2)
+    a1, a2 = as_example_pair(x1, x2)
+    shape = len(a1), len(a1 if a2 is None else a2)
     if not isinstance(storage, str):
-        return _checked_store(storage, (len(x1), len(x1 if x2 is None else x2)))
+        return _checked_store(storage, shape)
     check_option("storage", storage, ("memory", "recompute"))
     mesh = one_axis(mesh)
-    found = _traced_kernel(kernel_fn, x1, x2, mesh)
+    found = traced_kernel(kernel_fn, a1, a2, mesh)
     if found is None:
-        operator = HostKernel(kernel_fn, x1, x2, kernel, block_size or RECOMPUTED_ON_CPU)
+        operator = HostKernel(kernel_fn, a1, a2, kernel, block_size or RECOMPUTED_ON_CPU)
         return operator if storage == "recompute" else operator.held()
-    on_cpu = _on_cpu(x1, mesh)
-    held = storage == "memory"
-    rows = block_size or default_rows(len(x1), on_cpu, held, 1 if mesh is None else mesh.size)
+    on_cpu, devices, held = runs_on_cpu(a1, mesh), num_devices(mesh), storage == "memory"
+    rows = block_size or default_rows(shape[0], on_cpu, held, devices)
     how = How(kernel, jnp.dtype(the_kernel(found, kernel).dtype), rows, on_cpu, mesh)
-    x1, x2 = place((x1, x2), mesh)
-    if not held:
-        return RecomputedKernel(x1, x2, kernel_fn, how)
-    return held_kernel(kernel_fn, x1, x2, how)
-
-
-def held_kernel(kernel_fn: KernelFn[Any], x1: Array, x2: Array | None, how: How) -> HeldKernel:
-    """The kernel in memory, if it fits."""
-    shape = len(x1), len(x1 if x2 is None else x2)
-    share = jax.ShapeDtypeStruct((-(-shape[0] // how.num_devices), shape[1]), how.dtype)
-    check_result_fits(share, "a kernel, or a device's share of it,", MEMORY_WAY_OUT)
-    make = whole if how.num_devices == 1 else strips
-    kernel = make(kernel_fn, x1, x2, how=how)
-    return HeldKernel(kernel, shape[0], x2 is None, False, how.mesh)
-
-
-def default_rows(n: int, on_cpu: bool, held: bool, devices: int) -> int:
-    """Rows of a block."""
-    if on_cpu:
-        # Of a kernel that is held they do not depend on the devices: neither does any entry.
-        return HELD_ON_CPU if held else RECOMPUTED_ON_CPU
-    share = -(-n // (8 * devices) if held else -n // (2 * devices))
-    return int(np.clip(share // LEAST * LEAST, LEAST, ON_ACCELERATOR))
-
-
-def _on_cpu(x: Array, mesh: Mesh | None) -> bool:
-    if mesh is not None:
-        return bool(mesh.devices.flat[0].platform == "cpu")
-    return is_on_cpu(x) is not False
-
-
-def _traced_kernel(
-    kernel_fn: KernelFn[Any], x1: Array, x2: Array | None, mesh: Mesh | None
-) -> Tree | None:
-    """What kernel_fn returns, as shapes; None if it looks at values."""
-    if not callable(kernel_fn):
-        raise ValueError(
-            f"kernel_fn: expected a function kernel_fn(x1, x2=None); got "
-            f"{type(kernel_fn).__name__}. An array is an operator already."
-        )
-    few = jax.ShapeDtypeStruct((min(len(x1), 2), *x1.shape[1:]), x1.dtype)
-    args = (few,) if x2 is None else (few, jax.ShapeDtypeStruct((1, *x2.shape[1:]), x2.dtype))
-    try:
-        return traced(lambda reading, *args: reading(*args), read(kernel_fn), *args)[1]
-    except LOOKS as error:
-        if mesh is None:
-            return None
-        raise ValueError(
-            "kernel_fn: expected a function that JAX can trace, as every device of a mesh runs it "
-            f"inside one program; it looks at values: {str(error).splitlines()[0]} Leave mesh out, "
-            "or write it with jax.numpy."
-        ) from error
+    if held:
+        share = jax.ShapeDtypeStruct((-(-shape[0] // devices), shape[1]), how.dtype)
+        check_result_fits(share, "a kernel, or a device's share of it,", MEMORY_WAY_OUT)
+    return Prepared(a1, a2, how, kernel_fn)
 
 
 def _checked_store(store: object, shape: tuple[int, int]) -> Store:

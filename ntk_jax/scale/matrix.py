@@ -1,15 +1,19 @@
 """What every operator of a kernel checks before it multiplies, and the choice of one kernel."""
 
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ntk_jax.checks import as_array, check_finite
 from ntk_jax.compat import is_concrete
+from ntk_jax.devices.mesh import place
+from ntk_jax.devices.processes import agreed, finished
 from ntk_jax.types import Kernels
 
 Found: TypeAlias = Any
@@ -36,12 +40,24 @@ class KernelMatrix:
         """Whether its rows and columns are the same examples."""
         raise NotImplementedError
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share the work, on one axis; None for one device."""
+        return None
+
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v for v of shape (n2,) or (n2, b), in the dtype of the kernel.
 
         Raises:
             ValueError: another shape; values that are complex, NaN or infinite.
         """
+        if isinstance(v, Array) and not (is_concrete(v) and v.is_fully_addressable):
+            w = self._checked(v)  # in a program, or the same on every process already
+        else:
+            w = agreed(self.mesh, partial(self._checked, v), lambda w: w)
+        return finished(self.mesh, self._multiply(place(w, self.mesh)))
+
+    def _checked(self, v: ArrayLike) -> Array:
         v = as_array("v", v)
         n2 = self.shape[1]
         if v.ndim not in (1, 2) or v.shape[0] != n2:
@@ -52,7 +68,7 @@ class KernelMatrix:
                 "after another."
             )
         check_finite("v", v)
-        return self._multiply(v.astype(self.dtype))
+        return v.astype(self.dtype)
 
     def diagonal(self) -> Float[Array, " n"]:
         """The diagonal of a symmetric kernel.
@@ -65,7 +81,7 @@ class KernelMatrix:
                 "diagonal: expected an operator with x2=None; got rows and columns of different "
                 "examples."
             )
-        return self._diagonal()
+        return finished(self.mesh, self._diagonal())
 
     def columns(self, indices: Int[ArrayLike, " k"]) -> Float[Array, "n1 k"]:
         """The columns of these indices; negative ones count from the end.
@@ -82,7 +98,7 @@ class KernelMatrix:
         known = np.asarray(indices) if is_concrete(indices) else np.zeros(1, int)
         if not np.all((known >= -n2) & (known < n2)):
             raise ValueError(f"indices: expected columns 0 to {n2 - 1}; got {known.tolist()}.")
-        return self._columns(indices)
+        return finished(self.mesh, self._columns(place(indices, self.mesh)))
 
     def _multiply(self, v: Float[Array, "n2 ..."]) -> Float[Array, "n1 ..."]:
         raise NotImplementedError

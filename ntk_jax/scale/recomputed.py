@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntk_jax.closures.fingerprint import Reading
@@ -60,6 +61,11 @@ class RecomputedKernel(KernelMatrix):
     def is_symmetric(self) -> bool:
         """Whether there is no x2."""
         return self.x2 is None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices, on one axis; None for one device."""
+        return self.how.mesh
 
     @property
     def T(self) -> "RecomputedKernel":

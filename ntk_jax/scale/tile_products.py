@@ -16,9 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ntk_jax.closures.programs import compiled
+from ntk_jax.devices.mesh import num_devices, on_every_device, replicated, shared_out
 from ntk_jax.linalg import matmul
 from ntk_jax.scale.matrix import the_kernel
-from ntk_jax.scale.mesh import on_every_device, replicated, shared_out
 from ntk_jax.tiling import grid
 from ntk_jax.types import KernelFn
 
@@ -46,7 +46,7 @@ class How(NamedTuple):
     @property
     def num_devices(self) -> int:
         """How many share the work."""
-        return 1 if self.mesh is None else self.mesh.size
+        return num_devices(self.mesh)
 
 
 def tile_of(kernel_fn: KernelFn[Any], how: How, a: Array, b: Array | None = None) -> Array:

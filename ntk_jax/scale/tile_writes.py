@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ntk_jax.closures.programs import compiled
-from ntk_jax.scale.mesh import Tree, on_every_device
+from ntk_jax.devices.mesh import Tree, on_every_device
 from ntk_jax.scale.tile_products import How, blocks_of, cut, tile_of, tile_pairs
 from ntk_jax.tiling import swap_sides
 from ntk_jax.types import KernelFn

@@ -24,19 +24,27 @@ def one_axis(mesh: Mesh | None) -> Mesh | None:
     """The devices of any mesh on one axis.
 
     Raises:
-        ValueError: no mesh.
+        ValueError: no mesh; one of some processes.
     """
-    if mesh is None or isinstance(mesh, Mesh):
-        return None if mesh is None else Mesh(mesh.devices.reshape(-1), (ROWS,))
-    raise ValueError(
-        f"mesh: expected a jax.sharding.Mesh; got {type(mesh).__name__}. Make one of all devices: "
-        "jax.make_mesh((jax.device_count(),), ('rows',))."
-    )
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        raise ValueError(
+            f"mesh: expected a jax.sharding.Mesh; got {type(mesh).__name__}. Make one of all "
+            "devices: jax.make_mesh((jax.device_count(),), ('rows',))."
+        )
+    processes = {device.process_index for device in mesh.devices.flat}
+    if 1 < len(processes) < jax.process_count():
+        raise ValueError(
+            f"mesh: expected devices of this process, or of all {jax.process_count()}, which agree "
+            f"on their arguments together; got devices of {len(processes)}."
+        )
+    return Mesh(mesh.devices.reshape(-1), (ROWS,))
 
 
-def by_rows(mesh: Mesh) -> NamedSharding:
-    """Every device has some rows."""
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+def num_devices(mesh: Mesh | None) -> int:
+    """How many share the work."""
+    return 1 if mesh is None else mesh.size
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
