@@ -37,6 +37,7 @@ def results(mesh):
         "relu, x2": sharded(x, x2).nngp,
         "network": ntk_jax.shard(finite, mesh, block_size=BLOCK)(x),
     }
+    yield from network_products(mesh, apply_fn, params)
     for storage in ("memory", "recompute"):
         op, other = limit(y, storage=storage), limit(y, x2, storage=storage)
         exact[f"columns, {storage}"] = op.columns(np.array([3, -1]))
@@ -47,6 +48,20 @@ def results(mesh):
         yield f"transposed, {storage}", other.T @ v
         yield f"in a program, {storage}", jax.jit(lambda op, v: op @ (op @ v))(op, op @ v)
     yield from ((f"exact: {name}", a) for name, a in exact.items())
+
+
+def network_products(mesh, apply_fn, params):
+    """Products with tangent kernels that are never formed, of rows that are shared out or not."""
+    for name, n in (("shared", N), ("whole", PRIME)):
+        x, v = examples(n, 1), examples(2 * n, 3)
+        op = ntk_jax.ntk_operator(apply_fn, params, x, mesh=mesh, block_size=4)
+        other = ntk_jax.ntk_operator(apply_fn, params, x, examples(N2, 2), mesh=mesh)
+        yield f"network, {name}", op @ v
+        yield f"network, {name}, diagonal", op.diagonal()
+        yield f"network, {name}, columns", op.columns(np.array([3, -1, 7]))
+        yield f"network, {name}, rectangle", other @ v[: 2 * N2]
+        yield f"network, {name}, transposed", other.T @ v
+        yield f"network, {name}, in a program", jax.jit(lambda op, v: op @ v)(op, v)
 
 
 def main(path, *cluster):

@@ -25,8 +25,8 @@ MAX_LINES = 300
 LEVELS = {
     0: ["types", "compat", "platforms"],
     1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
-    2: ["closures", "data", "devices", "linalg", "losses", "ode", "tiling"],
-    3: ["duals", "initializers", "operators"],
+    2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
+    3: ["devices", "duals", "initializers", "operators"],
     4: ["modes", "networks"],
     5: ["dynamics", "finite", "inference", "infinite", "scale", "spectrum"],
     6: ["diagnostics"],
@@ -41,8 +41,8 @@ INSIDE = {
     "finite": {
         0: ["inputs", "jacobian_products", "linearize", "uses"],
         1: ["features"],
-        2: ["contraction", "operator"],
-        3: ["strategy"],
+        2: ["contraction", "shared_products"],
+        3: ["operator", "strategy"],
         4: ["explain", "projection"],
         5: ["empirical"],
         6: ["monte_carlo"],

@@ -1,6 +1,7 @@
 """Devices in a row: what each has of an array, and how it gets there."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -10,6 +11,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntk_jax.compat import shard_map
+from ntk_jax.platforms import by_platform
+from ntk_jax.tiling import pad_rows
 
 ROWS = "rows"
 """The one axis of a mesh."""
@@ -52,6 +55,18 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def is_of_cpus(mesh: Mesh) -> bool:
+    """Whether the devices are CPUs."""
+    return bool(mesh.devices.flat[0].platform == "cpu")
+
+
+def by_device(mesh: Mesh | None, run: Callable[[bool, Array], Array], x: Array) -> Array:
+    """`run(on_cpu, x)`: a mesh says what its devices are, and else the platform decides."""
+    if mesh is not None:
+        return run(is_of_cpus(mesh), x)
+    return by_platform(partial(run, True), partial(run, False), x)
+
+
 def place(tree: T, mesh: Mesh | None) -> T:
     """Arrays on every device of the mesh, whole; every process has the same ones."""
     return tree if mesh is None else jax.tree.map(lambda a: _placed(a, everywhere(mesh)), tree)
@@ -66,6 +81,23 @@ def _placed(a: Tree, where: NamedSharding) -> Array:
         return jax.device_put(a, where)
     held = np.asarray(a)
     return jax.make_array_from_callback(held.shape, where, lambda index: held[index])
+
+
+def share_rows(tree: T, mesh: Mesh | None) -> T:
+    """Concrete arrays, their rows shared out over the mesh; where the devices do not divide the
+    number of rows, every device has all.
+    """
+    if mesh is None:
+        return tree
+    axes = lambda a: (ROWS,) if len(a) % mesh.size == 0 else ()
+    where = lambda a: NamedSharding(mesh, PartitionSpec(*axes(a)))
+    return jax.tree.map(lambda a: _placed(a, where(a)), tree)
+
+
+def filled(tree: T, mesh: Mesh | None, *, zeros: bool = False) -> T:
+    """In a program: rows up to a multiple of the number of devices, see `pad_rows`."""
+    rows = num_devices(mesh)
+    return jax.tree.map(lambda a: pad_rows(a, rows, zeros=zeros), tree)
 
 
 def replicated(mesh: Mesh | None, a: Array) -> Array:
@@ -89,7 +121,7 @@ def shared_out(mesh: Mesh | None, lists: Tree, fill: Tree) -> Tree:
 
 def on_every_device(
     mesh: Mesh | None, run: Callable[[Any, Any], Tree], shares: Tree, whole: Tree
-) -> Array:
+) -> Tree:
     """`run(its shares, whole)` on every device; results are joined along their first axis."""
     if mesh is None:
         return run(shares, whole)

@@ -20,6 +20,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from ntk_jax.compat import is_concrete
+from ntk_jax.devices.mesh import place
 
 T = TypeVar("T")
 
@@ -88,6 +89,15 @@ def agreed(mesh: Mesh | None, prepare: Callable[[], T], inputs: Callable[[T], An
             "arrays on every process. Load the same file, or draw with the same seed, everywhere."
         )
     return found
+
+
+def same_everywhere(mesh: Mesh | None, v: T, check: Callable[[T], Array]) -> Array:
+    """`check(v)` on every device of a mesh; what all processes share already, or is traced, is not
+    compared.
+    """
+    if isinstance(v, Array) and not (is_concrete(v) and v.is_fully_addressable):
+        return place(check(v), mesh)
+    return place(agreed(mesh, lambda: check(v), lambda w: w), mesh)
 
 
 def _digest(tree: Any) -> int:

@@ -1,6 +1,5 @@
 """What every operator of a kernel checks before it multiplies, and the choice of one kernel."""
 
-from functools import partial
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from ntk_jax.checks import as_array, check_finite
 from ntk_jax.compat import is_concrete
 from ntk_jax.devices.mesh import place
-from ntk_jax.devices.processes import agreed, finished
+from ntk_jax.devices.processes import finished, same_everywhere
 from ntk_jax.types import Kernels
 
 Found: TypeAlias = Any
@@ -51,11 +50,7 @@ class KernelMatrix:
         Raises:
             ValueError: another shape; values that are complex, NaN or infinite.
         """
-        if isinstance(v, Array) and not (is_concrete(v) and v.is_fully_addressable):
-            w = self._checked(v)  # in a program, or the same on every process already
-        else:
-            w = agreed(self.mesh, partial(self._checked, v), lambda w: w)
-        return finished(self.mesh, self._multiply(place(w, self.mesh)))
+        return finished(self.mesh, self._multiply(same_everywhere(self.mesh, v, self._checked)))
 
     def _checked(self, v: ArrayLike) -> Array:
         v = as_array("v", v)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import traced
-from ntk_jax.devices.mesh import Tree
+from ntk_jax.devices.mesh import Tree, is_of_cpus
 from ntk_jax.platforms import is_on_cpu
 from ntk_jax.scale.tile_products import How
 from ntk_jax.types import KernelFn
@@ -56,7 +56,7 @@ def default_rows(n: int, on_cpu: bool, held: bool, devices: int) -> int:
 def runs_on_cpu(x: Array, mesh: Mesh | None) -> bool:
     """Whether programs on these examples run on CPUs."""
     if mesh is not None:
-        return bool(mesh.devices.flat[0].platform == "cpu")
+        return is_of_cpus(mesh)
     return is_on_cpu(x) is not False
 
 
