@@ -283,16 +283,16 @@ def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, i
 def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, " n1_O"]:
     op = KernelOperator(*arrays, apply_fn, **options)
 
-    def norms(rows: Array) -> Array:
-        features = features_of(op.apply_fn, op.params, rows)
+    def norms(params: Params, rows: Array) -> Array:
+        features = features_of(op.apply_fn, params, rows)
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
         return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
 
     def run(on_cpu: bool, x: Array) -> Array:
         # Features have cotangents of every output.
         rows, _ = _at_once(op, op.num_outputs, on_cpu)
-        of_share = lambda x, _: jax.lax.map(norms, in_blocks(x, rows)).reshape(-1)
-        return rows_together(op.mesh, of_share, x, ())
+        of_share = lambda x, p: jax.lax.map(partial(norms, p), in_blocks(x, rows)).reshape(-1)
+        return rows_together(op.mesh, of_share, x, op.params)
 
     out = by_device(op.mesh, run, op.x1)
     return out[: op.x1.shape[0] * op.num_outputs]

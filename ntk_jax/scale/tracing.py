@@ -28,8 +28,12 @@ def inputs_of(prepared: object) -> Tree:
     """What every process must have alike: examples, options, arrays that kernel_fn reads."""
     if not isinstance(prepared, Prepared):
         return ()
-    reads = [a for a in read(prepared.kernel_fn).objects if isinstance(a, Array | np.ndarray)]
-    return prepared.x1, prepared.x2, prepared.how, reads
+    return prepared.x1, prepared.x2, prepared.how, arrays_of(prepared.kernel_fn)
+
+
+def arrays_of(kernel_fn: KernelFn[Any]) -> list[Array | np.ndarray]:
+    """The arrays that a kernel_fn reads, such as parameters."""
+    return [a for a in read(kernel_fn).objects if isinstance(a, Array | np.ndarray)]
 
 
 # Rows of a block. A CPU's tiles are small enough to be made beside each other; an accelerator's
@@ -68,6 +72,13 @@ def traced_kernel(
         raise ValueError(
             f"kernel_fn: expected a function kernel_fn(x1, x2=None); got "
             f"{type(kernel_fn).__name__}. An array is an operator already."
+        )
+    placed = [a for a in arrays_of(kernel_fn) if isinstance(a, Array) and len(a.devices()) > 1]
+    if mesh is not None and placed:
+        raise ValueError(
+            "kernel_fn: expected arrays that it reads, such as parameters, on one device; "
+            f"got one of shape {placed[0].shape} on {len(placed[0].devices())} "
+            "devices. Read copies of them: jax.device_get(params)."
         )
     few = jax.ShapeDtypeStruct((min(len(x1), 2), *x1.shape[1:]), x1.dtype)
     args = (few,) if x2 is None else (few, jax.ShapeDtypeStruct((1, *x2.shape[1:]), x2.dtype))
