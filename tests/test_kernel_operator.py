@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import ntk_jax
+from cases.compilations import compilations
 from cases.draws import drawn, normal
+from ntk_jax.closures.programs import forget
 
 N, N2, D = 37, 11, 5
 X, X2 = normal(0, (N, D)), normal(1, (N2, D))
@@ -74,6 +76,23 @@ def test_an_operator_is_an_argument_of_a_program():
         np.testing.assert_allclose(columns, k[:, :2], atol=1e-13)
         np.testing.assert_allclose(diagonal, np.diagonal(k), atol=1e-13)
     assert len(calls) == 2  # an equal operator is no other program
+
+
+def test_each_result_is_one_program_and_an_equal_one_none():
+    x, v = normal(5, (N, D)), normal(6, (N, 3))
+    forget()
+    for storage in ("memory", "recompute"):
+        make = lambda s=storage: ntk_jax.kernel_operator(
+            kernel_fn, x, kernel="nngp", storage=s, block_size=BLOCK
+        )
+        with compilations() as found:
+            op = make()
+            op @ v, op.diagonal(), op.columns(np.arange(2))
+        assert len(found) == (4 if storage == "memory" else 3)
+        with compilations() as found:
+            op = make()
+            op @ v, op.diagonal(), op.columns(np.arange(2))
+        assert not found
 
 
 def test_a_product_has_derivatives():

@@ -83,7 +83,7 @@ def traced_kernel(
     few = jax.ShapeDtypeStruct((min(len(x1), 2), *x1.shape[1:]), x1.dtype)
     args = (few,) if x2 is None else (few, jax.ShapeDtypeStruct((1, *x2.shape[1:]), x2.dtype))
     try:
-        return traced(lambda reading, *args: reading(*args), read(kernel_fn), *args)[1]
+        return traced(_called, read(kernel_fn), *args)[1]
     except LOOKS as error:
         if mesh is None:
             return None
@@ -92,3 +92,7 @@ def traced_kernel(
             f"inside one program; it looks at values: {str(error).splitlines()[0]} Leave mesh out, "
             "or write it with jax.numpy."
         ) from error
+
+
+def _called(kernel_fn: KernelFn[Any], *args: Array) -> Tree:
+    return kernel_fn(*args)
