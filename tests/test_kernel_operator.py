@@ -147,6 +147,28 @@ def test_a_kernel_that_looks_at_values(storage, x2):
             jax.jit(lambda v: op @ v)(v)
 
 
+class Disk:
+    """What `kernel_operator` needs of a store."""
+
+    def __init__(self, k):
+        self.k, self.shape, self.dtype = k, k.shape, k.dtype
+        self.diagonal, self.columns = k.diagonal, lambda indices: k[:, indices]
+
+    def __matmul__(self, v):
+        return self.k @ v
+
+
+def test_a_store_is_an_operator_of_its_own(unchecked_shapes):
+    disk, pair = Disk(as_array()), Disk(as_array())
+    pair.ntk = disk
+    assert operator(storage=pair) is disk
+    assert ntk_jax.kernel_operator(kernel_fn, X, storage=pair) is pair
+    with pytest.raises(ValueError, match=r"a store of shape \(37, 11\)"):
+        operator(X2, storage=disk)
+    with pytest.raises(ValueError, match="mesh: expected None"):
+        operator(storage=disk, mesh=jax.make_mesh((1,), ("x",)))
+
+
 def test_top_eigenvalues_of_a_kernel_that_is_not_held():
     found = ntk_jax.top_eigenvalues(operator(storage="recompute"), 3, key=jax.random.key(0))
     np.testing.assert_allclose(

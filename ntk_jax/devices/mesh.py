@@ -50,6 +50,13 @@ def num_devices(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.size
 
 
+def devices_of_one_memory(mesh: Mesh | None) -> int:
+    """How many devices share a memory: CPUs of a process do."""
+    if mesh is None or not is_of_cpus(mesh):
+        return 1
+    return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+
+
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Every device has all."""
     return NamedSharding(mesh, PartitionSpec())

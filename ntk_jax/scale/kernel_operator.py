@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import as_example_pair, check_integer, check_option
-from ntk_jax.devices.mesh import num_devices, one_axis, place
+from ntk_jax.devices.mesh import devices_of_one_memory, num_devices, one_axis, place
 from ntk_jax.devices.processes import agreed, finished
 from ntk_jax.memory import check_result_fits
 from ntk_jax.scale.held import HeldKernel
@@ -121,7 +121,7 @@ def _prepared(
     a1, a2 = as_example_pair(x1, x2)
     shape = len(a1), len(a1 if a2 is None else a2)
     if not isinstance(storage, str):
-        return _checked_store(storage, shape)
+        return _checked_store(storage, shape, kernel, mesh)
     check_option("storage", storage, ("memory", "recompute"))
     mesh = one_axis(mesh)
     found = traced_kernel(kernel_fn, a1, a2, mesh)
@@ -132,12 +132,16 @@ def _prepared(
     rows = block_size or default_rows(shape[0], on_cpu, held, devices)
     how = How(kernel, jnp.dtype(the_kernel(found, kernel).dtype), rows, on_cpu, mesh)
     if held:
-        share = jax.ShapeDtypeStruct((-(-shape[0] // devices), shape[1]), how.dtype)
-        check_result_fits(share, "a kernel, or a device's share of it,", MEMORY_WAY_OUT)
+        share = -(-shape[0] // devices) * devices_of_one_memory(mesh)
+        result = jax.ShapeDtypeStruct((share, shape[1]), how.dtype)
+        check_result_fits(result, "a kernel, or a device's share of it,", MEMORY_WAY_OUT)
     return Prepared(a1, a2, how, kernel_fn)
 
 
-def _checked_store(store: object, shape: tuple[int, int]) -> Store:
+def _checked_store(
+    store: object, shape: tuple[int, int], kernel: str | None, mesh: Mesh | None
+) -> Store:
+    store = store if kernel is None else getattr(store, kernel, store)
     if not isinstance(store, Store):
         raise ValueError(
             f"storage: expected 'memory', 'recompute' or a KernelStore; got {type(store).__name__}."
@@ -146,4 +150,6 @@ def _checked_store(store: object, shape: tuple[int, int]) -> Store:
         raise ValueError(
             f"storage: expected a store of shape {shape}, as x and x2; got {tuple(store.shape)}."
         )
+    if mesh is not None:
+        raise ValueError("mesh: expected None with a store, which the host reads; got a mesh.")
     return store
