@@ -62,6 +62,12 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def ambient_mesh() -> Any:
+    """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
+    get: Callable[[], Any] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+    return get()
+
+
 def is_on_host(x: object) -> bool:
     """Whether NumPy reads the values of `x` where they are: numbers, and arrays of the CPU."""
     if not isinstance(x, jax.Array):

@@ -70,8 +70,7 @@ class KernelOperator:
     @classmethod
     def tree_unflatten(cls, rest: tuple[Reading, Mesh | None], arrays: Arrays) -> "KernelOperator":
         """The operator of these arrays."""
-        apply_fn, num_outputs, dtype, block_size = rest[0].function
-        return cls(*arrays, apply_fn, num_outputs, dtype, block_size, rest[1])
+        return replace(cls(*arrays, *rest[0].function), mesh=rest[1])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -162,8 +161,8 @@ class KernelOperator:
 
     @property
     def _options(self) -> dict[str, Any]:
-        options = {"num_outputs": self.num_outputs, "dtype": self.dtype, "mesh": self.mesh}
-        return {**options, "block_size": self.block_size}
+        names = "num_outputs", "dtype", "block_size", "mesh"
+        return {name: getattr(self, name) for name in names}
 
     @property
     def _columns(self) -> Node:
@@ -289,9 +288,12 @@ def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array,
         return sum(parts, jnp.zeros((rows.shape[0], op.num_outputs), op.dtype))
 
     def run(on_cpu: bool, x: Array) -> Array:
-        # Features have cotangents of every output.
-        rows, _ = _at_once(op, op.num_outputs, on_cpu)
-        of_share = lambda x, p: jax.lax.map(partial(norms, p), in_blocks(x, rows)).reshape(-1)
+        rows, _ = _at_once(op, op.num_outputs, on_cpu)  # features have cotangents of every output
+
+        def of_share(x: Array, params: Params) -> Array:
+            found = jax.lax.map(partial(norms, params), in_blocks(x, rows))
+            return found.reshape(-1)[: x.shape[0] * op.num_outputs]
+
         return rows_together(op.mesh, of_share, x, op.params)
 
     out = by_device(op.mesh, run, op.x1)
