@@ -72,8 +72,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def compiled(target: str, n: int, doors: Sequence[str] = ()) -> list[Row]:
     """One row per front door, of these names if there are any."""
+    return _ahead("compile_doors", target, str(n), *doors)
+
+
+def compiled_on_meshes(target: str) -> list[Row]:
+    """One row per program for eight devices, with what these send to each other."""
+    return _ahead("compile_meshes", target)
+
+
+def _ahead(script: str, *arguments: str) -> list[Row]:
     python = environment(FOLDER, REQUIREMENTS)
-    command = [str(python), "-m", "benchmarks.ahead.compile_doors", target, str(n), *doors]
+    command = [str(python), "-m", f"benchmarks.ahead.{script}", *arguments]
     settings = {**os.environ, **SETTINGS, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False

@@ -15,6 +15,16 @@ import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
 
+_shard_map: Callable[..., Callable[..., Any]]
+if hasattr(jax, "shard_map"):
+    _shard_map, _UNCHECKED = jax.shard_map, {"check_vma": False}
+else:  # JAX 0.6.0
+    from jax.experimental.shard_map import shard_map as _shard_map
+
+    _UNCHECKED = {"check_rep": False}
+
+Specs: TypeAlias = Any  # a pytree of PartitionSpecs
+
 Literal = jex_core.Literal
 
 # Name of an equation that calls a jaxpr -> the parameter that holds it. "pjit" became "jit" in JAX
@@ -68,6 +78,12 @@ def is_nnx_module(x: object) -> bool:
 def is_concrete(x: Any) -> bool:
     """Whether the values of `x` can be looked at now: False inside jit, vmap and grad."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def ambient_mesh() -> Any:
+    """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
+    get: Callable[[], Any] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+    return get()
 
 
 def is_on_host(x: object) -> bool:
@@ -152,6 +168,19 @@ def bind(eqn: Any, args: list[Any]) -> list[Any]:
     )  # a pair before JAX 0.10
     out = eqn.primitive.bind(*functions, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def shard_map(
+    f: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Specs, out_specs: Specs
+) -> Callable[..., Any]:
+    """`f` on the shards of every device, which is on its own there: derivatives that `f` takes are
+    those of its shard, and no loop of a user's needs to know of the mesh.
+
+    (With the check of what varies over the mesh, gradients of replicated parameters would be summed
+    over it, in every block.)
+    """
+    specs = {"mesh": mesh, "in_specs": in_specs, "out_specs": out_specs}
+    return _shard_map(f, **specs, **_UNCHECKED)
 
 
 def double_precision() -> AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from ntk_jax.checks.kernels import (
     as_square_kernel,
     as_targets,
     as_targets_like,
+    check_in_one_piece,
 )
 from ntk_jax.checks.looks import Look, check_looks, look, looks
 from ntk_jax.checks.parameters import check_params

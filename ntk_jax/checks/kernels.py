@@ -38,9 +38,13 @@ def as_kernel(name: str, k: object) -> Array:
     return as_dtype(name, k, working_dtype(k.dtype))
 
 
-def as_square_kernel(name: str, k: object) -> Array:
-    """`k` as a kernel of examples with themselves: (n, n), (n, n, O) or (n, n, O, O)."""
+def as_square_kernel(name: str, k: object, *, factored: bool = True) -> Array:
+    """`k` as a kernel of examples with themselves: (n, n), (n, n, O) or (n, n, O, O); what is
+    `factored` must be in one piece.
+    """
     k = as_kernel(name, k)
+    if factored:
+        check_in_one_piece(name, k)
     if k.shape[0] != k.shape[1]:
         raise ValueError(
             f"{name}: expected a square kernel (n, n); got shape {k.shape}. Is it k_test_train?"
@@ -55,18 +59,31 @@ def as_single_kernel(name: str, k: object) -> Array:
         raise ValueError(
             f'{name}: expected a kernel (n, n); got {k.shape}. Compute it with outputs="mean".'
         )
-    return as_square_kernel(name, k)
+    return as_square_kernel(name, k, factored=False)
 
 
 def as_coupled_kernel(name: str, k: object) -> Array:
     """`k` as one matrix: a kernel (n, n), or a full one (n, n, O, O)."""
-    k = as_square_kernel(name, k)
+    k = as_square_kernel(name, k, factored=False)
     if k.ndim == 3:
         raise ValueError(
             f"{name}: expected a kernel (n, n) or (n, n, O, O); got {k.shape}. Take one of its "
             "outputs, k[..., 0]."
         )
     return k
+
+
+def check_in_one_piece(name: str, k: Array) -> None:
+    """Raise if the rows of a kernel are on several devices: a factorization would gather it, whole,
+    on every one of them.
+    """
+    if is_concrete(k) and len(k.devices()) > 1 and not k.is_fully_replicated:
+        raise ValueError(
+            f"{name}: expected a kernel on one device; got one whose rows are shared out over "
+            f"{len(k.devices())} devices, and its factorization would gather it on each of them. "
+            "Use ntk_jax.solve, which only multiplies with it; or, if one device can hold it, "
+            f"jax.device_put({name}, jax.devices()[0])."
+        )
 
 
 def as_targets(

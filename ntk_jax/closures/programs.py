@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ntk_jax.closures.cache import Cache
 from ntk_jax.closures.fingerprint import Function, Reading, read
-from ntk_jax.compat import abstract_value, is_concrete
+from ntk_jax.compat import abstract_value, ambient_mesh, is_concrete
 from ntk_jax.jaxprs import Jaxpr, same_jaxpr
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def _values(consts: Leaves, reading: Reading) -> Leaves:
 
 
 def _settings(names: tuple[str, ...]) -> tuple[Hashable, ...]:
-    return tuple(getattr(jax.config, f"jax_{name}") for name in names)
+    return ambient_mesh(), *(getattr(jax.config, f"jax_{name}") for name in names)
 
 
 class CompiledCall(NamedTuple):

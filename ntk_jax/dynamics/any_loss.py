@@ -111,7 +111,7 @@ def gradient_flow(
         >>> flow.train.shape, bool(flow.train[1, 0] > 0 > flow.train[1, 1])
         ((2, 2), True)
     """
-    k = as_square_kernel("k_train_train", k_train_train)
+    k = as_square_kernel("k_train_train", k_train_train, factored=False)
     inputs = inputs_of(loss, k, y_train, fx_train_0, k_test_train, fx_test_0)
     s, seen, f_0 = _prepared(inputs)
     check_looks(seen, inputs)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
@@ -15,13 +16,15 @@ from ntk_jax.checks import as_array, check_finite, check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_concrete
+from ntk_jax.devices.mesh import by_device, one_axis, place, share_rows
+from ntk_jax.devices.processes import agreed, finished, same_everywhere
 from ntk_jax.examples import Examples, num_rows, take_rows
 from ntk_jax.finite.features.tangents import features_of, plan_features
 from ntk_jax.finite.inputs import check_inputs
-from ntk_jax.finite.jacobian_products import in_blocks, pulled, pushed
+from ntk_jax.finite.jacobian_products import in_blocks
+from ntk_jax.finite.shared_products import pulled_together, pushed_together, rows_together
 from ntk_jax.memory import how_many, memory_budget, tree_bytes
 from ntk_jax.networks.apply_fn import as_arrays, check_outputs, forward_mode
-from ntk_jax.platforms import by_platform
 from ntk_jax.types import ApplyFn, Params
 
 Arrays: TypeAlias = tuple[Params, Examples, Examples]
@@ -47,6 +50,7 @@ class KernelOperator:
         dtype: of the products.
         block_size: rows that are evaluated at a time; None: a few on a CPU, on an accelerator as
             many as its memory holds.
+        mesh: devices on one axis that share the examples; None for one device.
     """
 
     params: Params
@@ -56,16 +60,17 @@ class KernelOperator:
     num_outputs: int
     dtype: jnp.dtype
     block_size: int | None
+    mesh: Mesh | None = None
 
-    def tree_flatten(self) -> tuple[Arrays, Reading]:
+    def tree_flatten(self) -> tuple[Arrays, tuple[Reading, Mesh | None]]:
         """Arrays, and the network with what it reads now, without which no program fits."""
         network = self.apply_fn, self.num_outputs, self.dtype, self.block_size
-        return (self.params, self.x1, self.x2), Reading(network)
+        return (self.params, self.x1, self.x2), (Reading(network), self.mesh)
 
     @classmethod
-    def tree_unflatten(cls, network: Reading, arrays: Arrays) -> "KernelOperator":
+    def tree_unflatten(cls, rest: tuple[Reading, Mesh | None], arrays: Arrays) -> "KernelOperator":
         """The operator of these arrays."""
-        return cls(*arrays, *network.function)
+        return replace(cls(*arrays, *rest[0].function), mesh=rest[1])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,6 +86,9 @@ class KernelOperator:
 
     def __matmul__(self, v: ArrayLike) -> Array:
         """K v, in the shape of v: (n2, O), (n2, O, k), flat (n2 O,) or flat columns (n2 O, k)."""
+        return finished(self.mesh, self._multiply(same_everywhere(self.mesh, v, self._checked)))
+
+    def _checked(self, v: ArrayLike) -> Array:
         v = as_array("v", v)
         if jnp.issubdtype(v.dtype, jnp.complexfloating):
             raise ValueError(
@@ -91,7 +99,7 @@ class KernelOperator:
         n2, O = num_rows(self._columns), self.num_outputs
         is_flat = v.ndim in (1, 2) and v.shape[0] == n2 * O
         if is_flat or (v.ndim in (2, 3) and v.shape[:2] == (n2, O)):
-            return self._multiply(v)
+            return v
         raise ValueError(
             f"v: expected shape ({n2}, {O}), ({n2}, {O}, k), ({n2 * O},) or ({n2 * O}, k); got "
             f"{v.shape}. One row per example of x2, one column per output."
@@ -127,6 +135,7 @@ class KernelOperator:
         if not np.all((known >= -size) & (known < size)):
             raise ValueError(f"indices: expected columns 0 to {size - 1}; got {known.tolist()}.")
         with forward_mode("ntk_operator"):
+            indices = place(indices, self.mesh)
             found = _chosen(self.apply_fn, self._arrays, indices, **self._options)
         return check_outputs(found, "derivatives")
 
@@ -153,7 +162,8 @@ class KernelOperator:
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"num_outputs": self.num_outputs, "dtype": self.dtype, "block_size": self.block_size}
+        names = "num_outputs", "dtype", "block_size", "mesh"
+        return {name: getattr(self, name) for name in names}
 
     @property
     def _columns(self) -> Examples:
@@ -167,6 +177,7 @@ def ntk_operator(
     x2: Examples | None = None,
     *,
     block_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> KernelOperator:
     """The tangent kernel as a matrix-free operator, K v = J(x1) (J(x2)ᵀ v), for iterative solvers.
 
@@ -189,6 +200,10 @@ def ntk_operator(
             semi-definite.
         block_size: rows that are evaluated at a time. None is 256 on a CPU, and on an accelerator
             as many as its memory holds.
+        mesh: devices that share the examples, of one process or many; a mesh of any shape counts as
+            one axis. Every process passes the same arguments. A product sums one gradient over the
+            mesh, and comes whole to every device. Examples are held in shares if the number of
+            devices divides their number, and else whole on every device.
 
     Returns:
         A `KernelOperator` of shape (n1 O, n2 O): `op @ v`, `op.T`, `op.diagonal()`,
@@ -201,10 +216,12 @@ def ntk_operator(
     """
     if block_size is not None:
         check_integer("block_size", block_size, minimum=1)
-    a1, a2 = check_inputs(apply_fn, params, x1, x2)
+    mesh = one_axis(mesh)
+    check = partial(check_inputs, apply_fn, params, x1, x2)
+    a1, a2 = agreed(mesh, check, lambda examples: (examples, params, block_size))
     plan = plan_features(apply_fn, params, a1)
-    params = as_arrays(params)
-    return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, plan.dtype, block_size)
+    params, (a1, a2) = place(as_arrays(params), mesh), share_rows((a1, a2), mesh)
+    return KernelOperator(params, a1, a2, apply_fn, plan.num_outputs, plan.dtype, block_size, mesh)
 
 
 @compiled
@@ -236,8 +253,9 @@ def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 
         rows, vectors = _at_once(op, v.shape[2], on_cpu)
 
         def one(w: Array) -> Array:
-            gradient = pulled(op.apply_fn, op.params, op._columns, w, rows)
-            return pushed(op.apply_fn, op.params, op.x1, gradient, rows, op.dtype)
+            gradient = pulled_together(op.mesh, op.apply_fn, op.params, op._columns, w, rows)
+            to = op.params, op.x1, gradient, rows, op.dtype
+            return pushed_together(op.mesh, op.apply_fn, *to)
 
         # Few vectors need no loop, which would be slower and cannot be fused.
         if v.shape[2] <= vectors:
@@ -246,7 +264,7 @@ def _product(op: KernelOperator, v: Float[Array, "n2 O k"]) -> Float[Array, "n1 
         return jnp.moveaxis(products, 0, 2)
 
     with jax.default_matmul_precision("highest"):
-        return by_platform(partial(run, True), partial(run, False), v)
+        return by_device(op.mesh, run, v)
 
 
 def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, int]:
@@ -265,15 +283,19 @@ def _at_once(op: KernelOperator, num_vectors: int, on_cpu: bool) -> tuple[int, i
 def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array, " n1_O"]:
     op = KernelOperator(*arrays, apply_fn, **options)
 
-    def norms(rows: Examples) -> Array:
-        features = features_of(op.apply_fn, op.params, rows)
+    def norms(params: Params, rows: Examples) -> Array:
+        features = features_of(op.apply_fn, params, rows)
         parts = [block.squared_norms("highest").astype(op.dtype) for block in features.blocks]
         return sum(parts, jnp.zeros((num_rows(rows), op.num_outputs), op.dtype))
 
     def run(on_cpu: bool, x: Examples) -> Array:
-        # Features have cotangents of every output.
-        rows, _ = _at_once(op, op.num_outputs, on_cpu)
-        return jax.lax.map(norms, in_blocks(x, rows)).reshape(-1)
+        rows, _ = _at_once(op, op.num_outputs, on_cpu)  # features have cotangents of every output
 
-    out = by_platform(partial(run, True), partial(run, False), op.x1)
+        def of_share(x: Examples, params: Params) -> Array:
+            found = jax.lax.map(partial(norms, params), in_blocks(x, rows))
+            return found.reshape(-1)[: num_rows(x) * op.num_outputs]
+
+        return rows_together(op.mesh, of_share, x, op.params)
+
+    out = by_device(op.mesh, run, op.x1)
     return out[: num_rows(op.x1) * op.num_outputs]

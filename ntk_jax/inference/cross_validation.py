@@ -13,6 +13,7 @@ from ntk_jax.checks import (
     as_number,
     as_single_kernel,
     as_targets,
+    check_in_one_piece,
     check_looks,
     check_number,
     looks,
@@ -61,6 +62,7 @@ def generalized_cross_validation(
         [1.778 1.19 ]
     """
     k = as_single_kernel("k_train_train", k_train_train)
+    check_in_one_piece("k_train_train", k)
     y = as_targets("y_train", y_train, k.shape[0], k.dtype)
     inputs, ridges = (
         {"k_train_train": k, "y_train": y},

@@ -24,6 +24,7 @@ from ntk_jax.checks import (
     as_number,
     as_single_kernel,
     as_targets,
+    check_in_one_piece,
     check_looks,
     is_zero,
     looks,
@@ -84,6 +85,7 @@ def learning_curve(
         ((3,), True)
     """
     matrix = as_single_kernel("k", k)
+    check_in_one_piece("k", matrix)
     size, dtype = matrix.shape[0], matrix.dtype
     inputs = {"k": matrix, "y": as_targets("y", y, size, dtype)}
     ridge, n = as_number("diag_reg", diag_reg, dtype), as_counts(num_train, dtype)

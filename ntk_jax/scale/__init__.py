@@ -1,1 +1,1 @@
-"""Beyond one memory: kernels tile by tile, on disk."""
+"""Beyond one memory and one device: kernels in tiles, on disk, on meshes, as operators."""

@@ -15,6 +15,7 @@ from ntk_jax.checks import (
     as_coupled_kernel,
     as_number,
     as_targets,
+    check_in_one_piece,
     check_integer,
     check_looks,
     check_number,
@@ -164,6 +165,7 @@ def rkhs_norm(
         1.414
     """
     kernel = as_coupled_kernel("k_train_train", k_train_train)
+    check_in_one_piece("k_train_train", kernel)
     size = kernel.shape[0] * (kernel.shape[2] if kernel.ndim == 4 else 1)
     y = as_targets("y_train", y_train, kernel.shape[0], kernel.dtype)
     y = _flat_targets(y, size, kernel.dtype, kernel.ndim == 4, kernel.shape[2:])

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from ntk_jax.checks import (
     Look,
     as_coupled_kernel,
+    check_in_one_piece,
     check_integer,
     check_looks,
     check_number,
@@ -57,6 +58,7 @@ def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
         [3. 1.]
     """
     kernel = as_coupled_kernel("k", k)
+    check_in_one_piece("k", kernel)
     values, seen = _eigenvalues(kernel)
     check_looks({"k": seen}, {"k": kernel})
     return values
@@ -197,6 +199,7 @@ def effective_rank(
     """
     check_option("kind", kind, ("entropy", "participation"))
     kernel = as_coupled_kernel("k", k)
+    check_in_one_piece("k", kernel)
     found = _effective_rank(kernel, kind, not is_concrete(kernel))
     check_looks({"k": found.look}, {"k": kernel})
     if is_concrete(kernel) and is_concrete(found.scale) and not float(found.scale) > 0:

@@ -10,7 +10,7 @@ from jax import Array
 
 from ntk_jax.checks import all_finite
 from ntk_jax.closures.programs import limits, remember
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import ambient_mesh, is_concrete
 from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.errors import out_of_range
@@ -83,7 +83,7 @@ class CompiledModel:
     def program(self, x: Examples) -> CompiledProgram:
         """That for examples like the rows of x."""
         # The default precision is that of what the model makes itself.
-        traced_for = (*shapes_of(shapes_of_rows(x)), jnp.result_type(float))
+        traced_for = (*shapes_of(shapes_of_rows(x)), jnp.result_type(float), ambient_mesh())
         if traced_for not in self.programs:
             reading, num_samples = self.made_from
             # Rows are not looked at under someone's jit: such a program is not for other calls.

@@ -1,0 +1,1 @@
+"""Several devices and several processes: where arrays are, and what all must agree on."""
