@@ -1,6 +1,6 @@
 """The only place where JAX and Flax versions differ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeAlias, cast
@@ -62,9 +62,9 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def ambient_mesh() -> Any:
+def ambient_mesh() -> Hashable:
     """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
-    get: Callable[[], Any] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+    get: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
     return get()
 
 
