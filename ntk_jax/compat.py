@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
@@ -80,9 +80,9 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def ambient_mesh() -> Any:
+def ambient_mesh() -> Hashable:
     """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
-    get: Callable[[], Any] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+    get: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
     return get()
 
 

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -20,13 +20,15 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.devices.mesh import place
+from ntk_jax.devices.mesh import Tree, place
 
 T = TypeVar("T")
 
+Option: TypeAlias = Any  # of `jax.distributed.initialize`
+
 
 def initialize(
-    *, heartbeat_timeout_seconds: int = 10, shutdown_timeout_seconds: int = 10, **options: Any
+    *, heartbeat_timeout_seconds: int = 10, shutdown_timeout_seconds: int = 10, **options: Option
 ) -> None:
     """`jax.distributed.initialize(**options)` with bounded waiting.
 
@@ -100,7 +102,7 @@ def same_everywhere(mesh: Mesh | None, v: T, check: Callable[[T], Array]) -> Arr
     return place(agreed(mesh, lambda: check(v), lambda w: w), mesh)
 
 
-def _digest(tree: Any) -> int:
+def _digest(tree: Tree) -> int:
     """64 bits of all shapes, dtypes and entries; of arrays of all processes not the entries."""
     found = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves(tree):
