@@ -83,6 +83,8 @@ from ntk_jax.networks.adapters import zero_output as zero_output
 from ntk_jax.networks.mlp import MLP as MLP
 from ntk_jax.networks.mlp import Dense as Dense
 from ntk_jax.networks.mlp import torch_init as torch_init
+from ntk_jax.operators.solve import Solution as Solution
+from ntk_jax.operators.solve import solve as solve
 from ntk_jax.spectrum.alignment import alignment as alignment
 from ntk_jax.spectrum.alignment import centered_alignment as centered_alignment
 from ntk_jax.spectrum.alignment import cosine as cosine
