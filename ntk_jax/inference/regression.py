@@ -13,6 +13,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import (
     Look,
+    Number,
     as_number,
     as_outputs,
     as_square_kernel,
@@ -20,9 +21,11 @@ from ntk_jax.checks import (
     is_zero,
     looks,
 )
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.modes.kind import (
+    Kind,
+    apply_kernel,
     as_columns,
     as_matrices,
     as_test_kernel,
@@ -34,8 +37,18 @@ from ntk_jax.modes.kind import (
     ridge_of_rows,
     targets_of_kernel,
 )
-from ntk_jax.modes.solves import SolveReport, check_definite, pseudo_solve, ridge_solve
+from ntk_jax.modes.solves import (
+    SolveReport,
+    check_definite,
+    pseudo_solve,
+    ridge_solve,
+    ridge_solve_in_place,
+)
 from ntk_jax.norms import norm
+from ntk_jax.operators.cholesky import factors_on_host
+
+IN_PLACE = 2048
+"""Rows from which a matrix on a CPU is factored in one copy: smaller ones are one program."""
 
 
 class Regression(NamedTuple):
@@ -109,9 +122,12 @@ def kernel_regression(
         raise ValueError(
             "rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two."
         )
-    found = _regression(inputs, value, ridgeless, not is_concrete(k))
-    check_looks(found.looks, inputs._asdict())
     rows = k.shape[0] * kind_of(k).coupled
+    if not ridgeless and rows >= IN_PLACE and _is_on_host((*inputs, value)):
+        found = _in_place(inputs, np.asarray(value))
+    else:
+        found = _regression(inputs, value, ridgeless, not is_concrete(k))
+    check_looks(found.looks, inputs._asdict())
     if found.eigenvalues is None:
         check_definite(found.fit.report, rows, diag_reg)
     else:
@@ -138,6 +154,55 @@ class _Found(NamedTuple):
     eigenvalues: Float[Array, "B N"] | None
     before: Float[Array, ""]
     after: Float[Array, ""]
+
+
+def _is_on_host(arrays: tuple[Number, ...]) -> bool:
+    return all(map(is_concrete, arrays)) and all(map(factors_on_host, arrays))
+
+
+def _in_place(inputs: _Inputs, ridge: np.ndarray) -> _Found:
+    """By Cholesky with one copy of a matrix at a time."""
+    k, y, _, f_0, _ = inputs
+    kind, seen = kind_of(k), _looks(inputs)
+    check_looks(seen, inputs._asdict())
+    columns = np.asarray(as_columns(y - jnp.broadcast_to(f_0, y.shape), kind))
+    ridges = np.repeat(ridge, kind.coupled) if ridge.ndim else ridge
+    alphas, reports = [], []
+    for output, b in enumerate(columns):
+        solved = ridge_solve_in_place(_copied(k, kind, output), b, ridges)
+        alphas.append(solved[0])
+        reports.append(solved[1])
+    report = jax.tree.map(lambda *each: jnp.stack(each), *reports)
+    if kind.name != "diagonal":
+        report = reports[0]
+    alpha = from_columns(on_device(np.stack(alphas)), kind, y.shape)
+    return _finish(inputs, alpha, report, seen)
+
+
+def _copied(k: Array, kind: Kind, output: int) -> Float[np.ndarray, "N N"]:
+    """One of the matrices of a kernel, in memory of its own."""
+    whole = np.asarray(k)
+    if kind.name == "full":
+        n, _, O, _ = whole.shape
+        return np.array(whole.transpose(0, 2, 1, 3)).reshape(n * O, n * O)
+    return np.array(whole if kind.name == "shared" else whole[..., output], order="C")
+
+
+@jax.jit
+def _looks(inputs: _Inputs) -> dict[str, Look | None]:
+    return looks(inputs._asdict(), symmetric=("k_train_train",))
+
+
+@jax.jit
+def _finish(
+    inputs: _Inputs, alpha: Array, report: SolveReport, seen: dict[str, Look | None]
+) -> _Found:
+    k, y, k_test, f_0, f_test_0 = inputs
+    train, test = apply_kernel(k, alpha), apply_kernel(k_test, alpha)
+    train = train + jnp.broadcast_to(f_0, train.shape)
+    test = test + jnp.broadcast_to(f_test_0, test.shape)
+    fit = Regression(train, test, alpha, report)
+    return _Found(fit, seen, None, norm(y - f_0), norm(y - train))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
