@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.experimental
@@ -11,6 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
+
+_shard_map: Callable[..., Callable[..., Any]]
+if hasattr(jax, "shard_map"):
+    _shard_map, _UNCHECKED = jax.shard_map, {"check_vma": False}
+else:  # JAX 0.6.0
+    from jax.experimental.shard_map import shard_map as _shard_map
+
+    _UNCHECKED = {"check_rep": False}
+
+Specs: TypeAlias = Any  # a pytree of PartitionSpecs
 
 Literal = jex_core.Literal
 
@@ -113,6 +123,19 @@ def bind(eqn: Any, args: list[Any]) -> list[Any]:
     )  # a pair before JAX 0.10
     out = eqn.primitive.bind(*functions, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def shard_map(
+    f: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Specs, out_specs: Specs
+) -> Callable[..., Any]:
+    """`f` on the shards of every device, which is on its own there: derivatives that `f` takes are
+    those of its shard, and no loop of a user's needs to know of the mesh.
+
+    (With the check of what varies over the mesh, gradients of replicated parameters would be summed
+    over it, in every block.)
+    """
+    specs = {"mesh": mesh, "in_specs": in_specs, "out_specs": out_specs}
+    return _shard_map(f, **specs, **_UNCHECKED)
 
 
 def double_precision() -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ntk_jax.compat import on_device
 
@@ -88,6 +88,14 @@ def row_slices(n: int, rows: int) -> list[slice]:
 def corners(n1: int, n2: int, rows1: int, rows2: int, *, symmetric: bool) -> list[tuple[int, int]]:
     """First row and column of every tile, row by row; of the upper half alone if symmetric."""
     return [(i, j) for i in range(0, n1, rows1) for j in range(i if symmetric else 0, n2, rows2)]
+
+
+def grid(n: int, rows: int) -> Int[np.ndarray, "blocks 2"]:
+    """First row of every block of exactly `rows` <= n rows, and the first that is its own: the last
+    block reaches back over rows of the one before it, so that nothing is filled up.
+    """
+    own = np.arange(0, n, rows)
+    return np.stack([np.minimum(own, n - rows), own], 1)
 
 
 def pad_rows(x: Array, multiple: int, *, zeros: bool = False) -> Array:

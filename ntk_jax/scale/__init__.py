@@ -1,0 +1,1 @@
+"""Beyond one memory and one device: kernels in tiles, on meshes of devices, as operators."""
