@@ -83,4 +83,41 @@ from ntk_jax.networks.adapters import zero_output as zero_output
 from ntk_jax.networks.mlp import MLP as MLP
 from ntk_jax.networks.mlp import Dense as Dense
 from ntk_jax.networks.mlp import torch_init as torch_init
+from ntk_jax.operators.solve import Solution as Solution
+from ntk_jax.operators.solve import solve as solve
 from ntk_jax.scale.kernel_operator import kernel_operator as kernel_operator
+from ntk_jax.spectrum.alignment import alignment as alignment
+from ntk_jax.spectrum.alignment import centered_alignment as centered_alignment
+from ntk_jax.spectrum.alignment import cosine as cosine
+from ntk_jax.spectrum.alignment import kernel_distance as kernel_distance
+from ntk_jax.spectrum.definiteness import Definiteness as Definiteness
+from ntk_jax.spectrum.definiteness import definiteness as definiteness
+from ntk_jax.spectrum.eigenmodes import cumulative_power as cumulative_power
+from ntk_jax.spectrum.eigenmodes import learning_times as learning_times
+from ntk_jax.spectrum.eigenmodes import rkhs_norm as rkhs_norm
+from ntk_jax.spectrum.eigenvalues import TopEigenvalues as TopEigenvalues
+from ntk_jax.spectrum.eigenvalues import effective_rank as effective_rank
+from ntk_jax.spectrum.eigenvalues import eigenvalues as eigenvalues
+from ntk_jax.spectrum.eigenvalues import top_eigenvalues as top_eigenvalues
+from ntk_jax.spectrum.stochastic_traces import Estimate as Estimate
+from ntk_jax.spectrum.stochastic_traces import SpectralDensity as SpectralDensity
+from ntk_jax.spectrum.stochastic_traces import log_determinant as log_determinant
+from ntk_jax.spectrum.stochastic_traces import spectral_density as spectral_density
+from ntk_jax.spectrum.stochastic_traces import stochastic_trace as stochastic_trace
+from ntk_jax.training.compare import Comparison as Comparison
+from ntk_jax.training.compare import Curves as Curves
+from ntk_jax.training.compare import compare as compare
+from ntk_jax.training.parameter_flow import parameter_flow as parameter_flow
+from ntk_jax.training.record import History as History
+from ntk_jax.training.train import train as train
+from ntk_jax.training.train_ensemble import EnsembleHistory as EnsembleHistory
+from ntk_jax.training.train_ensemble import train_ensemble as train_ensemble
+from ntk_jax.types import ApplyFn as ApplyFn
+from ntk_jax.types import KernelFn as KernelFn
+from ntk_jax.types import Kernels as Kernels
+from ntk_jax.types import Params as Params
+
+try:
+    __version__ = _metadata.version("ntk-jax")
+except _metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "unknown"

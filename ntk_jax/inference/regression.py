@@ -1,8 +1,9 @@
 """What infinitely long training converges to: regression with a kernel."""
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from ntk_jax.checks import (
     looks,
 )
 from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.inference.on_operators import check_no_options, data_of, regression_on_operator
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.modes.kind import (
     Kind,
@@ -46,6 +48,7 @@ from ntk_jax.modes.solves import (
 )
 from ntk_jax.norms import norm
 from ntk_jax.operators.cholesky import factors_on_host
+from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
 
 IN_PLACE = 2048
 """Rows from which a matrix on a CPU is factored in one copy: smaller ones are one program."""
@@ -61,14 +64,15 @@ class Regression(NamedTuple):
 
 
 def kernel_regression(
-    k_train_train: Float[ArrayLike, "n n *outputs"],
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
     y_train: Num[ArrayLike, "n *O"],
-    k_test_train: Float[ArrayLike, "n_test n *outputs"],
+    k_test_train: SymmetricOperator | Float[ArrayLike, "n_test n *outputs"],
     *,
     diag_reg: Float[ArrayLike, "*n"] = 0.0,
     rcond: float | None = None,
     fx_train_0: ArrayLike = 0.0,
     fx_test_0: ArrayLike | None = None,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> Regression:
     """Kernel (ridge) regression, f = f_0 + K_test α with α = (K + diag_reg I)⁻¹ (y - f_0).
 
@@ -78,19 +82,23 @@ def kernel_regression(
 
     Args:
         k_train_train: symmetric PSD, (n, n), (n, n, O) with one kernel per output, or full (n, n,
-            O, O).
+            O, O); or an operator or store that is only multiplied, (n, n) or (nO, nO): then by
+            conjugate gradients, see `solve`.
         y_train: targets (n,) or (n, O).
         k_test_train: test rows, training columns: (n_test, n), with the output axes of
-            k_train_train.
+            k_train_train; or an operator (n_test, n), such as `kernel_operator(kernel_fn, x_test,
+            x_train)`.
         diag_reg: ridge, in units of the kernel, at least 0: a number, or one for each example (n,).
         rcond: for diag_reg = 0 only; default 5 eps of the dtype, as in `diagonalize`.
         fx_train_0: outputs at initialization, 0 or shaped like y_train: gradient descent starts
             there.
         fx_test_0: likewise on the test examples; needed if fx_train_0 is given.
+        solve_options: of an operator, keywords of `solve`: `{"tol": 1e-6, "checkpoint": folder}`.
 
     Returns:
         Regression(train, test, coefficients, report), the first three shaped like the targets; the
-        report holds the numerical rank, the extreme eigenvalues and the condition number.
+        report holds the numerical rank, the extreme eigenvalues and the condition number: of an
+        operator, what the directions of conjugate gradients met, which lies between the extremes.
 
     Raises:
         ValueError: bad shapes or values; a kernel that is not PSD beyond rounding; a ridge too
@@ -108,6 +116,16 @@ def kernel_regression(
         >>> print(np.round(fit.train, 3), np.round(fit.test, 3))
         [ 0.5 -0.5] [1.]
     """
+    if is_operator(k_train_train) or is_operator(k_test_train):
+        data = data_of(k_train_train, y_train, k_test_train)
+        if rcond is not None:
+            raise ValueError(
+                "rcond: expected None with an operator, whose modes are not known; drop it."
+            )
+        return Regression(
+            *regression_on_operator(data, diag_reg, fx_train_0, fx_test_0, solve_options)
+        )
+    check_no_options(solve_options)
     k = as_square_kernel("k_train_train", k_train_train)
     y = targets_of_kernel(y_train, k)
     k_test = as_test_kernel(k_test_train, k)

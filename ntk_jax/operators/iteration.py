@@ -3,7 +3,6 @@ stops it, with a checkpoint after each.
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from ntk_jax.checks import Number
@@ -39,7 +37,7 @@ LOW_RANK = {"nystrom": nystrom, "uniform": uniform}
 class Options(NamedTuple):
     """The keywords of `solve`."""
 
-    preconditioner: str | Callable[[Array], ArrayLike] | None = "nystrom"
+    preconditioner: str | Preconditioner = "nystrom"
     rank: int | None = None
     tol: float | None = None
     max_steps: int = 1000

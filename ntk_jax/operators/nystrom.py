@@ -48,11 +48,11 @@ def default_rank(n: int) -> int:
 def uniform(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> LowRank:
     """From columns drawn uniformly."""
     n, diagonal = k.shape[0], _diagonal(k)
-    drawn = rng.permutation(n)[: min(n, rank + SAMPLED)].astype(np.int32)
+    drawn = rng.permutation(n)[: min(n, rank + SAMPLED)]
     chosen, others = np.sort(drawn[:rank]), drawn[rank:]
     found = columns(k, chosen)
     if diagonal is not None:
-        return _of_columns(found, chosen, ridge, np.arange(n, dtype=np.int32), diagonal)
+        return _of_columns(found, chosen, ridge, np.arange(n), diagonal)
     if not len(others):
         return _of_columns(found, chosen, ridge, chosen, _at(found, chosen))
     return _of_columns(found, chosen, ridge, others, _at(columns(k, others), others))
@@ -74,13 +74,13 @@ def nystrom(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
     if diagonal is None or (isinstance(diagonal, Array) and len(diagonal.devices()) > 1):
         return uniform(k, ridge, rank, rng)
     left = np.asarray(diagonal, float).copy()
-    n, total, chosen = len(left), float(left.sum()), np.zeros(0, np.int32)
+    n, total, chosen = len(left), float(left.sum()), np.zeros(0, int)
     drawn_from: list[np.ndarray] = []
     factor = np.zeros((n, rank), jnp.dtype(k.dtype))
     while len(chosen) < rank and left.sum() > 1e-10 * total:
         size = min(max(rank // 8, 16), rank - len(chosen), int(np.count_nonzero(left)))
         share = np.asarray(left / left.sum())
-        drawn = rng.choice(n, size, replace=False, p=share).astype(np.int32)
+        drawn = rng.choice(n, size, replace=False, p=share)
         found, held = np.asarray(columns(k, drawn)), factor[:, : len(chosen)]
         new = found - held @ held[drawn].T
         kept = _accepted(new[drawn].astype(float), rng)
@@ -91,7 +91,7 @@ def nystrom(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
         drawn_from.append(found[:, kept])
         left = np.maximum(left - np.einsum("ij,ij->i", part, part), 0)
         left[chosen] = 0
-    rows = np.arange(n, dtype=np.int32)
+    rows = np.arange(n)
     return _of_columns(on_device(np.concatenate(drawn_from, axis=1)), chosen, ridge, rows, diagonal)
 
 

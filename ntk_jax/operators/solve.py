@@ -233,7 +233,7 @@ def _is_factored(k: Operator, method: str) -> bool:
 
 
 def _by_cholesky(k: Operator, ridge: Number, b: Float[Array, "n m"]) -> Found:
-    matrix = k if isinstance(k, Array) else columns(k, np.arange(k.shape[0], dtype=np.int32))
+    matrix = k if isinstance(k, Array) else columns(k, np.arange(k.shape[0]))
     found = cholesky_solve(matrix, ridge, b)
     if found is None:
         least = 10 * default_rcond(k.shape[0], jnp.dtype(k.dtype))

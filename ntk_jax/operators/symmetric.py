@@ -1,6 +1,6 @@
 """A symmetric matrix that need not be formed: what it must offer, and the check that it does."""
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ Operator: TypeAlias = Array | SymmetricOperator
 """A matrix that passed `as_operator`: held as an array, or only multiplied."""
 
 
-def is_operator(k: object) -> bool:
+def is_operator(k: object) -> TypeGuard[SymmetricOperator]:
     """Whether `k` is only multiplied: it has `@`, and is no array."""
     sparse = hasattr(k, "todense")
     return isinstance(k, SymmetricOperator) and not isinstance(k, Array | np.ndarray) and not sparse
@@ -52,7 +52,6 @@ def as_operator(name: str, k: SymmetricOperator | ArrayLike) -> Operator:
             float32 or float64.
     """
     if is_operator(k):
-        assert isinstance(k, SymmetricOperator)
         if len(k.shape) != 2 or k.shape[0] != k.shape[1]:
             raise ValueError(
                 f"{name}: expected a square operator; got shape {k.shape}. Make it with x2=None."
@@ -74,7 +73,7 @@ def _seen(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "N N"], Look | 
     return as_matrix(k), look(k, symmetric=True)
 
 
-def multiply(k: Operator, v: Float[Array, "n b"]) -> Float[Array, "n b"]:
+def multiply(k: Operator, v: Float[Array, "n2 b"]) -> Float[Array, "n1 b"]:
     """K v, in full precision for an array."""
     return _product(k, v) if isinstance(k, Array) else jnp.asarray(k @ v)
 
