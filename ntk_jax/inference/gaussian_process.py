@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Num
 
 from ntk_jax.checks import Look, as_square_kernel, check_looks, looks
 from ntk_jax.compat import is_concrete
-from ntk_jax.inference.on_operators import check_no_options, data_of
+from ntk_jax.inference.on_operators import check_no_options
 from ntk_jax.inference.posterior_on_operators import evidence_on_operator, posterior_on_operator
 from ntk_jax.linalg import default_rcond, matmul
 from ntk_jax.modes.kind import (
@@ -31,6 +31,7 @@ from ntk_jax.modes.kind import (
     ridge_of_rows,
     targets_of_kernel,
 )
+from ntk_jax.modes.multiplied import data_of
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
 
 

@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_array, as_dtype, check_finite
-from ntk_jax.inference.on_operators import Data, options_of, product, ridge_of
+from ntk_jax.inference.on_operators import options_of
 from ntk_jax.linalg import as_matrix
 from ntk_jax.modes.kind import check_variance
+from ntk_jax.modes.multiplied import Data, product, ridge_of
 from ntk_jax.operators.iteration import Options, preconditioner_of
 from ntk_jax.operators.lanczos import gauss_quadrature
 from ntk_jax.operators.solve import Solved, solve_system

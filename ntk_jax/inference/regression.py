@@ -23,7 +23,7 @@ from ntk_jax.checks import (
     looks,
 )
 from ntk_jax.compat import is_concrete, on_device
-from ntk_jax.inference.on_operators import check_no_options, data_of, regression_on_operator
+from ntk_jax.inference.on_operators import check_no_options, regression_on_operator
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.modes.kind import (
     Kind,
@@ -39,6 +39,7 @@ from ntk_jax.modes.kind import (
     ridge_of_rows,
     targets_of_kernel,
 )
+from ntk_jax.modes.multiplied import data_of
 from ntk_jax.modes.solves import (
     SolveReport,
     check_definite,

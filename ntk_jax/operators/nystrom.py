@@ -74,16 +74,22 @@ def nystrom(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
     if diagonal is None or (isinstance(diagonal, Array) and len(diagonal.devices()) > 1):
         return uniform(k, ridge, rank, rng)
     left = np.asarray(diagonal, float).copy()
-    n, total, chosen = len(left), float(left.sum()), np.zeros(0, int)
+    n, chosen = len(left), np.zeros(0, int)
+    least = 10 * float(jnp.finfo(k.dtype).eps) * left.sum()
     drawn_from: list[np.ndarray] = []
+    block = min(n, max(rank // 8, 16))
     factor = np.zeros((n, rank), jnp.dtype(k.dtype))
-    while len(chosen) < rank and left.sum() > 1e-10 * total:
-        size = min(max(rank // 8, 16), rank - len(chosen), int(np.count_nonzero(left)))
+    while len(chosen) < rank and left.sum() > least:
+        # Blocks of one size run one program; draws that are too many are rejected as copies.
+        size = min(block, int(np.count_nonzero(left)))
         share = np.asarray(left / left.sum())
-        drawn = rng.choice(n, size, replace=False, p=share)
+        drawn = np.resize(rng.choice(n, size, replace=False, p=share), block)
         found, held = np.asarray(columns(k, drawn)), factor[:, : len(chosen)]
         new = found - held @ held[drawn].T
-        kept = _accepted(new[drawn].astype(float), rng)
+        kept = _accepted(new[drawn].astype(float), rng)[: rank - len(chosen)]
+        if not kept:  # rounding alone is left of them
+            left[drawn] = 0
+            continue
         lower = _lower(new[drawn[kept]][:, kept].astype(float))
         part = np.linalg.solve(lower, new[:, kept].T.astype(float)).T
         factor[:, len(chosen) : len(chosen) + len(kept)] = part
