@@ -13,7 +13,7 @@ from jaxtyping import Float, Num
 from ntk_jax.checks import Look, as_number, as_outputs, as_square_kernel, check_looks, looks
 from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import check_psd
+from ntk_jax.linalg import ascending_eigenvalues, check_psd
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
@@ -217,7 +217,7 @@ def _prepared(
 ) -> tuple[Float[Array, "B N"], dict[str, Look | None], Outputs]:
     """The eigenvalues, what checks see of the inputs, and the initial outputs, train and test."""
     k, y, f_0 = (inputs[name] for name in ("k_train_train", "y_train", "fx_train_0"))
-    s = jnp.linalg.eigvalsh(jax.lax.stop_gradient(as_matrices(k)))[:, ::-1]
+    s = ascending_eigenvalues(jax.lax.stop_gradient(as_matrices(k)))[:, ::-1]
     outputs: Outputs = (jnp.broadcast_to(f_0, y.shape),)
     if "k_test_train" in inputs:
         shape = (inputs["k_test_train"].shape[0], *y.shape[1:])

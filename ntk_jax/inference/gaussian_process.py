@@ -16,7 +16,7 @@ from ntk_jax.checks import Look, as_square_kernel, check_looks, looks
 from ntk_jax.compat import is_concrete
 from ntk_jax.inference.on_operators import check_no_options
 from ntk_jax.inference.posterior_on_operators import evidence_on_operator, posterior_on_operator
-from ntk_jax.linalg import default_rcond, matmul
+from ntk_jax.linalg import ascending_eigenvalues, default_rcond, matmul
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
@@ -209,7 +209,7 @@ def _check_definite(k: Array, noises: ArrayLike, definite: Array) -> None:
     """Raise if the Cholesky factorization failed."""
     if not all(map(is_concrete, (k, noises, definite))) or definite:
         return
-    s = jnp.linalg.eigvalsh(as_matrices(k))
+    s = ascending_eigenvalues(as_matrices(k))
     smallest, largest = float(jnp.min(s)), float(jnp.max(s))
     enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
     raise ValueError(
