@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_number, as_outputs, check_finite, check_integer, check_number
@@ -93,7 +93,7 @@ def _relaxed(
     return np.where(moves, moved, 0)
 
 
-def _checked(options: Mapping[str, Any] | None, dtype: Any) -> tuple[float, int, bool]:
+def _checked(options: Mapping[str, Any] | None, dtype: DTypeLike) -> tuple[float, int, bool]:
     given = OPTIONS | dict(options or {})
     if unknown := sorted(set(given) - set(OPTIONS)):
         raise ValueError(

@@ -3,18 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Tree: TypeAlias = Any
+"""A pytree of arrays."""
+
+Orbax: TypeAlias = Any
+"""What an optional package has."""
 
 
 class Checkpoints:
     """The newest states of an iteration in a folder, and what problem they belong to."""
 
-    def __init__(self, manager: Any, args: Any, problem: dict[str, list[float]]) -> None:
+    def __init__(self, manager: Orbax, args: Orbax, problem: dict[str, list[float]]) -> None:
         self.manager, self.args, self.problem = manager, args, problem
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: Tree) -> Tree:
         """The newest state, of the shapes and on the devices of `like`, or None.
 
         Raises:
@@ -33,7 +39,7 @@ class Checkpoints:
                 )
         return self._restore(step, state=self.args.StandardRestore(like))
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Tree) -> None:
         """Write a state in the background; the last two are kept."""
         parts = {
             "problem": self.args.JsonSave(self.problem),
@@ -41,7 +47,7 @@ class Checkpoints:
         }
         self.manager.save(step, args=self.args.Composite(**parts))
 
-    def _restore(self, step: int, **parts: Any) -> Any:
+    def _restore(self, step: int, **parts: Orbax) -> Tree:
         (name,) = parts
         return self.manager.restore(step, args=self.args.Composite(**parts))[name]
 

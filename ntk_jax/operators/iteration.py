@@ -4,7 +4,7 @@ stops it, with a checkpoint after each.
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from ntk_jax.operators.conjugate_gradients import (
 )
 from ntk_jax.operators.nystrom import LowRank, default_rank, nystrom, uniform
 from ntk_jax.operators.symmetric import Operator
-from ntk_jax.progress import progress_bar
+from ntk_jax.progress import Bar, progress_bar
 
 CHUNK = 25
 """Steps between two true residuals, and two checkpoints."""
@@ -119,7 +119,7 @@ class _Run:
         tol: float,
         max_steps: int,
         saved: Checkpoints | None,
-        bar: Any,
+        bar: Bar,
     ) -> None:
         self.system, self.max_steps, self.saved, self.bar = system, max_steps, saved, bar
         self.tol = np.asarray(tol, system.b.dtype)
