@@ -192,6 +192,9 @@ def test_an_interrupted_solve_goes_on_to_the_same_bits(tmp_path):
     assert (np.asarray(resumed.value) == np.asarray(whole.value)).all()
     done = ntk_jax.solve(counted, y, checkpoint=tmp_path / "c", **options)
     assert (np.asarray(done.value) == np.asarray(whole.value)).all()
+    # Another operator is not told apart, but solved: only true residuals are believed.
+    changed = ntk_jax.solve(1.1 * k, y, checkpoint=tmp_path / "c", **options)
+    assert changed.converged.all() and distance(changed.value, dense(1.1 * k, y, RIDGE)) < 1e-9
     for other, what in ((2 * y, "y"), (y[:, :2], "shape")):
         if what == "y":
             other = other + 1

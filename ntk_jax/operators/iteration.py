@@ -129,7 +129,7 @@ class _Run:
         state = start(self.system, self.tol)
         best = _first_best(state)
         if self.saved is not None and (found := self.saved.restore((state, best))) is not None:
-            state, best = State(*found[0]), _Best(*found[1])
+            state, best = self._resumed(State(*found[0]), _Best(*found[1]))
             self.bar.update(int(state.steps))
         while int(state.steps) < self.max_steps and np.any(np.asarray(state.active)):
             most = min(CHUNK, self.max_steps - int(state.steps))
@@ -142,6 +142,16 @@ class _Run:
         low, high = map(float, np.asarray(state.seen))
         sizes, stalled = np.asarray(best.size, float), np.asarray(best.stalled)
         return Found(best.value, best.left, sizes, stalled, int(state.steps), (low, high))
+
+    def _resumed(self, state: State, best: _Best) -> tuple[State, _Best]:
+        """The saved state; or from its best x anew, if the operator is not what it was then."""
+        then = state._replace(value=best.value, residual=best.left)
+        now = renew(self.system, then, self.tol)
+        size, drift = np.asarray(now.size), np.asarray(now.drift)
+        if not np.any(drift > np.maximum(size / 10, 1e-14)):
+            return state, best
+        left, stalled = now.state.residual, jnp.zeros_like(best.stalled)
+        return now.state, _Best(best.value, left, now.size, stalled)
 
     def _check_definite(self, state: State) -> None:
         """Raise if a direction p had pᵀ A p < 0 beyond rounding."""

@@ -105,7 +105,7 @@ def solve(
             operators of up to 512 rows.
         seed: of the columns that are drawn.
         checkpoint: a folder: the state is written there every 25 steps, and a later call of the
-            same problem goes on from it. Needs `ntk-jax[scale]`.
+            same y and ridge goes on from it. Needs `ntk-jax[scale]`.
         progress: show a bar on long solves, where tqdm is installed.
 
     Returns:
