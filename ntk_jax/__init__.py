@@ -85,6 +85,8 @@ from ntk_jax.networks.adapters import zero_output as zero_output
 from ntk_jax.networks.mlp import MLP as MLP
 from ntk_jax.networks.mlp import Dense as Dense
 from ntk_jax.networks.mlp import torch_init as torch_init
+from ntk_jax.operators.solve import Solution as Solution
+from ntk_jax.operators.solve import solve as solve
 from ntk_jax.scale.kernel_operator import kernel_operator as kernel_operator
 from ntk_jax.scale.shard import shard as shard
 from ntk_jax.scale.store import KernelStore as KernelStore

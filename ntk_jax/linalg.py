@@ -1,5 +1,6 @@
 """Kernels as symmetric matrices: shape, symmetry, eigenvalues, and what rounding does to them."""
 
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.matrix_functions.basis import NULL, Basis, matmul
+from ntk_jax.platforms import by_platform
 
 
 def default_rcond(size: int, dtype: jnp.dtype) -> float:
@@ -39,6 +41,38 @@ def as_matrix(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n1_O n2_O"]:
 
 Decomposition: TypeAlias = tuple[Array, Array]
 
+TOO_MANY_ROWS = 32_767
+"""Rows of which LAPACK with 32-bit counts, which XLA calls on a CPU, cannot count its workspace:
+1 + 6 n + 2 n² numbers. NumPy's has 64-bit ones.
+"""
+
+
+def ascending_eigh(k: Float[Array, "n n"]) -> Decomposition:
+    """Eigenvalues, smallest first, and eigenvectors in columns; for compiled programs."""
+    if k.shape[-1] < TOO_MANY_ROWS:
+        return eigh(k)
+    shapes = jax.ShapeDtypeStruct(k.shape[:1], k.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)
+    by_numpy = partial(jax.pure_callback, _eigh_of_numpy, shapes, vmap_method="sequential")
+    return by_platform(by_numpy, eigh, k)
+
+
+def _eigh_of_numpy(k: Array) -> tuple[np.ndarray, np.ndarray]:
+    values, vectors = np.linalg.eigh(np.asarray(k))
+    return values, vectors
+
+
+def ascending_eigenvalues(k: Float[Array, "*B n n"]) -> Float[Array, "*B n"]:
+    """Eigenvalues alone, smallest first; for compiled programs."""
+    if k.shape[-1] < TOO_MANY_ROWS:
+        return jnp.linalg.eigvalsh(k)
+    shape = jax.ShapeDtypeStruct(k.shape[:-1], k.dtype)
+    by_numpy = partial(jax.pure_callback, _eigvalsh_of_numpy, shape, vmap_method="sequential")
+    return by_platform(by_numpy, jnp.linalg.eigvalsh, k)
+
+
+def _eigvalsh_of_numpy(k: Array) -> np.ndarray:
+    return np.linalg.eigvalsh(np.asarray(k))
+
 
 @jax.custom_jvp
 def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
@@ -48,7 +82,7 @@ def symmetric_eigh(k: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Ar
     which no function of K depends on. What is a function of K as a whole goes by `matrix_functions`
     instead, exact to any order.
     """
-    values, vectors = eigh(k)
+    values, vectors = ascending_eigh(k)
     return values[::-1], vectors[:, ::-1]
 
 

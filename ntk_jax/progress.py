@@ -5,7 +5,7 @@ depend on it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,10 @@ import jax.numpy as jnp
 SOLVER_DELAY, SOLVER_STEPS = 1.0, 50
 
 _solver_bars: list[Any] = []
+
+
+Bar: TypeAlias = Any
+"""What has `update(n)` and `set_postfix_str(text, refresh)`."""
 
 
 class _Silent:
@@ -27,7 +31,7 @@ class _Silent:
 @contextmanager
 def progress_bar(
     total: int, description: str, *, enabled: bool, delay: float = 0.0
-) -> Iterator[Any]:
+) -> Iterator[Bar]:
     """Yield a bar with `update(n)` and `set_postfix_str(text, refresh)`, removed when done."""
     try:
         from tqdm import tqdm

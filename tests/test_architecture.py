@@ -243,6 +243,7 @@ def test_imports_inside_functions_are_optional_extras(path):
         "ntk_jax.estimators",
         "ntk_jax.plots",
         "lineax",
+        "orbax.checkpoint",
         "sklearn.base",
         "diffrax",
         "equinox",
@@ -271,7 +272,7 @@ def test_heavy_packages_are_not_imported_by_the_library():
     import subprocess
     import sys
 
-    heavy = ("matplotlib", "sklearn", "diffrax", "tqdm", "flax.nnx")
+    heavy = ("matplotlib", "sklearn", "diffrax", "tqdm", "orbax", "flax.nnx")
     code = f"import sys, ntk_jax; print(*[m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""

@@ -122,3 +122,25 @@ def test_a_kernel_of_condition_1e6_has_full_rank_in_float32():
     np.testing.assert_allclose(
         ntk_jax.kernel_regression(k, y, k[:2]).train, y, atol=0.5
     )  # eps times the condition number
+
+
+@pytest.mark.parametrize("kind", ["shared", "diagonal", "full"])
+def test_large_kernels_are_factored_in_place_and_give_the_same(kind, data, monkeypatch):
+    k, y, k_test, *_ = data
+    outputs = {"shared": np.ones(()), "diagonal": np.array([1.0, 2.0]), "full": np.eye(2) + 0.2}
+    spread = lambda k: np.multiply.outer(k, outputs[kind])
+    arguments = spread(k), y, spread(k_test)
+    options = {"diag_reg": np.linspace(0.1, 0.2, 8), "fx_train_0": 2 * y, "fx_test_0": 1.0}
+    program = ntk_jax.kernel_regression(*arguments, **options)
+    monkeypatch.setattr("ntk_jax.inference.regression.IN_PLACE", 1)
+    in_place = ntk_jax.kernel_regression(*arguments, **options)
+    for one, other in zip(in_place[:3], program[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+    for one, other in zip(in_place.report, program.report, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=0.1)
+    assert (arguments[0] == spread(k)).all()
+    with pytest.raises(ValueError, match="Use diag_reg above"):
+        ntk_jax.kernel_regression(spread(k - 0.2 * np.eye(8)), y, spread(k_test), diag_reg=0.1)
+    with pytest.raises(ValueError, match="k_train_train: expected finite"):
+        ntk_jax.kernel_regression(spread(k * np.nan), y, spread(k_test), diag_reg=0.1)

@@ -14,7 +14,7 @@ from ntk_jax.closures.fingerprint import read
 from ntk_jax.compat import is_concrete
 from ntk_jax.dynamics.any_loss_inputs import check_scalar, inputs_of
 from ntk_jax.dynamics.kinked_flow import kinked_flow
-from ntk_jax.linalg import check_psd
+from ntk_jax.linalg import ascending_eigenvalues, check_psd
 from ntk_jax.losses import Kinks, LossFn, kinks_of, loss_function
 from ntk_jax.modes.kind import (
     apply_kernel,
@@ -220,7 +220,7 @@ def _prepared(
 ) -> tuple[Float[Array, "B N"], dict[str, Look | None], Outputs]:
     """The eigenvalues, what checks see of the inputs, and the initial outputs, train and test."""
     k, y, f_0 = (inputs[name] for name in ("k_train_train", "y_train", "fx_train_0"))
-    s = jnp.linalg.eigvalsh(jax.lax.stop_gradient(as_matrices(k)))[:, ::-1]
+    s = ascending_eigenvalues(jax.lax.stop_gradient(as_matrices(k)))[:, ::-1]
     outputs: Outputs = (jnp.broadcast_to(f_0, y.shape),)
     if "k_test_train" in inputs:
         shape = (inputs["k_test_train"].shape[0], *y.shape[1:])

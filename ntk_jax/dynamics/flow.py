@@ -6,9 +6,9 @@ of steps. Then df/dt = -K (f - y) / (nO), and the mode of eigenvalue s decays as
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,15 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Int, Num
 
-from ntk_jax.checks import Look, as_number, check_looks, check_number, check_vector, looks
+from ntk_jax.checks import (
+    Look,
+    as_number,
+    check_looks,
+    check_number,
+    check_vector,
+    is_zero,
+    looks,
+)
 from ntk_jax.compat import is_concrete, outside_traces
 from ntk_jax.dynamics.least_squares import (
     LeastSquares,
@@ -26,9 +34,12 @@ from ntk_jax.dynamics.least_squares import (
     in_modes,
     least_squares,
 )
+from ntk_jax.dynamics.on_operators import flow_on_operator
 from ntk_jax.linalg import null_rcond
 from ntk_jax.matrix_functions.basis import Function, divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
+from ntk_jax.modes.multiplied import data_of
+from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
 
 
 class Rest(NamedTuple):
@@ -39,18 +50,19 @@ class Rest(NamedTuple):
 
 
 def gradient_flow_mse(
-    modes: Modes,
+    modes: Modes | SymmetricOperator,
     y_train: Num[ArrayLike, "n *O"],
     t: Num[ArrayLike, "*T"] | Sequence[float],
     *,
     fx_train_0: ArrayLike = 0.0,
-    k_test_train: ArrayLike | None = None,
+    k_test_train: SymmetricOperator | ArrayLike | None = None,
     fx_test_0: ArrayLike | None = None,
     diag_reg: Float[ArrayLike, ""] = 0.0,
     weight_decay: Float[ArrayLike, ""] = 0.0,
     radial_train_0: ArrayLike | None = None,
     radial_test_0: ArrayLike | None = None,
     predict_train: bool = True,
+    krylov_options: Mapping[str, Any] | None = None,
 ) -> Prediction:
     """The outputs at time t of gradient flow on the half-mean squared loss.
 
@@ -62,7 +74,8 @@ def gradient_flow_mse(
     `radial_test_0` are for.
 
     Args:
-        modes: `diagonalize(k_train_train)`.
+        modes: `diagonalize(k_train_train)`; or the training kernel as an operator or store that is
+            only multiplied, without weight decay: then from a Krylov space of the operator.
         y_train: targets, (n,) or (n, O).
         t: time = learning rate x steps: a scalar, an array of times (T,), or inf.
         fx_train_0: outputs of the network at initialization, 0 or shaped like y_train.
@@ -80,6 +93,8 @@ def gradient_flow_mse(
         radial_test_0: the same on the test examples.
         predict_train: False leaves out the training outputs, (n, n) times (n, T O), which for many
             times and few test examples is nearly all of the cost.
+        krylov_options: of an operator: `tol`, of outputs in units of their change (default 1e-4 in
+            float32, 1e-8 in float64), `max_steps` (200), `progress`.
 
     Returns:
         Prediction(train, test), shaped like the targets, with the times T as leading axis if t is
@@ -103,6 +118,21 @@ def gradient_flow_mse(
          [ 1.    -1.   ]]
     """
     check_number("t", t, finite=False)
+    if is_operator(modes):
+        if not is_zero(weight_decay) or radial_train_0 is not None or radial_test_0 is not None:
+            raise ValueError(
+                "weight_decay: expected 0 with an operator; got more. Use modes of an array."
+            )
+        return flow_on_operator(
+            data_of(modes, y_train, k_test_train, "modes"),
+            np.asarray(as_times(t, float)),
+            diag_reg,
+            fx_train_0,
+            fx_test_0,
+            krylov_options,
+            predict=(predict_train, k_test_train is not None),
+        )
+    modes, k_test_train = cast(Modes, modes), cast(ArrayLike | None, k_test_train)
     problem = least_squares(
         modes,
         y_train,

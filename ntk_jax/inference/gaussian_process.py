@@ -1,7 +1,8 @@
 """Bayesian regression with a kernel as prior covariance: with an NNGP, Bayes for wide networks."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from jaxtyping import Bool, Float, Num
 
 from ntk_jax.checks import Look, as_square_kernel, check_looks, looks
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import default_rcond, matmul
+from ntk_jax.inference.on_operators import check_no_options
+from ntk_jax.inference.posterior_on_operators import evidence_on_operator, posterior_on_operator
+from ntk_jax.linalg import ascending_eigenvalues, default_rcond, matmul
 from ntk_jax.modes.kind import (
     as_columns,
     as_matrices,
@@ -28,6 +31,8 @@ from ntk_jax.modes.kind import (
     ridge_of_rows,
     targets_of_kernel,
 )
+from ntk_jax.modes.multiplied import data_of
+from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
 
 
 class Posterior(NamedTuple):
@@ -39,12 +44,13 @@ class Posterior(NamedTuple):
 
 
 def gp_posterior(
-    k_train_train: Float[ArrayLike, "n n *outputs"],
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
     y_train: Num[ArrayLike, "n *O"],
-    k_test_train: Float[ArrayLike, "n_test n *outputs"],
+    k_test_train: SymmetricOperator | Float[ArrayLike, "n_test n *outputs"],
     k_test_test: Float[ArrayLike, "..."],
     *,
     noise: ArrayLike,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """The posterior of a Gaussian process with prior covariance K, observed with noise.
 
@@ -54,19 +60,24 @@ def gp_posterior(
     likelihood.
 
     Args:
-        k_train_train: prior covariance on the training examples, (n, n), (n, n, O) or (n, n, O, O).
+        k_train_train: prior covariance on the training examples, (n, n), (n, n, O) or (n, n, O, O);
+            or an operator or store that is only multiplied, (n, n) or (nO, nO): then by conjugate
+            gradients, see `solve`, with a solve for every test row, and without derivatives.
         y_train: observations (n,) or (n, O); under a kernel (n, n) the outputs are independent,
             with one covariance.
-        k_test_train: test rows, training columns, with the output axes of k_train_train.
+        k_test_train: test rows, training columns, with the output axes of k_train_train; or an
+            operator (n_test, n) with `.T`, or with slices, as a store has.
         k_test_test: (n_test, n_test, ...) for the whole posterior covariance; only its diagonal,
             (n_test,) or (n_test, O), for variances, at the cost of a solve and without n_test²
             memory.
         noise: variance of the observation noise, in units of the kernel, at least 0: a number, or
             one for each example (n,).
+        solve_options: of an operator, keywords of `solve`.
 
     Returns:
         Posterior(mean, covariance, log_marginal_likelihood); the covariance is shaped like
-        k_test_test.
+        k_test_test. Of an operator the evidence is an estimate, as its determinant is (by 16 random
+        probes; `log_determinant` tells the standard error).
 
     Raises:
         ValueError: shapes that do not fit; K + noise I not positive definite in its dtype; negative
@@ -81,6 +92,10 @@ def gp_posterior(
         >>> print(np.round(posterior.mean, 3), np.round(posterior.covariance, 3))
         [1.] [0.5]
     """
+    if is_operator(k_train_train) or is_operator(k_test_train):
+        data = data_of(k_train_train, y_train, k_test_train)
+        return Posterior(*posterior_on_operator(data, k_test_test, noise, solve_options))
+    check_no_options(solve_options)
     k = as_square_kernel("k_train_train", k_train_train)
     y, noises = targets_of_kernel(y_train, k), ridge_of_rows("noise", noise, k)
     k_test = as_test_kernel(k_test_train, k)
@@ -129,10 +144,11 @@ def _posterior(inputs: dict[str, Array], noises: Array, whole: bool) -> _Found:
 
 
 def log_marginal_likelihood(
-    k_train_train: Float[ArrayLike, "n n *outputs"],
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
     y_train: Num[ArrayLike, "n *O"],
     *,
     noise: ArrayLike,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> Float[Array, ""]:
     """The evidence log p(y): how probable the observations are under a Gaussian process prior with
     noise.
@@ -140,10 +156,12 @@ def log_marginal_likelihood(
         -yᵀ(K + noise I)⁻¹y / 2 - log det(K + noise I) / 2 - n log(2π) / 2
 
     Args:
-        k_train_train: prior covariance, (n, n), (n, n, O) or (n, n, O, O).
+        k_train_train: prior covariance, (n, n), (n, n, O) or (n, n, O, O); or an operator or store,
+            whose determinant is estimated by random probes: then without derivatives.
         y_train: observations, (n,) or (n, O).
         noise: variance of the observation noise, at least 0: a number, or one for each example
             (n,).
+        solve_options: of an operator, keywords of `solve`.
 
     Returns:
         A scalar, the sum over outputs, differentiable in everything.
@@ -158,6 +176,9 @@ def log_marginal_likelihood(
         >>> round(float(ntk_jax.log_marginal_likelihood(k, y, noise=1.0)), 3)
         -3.378
     """
+    if is_operator(k_train_train):
+        return evidence_on_operator(data_of(k_train_train, y_train), noise, solve_options)
+    check_no_options(solve_options)
     k = as_square_kernel("k_train_train", k_train_train)
     y, noises = targets_of_kernel(y_train, k), ridge_of_rows("noise", noise, k)
     inputs = {"k_train_train": k, "y_train": y}
@@ -188,7 +209,7 @@ def _check_definite(k: Array, noises: ArrayLike, definite: Array) -> None:
     """Raise if the Cholesky factorization failed."""
     if not all(map(is_concrete, (k, noises, definite))) or definite:
         return
-    s = jnp.linalg.eigvalsh(as_matrices(k))
+    s = ascending_eigenvalues(as_matrices(k))
     smallest, largest = float(jnp.min(s)), float(jnp.max(s))
     enough = max(-smallest, 0.0) + default_rcond(s.shape[-1], k.dtype) * largest
     raise ValueError(

@@ -1,8 +1,9 @@
 """What infinitely long training converges to: regression with a kernel."""
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Float, Num
 
 from ntk_jax.checks import (
     Look,
+    Number,
     as_number,
     as_outputs,
     as_square_kernel,
@@ -20,9 +22,12 @@ from ntk_jax.checks import (
     is_zero,
     looks,
 )
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.inference.on_operators import check_no_options, regression_on_operator
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.modes.kind import (
+    Kind,
+    apply_kernel,
     as_columns,
     as_matrices,
     as_test_kernel,
@@ -34,8 +39,20 @@ from ntk_jax.modes.kind import (
     ridge_of_rows,
     targets_of_kernel,
 )
-from ntk_jax.modes.solves import SolveReport, check_definite, pseudo_solve, ridge_solve
+from ntk_jax.modes.multiplied import data_of
+from ntk_jax.modes.solves import (
+    SolveReport,
+    check_definite,
+    pseudo_solve,
+    ridge_solve,
+    ridge_solve_in_place,
+)
 from ntk_jax.norms import norm
+from ntk_jax.operators.cholesky import factors_on_host
+from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+
+IN_PLACE = 2048
+"""Rows from which a matrix on a CPU is factored in one copy: smaller ones are one program."""
 
 
 class Regression(NamedTuple):
@@ -48,14 +65,15 @@ class Regression(NamedTuple):
 
 
 def kernel_regression(
-    k_train_train: Float[ArrayLike, "n n *outputs"],
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
     y_train: Num[ArrayLike, "n *O"],
-    k_test_train: Float[ArrayLike, "n_test n *outputs"],
+    k_test_train: SymmetricOperator | Float[ArrayLike, "n_test n *outputs"],
     *,
     diag_reg: Float[ArrayLike, "*n"] = 0.0,
     rcond: float | None = None,
     fx_train_0: ArrayLike = 0.0,
     fx_test_0: ArrayLike | None = None,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> Regression:
     """Kernel (ridge) regression, f = f_0 + K_test α with α = (K + diag_reg I)⁻¹ (y - f_0).
 
@@ -65,19 +83,23 @@ def kernel_regression(
 
     Args:
         k_train_train: symmetric PSD, (n, n), (n, n, O) with one kernel per output, or full (n, n,
-            O, O).
+            O, O); or an operator or store that is only multiplied, (n, n) or (nO, nO): then by
+            conjugate gradients, see `solve`.
         y_train: targets (n,) or (n, O).
         k_test_train: test rows, training columns: (n_test, n), with the output axes of
-            k_train_train.
+            k_train_train; or an operator (n_test, n), such as `kernel_operator(kernel_fn, x_test,
+            x_train)`.
         diag_reg: ridge, in units of the kernel, at least 0: a number, or one for each example (n,).
         rcond: for diag_reg = 0 only; default 5 eps of the dtype, as in `diagonalize`.
         fx_train_0: outputs at initialization, 0 or shaped like y_train: gradient descent starts
             there.
         fx_test_0: likewise on the test examples; needed if fx_train_0 is given.
+        solve_options: of an operator, keywords of `solve`: `{"tol": 1e-6, "checkpoint": folder}`.
 
     Returns:
         Regression(train, test, coefficients, report), the first three shaped like the targets; the
-        report holds the numerical rank, the extreme eigenvalues and the condition number.
+        report holds the numerical rank, the extreme eigenvalues and the condition number: of an
+        operator, what the directions of conjugate gradients met, which lies between the extremes.
 
     Raises:
         ValueError: bad shapes or values; a kernel that is not PSD beyond rounding; a ridge too
@@ -95,6 +117,16 @@ def kernel_regression(
         >>> print(np.round(fit.train, 3), np.round(fit.test, 3))
         [ 0.5 -0.5] [1.]
     """
+    if is_operator(k_train_train) or is_operator(k_test_train):
+        data = data_of(k_train_train, y_train, k_test_train)
+        if rcond is not None:
+            raise ValueError(
+                "rcond: expected None with an operator, whose modes are not known; drop it."
+            )
+        return Regression(
+            *regression_on_operator(data, diag_reg, fx_train_0, fx_test_0, solve_options)
+        )
+    check_no_options(solve_options)
     k = as_square_kernel("k_train_train", k_train_train)
     y = targets_of_kernel(y_train, k)
     k_test = as_test_kernel(k_test_train, k)
@@ -109,9 +141,12 @@ def kernel_regression(
         raise ValueError(
             "rcond: expected None with diag_reg above 0, which has no cut-off; drop one of the two."
         )
-    found = _regression(inputs, value, ridgeless, not is_concrete(k))
-    check_looks(found.looks, inputs._asdict())
     rows = k.shape[0] * kind_of(k).coupled
+    if not ridgeless and rows >= IN_PLACE and _is_on_host((*inputs, value)):
+        found = _in_place(inputs, np.asarray(value))
+    else:
+        found = _regression(inputs, value, ridgeless, not is_concrete(k))
+    check_looks(found.looks, inputs._asdict())
     if found.eigenvalues is None:
         check_definite(found.fit.report, rows, diag_reg)
     else:
@@ -138,6 +173,55 @@ class _Found(NamedTuple):
     eigenvalues: Float[Array, "B N"] | None
     before: Float[Array, ""]
     after: Float[Array, ""]
+
+
+def _is_on_host(arrays: tuple[Number, ...]) -> bool:
+    return all(map(is_concrete, arrays)) and all(map(factors_on_host, arrays))
+
+
+def _in_place(inputs: _Inputs, ridge: np.ndarray) -> _Found:
+    """By Cholesky with one copy of a matrix at a time."""
+    k, y, _, f_0, _ = inputs
+    kind, seen = kind_of(k), _looks(inputs)
+    check_looks(seen, inputs._asdict())
+    columns = np.asarray(as_columns(y - jnp.broadcast_to(f_0, y.shape), kind))
+    ridges = np.repeat(ridge, kind.coupled) if ridge.ndim else ridge
+    alphas, reports = [], []
+    for output, b in enumerate(columns):
+        solved = ridge_solve_in_place(_copied(k, kind, output), b, ridges)
+        alphas.append(solved[0])
+        reports.append(solved[1])
+    report = jax.tree.map(lambda *each: jnp.stack(each), *reports)
+    if kind.name != "diagonal":
+        report = reports[0]
+    alpha = from_columns(on_device(np.stack(alphas)), kind, y.shape)
+    return _finish(inputs, alpha, report, seen)
+
+
+def _copied(k: Array, kind: Kind, output: int) -> Float[np.ndarray, "N N"]:
+    """One of the matrices of a kernel, in memory of its own."""
+    whole = np.asarray(k)
+    if kind.name == "full":
+        n, _, O, _ = whole.shape
+        return np.array(whole.transpose(0, 2, 1, 3)).reshape(n * O, n * O)
+    return np.array(whole if kind.name == "shared" else whole[..., output], order="C")
+
+
+@jax.jit
+def _looks(inputs: _Inputs) -> dict[str, Look | None]:
+    return looks(inputs._asdict(), symmetric=("k_train_train",))
+
+
+@jax.jit
+def _finish(
+    inputs: _Inputs, alpha: Array, report: SolveReport, seen: dict[str, Look | None]
+) -> _Found:
+    k, y, k_test, f_0, f_test_0 = inputs
+    train, test = apply_kernel(k, alpha), apply_kernel(k_test, alpha)
+    train = train + jnp.broadcast_to(f_0, train.shape)
+    test = test + jnp.broadcast_to(f_test_0, test.shape)
+    fit = Regression(train, test, alpha, report)
+    return _Found(fit, seen, None, norm(y - f_0), norm(y - train))
 
 
 @partial(jax.jit, static_argnums=(2, 3))

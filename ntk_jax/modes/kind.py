@@ -112,7 +112,7 @@ def targets_of_kernel(y_train: ArrayLike, k: Float[Array, "n n *outputs"]) -> Fl
 
 
 def as_test_kernel(
-    k_test_train: ArrayLike, k_train_train: Float[Array, "n n *outputs"]
+    k_test_train: object, k_train_train: Float[Array, "n n *outputs"]
 ) -> Float[Array, "n_test n *outputs"]:
     """The kernel between test rows and training columns, of the kind of the training kernel."""
     k = as_kernel("k_test_train", k_test_train)

@@ -22,7 +22,13 @@ from ntk_jax.checks import (
     look,
 )
 from ntk_jax.compat import is_concrete
-from ntk_jax.linalg import check_psd, matmul, null_rcond, symmetric_eigh
+from ntk_jax.linalg import (
+    ascending_eigenvalues,
+    check_psd,
+    matmul,
+    null_rcond,
+    symmetric_eigh,
+)
 from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
 
@@ -171,7 +177,7 @@ def modes_of(
 @jax.jit
 def spectrum_of(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "B N"], Look | None]:
     """The eigenvalues of a kernel, largest first, and what checks see of it."""
-    return jnp.linalg.eigvalsh(as_matrices(k))[:, ::-1], look(k, symmetric=True)
+    return ascending_eigenvalues(as_matrices(k))[:, ::-1], look(k, symmetric=True)
 
 
 def max_learning_rate(

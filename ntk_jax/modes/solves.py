@@ -9,10 +9,11 @@ from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.linalg import basis_of, default_rcond
 from ntk_jax.matrix_functions.basis import Constants, Function, fixed, matmul
 from ntk_jax.matrix_functions.functions import apply
+from ntk_jax.operators.cholesky import factor_on_host
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.platforms import by_platform
 
@@ -71,6 +72,28 @@ def ridge_solve(
     smallest = 1 / by_platform(_of_inverse, _of_formed_inverse, factor[0])
     report = SolveReport(jnp.asarray(k.shape[0]), smallest, largest, largest / smallest)
     return cho_solve(factor, b), report
+
+
+def ridge_solve_in_place(
+    matrix: Float[np.ndarray, "n n"], b: Float[np.ndarray, "n m"], diag_reg: Float[np.ndarray, "*n"]
+) -> tuple[Float[np.ndarray, "n m"], SolveReport]:
+    """`ridge_solve` on the host, in the memory of the matrix."""
+    largest = _largest_eigenvalue(matrix, np.broadcast_to(diag_reg, matrix.shape[:1]))
+    factor, smallest, alpha = factor_on_host(matrix, diag_reg), np.nan, b
+    if factor is not None:
+        alpha, smallest = factor.solve(b), factor.smallest_eigenvalue()
+    sizes = (np.asarray(x, matrix.dtype) for x in (smallest, largest, largest / smallest))
+    return alpha, SolveReport(on_device(np.asarray(len(matrix))), *map(on_device, sizes))
+
+
+def _largest_eigenvalue(
+    matrix: Float[np.ndarray, "n n"], ridge: Float[np.ndarray, " n"], num_steps: int = 30
+) -> float:
+    v = w = np.random.default_rng(0).uniform(-1, 1, len(matrix)).astype(matrix.dtype)
+    for _ in range(num_steps + 1):
+        v = w / (np.abs(w).max() or 1)
+        w = matrix @ v + ridge * v
+    return float(np.vdot(v, w) / np.vdot(v, v))
 
 
 def _of_inverse(lower: Float[Array, "n n"]) -> Float[Array, ""]:

@@ -51,7 +51,7 @@ def lanczos_step(
 
 
 @jax.jit
-def _step_of_each(
+def lanczos_steps(
     basis: Float[Array, "m n p"], step: int | Array, vectors: Array, product: Array
 ) -> tuple[Array, Array, Array, Array]:
     """The basis with these vectors, and a step in the space of each column."""
@@ -76,7 +76,7 @@ def gauss_quadrature(k: Operator, key: Array, num_probes: int, num_steps: int) -
     entries = []
     for step in range(num_steps):
         product = multiply(k, vectors)
-        basis, vectors, *entry = _step_of_each(basis, np.int32(step), vectors, product)
+        basis, vectors, *entry = lanczos_steps(basis, np.int32(step), vectors, product)
         entries.append(entry)
     return _rule_of_steps(entries)
 
@@ -99,7 +99,7 @@ def _rule_of_matrix(
         carry: tuple[Array, Array], i: Array
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, vectors = carry
-        basis, vectors, alpha, beta = _step_of_each(basis, i, vectors, matmul(k, vectors))
+        basis, vectors, alpha, beta = lanczos_steps(basis, i, vectors, matmul(k, vectors))
         return (basis, vectors), (alpha, beta)
 
     _, (alphas, betas) = jax.lax.scan(step, (basis, vectors), jnp.arange(num_steps))

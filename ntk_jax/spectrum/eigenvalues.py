@@ -21,7 +21,15 @@ from ntk_jax.checks import (
     look,
 )
 from ntk_jax.compat import is_concrete, on_device
-from ntk_jax.linalg import as_matrix, basis_of, check_psd, default_rcond, matmul, symmetric_eigh
+from ntk_jax.linalg import (
+    as_matrix,
+    ascending_eigenvalues,
+    basis_of,
+    check_psd,
+    default_rcond,
+    matmul,
+    symmetric_eigh,
+)
 from ntk_jax.matrix_functions.basis import Basis, Function
 from ntk_jax.matrix_functions.functions import trace
 from ntk_jax.modes.modes import spectrum_of
@@ -247,7 +255,7 @@ def _effective_rank(k: Float[Array, "n n *outputs"], kind: str, traced: bool) ->
     if traced:
         basis = basis_of(matrix, traced)
     else:
-        basis = Basis(jnp.linalg.eigvalsh(matrix)[::-1], matrix[:0], None)
+        basis = Basis(ascending_eigenvalues(matrix)[::-1], matrix[:0], None)
     total = jnp.sum(jnp.maximum(basis.eigenvalues, 0))
     rank = jnp.exp(trace(_entropy, basis, total))
     return _Rank(rank, seen, largest, basis.eigenvalues)
