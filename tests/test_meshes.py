@@ -136,6 +136,8 @@ def test_a_mesh_of_one_device_is_that_device():
     mesh = jax.make_mesh((1,), ("x",))
     k = np.asarray(cubic(examples(PRIME, 1)).ntk)
     v = examples(PRIME, 3)
+    pair = ntk_jax.shard(cubic, mesh, block_size=BLOCK)(examples(PRIME, 1))
+    np.testing.assert_allclose(pair.ntk, k, rtol=1e-5, atol=1e-6)
     for storage in ("memory", "recompute"):
         op = operator(cubic, mesh, storage=storage)
         np.testing.assert_allclose(op @ v, k @ v, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ntk_jax.closures.programs import compiled
-from ntk_jax.devices.mesh import num_devices, on_every_device, replicated, shared_out
+from ntk_jax.devices.mesh import Tree, num_devices, on_every_device, replicated, shared_out
 from ntk_jax.linalg import matmul
 from ntk_jax.scale.matrix import the_kernel
 from ntk_jax.tiling import grid
@@ -49,7 +49,7 @@ class How(NamedTuple):
         return num_devices(self.mesh)
 
 
-def tile_of(kernel_fn: KernelFn[Any], how: How, a: Array, b: Array | None = None) -> Array:
+def tile_of(kernel_fn: KernelFn[Any], how: How, a: Array, b: Array | None = None) -> Tree:
     """The kernel of the rows of a with those of b, or with themselves."""
     with jax.default_matmul_precision("highest"):
         found = kernel_fn(a) if b is None else kernel_fn(a, b)
