@@ -128,7 +128,7 @@ except _metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "unknown"
 
 _own = {n: v for n, v in globals().items() if n[0] != "_" and not isinstance(v, type(_metadata))}
-__all__ = [*_own, "duals"]
+__all__ = [*_own, "duals", "losses"]
 
 
 def __dir__() -> list[str]:

@@ -27,13 +27,13 @@ ROOMS = {
     "Infinite width": ("ntk_jax.infinite", "ntk_jax.initializers"),
     "Training under a kernel": ("ntk_jax.modes", "ntk_jax.dynamics"),
     "Regression and Gaussian processes": ("ntk_jax.inference",),
-    "Scale": ("ntk_jax.scale", "ntk_jax.operators"),
+    "Scale": ("ntk_jax.scale", "ntk_jax.operators", "ntk_jax.devices"),
     "Spectrum": ("ntk_jax.spectrum",),
     "Diagnostics": ("ntk_jax.diagnostics",),
     "Training the network": ("ntk_jax.training", "ntk_jax.losses"),
     "Types": ("ntk_jax.types",),
 }
-SUBMODULES = ("duals", "plots", "estimators", "data")
+SUBMODULES = ("duals", "losses", "plots", "estimators", "data")
 
 
 def on_files(files, config):
@@ -141,13 +141,15 @@ def _table(spec):
 def _pivoted(rows, keys, form):
     """A line per value of the first key, a column per value of the second."""
     of_line, of_column, shown = keys
+    rows = [r for r in rows if r.get(shown) is not None]
     columns = list(dict.fromkeys(r[of_column] for r in rows))
     lines = ["| | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for name in dict.fromkeys(r[of_line] for r in rows):
         mine = [r for r in rows if r[of_line] == name]
         # The best of several methods.
         found = {r[of_column]: r[shown] for r in sorted(mine, key=lambda r: -r[shown])}
-        size = f", n = {mine[0]['n']}" if len({r["n"] for r in mine}) == 1 else ""
+        one_size = of_line != "n" and len({r["n"] for r in mine}) == 1
+        size = f", n = {mine[0]['n']}" if one_size else ""
         lines.append(
             f"| {name}{size} | " + " | ".join(_shown(found.get(c), form) for c in columns) + " |"
         )

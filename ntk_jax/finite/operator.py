@@ -297,5 +297,4 @@ def _diagonal(apply_fn: Reading, arrays: Arrays, **options: Any) -> Float[Array,
 
         return rows_together(op.mesh, of_share, x, op.params)
 
-    out = by_device(op.mesh, run, op.x1)
-    return out[: num_rows(op.x1) * op.num_outputs]
+    return by_device(op.mesh, run, op.x1)[: num_rows(op.x1) * op.num_outputs]

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ntk_jax.extras import missing
+
 Tree: TypeAlias = Any
 """A pytree of arrays."""
 
@@ -67,10 +69,7 @@ def checkpoints(
     try:
         import orbax.checkpoint as orbax
     except ImportError as error:
-        raise ImportError(
-            "checkpoint: expected the package orbax-checkpoint; install it with `pip install "
-            "ntk-jax[scale]`."
-        ) from error
+        raise missing("checkpoint", "orbax-checkpoint", "scale") from error
     options = orbax.CheckpointManagerOptions(max_to_keep=2)
     with orbax.CheckpointManager(Path(folder).absolute(), options=options) as manager:
         yield Checkpoints(manager, orbax.args, problem)

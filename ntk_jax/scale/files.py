@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ntk_jax.extras import missing
 from ntk_jax.scale.grid import Corner, Grid
 
 try:
@@ -35,10 +36,7 @@ def tensorstore() -> Opened:
     try:
         import tensorstore as ts
     except ImportError as error:
-        raise ImportError(
-            "KernelStore: expected the package tensorstore; install it with `pip install "
-            "'ntk-jax[scale]'`."
-        ) from error
+        raise missing("KernelStore", "tensorstore", "scale") from error
     return ts
 
 
