@@ -176,8 +176,12 @@ def test_a_store_has_the_spectrum_of_its_kernel(folder, capsys):
     assert rank == pytest.approx(s.sum() ** 2 / np.square(s).sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("memory", [None, 1], ids=["read", "multiplied"])
 @pytest.mark.parametrize("target", ["price", pytest.param("kind", marks=pytest.mark.slow)])
-def test_predictions_from_a_store_are_those_of_its_kernel(folder, capsys, target):
+def test_predictions_from_a_store_are_those_of_its_kernel(
+    folder, capsys, target, memory, monkeypatch
+):
+    monkeypatch.setattr("ntk_jax.cli.predict.free_bytes", lambda: memory)
     out_of(capsys, "kernel", "train.csv", "--drop", target, "--out", "K.zarr")
     command = f"predict --store K.zarr --train train.csv --target {target} --test new.csv".split()
     rows = rows_of(out_of(capsys, *command, "--ridge", "0.01").out)

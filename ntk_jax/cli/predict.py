@@ -2,13 +2,13 @@
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 
 from ntk_jax.cli.options import (
@@ -22,7 +22,8 @@ from ntk_jax.cli.options import (
 from ntk_jax.data.encoding import Encoder, encoder, is_numeric, numbers_of, text_of
 from ntk_jax.data.reading import Table, read_table
 from ntk_jax.inference.regression import kernel_regression
-from ntk_jax.memory import check_result_fits
+from ntk_jax.memory import free_bytes
+from ntk_jax.scale.kernel_operator import kernel_operator
 from ntk_jax.scale.store import KernelStore
 from ntk_jax.scale.tiles import tile
 from ntk_jax.types import KernelFn, Kernels
@@ -141,7 +142,9 @@ def run_predict(args: argparse.Namespace) -> int:
 
 
 def _predict_from_store(args: argparse.Namespace) -> int:
-    """Regression with a kernel on the disk, which is read into memory."""
+    """Regression with a kernel on the disk, which is read where memory holds it and a factor of it,
+    and else only multiplied with.
+    """
     task, test = _task(args), read_table(args.test)
     args.depth = 2 if args.depth is None else args.depth
     x_test = standardized(task.encode(test), task.x, raw=args.raw)
@@ -149,19 +152,18 @@ def _predict_from_store(args: argparse.Namespace) -> int:
     kernel_fn, x = args.kernel_fn_of(args, standardized(task.x, task.x, raw=args.raw))
     store = KernelStore.open(args.store)
     store.check(kernel_fn, x)
-    check_result_fits(
-        jax.ShapeDtypeStruct((2, *store.shape), store.dtype),
-        "the kernel and a factor of it",
-        "Predict from a part of the rows, or iterate with `store @ v` in Python.",
-    )
-    k = np.asarray(getattr(store, args.kernel))
-    one = lambda x1, x2=None: getattr(kernel_fn(x1, x2), args.kernel)
-    k_test = tile(one)(x_test.reshape(len(x_test), *x.shape[1:]), x)
+    on_disk, x_test = getattr(store, args.kernel), x_test.reshape(len(x_test), *x.shape[1:])
+    free = free_bytes()
+    if free is None or 2 * math.prod(store.shape) * store.dtype.itemsize < free:
+        one = lambda x1, x2=None: getattr(kernel_fn(x1, x2), args.kernel)
+        k, k_test = np.asarray(on_disk), tile(one)(x_test, x)
+    else:
+        k = on_disk
+        k_test = kernel_operator(kernel_fn, x_test, x, kernel=args.kernel, storage="recompute")
     classes = np.unique(task.y)
-    y = np.asarray(task.y[:, None] == classes if task.classes else task.y[:, None], k.dtype)
-    fit = kernel_regression(
-        k, y - y.mean(axis=0), k_test, diag_reg=args.ridge * float(np.diagonal(k).mean())
-    )
+    y = np.asarray(task.y[:, None] == classes if task.classes else task.y[:, None], store.dtype)
+    ridge = args.ridge * float(np.mean(on_disk.diagonal()))
+    fit = kernel_regression(k, y - y.mean(axis=0), k_test, diag_reg=ridge)
     found = np.asarray(fit.test) + y.mean(axis=0)
     header, rows = ["prediction"], [[_digits(value)] for value in found[:, 0].tolist()]
     if task.classes:
