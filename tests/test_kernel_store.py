@@ -375,8 +375,9 @@ def test_a_full_disk_loses_no_finished_tile(x, small_disk):
     def kernel_fn(x1, x2=None):
         filled.append(None)
         if len(filled) == 5:
-            before = time.monotonic()  # the writer is behind: not before it has finished a tile
-            while not any(path.glob("**/c/*/*")) and time.monotonic() < before + 60:
+            # The writer is behind: not before it has finished a tile, and renamed it.
+            before, finished = time.monotonic(), lambda: [f.name for f in path.glob("*/c/*/*")]
+            while not any(map(str.isdigit, finished())) and time.monotonic() < before + 60:
                 time.sleep(0.01)
             with open(small_disk / "ballast", "wb", buffering=0) as ballast:
                 while True:  # as far as the disk goes
