@@ -376,7 +376,7 @@ def test_a_full_disk_loses_no_finished_tile(x, small_disk):
         filled.append(None)
         if len(filled) == 5:
             # The writer is behind: not before it has finished a tile, and renamed it.
-            before, finished = time.monotonic(), lambda: [f.name for f in path.glob("*/c/*/*")]
+            before, finished = time.monotonic(), lambda: [f.name for f in path.glob("kernel/c/*/*")]
             while not any(map(str.isdigit, finished())) and time.monotonic() < before + 60:
                 time.sleep(0.01)
             with open(small_disk / "ballast", "wb", buffering=0) as ballast:
