@@ -42,7 +42,7 @@ MOST = {
     "mlp_kernels_by_layer": (60, 192),
     "mlp_kernels, value and gradient": (200, 400),
     "kernel_diagonal": (20, 1),
-    "infinite_width MLP": (20, 64),
+    "infinite_width MLP": (40, 64),
     "infinite_width flat CNN": (60, 64),
     "infinite_width pooled CNN": (60, 384),
     "infinite_width sampled CNN": (100, 128),
