@@ -64,6 +64,14 @@ NnxModule: TypeAlias = Any
 """A `flax.nnx.Module`."""
 
 
+def scan_counts(params: Any) -> tuple[int, int]:
+    """How many arguments of a `scan` are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # JAX 0.12
+    return len(list(consts)), len(list(carry))
+
+
 def nnx() -> ModuleType:
     """Flax's NNX, which takes longer to import than this library: when it is asked for."""
     return importlib.import_module("flax.nnx")

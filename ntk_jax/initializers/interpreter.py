@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ntk_jax.compat import bind
+from ntk_jax.compat import bind, scan_counts
 from ntk_jax.initializers.rules import (
     ELEMENTWISE,
     STRUCTURE,
@@ -137,7 +137,7 @@ class LawInterpreter:
         layers does.
         """
         p = eqn.params
-        num_consts, num_carry, loop = p["num_consts"], p["num_carry"], self.ident("loop", id(eqn))
+        (num_consts, num_carry), loop = scan_counts(p), self.ident("loop", id(eqn))
         args = list(values)
         for i in range(num_consts, len(args)):
             args[i] = self._inside(args[i], loop, is_carry=i < num_consts + num_carry)

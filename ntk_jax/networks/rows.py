@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.compat import Literal, is_concrete
+from ntk_jax.compat import Literal, is_concrete, scan_counts
 from ntk_jax.jaxprs import INNER, Atom, Eqn, inner_jaxpr, open_jaxpr, same_value, shape_of
 
 FEW, MORE = 3, 4
@@ -96,7 +96,7 @@ def _equations(e: Eqn, f: Eqn) -> None:
     if name in INNER:
         _programs(inner_jaxpr(e), inner_jaxpr(f))
     elif name == "scan":
-        _require(all(axis != 0 for axis in axes[e.params["num_consts"] + e.params["num_carry"] :]))
+        _require(all(axis != 0 for axis in axes[sum(scan_counts(e.params)) :]))
         _same_params(e, f, {"jaxpr"})
         _programs(open_jaxpr(e.params["jaxpr"]), open_jaxpr(f.params["jaxpr"]))
     else:

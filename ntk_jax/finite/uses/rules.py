@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ntk_jax.compat import REMATS, bind
+from ntk_jax.compat import REMATS, bind, scan_counts
 from ntk_jax.finite.uses.canonical import BiasUse, Use, conv_use, dot_use
 from ntk_jax.finite.uses.convolution import convolve
 from ntk_jax.finite.uses.taps import Inputs, Rule, TappedEvaluation
@@ -138,7 +138,7 @@ def _remat(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value]:
 def _scan(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value]:
     """The loop again, a tap per step: weights among constants are reused, among xs stacked."""
     p, (jaxpr, jaxpr_consts) = eqn.params, open_jaxpr(eqn.params["jaxpr"])
-    nc, nk = p["num_consts"], p["num_carry"]
+    nc, nk = scan_counts(p)
     depth = run.depth + 1
     settled = lambda v, kept: v if kept else run.settle([v])[0]
     consts = [settled(v, isinstance(v, Reindexed)) for v in values[:nc]]

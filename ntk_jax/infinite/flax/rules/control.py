@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_jax.compat import scan_counts
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.evaluation import deterministic
@@ -50,7 +51,7 @@ def refuse(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequence[
 def scan(program: Interpreter, eqn: Eqn, values: list[Value]) -> Sequence[Value]:
     """A loop over steps, unrolled: the same weights at every step, or a slice of stacked ones."""
     p, fixed = eqn.params, [v for v in values if isinstance(v, Det)]
-    consts, carry = p["num_consts"], p["num_carry"]
+    consts, carry = scan_counts(p)
     inner, inner_consts = open_jaxpr(p["jaxpr"])
     # Random bits inside must become a mask, not numbers: such a loop is unrolled too.
     draws = any(e.primitive.name == "random_bits" for e in inner.eqns)
