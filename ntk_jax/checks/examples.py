@@ -22,13 +22,7 @@ def as_examples(name: str, x: object) -> Array:
         raise ValueError(
             f"{name}: expected at least one example with at least one feature; got shape {x.shape}."
         )
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"{name}: expected real values; got {x.dtype}. Stack real and imaginary parts as "
-            "features."
-        )
-    check_finite(name, x)
-    return x
+    return _real(name, x)
 
 
 def as_example_pair(x1: object, x2: object) -> tuple[Array, Array | None]:
@@ -121,6 +115,11 @@ def _leaf(name: str, value: object) -> Array:
         )
     if not a.size:
         raise ValueError(f"{name}: expected at least one entry per example; got shape {a.shape}.")
+    return _real(name, a)
+
+
+def _real(name: str, a: Array) -> Array:
+    """Real and finite values."""
     if jnp.issubdtype(a.dtype, jnp.complexfloating):
         raise ValueError(
             f"{name}: expected real values; got {a.dtype}. Stack real and imaginary parts as "

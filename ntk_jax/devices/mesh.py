@@ -36,11 +36,10 @@ def one_axis(mesh: Mesh | None) -> Mesh | None:
             f"mesh: expected a jax.sharding.Mesh; got {type(mesh).__name__}. Make one of all "
             "devices: jax.make_mesh((jax.device_count(),), ('rows',))."
         )
-    processes = {device.process_index for device in mesh.devices.flat}
-    if 1 < len(processes) < jax.process_count():
+    if 1 < num_processes(mesh) < jax.process_count():
         raise ValueError(
             f"mesh: expected devices of this process, or of all {jax.process_count()}, which agree "
-            f"on their arguments together; got devices of {len(processes)}."
+            f"on their arguments together; got devices of {num_processes(mesh)}."
         )
     return Mesh(mesh.devices.reshape(-1), (ROWS,))
 
@@ -48,6 +47,11 @@ def one_axis(mesh: Mesh | None) -> Mesh | None:
 def num_devices(mesh: Mesh | None) -> int:
     """How many share the work."""
     return 1 if mesh is None else mesh.size
+
+
+def num_processes(mesh: Mesh) -> int:
+    """How many processes the devices are of."""
+    return len({device.process_index for device in mesh.devices.flat})
 
 
 def devices_of_one_memory(mesh: Mesh | None) -> int:
@@ -103,8 +107,7 @@ def share_rows(tree: T, mesh: Mesh | None) -> T:
 
 def filled(tree: T, mesh: Mesh | None, *, zeros: bool = False) -> T:
     """In a program: rows up to a multiple of the number of devices, see `pad_rows`."""
-    rows = num_devices(mesh)
-    return jax.tree.map(lambda a: pad_rows(a, rows, zeros=zeros), tree)
+    return pad_rows(tree, num_devices(mesh), zeros=zeros)
 
 
 def replicated(mesh: Mesh | None, a: Array) -> Array:

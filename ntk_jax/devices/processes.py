@@ -20,7 +20,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.devices.mesh import Tree, place
+from ntk_jax.devices.mesh import Tree, num_processes, place
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def initialize(
 
 def is_shared(mesh: Mesh | None) -> bool:
     """Whether a mesh has devices of other processes."""
-    return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
+    return mesh is not None and num_processes(mesh) > 1
 
 
 def agreed(mesh: Mesh | None, prepare: Callable[[], T], inputs: Callable[[T], Any]) -> T:

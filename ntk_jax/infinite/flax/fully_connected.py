@@ -146,7 +146,7 @@ def _layers(g: Field) -> list[_Layer] | None:
 def _layer(g: Field) -> _Layer | None:
     """The last layer of what has this output."""
     parts = _parts(g)
-    weights = [part for part in parts or () if isinstance(part[1], Weight)]
+    weights = _weights_of(parts or [])
     for weight in weights:
         below = _below(weight)
         if parts is None or below is None:
