@@ -14,6 +14,7 @@ import pytest
 
 import ntk_jax
 from ntk_jax import compat
+from ntk_jax.closures.programs import forget
 
 RNG = np.random.default_rng(0)
 X, SEQUENCES, Y = (
@@ -85,8 +86,9 @@ def double_in_single():
 @contextlib.contextmanager
 def debugging():
     """All that changes neither dtypes nor compilation, at once: each of them would trace everything
-    again.
+    again. Nothing is remembered from outside, so that all traces are looked at for leaks.
     """
+    forget()
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.debug_nans(True))
         stack.enter_context(jax.check_tracer_leaks(True))

@@ -104,12 +104,13 @@ def fully_connected(program: Program) -> FullyConnected | None:
     """
     if not _may_be(program):
         return None
-    found: list[list[_Layer] | None] = []
+    found: list[list[_Layer]] = []
 
     def features(*leaves: Array) -> Array:
         _, out = program.interpret((leaves, leaves), {})
         layers = _layers(output_gaussian(out))
-        found.append(layers)
+        # What is below holds this trace's values: they must not outlive it.
+        found.append([layer._replace(below=None, features=None) for layer in layers or []])
         if layers is None or layers[0].features is None:
             return jnp.zeros(())
         inputs, shape = layers[0].features
@@ -117,7 +118,7 @@ def fully_connected(program: Program) -> FullyConnected | None:
 
     closed = jax.make_jaxpr(features)(*program.jaxpr.in_avals[len(program.params) :])
     layers = found[-1]
-    return None if layers is None else FullyConnected(layers, closed, program.dtype)
+    return FullyConnected(layers, closed, program.dtype) if layers else None
 
 
 def _may_be(program: Program) -> bool:
