@@ -72,6 +72,13 @@ def scan_counts(params: Any) -> tuple[int, int]:
     return len(list(consts)), len(list(carry))
 
 
+def without_consts(closed: jex_core.ClosedJaxpr) -> jex_core.Jaxpr:
+    """Its program, which keeps no constant alive: since JAX 0.12 a jaxpr holds its own."""
+    if isinstance(closed, jex_core.Jaxpr):
+        return jex_core.ClosedJaxpr(closed, [])
+    return closed.jaxpr
+
+
 def nnx() -> ModuleType:
     """Flax's NNX, which takes longer to import than this library: when it is asked for."""
     return importlib.import_module("flax.nnx")

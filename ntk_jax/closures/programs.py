@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ntk_jax.closures.cache import Cache
 from ntk_jax.closures.fingerprint import Function, Reading, read
-from ntk_jax.compat import abstract_value, ambient_mesh, is_concrete
+from ntk_jax.compat import abstract_value, ambient_mesh, is_concrete, without_consts
 from ntk_jax.jaxprs import Jaxpr, same_jaxpr
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ def _jaxpr(
     # Objects of the reading are known by their number: the program must not keep them alive.
     places = {id(value): i for i, value in enumerate(reading.objects)}
     consts = [places[id(c)] if id(c) in places else _kept(c) for c in closed.consts]
-    return Traced(closed.jaxpr, consts, shapes)
+    return Traced(without_consts(closed), consts, shapes)
 
 
 def _trace(
