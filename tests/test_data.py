@@ -52,59 +52,59 @@ def test_csv_classification(tmp_path):
     ("text", "target", "message"),
     [
         ("a,b\n1,2\n3,4\n5,6\n7,8", "c", "expected one of the columns a, b; got 'c'"),
-        ("a,b\n1,2\n3,\n5,6\n7,8", "b", "row 3: expected a value in every column; missing b"),
+        ("a,b\n1,2\n3,\n5,6\n7,8", "b", "line 3, column b: expected a value"),
         (
             "a,b\n1,2\n3\n5,6\n7,8",
             "b",
-            "row 3: expected a value in every column; missing 2 columns, got 1",
+            "line 3: expected 2 cells, as in the header; got 1",
         ),
         ("a,b\n1,2\n3,2\n5,2\n7,2", "b", "a target that varies"),
-        ("a,b\n1,2\n3,nan\n5,2\n7,2", "b", "column b: expected finite numbers"),
-        ("a,b", "b", "expected a header row and data rows"),
+        ("a,b\n1,2\n3,nan\n5,2\n7,2", "b", "line 3, column b: expected a value"),
+        ("a,b", "b", "expected rows below the header of line 1"),
         (
             "a,a,b\n1,2,3\n3,4,5\n5,6,9\n7,8,1",
             "b",
-            "row 1: expected a name of its own for each column; got a repeated",
+            "line 1: expected a name of its own for every column; a is that of columns 1 and 2",
         ),
         (
             "a,b\n1,2\n3,inf\n5,2\n7,2",
             "b",
-            "column b: expected finite numbers; got inf in data row 2",
+            "line 3, column b: expected a finite number; got 'inf'",
         ),
         (
             "a,b\n1,2\n3,-Inf\n5,2\n7,2",
             "b",
-            "column b: expected finite numbers; got -Inf in data row 2",
+            "line 3, column b: expected a finite number; got '-Inf'",
         ),
         (
             "a,b\n1,2\nNA,3\n5,4\n7,2",
             "b",
-            "column a: expected numbers, as most are; got 'NA' in data row 2",
+            "line 3, column a: expected a value",
         ),
         (
             "a,b\n1,x\n2,NA\n5,y\n7,x",
             "b",
-            "column b: expected a value; got 'NA' in data row 2, .* missing",
+            "line 3, column b: expected a value; it is missing",
         ),
-        ("a,b\nu,1\n?,3\nv,2\nw,2", "b", r"column a: expected a value; got '\?' in data row 2"),
+        ("a,b\nu,1\n?,3\nv,2\nw,2", "b", "line 3, column a: expected a value"),
         (
             "a,b\n1,2\n3,1O\n5,2\n7,2",
             "b",
-            "column b: expected numbers, as most are; got '1O' in data row 2",
+            "line 3, column b: expected a number, as most are in this column; got '1O'",
         ),
         (
             "a,b\n1,2\n3," + "9" * 131_073 + "\n5,2\n7,2",
             "b",
-            r"row 3: .*field larger than field limit.*quotation",
+            r"line 3: .*field larger than field limit.*quotation",
         ),
         (
             'a,b\n1,2\n3,"4\n5,2\n7,2\n',
             "b",
-            "row 5: expected comma-separated values.*Is a quotation mark left open",
+            "line 3: expected cells between.*Is a quotation mark left open",
         ),
         ("b\n1\n2\n3\n4", "b", "expected at least 2 columns and 4 rows; got 1 and 4"),
         ("a,b\n1,2\n3,4", "b", "expected at least 2 columns and 4 rows; got 2 and 2"),
-        ("a;b\n1;2\n3;4\n5;6\n7;8", "b", "expected one of the columns a;b; got 'b'"),
+        ("a;b\n1;2\n3;4\n5;6\n7;8", "c", "expected one of the columns a, b; got 'c'"),
     ],
 )
 def test_csv_errors_name_the_place(tmp_path, text, target, message):
@@ -135,7 +135,7 @@ def test_csv_options_out_of_range(tmp_path, options, message):
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"a,b\n1,2\n\xff\xfe,3\n")
-    with pytest.raises(ValueError, match=r"table\.csv: expected text in UTF-8"):
+    with pytest.raises(ValueError, match=r"table\.csv, line 3: expected text in UTF-8"):
         csv_data(path, "b")
 
 

@@ -88,7 +88,7 @@ def is_numeric(table: Table, name: str) -> bool:
         ValueError: most cells are numbers, and a few are not.
     """
     cells = [(i, cell) for i, cell in enumerate(table.columns[name]) if cell is not None]
-    texts = [i for i, cell in cells if _number(cell, table.decimal) is None]
+    texts = [i for i, cell in cells if number_of(table, cell) is None]
     if texts and len(texts) < len(cells) / 2:
         raise ValueError(
             f"{table.place(texts[0], name)}: expected a number, as most are in this column; got "
@@ -107,11 +107,23 @@ def numbers_of(table: Table, name: str) -> Float[np.ndarray, " n"]:
     for i, cell in enumerate(table.column(name)):
         if cell is None:
             continue
-        number = _number(cell, table.decimal)
+        number = number_of(table, cell)
         if number is None or not np.isfinite(number):
             raise ValueError(f"{table.place(i, name)}: expected a finite number; got {cell!r}.")
         out[i] = number
     return out
+
+
+def number_of(table: Table, cell: Cell) -> float | None:
+    """The number that a cell is; None if it is none, or nothing."""
+    if not isinstance(cell, str):
+        return cell
+    for text in (cell, cell.replace(",", ".")) if table.decimal == "," else (cell,):
+        try:
+            return float(text)
+        except ValueError:
+            continue
+    return None
 
 
 def text_of(cell: Cell) -> str:
@@ -139,15 +151,3 @@ def _encoded(
             f"{table.place(unknown[0], name)}: {texts[unknown[0]]!r} is not in the training table"
         )
     return (np.asarray(texts)[:, None] == np.asarray(how.values)[None]).astype(float)
-
-
-def _number(cell: Cell, decimal: str) -> float | None:
-    if isinstance(cell, float):
-        return cell
-    assert cell is not None
-    for text in (cell, cell.replace(",", ".")) if decimal == "," else (cell,):
-        try:
-            return float(text)
-        except ValueError:
-            continue
-    return None

@@ -6,12 +6,12 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ntk_jax.data.tables import MISSING
-
 Cell: TypeAlias = float | str | None
 """A number, a text, or nothing; numbers of a CSV are still texts."""
 
 DELIMITERS = ",;\t|"
+# What tables hold in place of a value.
+MISSING = ("na", "n/a", "nan", "null", "none", "?")
 
 
 class Table(NamedTuple):
