@@ -1,4 +1,4 @@
-"""What the package says of itself, and the names of what its functions return."""
+"""What the package says of itself, the names of what its functions return, readable signatures."""
 
 import inspect
 import pickle
