@@ -1,4 +1,4 @@
-"""The notebooks with the versions that Colab has: first cells change none of them, all cells run."""
+"""The notebooks with the versions that Colab has: a first cell changes none, and all cells run."""
 
 import re
 import subprocess

@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-
 MOST_BEYOND_JAX = 150  # MB
 
 
