@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, with its folded solution, and is stored without outputs."""
+"""Every notebook runs, with its folded solution, and is stored without outputs."""
 
 import re
 from pathlib import Path
