@@ -4,7 +4,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-slow test-oldest lint docs release benchmarks aot gpu clean
+.PHONY: demo test test-all test-slow test-oldest lint docs release colab benchmarks aot gpu clean
 
 # What was compiled once is read by the next run, and by the other worker. Not for the oldest versions: programs that JAX 0.6
 # loads on a CPU compute otherwise (docs/reliability.md).
@@ -36,10 +36,15 @@ docs: $(VENV)/.docs          ## the documentation with executed notebooks, into 
 release: $(VENV)/bin/uv      ## wheel and sdist into dist/, checked, installed in a clean environment, the demo run there
 	rm -rf dist out/release
 	$< build --quiet .
-	$(PYTHON) .ci/check_release.py dist
+	$(PYTHON) .ci/check_release.py dist $<
 	$(PYTHON) -m venv out/release
 	$< pip install --quiet --python out/release/bin/python "$$(ls dist/*.whl)[plots,sklearn]"
 	cd out/release && bin/ntk-jax demo --width 256 --out demo
+
+colab: $(VENV)/bin/uv        ## the notebooks with the versions that Colab has; PYTHON=... for its Python
+	$(PYTHON) -m venv out/colab
+	$< pip install --quiet --python out/colab/bin/python -r notebooks/colab-constraints.txt
+	PATH=$(CURDIR)/out/colab/bin:$$PATH python .ci/check_colab.py notebooks/*.ipynb
 
 benchmarks: $(VENV)/.demo    ## lists the benchmarks; run one with .venv/bin/python -m benchmarks NAME
 	$(RUN) -m benchmarks

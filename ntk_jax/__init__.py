@@ -2,6 +2,7 @@
 
 import importlib.metadata as _metadata
 
+import ntk_jax.signatures as _signatures
 from ntk_jax import duals as duals
 from ntk_jax import losses as losses
 from ntk_jax.diagnostics.change import RelativeChange as RelativeChange
@@ -129,6 +130,7 @@ except _metadata.PackageNotFoundError:  # a source tree that was never installed
 
 _own = {n: v for n, v in globals().items() if n[0] != "_" and not isinstance(v, type(_metadata))}
 __all__ = [*_own, "duals", "losses"]
+_signatures.readable([*_own.values(), *vars(duals).values(), *vars(losses).values()])
 
 
 def __dir__() -> list[str]:

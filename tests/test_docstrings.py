@@ -1,7 +1,8 @@
-"""Every public function shows an example that runs, and prints what its docstring says."""
+"""Every public function shows an example that runs, and its docstring is enough to use it."""
 
 import doctest
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 import ntk_jax
+from ntk_jax import data, losses
 
 PUBLIC = {f"{name}": getattr(ntk_jax, name) for name in vars(ntk_jax) if name[0] != "_"}
 PUBLIC |= {f"duals.{name}": value for name, value in vars(ntk_jax.duals).items() if name[0] != "_"}
+PUBLIC |= {name: getattr(data, name) for name in ("linear_data", "digits_data", "csv_data")}
+PUBLIC |= losses.LOSSES | losses.LEVELS
 FUNCTIONS = {
     name: f
     for name, f in PUBLIC.items()
@@ -30,3 +34,33 @@ def test_the_example_of_a_public_function_runs(name):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             runner.run(test, out=report.append)
     assert not runner.failures, "".join(report)
+
+
+# What refuses nothing, of what is passed on; what is no mathematics.
+WITHOUT = {
+    "Raises:": {"scale_output", "zero_output", "torch_init", "linear_data"},
+    "formula": {
+        "register_rule",
+        "infinite_width",
+        "explain_limit",
+        "shard",
+        "tile",
+        "csv_data",
+        "digits_data",
+    },
+}
+FORMULA = r"[=Σ∂²√←]|\|f|max\(|\(y - f\)|sqrt|log\(|(?<=[a-z] )\d{4}\b"
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_help_is_enough(name):
+    """Purpose, arguments, shapes, errors, and a formula or where it is from."""
+    text = inspect.getdoc(FUNCTIONS[name])
+    said = re.sub(r"Example:\n(    .*\n?)+", "", text)
+    assert len(said.split("\n\n")[0]) > 20
+    if not {"q11", "f", "level"} & set(inspect.signature(FUNCTIONS[name]).parameters):
+        for parameter in inspect.signature(FUNCTIONS[name]).parameters:
+            assert re.search(rf"^    \**{parameter}: ", said, re.M), f"{name} says no {parameter}"
+        assert "Returns:" in said or "-> None" in str(inspect.signature(FUNCTIONS[name]))
+        assert "Raises:" in said or name in WITHOUT["Raises:"], name
+    assert re.search(FORMULA, said) or "Reference" in said or name in WITHOUT["formula"], name

@@ -5,11 +5,13 @@ measured numbers, formulas.
 `benchmarks/results`, with the machine and the date that it was measured on: no number is typed.
 """
 
+import base64
 import html
 import importlib
 import inspect
 import json
 import re
+import struct
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -189,10 +191,21 @@ def on_page_content(content, page, config, files):
     parts = re.split(
         r"(<(?:pre|code|script|style)\b.*?</(?:pre|code|script|style)>)", content, flags=re.DOTALL
     )
-    return "".join(
+    content = "".join(
         part if i % 2 else re.sub(IN_CELLS, _formula, part, flags=re.DOTALL)
         for i, part in enumerate(parts)
     )
+    return re.sub(PICTURE, _picture, content)
+
+
+PICTURE = r'<img(?P<attributes>[^>]*src="data:image/png;base64,\s*(?P<data>[A-Za-z0-9+/]{32}))'
+
+
+def _picture(found):
+    """A picture of several panels is marked: a phone shows it by a part at a time."""
+    width, height = struct.unpack(">II", base64.b64decode(found["data"])[16:24])
+    wide = ' class="wide"' if width > 1.7 * height else ""
+    return f"<img{wide}{found['attributes']}"
 
 
 def _formula(found):

@@ -70,6 +70,12 @@ def linear_data(
 
     Raises:
         ValueError: a count below 1.
+
+    Example:
+        >>> from ntk_jax import data
+        >>> found = data.linear_data(num_train=4, num_test=2, num_features=3)
+        >>> found.x_train.shape, found.y_test.shape
+        ((4, 3), (2, 1))
     """
     counts = {"num_train": num_train, "num_test": num_test, "num_features": num_features}
     for name, count in counts.items():
@@ -99,6 +105,12 @@ def digits_data(num_train: int = 512, num_test: int = 512, *, seed: int = 0) -> 
     Raises:
         ImportError: scikit-learn is missing.
         ValueError: more rows asked for than there are.
+
+    Example:
+        >>> from ntk_jax import data
+        >>> digits = data.digits_data(20, 10)
+        >>> digits.x_train.shape, digits.y_test.shape
+        ((20, 64), (10, 10))
     """
     try:
         from sklearn.datasets import load_digits

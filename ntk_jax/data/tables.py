@@ -24,7 +24,7 @@ def csv_data(
     max_rows: int = 2000,
     seed: int = 0,
 ) -> Dataset:
-    """A table with a header row: columns of numbers are standardized, text columns become one
+    r"""A table with a header row: columns of numbers are standardized, text columns become one
     column per value.
 
     A numeric target is standardized (regression), a text target becomes one-hot minus 1/classes
@@ -49,6 +49,16 @@ def csv_data(
 
     Warns:
         UserWarning: a target of a few whole numbers, which look like classes, without a `task`.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from ntk_jax import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "table.csv"
+        ...     _ = path.write_text("size,price\n1.5,2\n2,2.5\n3,4.5\n4,5\n5,7.5\n")
+        ...     found = data.csv_data(path, "price")
+        >>> found.x_train.shape, found.y_test.shape
+        ((4, 1), (1, 1))
     """
     check_number("test_fraction", test_fraction, strict=True, max_ndim=0)
     if not test_fraction < 1:

@@ -18,6 +18,15 @@ def rule(activation: Any, **options: Any) -> DualRule:
     `rule("leaky_relu", slope=0.2)`, `rule(jnp.tanh)`, `rule(lambda u: u * jnp.sin(u))`. A function
     is compared with the closed forms; one without is summed as a series.
 
+    Args:
+        activation: a name of `duals.CLOSED_FORM_NAMES` or `duals.SERIES_NAMES`, or a function of
+            jax.numpy that is applied element by element.
+        **options: of that name, such as `slope=0.2`.
+
+    Returns:
+        `dual(q11, q12, q22)` -> Dual(k, k_dot): E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of Gaussian
+        (u, v) with these variances and this covariance q12; `dual.description` says how.
+
     Raises:
         ValueError: an unknown name, or a function that is not elementwise and real.
 
@@ -46,6 +55,9 @@ def series(
         kinks: points other than 0 where phi is not smooth, such as (-1, 1) for hard tanh.
         tolerance: of the terms left out, relative to E[phi²]; None for 1e-10 in float64, 1e-7 in
             float32.
+
+    Returns:
+        `dual(q11, q12, q22)` -> Dual(k, k_dot), with `dual.bound(q11, q22)`.
 
     Raises:
         ValueError: phi is not elementwise or not a number on the whole real line; when the series

@@ -14,6 +14,10 @@ def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi = sin: k = exp(-(q11 + q22) / 2) sinh(q12), k_dot = exp(-(q11 + q22) / 2) cosh(q12).
     (`sinusoid` at phase 0.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.sin(1.0, 0.5, 1.0)]
         [0.192, 0.415]
@@ -24,6 +28,10 @@ def sin(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 def cos(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi = cos: k = exp(-(q11 + q22) / 2) cosh(q12), k_dot = exp(-(q11 + q22) / 2) sinh(q12).
     (`sinusoid` at phase pi/2.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.cos(1.0, 0.5, 1.0)]
@@ -40,6 +48,10 @@ def sinusoid(
 
     Reference: the characteristic function of f (u ± v); Rahimi, Recht 2007, section 3.
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> dual = ntk_jax.duals.sinusoid(1.0, 0.5, 1.0, frequency=2.0, phase=0.5)
         >>> [round(float(k), 3) for k in dual]
@@ -52,6 +64,10 @@ def exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
     """phi(u) = exp(a u): k = exp(a² (q11 + 2 q12 + q22) / 2), k_dot = a² k. (Mean of a
     log-normal.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.exp(1.0, 0.5, 1.0, rate=0.5)]
         [1.455, 0.364]
@@ -62,6 +78,10 @@ def exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
 def normalized_exp(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dual:
     """phi(u) = exp(sqrt(a) u - a): k = exp(a (rho - 1)) at unit variance, k_dot = a k. (Daniely et
     al. 2016, table 1.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.normalized_exp(1.0, 0.5, 1.0, rate=0.5)]
@@ -74,6 +94,10 @@ def gaussian(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dua
     """phi(u) = exp(-a u²): k = D^(-1/2), k_dot = 4 a² q12 D^(-3/2), D = det(I + 2 a Sigma).
     (Williams 1997, section 3.2.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.gaussian(1.0, 0.5, 1.0, rate=0.5)]
         [0.516, 0.069]
@@ -84,6 +108,10 @@ def gaussian(q11: Moment, q12: Moment, q22: Moment, *, rate: float = 1.0) -> Dua
 def rbf(q11: Moment, q12: Moment, q22: Moment, *, gamma: float = 1.0) -> Dual:
     """phi(u) = sqrt(2) sin(sqrt(2 g) u + pi/4): k = exp(-g (q11 - 2 q12 + q22)), k_dot = 2 g k.
     (Rahimi, Recht 2007.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.rbf(1.0, 0.5, 1.0, gamma=0.5)]
@@ -99,6 +127,10 @@ def polynomial(q11: Moment, q12: Moment, q22: Moment, *, coefficients: Sequence[
     Reference: Daniely, Frostig, Singer 2016, section 4 (Mehler's formula, which ends at the
     degree).
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> dual = ntk_jax.duals.polynomial(1.0, 0.5, 1.0, coefficients=(0.0, 1.0, 0.5))
         >>> [round(float(k), 3) for k in dual]
@@ -110,6 +142,10 @@ def polynomial(q11: Moment, q12: Moment, q22: Moment, *, coefficients: Sequence[
 def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
     """phi(u) = u^degree, by `polynomial`. (Daniely, Frostig, Singer 2016, section 4.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.monomial(1.0, 0.5, 1.0, degree=3)]
         [5.25, 13.5]
@@ -120,6 +156,10 @@ def monomial(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
 def hermite(q11: Moment, q12: Moment, q22: Moment, *, degree: int) -> Dual:
     """phi = He_n / sqrt(n!): k = rho^n and k_dot = n rho^(n-1) at unit variance. (Daniely, Frostig,
     Singer 2016, section 4.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.hermite(1.0, 0.5, 1.0, degree=3)]

@@ -24,6 +24,10 @@ def relu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 
     Where u or v is constant zero, k_dot is 1/4 and k is 0. Reference: Cho, Saul 2009, eq. 3 and 6.
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.relu(1.0, 0.5, 1.0)]
         [0.304, 0.333]
@@ -35,6 +39,10 @@ def leaky_relu(q11: Moment, q12: Moment, q22: Moment, *, slope: float = 0.01) ->
     """phi(u) = u for u > 0, slope u below: `rectifier(..., positive=1, negative=-slope)`. (Cho,
     Saul 2009.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.leaky_relu(1.0, 0.5, 1.0, slope=0.2)]
         [0.295, 0.413]
@@ -45,6 +53,10 @@ def leaky_relu(q11: Moment, q12: Moment, q22: Moment, *, slope: float = 0.01) ->
 def abs(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi(u) = |u|: k = 2 s1 s2 (sin theta + rho arcsin rho) / pi, k_dot = 2 arcsin(rho) / pi.
     (Cho, Saul 2009.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.abs(1.0, 0.5, 1.0)]
@@ -59,6 +71,10 @@ def rectifier(q11: Moment, q12: Moment, q22: Moment, *, positive: float, negativ
 
     Reference: Cho, Saul 2009, eq. 3 and 6; Tsuchida, Roosta, Gallagher 2018 (leaky ReLU).
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> dual = ntk_jax.duals.rectifier(1.0, 0.5, 1.0, positive=1.0, negative=0.5)
         >>> [round(float(k), 3) for k in dual]
@@ -69,6 +85,10 @@ def rectifier(q11: Moment, q12: Moment, q22: Moment, *, positive: float, negativ
 
 def identity(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi(u) = u: k = q12, k_dot = 1 (by definition of the covariance).
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.identity(1.0, 0.5, 1.0)]
@@ -81,6 +101,10 @@ def rectified_monomial(q11: Moment, q12: Moment, q22: Moment, *, order: int) -> 
     """phi(u) = relu(u)^order for order 0 (step), 1, 2: (s1 s2)^order J_order(theta) / (2 pi). (Cho,
     Saul 2009, eq. 1-6.)
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.rectified_monomial(1.0, 0.5, 1.0, order=2)]
         [0.707, 1.218]
@@ -92,6 +116,10 @@ def step(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi(u) = 1 for u > 0, 0 below: k = (pi - theta) / (2 pi) (Cho, Saul 2009, eq. 4), k_dot = 0
     almost everywhere.
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.step(1.0, 0.5, 1.0)]
         [0.333, 0.0]
@@ -102,6 +130,10 @@ def step(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 def sign(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi(u) = sign(u): k = 2 arcsin(rho) / pi, k_dot = 0 as for `step`. (Sheppard 1899; Williams
     1997, eq. 11 in the limit.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.sign(1.0, 0.5, 1.0)]
@@ -115,6 +147,10 @@ def erf(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     q11)(1 + 2 q22) - 4 q12²).
 
     Reference: Williams 1997, eq. 11.
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.erf(1.0, 0.5, 1.0)]
@@ -131,6 +167,10 @@ def gelu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     sqrt D); k_dot = A + P q12 (1/(1 + q11) + 1/(1 + q22) + 1/D). Reference: Tsuchida, Pearce, van
     der Heide, Roosta, Gallagher 2021.
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.gelu(1.0, 0.5, 1.0)]
         [0.227, 0.342]
@@ -145,6 +185,10 @@ def tanh(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     s_i and w_i discretize the law of scales that makes the logistic distribution of normal ones, to
     ten digits (float32: rounding). Reference: Andrews, Mallows 1974; Williams 1997, eq. 11.
 
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
+
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.tanh(1.0, 0.5, 1.0)]
         [0.186, 0.385]
@@ -155,6 +199,10 @@ def tanh(q11: Moment, q12: Moment, q22: Moment) -> Dual:
 def sigmoid(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     """phi(u) = 1 / (1 + exp(-u)) = (1 + tanh(u/2)) / 2: k = (1 + k_tanh(Sigma / 4)) / 4. (Andrews,
     Mallows 1974.)
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.sigmoid(1.0, 0.5, 1.0)]
@@ -168,6 +216,10 @@ def silu(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     of the dual of GELU.
 
     Reference: Andrews, Mallows 1974; Tsuchida, Pearce, van der Heide, Roosta, Gallagher 2021.
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.silu(1.0, 0.5, 1.0)]
@@ -184,6 +236,10 @@ def softplus(q11: Moment, q12: Moment, q22: Moment) -> Dual:
     s_j²), summed with w_i w_j.
 
     s_i and w_i are those of `tanh`. Reference: Andrews, Mallows 1974; Cho, Saul 2009.
+
+    (u, v) is Gaussian: q11 = E[u²] = s1², q22 = E[v²] = s2², q12 = E[u v] = s1 s2 rho, rho = cos
+    theta: numbers, or arrays that broadcast. Returns Dual(k, k_dot): E[phi(u) phi(v)] and
+    E[phi'(u) phi'(v)]. Raises ValueError if no variables have such moments.
 
     Example:
         >>> [round(float(k), 3) for k in ntk_jax.duals.softplus(1.0, 0.5, 1.0)]

@@ -54,6 +54,8 @@ def empirical_ntk_by_layer(
 
     Raises:
         ValueError: as `empirical_ntk`.
+
+    Reference: Jacot, Gabriel, Hongler 2018, section 4.
     """
     apply_fn = read(apply_fn)
     g = apply_fn if apply_fn2 is None else read(apply_fn2)

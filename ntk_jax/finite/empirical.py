@@ -228,6 +228,8 @@ def contract(
     Raises:
         ValueError: unknown options; features of different parameters, or projected differently, or
             not finite.
+
+    Reference: Jacot, Gabriel, Hongler 2018, section 4.
     """
     check_option("outputs", outputs, OUTPUTS)
     check_option("precision", precision, PRECISIONS)

@@ -100,6 +100,8 @@ def explain_ntk(
 
     Raises:
         ValueError: as `empirical_ntk`.
+
+    Reference: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.
     """
     check_option("method", method, METHODS)
     a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, "highest", memory_limit)

@@ -37,6 +37,9 @@ def linearize(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
     Returns:
         `apply_lin(params, x)`; it costs one forward-mode pass.
 
+    Raises:
+        ValueError: as `taylor_expand`.
+
     Reference: Lee et al. 2019, eq. 3.
     """
     return taylor_expand(apply_fn, params_0, 1)

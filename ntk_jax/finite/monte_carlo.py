@@ -100,7 +100,21 @@ def monte_carlo_estimates(
         64 1.0
         100 1.0
 
-    Arguments, shapes and errors are those of `monte_carlo_kernels`.
+    Args:
+        init_fn: `init_fn(key)` -> params.
+        apply_fn: `apply_fn(params, x)`.
+        x1: examples in rows.
+        x2: more examples, or None for x1 again.
+        key: random key of the networks.
+        num_samples: networks to draw.
+        memory_limit: bytes for temporary arrays, as in `monte_carlo_kernels`.
+
+    Returns:
+        An iterator of `(s, MonteCarlo(mean, standard_error))`: Σ_i K_i / s over the first s
+        networks, and the standard deviation of the K_i over sqrt(s).
+
+    Raises:
+        ValueError: as `monte_carlo_kernels`.
     """
     check_integer("num_samples", num_samples, minimum=2)
     a1, a2 = as_example_trees(x1, x2)

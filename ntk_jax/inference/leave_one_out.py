@@ -126,7 +126,7 @@ def select_diag_reg(
     candidates: Float[ArrayLike, " R"] | None = None,
     fx_train_0: ArrayLike = 0.0,
 ) -> Ridge:
-    """The ridge of smallest leave-one-out loss among the candidates.
+    """The ridge of smallest leave-one-out loss, Σ_i (α_i / G_ii)² / 2n, G = (K + r)⁻¹, α = G y.
 
     Args:
         modes: `diagonalize(k_train_train)`.

@@ -35,7 +35,8 @@ def init_stats(
     *,
     given: Given | None = None,
 ) -> Params:
-    """Mean, variance and name of the distribution of every entry that `init_fn` draws.
+    """Mean E[w], variance E[w²] - E[w]² and name of the distribution of every entry w that
+    `init_fn` draws.
 
     The jaxpr of `init_fn` is interpreted with laws in place of arrays: random bits become uniform
     variables, the inverse error function of those normal ones, scalars shift and scale them
@@ -83,6 +84,12 @@ def gaussian_initializer(init_fn: Callable[[Array], Params]) -> Callable[[Array]
     Wide networks of such weights are what an infinite-width limit describes: in a layer with few
     inputs the sum over truncated normal or uniform weights is not Gaussian, however many units the
     layer has.
+
+    Args:
+        init_fn: `init_fn(key)` -> params.
+
+    Returns:
+        A function key -> params, whose entries are mean + sqrt(variance) z, z ~ N(0, 1).
 
     Example:
         >>> uniform = lambda key: {"W": jax.random.uniform(key, (1000,), minval=-1.0)}

@@ -34,6 +34,15 @@ def from_linen(
     Further arguments go to the model's call after x: `from_linen(model, variables, train=False)`
     turns dropout off and makes batch normalization use its running averages.
 
+    Args:
+        model: a Linen module.
+        variables: what `model.init(key, x)` returned: {"params": ..., other collections}.
+        *args: of the call, after x.
+        **kwargs: of the call, such as `train=False`.
+
+    Returns:
+        `apply_fn(params, x)` = `model.apply({"params": params, ...}, x)`, `variables["params"]`.
+
     Example:
         >>> model, x = ntk_jax.MLP(widths=(8,)), jnp.ones((3, 4))
         >>> apply_fn, params = ntk_jax.from_linen(model, model.init(jax.random.key(0), x))
@@ -72,6 +81,15 @@ def from_nnx(module: NnxModule, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Par
     averages. Further arguments go to the module's call after x. The module itself is neither
     changed nor kept up to date.
 
+    Args:
+        module: an NNX module.
+        *args: of the call, after x.
+        **kwargs: of the call.
+
+    Returns:
+        `apply_fn(params, x)` = `module(x)` with these parameters, and `params`: its `nnx.Param`s as
+        nested dictionaries.
+
     Example:
         >>> from flax import nnx
         >>> apply_fn, params = ntk_jax.from_nnx(nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
@@ -103,6 +121,13 @@ def zero_output(apply_fn: ApplyFn, params_0: Params) -> ApplyFn:
 
     The tangent kernel is unchanged.
 
+    Args:
+        apply_fn: `apply_fn(params, x)` -> f.
+        params_0: parameters at initialization.
+
+    Returns:
+        `(params, x)` -> f(params, x) - f(params_0, x): an apply function.
+
     Example:
         >>> centred = ntk_jax.zero_output(lambda w, x: w * x, jnp.array(2.0))
         >>> [centred(jnp.array(w), jnp.ones(1)).tolist() for w in (2.0, 5.0)]
@@ -119,6 +144,13 @@ def _apply_zero(apply_fn: ApplyFn, params_0: Params, params: Params, x: Examples
 
 def scale_output(apply_fn: ApplyFn, alpha: float | Array) -> ApplyFn:
     """The network times `alpha`: its tangent kernel is multiplied by alpha².
+
+    Args:
+        apply_fn: `apply_fn(params, x)` -> f.
+        alpha: a number; training moves the weights the less, the larger it is.
+
+    Returns:
+        `(params, x)` -> alpha · f: an apply function.
 
     Example:
         >>> linear, x = lambda w, x: x @ w, jnp.ones((1, 3))

@@ -209,6 +209,8 @@ def torch_init(params: Params, key: Array) -> Params:
 
     Returns:
         New parameters.
+
+    Reference: He et al. 2015, in whose formula PyTorch sets a = sqrt(5).
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = [(path[:-1], leaf) for path, leaf in leaves if _name(path) == "kernel"]

@@ -1,5 +1,6 @@
 """Arrays -> matplotlib Axes (extra `plots`): imported on demand, `from ntk_jax import plots`."""
 
+import ntk_jax.signatures as _signatures
 from ntk_jax.plots.animations import animate_function_space as animate_function_space
 from ntk_jax.plots.animations import animate_networks as animate_networks
 from ntk_jax.plots.animations import animate_output_scale as animate_output_scale
@@ -23,3 +24,5 @@ from ntk_jax.plots.spectrum import plot_spectral_density as plot_spectral_densit
 from ntk_jax.plots.style import COLORS as COLORS
 from ntk_jax.plots.style import plt as plt
 from ntk_jax.plots.weights import plot_weights as plot_weights
+
+_signatures.readable(list(globals().values()))

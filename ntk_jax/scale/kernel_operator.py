@@ -58,7 +58,7 @@ def kernel_operator(
     storage: str | Store = "memory",
     block_size: int | None = None,
 ) -> KernelMatrix | Store:
-    """Any kernel as an operator K(x, x2) for iterative solvers, whose rows may exceed a memory.
+    """Any kernel as an operator, (op @ v)_i = Σ_j K(x_i, x2_j) v_j, whose rows may exceed a memory.
 
     Example:
         >>> kernel_fn = lambda x1, x2=None: ntk_jax.mlp_kernels(x1, x2, depth=2, activation="erf")

@@ -49,7 +49,7 @@ class TopEigenvalues(NamedTuple):
 
 
 def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
-    """All eigenvalues of a kernel, largest first.
+    """All eigenvalues of a kernel, K v_i = s_i v_i, largest first.
 
     Args:
         k: symmetric, (n, n), or full (n, n, O, O), which counts as the (nO, nO) matrix of flattened

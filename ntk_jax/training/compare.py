@@ -81,7 +81,8 @@ def compare(
     loss: str | LossFn = "mse",
     critical_learning_rate: ArrayLike | None = None,
 ) -> Comparison:
-    """Losses, accuracies, outputs and sup-norm gap of a network and its prediction, at all records.
+    """Losses, accuracies and outputs of a network and its prediction, at all records, and how far
+    they are apart: the gap max_ij |f_ij(network) - f_ij(prediction)|.
 
     Args:
         history: of `train(..., record_outputs=True)`.

@@ -56,6 +56,11 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 
     Raises:
         NoLimitError: as `infinite_width`.
+
+    Returns:
+        The table, to be printed.
+
+    Reference: Yang 2020 (Tensor Programs II).
     """
     x = as_example_tree("x", x)
     kernel = infinite_width(model, **options)

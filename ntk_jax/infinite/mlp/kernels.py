@@ -119,8 +119,20 @@ def mlp_kernels_by_layer(
     """`mlp_kernels` after every Dense layer: Kernels of shape (depth + 1, n1, n2), the last being
     `mlp_kernels` itself.
 
-    Arguments and errors are those of `mlp_kernels`. The l-th entry is the kernel of the network cut
-    after its l-th Dense layer.
+    Args:
+        x1: examples in rows.
+        x2: more examples, or None for x1 again.
+        depth: number of hidden layers.
+        **options: those of `mlp_kernels`.
+
+    Returns:
+        Kernels(nngp, ntk), each (depth + 1, n1, n2): entry l is (Kˡ, Θˡ), the kernel of the network
+        cut after its l-th Dense layer.
+
+    Raises:
+        ValueError: as `mlp_kernels`.
+
+    Reference: Jacot, Gabriel, Hongler 2018, theorem 1.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -135,7 +147,16 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
     """The kernels of every example with itself, each (n,): the diagonal of `mlp_kernels`, without
     forming it.
 
-    Arguments and errors are those of `mlp_kernels`.
+    Args:
+        x: examples in rows.
+        depth: number of hidden layers.
+        **options: those of `mlp_kernels`.
+
+    Returns:
+        Kernels(nngp, ntk): E[f(x)²] and Θ(x, x), each (n,).
+
+    Raises:
+        ValueError: as `mlp_kernels`.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])

@@ -49,6 +49,10 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
         b_std: bias scale.
         tolerance: how close chi_1 must be to 1 to be called critical.
 
+    Returns:
+        Phase(q_star, chi_1, correlation_length, correlation, name), name one of "ordered",
+        "critical" and "chaotic".
+
     Raises:
         ValueError: an unknown activation, or scales that are negative or not finite.
 
@@ -81,6 +85,14 @@ def critical_W_std(
     the duals).
 
     sqrt(2) for ReLU with any bias, 1 for tanh without.
+
+    Args:
+        activation: as in `mlp_kernels`.
+        b_std: bias scale.
+        bounds: least and largest W_std to look at.
+
+    Returns:
+        W_std, with W_std² E[phi'(sqrt(q*) z)²] = 1.
 
     Raises:
         ValueError: chi_1 - 1 does not change sign between `bounds`.
