@@ -218,7 +218,9 @@ def run_rows(args: argparse.Namespace, n: int) -> None:
     """A set beyond the memory of a factorization; save `tabular_rows.json` in `args.out`."""
     x, y = drawn_table(n, 1)
     start = time.perf_counter()
-    score = HistGradientBoostingClassifier(random_state=0).fit(x, y).score(*drawn_table(NUM_TEST, 2))
+    score = (
+        HistGradientBoostingClassifier(random_state=0).fit(x, y).score(*drawn_table(NUM_TEST, 2))
+    )
     rows: list[dict[str, Any]] = [{"method": "boosting", "n": n, "score": score}]
     rows[0]["fit_s"] = time.perf_counter() - start
     few = n // 3

@@ -99,9 +99,7 @@ class Multiplied(Fitted):
         """G kᵀ, and what that leaves of kᵀ."""
         with self._precision():
             system = self._restored()
-            options = self._options()._replace(
-                preconditioner=system.preconditioner, progress=False
-            )
+            options = self._options()._replace(preconditioner=system.preconditioner, progress=False)
             # Columns of 0, which need no step, fill up to few sizes: programs are shared.
             columns = np.zeros((k.shape[1], padded_size(len(k))), self._dtype)
             columns[:, : len(k)] = k.T

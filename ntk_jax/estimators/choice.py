@@ -89,7 +89,9 @@ def _choices(rows: Rows, grid: Grid, criterion: Criterion) -> Iterator[Choice]:
         x = scaler(rows.x, rows.weights, how)(rows.x)
         for source in grid.sources:
             for depth, k in _kernels(source, grid.depths, x):
-                found = all_ridges(k / mean_of_diagonal(np.diagonal(k), rows), *rows[1:4], grid.ridges)
+                found = all_ridges(
+                    k / mean_of_diagonal(np.diagonal(k), rows), *rows[1:4], grid.ridges
+                )
                 losses = criterion(rows, found)
                 i = int(np.argmin(losses))
                 ridge, loss = float(grid.ridges[i]), float(losses[i])

@@ -31,12 +31,13 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
     are chosen on a random subset of at most 4,000 rows that fits, by the same closed form, and the
     fit of all rows goes through `kernel_operator` and `solve`, with the kernel held in float32 if
     that fits, and else computed anew in every product. Left-out predictions are then estimates from
-    32 random probes (see `leave_one_out`), and `explain` and probabilities of `method="gp"` take a solve for every 256 rows.
+    32 random probes (see `leave_one_out`), and `explain` and probabilities of `method="gp"` take a
+    solve for every 256 rows.
 
     Args:
         kernel, method, depth, activation, W_std, b_std, ridge, scale, width, model, input_shape,
-            random_state, memory_limit: as of `NTKRegressor`; method="gp" chooses by the evidence of the
-            regression on indicators.
+            random_state, memory_limit: as of `NTKRegressor`; method="gp" chooses by the evidence
+            of the regression on indicators.
         class_weight: None, "balanced", or a dictionary from class to weight (a list of them for
             several targets).
 
@@ -168,7 +169,8 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         Returns:
             Influence(rows, change), each (n, top): positions in the training data, largest change
             first, and by how much the regression on the indicator of the predicted class would
-            fall without that row, everything that was chosen being kept. Exact, without refits, unless `solver_` is iterative.
+            fall without that row, everything that was chosen being kept. Exact, without
+            refits, unless `solver_` is iterative.
 
         Raises:
             ValueError: a fit of several targets.

@@ -25,7 +25,8 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     are chosen on a random subset of at most 4,000 rows that fits, by the same closed form, and the
     fit of all rows goes through `kernel_operator` and `solve`, with the kernel held in float32 if
     that fits, and else computed anew in every product. Left-out predictions are then estimates from
-    32 random probes (see `leave_one_out`), and `predict(return_std=True)` and `explain` take a solve for every 256 rows.
+    32 random probes (see `leave_one_out`), and `predict(return_std=True)` and `explain` take a
+    solve for every 256 rows.
 
     Args:
         kernel: "ntk", gradient descent of a wide network, or "nngp", its prior.
