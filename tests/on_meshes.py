@@ -167,7 +167,8 @@ class Watched:
 def laplace(x1, x2=None):
     """A kernel whose eigenvalues decay slowly: conjugate gradients take many steps."""
     y = x1 if x2 is None else x2
-    return jnp.exp(-jnp.sqrt(jnp.sum(jnp.square(x1[:, None] - y[None]), axis=2)))
+    squares = jnp.sum(jnp.square(x1[:, None] - y[None]), axis=2)
+    return jnp.exp(-jnp.sqrt(squares) / 10)
 
 
 def system():

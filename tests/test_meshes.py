@@ -142,9 +142,9 @@ def test_a_solve_of_three_processes_of_which_one_is_killed_goes_on_in_two(tmp_pa
     outputs = in_processes("solved", path, count=2, timeout=300)
     assert [code for code, _ in outputs] == [0, 0], outputs
     found, (x, y) = np.load(path), system()
-    assert found["products"] < found["steps"] - 20  # it did not begin anew
+    assert found["products"] < found["steps"]  # it did not begin anew
     distances = np.sqrt(np.sum(np.square(x[:, None] - x[None]), axis=2))
-    expected = np.linalg.solve(np.exp(-distances) + 1e-3 * np.eye(len(x)), y)
+    expected = np.linalg.solve(np.exp(-distances / 10) + 1e-3 * np.eye(len(x)), y)
     atol = 5e-7 * np.abs(expected).max()
     np.testing.assert_allclose(found["value"], expected, rtol=0, atol=atol)
 

@@ -15,6 +15,7 @@ from ntk_jax.estimators.sources import MLPSource, Source
 SAMPLE = 400  # rows on which kernels are compared: one eigendecomposition each
 MOST_DIAGONALIZED = 1000  # rows of which all ridges are compared again
 MOST_REFINED = 4000  # rows of which a few are
+ONE_THREAD = 2000  # rows up to which one thread of BLAS factors in a fraction of a second
 RIDGES = np.geomspace(1e-6, 1e2, 25)
 
 Criterion = Callable[[Rows, Candidates], Float[np.ndarray, " R"]]
@@ -51,12 +52,17 @@ class Kernel(NamedTuple):
 
 def choose(rows: Rows, grid: Grid, criterion: Criterion) -> tuple[Kernel, Solution, Choice]:
     """The best of the grid, on a sample of the rows, and the fit of all rows with it."""
+    # Threads of BLAS wait busily, for each other and in the way of XLA's.
+    with threadpool_limits(1 if len(rows.x) <= ONE_THREAD else None, user_api="blas"):
+        return _choose(rows, grid, criterion)
+
+
+def _choose(rows: Rows, grid: Grid, criterion: Criterion) -> tuple[Kernel, Solution, Choice]:
     if len(grid.scales) * len(grid.sources) * len(grid.depths) * len(grid.ridges) == 1:
         how, source, ridge = grid.scales[0], grid.sources[0], float(grid.ridges[0])
         best = Choice(how, _at_depth(source, grid.depths[0]), ridge, np.nan)
     else:
         few = rows if len(rows.x) <= SAMPLE else rows.take(sample(len(rows.x), SAMPLE))
-        # Small matrices: threads would wait for each other longer than they work.
         with threadpool_limits(1, user_api="blas"):
             best = min(_choices(few, grid, criterion), key=lambda choice: choice.loss)
     kernel = _kernel_of(rows, best)
