@@ -61,9 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         "--data", type=Path, help="of tabular: a folder of sets in the UCI-121 layout"
     )
     parser.add_argument("--store", action="store_true", help="of scale: kernels to disk alone")
-    parser.add_argument(
-        "--rows", type=int, help="of solves: only a recomputed regression of so many rows"
-    )
+    parser.add_argument("--rows", type=int, help="of solves, tabular: only a fit of so many rows")
     args = parser.parse_args(argv)
     if args.script is None:
         print(listing(found))

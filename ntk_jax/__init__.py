@@ -105,7 +105,6 @@ from ntk_jax.spectrum.eigenvalues import TopEigenvalues as TopEigenvalues
 from ntk_jax.spectrum.eigenvalues import effective_rank as effective_rank
 from ntk_jax.spectrum.eigenvalues import eigenvalues as eigenvalues
 from ntk_jax.spectrum.eigenvalues import top_eigenvalues as top_eigenvalues
-from ntk_jax.spectrum.stochastic_traces import Estimate as Estimate
 from ntk_jax.spectrum.stochastic_traces import SpectralDensity as SpectralDensity
 from ntk_jax.spectrum.stochastic_traces import log_determinant as log_determinant
 from ntk_jax.spectrum.stochastic_traces import spectral_density as spectral_density
@@ -119,6 +118,7 @@ from ntk_jax.training.train import train as train
 from ntk_jax.training.train_ensemble import EnsembleHistory as EnsembleHistory
 from ntk_jax.training.train_ensemble import train_ensemble as train_ensemble
 from ntk_jax.types import ApplyFn as ApplyFn
+from ntk_jax.types import Estimate as Estimate
 from ntk_jax.types import KernelFn as KernelFn
 from ntk_jax.types import Kernels as Kernels
 from ntk_jax.types import Params as Params

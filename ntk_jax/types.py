@@ -32,6 +32,13 @@ class Kernels(NamedTuple):
     ntk: Float[Array, "n1 n2"]
 
 
+class Estimate(NamedTuple):
+    """A mean over random probes, and its standard error."""
+
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
 K = TypeVar("K", Array, Kernels)
 
 KernelFn: TypeAlias = Callable[..., K]

@@ -1,12 +1,13 @@
 """What devices compute together, saved by process 0.
 
-`python tests/on_meshes.py few|all|dying RESULT [COORDINATOR NUM_PROCESSES PROCESS]`.
+`python tests/on_meshes.py WHAT RESULT [COORDINATOR NUM_PROCESSES PROCESS]`, see `RESULTS`.
 """
 
 import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,47 @@ def dying(mesh):
     yield "never", v
 
 
-RESULTS = {"few": few, "all": everything, "dying": dying}
+class Watched:
+    """An operator that is killed with process 1 in one of its products, if that is asked for."""
+
+    def __init__(self, op, last):
+        self.op, self.last, self.products = op, last, 0
+        self.shape, self.dtype = op.shape, op.dtype
+
+    def __matmul__(self, v):
+        self.products += 1
+        if self.products == self.last and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.op @ v
+
+
+def laplace(x1, x2=None):
+    """A kernel whose eigenvalues decay slowly: conjugate gradients take many steps."""
+    y = x1 if x2 is None else x2
+    squares = jnp.sum(jnp.square(x1[:, None] - y[None]), axis=2)
+    return jnp.exp(-jnp.sqrt(squares) / 10)
+
+
+def system():
+    """Rows and right-hand sides of a solve, in float64."""
+    return examples(211, 1).astype(float), examples(211, 5)[:, :2].astype(float)
+
+
+def solved(mesh, last=None):
+    """A solve with checkpoints beside the results, and the products that it took."""
+    jax.config.update("jax_enable_x64", True)
+    x, y = system()
+    op = ntk_jax.kernel_operator(laplace, x, mesh=mesh, storage="recompute", block_size=BLOCK)
+    op, folder = Watched(op, last), Path(sys.argv[2]).parent / "checkpoint"
+    options = {"preconditioner": None, "tol": 1e-12, "checkpoint": folder, "progress": False}
+    found = ntk_jax.solve(op, y, diag_reg=1e-3, method="conjugate_gradients", **options)
+    yield "value", found.value
+    yield "steps", np.array(found.steps)
+    yield "products", np.array(op.products)
+
+
+RESULTS = {"few": few, "all": everything, "dying": dying, "solved": solved}
+RESULTS["killed"] = partial(solved, last=58)
 
 
 def main(what, path, *cluster):
@@ -161,7 +202,8 @@ def main(what, path, *cluster):
     if cluster and what == "few":
         refusals(mesh)
     found = dict(RESULTS[what](mesh))
-    gather = lambda a: a if a.is_fully_replicated else process_allgather(a, tiled=True)
+    whole_already = lambda a: isinstance(a, np.ndarray) or a.is_fully_replicated
+    gather = lambda a: a if whole_already(a) else process_allgather(a, tiled=True)
     whole = {name: gather(a) for name, a in found.items()}
     if jax.process_index() == 0:
         np.savez(path, **{name: np.asarray(a) for name, a in whole.items()})

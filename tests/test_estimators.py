@@ -423,10 +423,10 @@ def test_errors_say_what_was_expected(case):
         call()
 
 
-def test_more_rows_than_memory_holds_are_refused_before_work(monkeypatch):
+def test_more_rows_than_memory_holds_are_refused_by_the_transformer(monkeypatch):
     monkeypatch.setattr("ntk_jax.memory.free_bytes", lambda: 10_000)
-    with pytest.raises(ValueError, match=r"fit of 24 rows.*NTKTransformer"):
-        NTKRegressor(**FIXED).fit(X, Y)
+    with pytest.raises(ValueError, match=r"fit of 24 rows.*n_components"):
+        NTKTransformer(depth=1).fit_transform(X)
 
 
 def test_without_scikit_learn_the_extra_is_named():

@@ -429,6 +429,16 @@ def test_threads_drive_tiles(store, x):
     assert bytes_of(store.path) == whole
 
 
+def test_dask_drives_tiles(store, x):
+    distributed = pytest.importorskip("distributed")
+    whole = bytes_of(store.path)
+    store.discard(store.facts.grid.corners[1:])
+    options = {"n_workers": 2, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        store.compute(gaussian, executor=client.get_executor(), progress=False)
+    assert bytes_of(store.path) == whole
+
+
 def test_a_failing_worker_ends_the_rest_and_keeps_finished_tiles(store):
     store.discard(store.facts.grid.corners)
     calls = []

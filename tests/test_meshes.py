@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from on_meshes import BLOCK, PRIME, N, cubic, examples, operator
+from on_meshes import BLOCK, PRIME, N, cubic, examples, operator, system
 
 import ntk_jax
 
@@ -130,6 +130,23 @@ def test_when_a_process_is_killed_the_others_end_soon_and_say_how_to_resume(tmp_
     for code, output in (outputs[0], outputs[2]):
         assert code != 0
         assert "start every one again to resume" in output and "on_meshes.py dying" in output
+
+
+@pytest.mark.slow
+def test_a_solve_of_three_processes_of_which_one_is_killed_goes_on_in_two(tmp_path):
+    path = tmp_path / "r.npz"
+    outputs = in_processes("killed", path, timeout=300)
+    assert outputs[1][0] == -9 and not path.exists()
+    for code, output in (outputs[0], outputs[2]):
+        assert code != 0 and "start every one again to resume" in output, output
+    outputs = in_processes("solved", path, count=2, timeout=300)
+    assert [code for code, _ in outputs] == [0, 0], outputs
+    found, (x, y) = np.load(path), system()
+    assert found["products"] < found["steps"]  # it did not begin anew
+    distances = np.sqrt(np.sum(np.square(x[:, None] - x[None]), axis=2))
+    expected = np.linalg.solve(np.exp(-distances / 10) + 1e-3 * np.eye(len(x)), y)
+    atol = 5e-7 * np.abs(expected).max()
+    np.testing.assert_allclose(found["value"], expected, rtol=0, atol=atol)
 
 
 def test_a_mesh_of_one_device_is_that_device():

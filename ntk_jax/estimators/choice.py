@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from ntk_jax.estimators.kernels import kernels_by_depth, training_kernel
@@ -15,6 +15,7 @@ from ntk_jax.estimators.sources import MLPSource, Source
 SAMPLE = 400  # rows on which kernels are compared: one eigendecomposition each
 MOST_DIAGONALIZED = 1000  # rows of which all ridges are compared again
 MOST_REFINED = 4000  # rows of which a few are
+ONE_THREAD = 2000  # rows up to which one thread of BLAS factors in a fraction of a second
 RIDGES = np.geomspace(1e-6, 1e2, 25)
 
 Criterion = Callable[[Rows, Candidates], Float[np.ndarray, " R"]]
@@ -51,14 +52,19 @@ class Kernel(NamedTuple):
 
 def choose(rows: Rows, grid: Grid, criterion: Criterion) -> tuple[Kernel, Solution, Choice]:
     """The best of the grid, on a sample of the rows, and the fit of all rows with it."""
+    # Threads of BLAS wait busily, for each other and in the way of XLA's.
+    with threadpool_limits(1 if len(rows.x) <= ONE_THREAD else None, user_api="blas"):
+        return _choose(rows, grid, criterion)
+
+
+def _choose(rows: Rows, grid: Grid, criterion: Criterion) -> tuple[Kernel, Solution, Choice]:
     if len(grid.scales) * len(grid.sources) * len(grid.depths) * len(grid.ridges) == 1:
         how, source, ridge = grid.scales[0], grid.sources[0], float(grid.ridges[0])
         best = Choice(how, _at_depth(source, grid.depths[0]), ridge, np.nan)
     else:
-        sample = rows if len(rows.x) <= SAMPLE else rows.take(_sample(len(rows.x)))
-        # Small matrices: threads would wait for each other longer than they work.
+        few = rows if len(rows.x) <= SAMPLE else rows.take(sample(len(rows.x), SAMPLE))
         with threadpool_limits(1, user_api="blas"):
-            best = min(_choices(sample, grid, criterion), key=lambda choice: choice.loss)
+            best = min(_choices(few, grid, criterion), key=lambda choice: choice.loss)
     kernel = _kernel_of(rows, best)
     ridges = np.array([best.ridge])
     if len(grid.ridges) > 1 and len(rows.x) > SAMPLE:
@@ -89,7 +95,9 @@ def _choices(rows: Rows, grid: Grid, criterion: Criterion) -> Iterator[Choice]:
         x = scaler(rows.x, rows.weights, how)(rows.x)
         for source in grid.sources:
             for depth, k in _kernels(source, grid.depths, x):
-                found = all_ridges(k / _unit(k, rows), *rows[1:4], grid.ridges)
+                found = all_ridges(
+                    k / mean_of_diagonal(np.diagonal(k), rows), *rows[1:4], grid.ridges
+                )
                 losses = criterion(rows, found)
                 i = int(np.argmin(losses))
                 ridge, loss = float(grid.ridges[i]), float(losses[i])
@@ -109,18 +117,19 @@ def _kernel_of(rows: Rows, choice: Choice) -> Kernel:
     scale = scaler(rows.x, rows.weights, choice.scale)
     x = scale(rows.x)
     k = training_kernel(choice.source, x)
-    unit = _unit(k, rows)
+    unit = mean_of_diagonal(np.diagonal(k), rows)
     return Kernel(scale, choice.source, unit, x, k / unit)
 
 
-def _unit(k: np.ndarray, rows: Rows) -> float:
+def mean_of_diagonal(own: Float[np.ndarray, " n"], rows: Rows) -> float:
     """The weighted mean of the diagonal; 1 for a kernel that is 0."""
-    return float(np.diagonal(k) @ rows.weights / rows.weights.sum()) or 1.0
+    return float(own @ rows.weights / rows.weights.sum()) or 1.0
 
 
 def _at_depth(source: Source, depth: int) -> Source:
     return source._replace(depth=depth) if isinstance(source, MLPSource) else source
 
 
-def _sample(n: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).permutation(n)[:SAMPLE])
+def sample(n: int, size: int) -> Int[np.ndarray, " k"]:
+    """So many of n rows, the same in every call."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])

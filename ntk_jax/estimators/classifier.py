@@ -27,10 +27,17 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
     Without arguments depth, scales and ridge are chosen by the leave-one-out log loss.
 
+    More rows than four matrices (n, n) of float64 fit in `memory_limit`: parameters that are "auto"
+    are chosen on a random subset of at most 4,000 rows that fits, by the same closed form, and the
+    fit of all rows goes through `kernel_operator` and `solve`, with the kernel held in float32 if
+    that fits, and else computed anew in every product. Left-out predictions are then estimates from
+    32 random probes (see `leave_one_out`), and `explain` and probabilities of `method="gp"` take a
+    solve for every 256 rows.
+
     Args:
         kernel, method, depth, activation, W_std, b_std, ridge, scale, width, model, input_shape,
-            random_state: as of `NTKRegressor`; method="gp" chooses by the evidence of the
-            regression on indicators.
+            random_state, memory_limit: as of `NTKRegressor`; method="gp" chooses by the evidence
+            of the regression on indicators.
         class_weight: None, "balanced", or a dictionary from class to weight (a list of them for
             several targets).
 
@@ -41,6 +48,9 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         leave_one_out_predictions_, leave_one_out_proba_: for every row, of the fit without it
             (and without equal ones).
         leave_one_out_score_: their accuracy.
+        solver_: "cholesky", or "conjugate_gradients" beyond `memory_limit`; then also
+            selection_rows_: training rows by which parameters were chosen; n_iter_, residual_:
+            steps, and the largest relative residual.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
     Reference: Arora et al. 2020 (arXiv:1910.01663); Platt 2000; Guo et al. 2017; MacKay 1992.
@@ -69,6 +79,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         model: object = None,
         input_shape: object = None,
         random_state: object = None,
+        memory_limit: object = None,
     ) -> None:
         self.kernel = kernel
         self.method = method
@@ -83,6 +94,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         self.model = model
         self.input_shape = input_shape
         self.random_state = random_state
+        self.memory_limit = memory_limit
 
     def __sklearn_tags__(self) -> object:
         tags = super().__sklearn_tags__()
@@ -98,7 +110,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         """Fit rows X (n, d) to labels y, (n,), or (n, O) for several targets.
 
         Raises:
-            ValueError: bad data or parameters; one class; more rows than memory holds.
+            ValueError: bad data or parameters; one class.
         """
         x, labels = validated(self, X, y, dtype=np.float64, multi_output=True)
         check_classification_targets(labels)
@@ -157,7 +169,8 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         Returns:
             Influence(rows, change), each (n, top): positions in the training data, largest change
             first, and by how much the regression on the indicator of the predicted class would
-            fall without that row, everything that was chosen being kept. Exact, without refits.
+            fall without that row, everything that was chosen being kept. Exact, without
+            refits, unless `solver_` is iterative.
 
         Raises:
             ValueError: a fit of several targets.

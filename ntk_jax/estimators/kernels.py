@@ -11,7 +11,8 @@ from jaxtyping import Float
 from ntk_jax.compat import double_precision
 from ntk_jax.estimators.sources import MLPSource, Source
 from ntk_jax.infinite.mlp.kernels import mlp_kernels_by_layer
-from ntk_jax.memory import check_result_fits
+from ntk_jax.memory import check_result_fits, free_bytes, how_many, memory_budget
+from ntk_jax.operators.solve import LARGEST_FACTORED
 from ntk_jax.progress import progress_bar
 
 BLOCK = 1024  # test rows of which kernels are computed at a time
@@ -52,6 +53,27 @@ def training_kernel(source: Source, x: Float[np.ndarray, "n d"]) -> Float[np.nda
     with double_precision():
         k = source.block(filled(x, source), None)
     return k[: len(x), : len(x)].astype(np.float64)
+
+
+def is_factored(n: int, memory_limit: float | None) -> bool:
+    """Whether a fit of n rows has its matrices in the limit, or in the free memory."""
+    room = free_bytes() if memory_limit is None else memory_limit
+    return n <= LARGEST_FACTORED and (room is None or MATRICES * 8 * n * n <= room)
+
+
+def most_factored(memory_limit: float | None) -> int:
+    """The most rows whose matrices fit."""
+    room = free_bytes() if memory_limit is None else memory_limit
+    if room is None:
+        return LARGEST_FACTORED
+    return min(LARGEST_FACTORED, int((room / (MATRICES * 8)) ** 0.5))
+
+
+def rows_at_once(n_train: int, memory_limit: float | None) -> int:
+    """Test rows whose kernel with the training rows is held at a time: a power of 2."""
+    each = MATRICES * 8 * padded_size(n_train)
+    rows = how_many(BLOCK, each, memory_budget(memory_limit))
+    return max(padded_size(1), 1 << (rows.bit_length() - 1))
 
 
 def check_fits(n: int) -> None:

@@ -21,6 +21,13 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     has a closed form for all ridges of a kernel at once. Inputs and targets are standardized
     inside. Of equal rows the mean target counts, with the sum of their weights.
 
+    More rows than four matrices (n, n) of float64 fit in `memory_limit`: parameters that are "auto"
+    are chosen on a random subset of at most 4,000 rows that fits, by the same closed form, and the
+    fit of all rows goes through `kernel_operator` and `solve`, with the kernel held in float32 if
+    that fits, and else computed anew in every product. Left-out predictions are then estimates from
+    32 random probes (see `leave_one_out`), and `predict(return_std=True)` and `explain` take a
+    solve for every 256 rows.
+
     Args:
         kernel: "ntk", gradient descent of a wide network, or "nngp", its prior.
         method: "ridge" chooses what is "auto" by the leave-one-out error, "gp" by the evidence
@@ -35,6 +42,8 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         model: a Flax model, taken through `infinite_width` (in float32).
         input_shape: of one row for the model, such as (8, 8, 1).
         random_state: of the network of finite width.
+        memory_limit: bytes that matrices of the training rows may take; None for the free memory.
+            See below for what happens beyond.
 
     Attributes:
         kernel_, scale_, ridge_: what was chosen.
@@ -42,6 +51,9 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             negative log evidence.
         leave_one_out_predictions_: for every row, of the fit without it (and without equal ones).
         leave_one_out_score_: their R².
+        solver_: "cholesky", or "conjugate_gradients" beyond `memory_limit`; then also
+            selection_rows_: training rows by which parameters were chosen; n_iter_, residual_:
+            steps, and the largest relative residual.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
     Reference: Arora et al. 2020 (arXiv:1910.01663); Rasmussen, Williams 2006, sections 2.7, 5.4.
@@ -69,6 +81,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         model: object = None,
         input_shape: object = None,
         random_state: object = None,
+        memory_limit: object = None,
     ) -> None:
         self.kernel = kernel
         self.method = method
@@ -82,12 +95,13 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.model = model
         self.input_shape = input_shape
         self.random_state = random_state
+        self.memory_limit = memory_limit
 
     def fit(self, X: object, y: object, sample_weight: object = None) -> "NTKRegressor":
         """Fit rows X (n, d) to targets y, (n,) or (n, O).
 
         Raises:
-            ValueError: bad data or parameters; more rows than memory holds.
+            ValueError: bad data or parameters.
         """
         x, targets = validated(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         targets = np.asarray(targets, np.float64)
@@ -140,7 +154,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns:
             Influence(rows, change), each (n, top): positions in the training data, largest change
             first, and by how much the prediction would fall without that row, everything that
-            was chosen being kept. Exact, without refits.
+            was chosen being kept. Exact, without refits, unless `solver_` is iterative.
 
         Raises:
             ValueError: a fit of several targets.

@@ -85,7 +85,7 @@ def solve(
     own = inverse_diagonal(factor)
     errors = beta / (root * own)[:, None]
     quadratic = float(np.sum(root[:, None] * y * beta)) / y.shape[1]
-    amplitude = _amplitude(quadratic, weights, scatter, ridge)
+    amplitude = most_probable_amplitude(quadratic, weights, scatter, ridge)
     log_det = 2 * float(np.log(np.diagonal(factor)).sum())
     evidence = _evidence(quadratic, log_det, weights, scatter, ridge)
     return Solution(ridge, root[:, None] * beta, factor, errors, amplitude, evidence)
@@ -114,7 +114,9 @@ def inverse_diagonal(factor: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"
     return np.einsum("ji,ji->i", inverse, inverse)
 
 
-def _amplitude(quadratic: float, weights: np.ndarray, scatter: np.ndarray, ridge: float) -> float:
+def most_probable_amplitude(
+    quadratic: float, weights: np.ndarray, scatter: np.ndarray, ridge: float
+) -> float:
     """The most probable variance: the targets are N(0, a (K + r W⁻¹)), also inside equal rows."""
     return (quadratic + float(scatter.mean()) / ridge) / float(weights.sum())
 
@@ -128,5 +130,6 @@ def _evidence(
 ) -> float:
     """log p(y) per output at the best amplitude, without what does not depend on the kernel."""
     total, n = float(weights.sum()), len(weights)
-    amplitude = max(_amplitude(quadratic, weights, scatter, ridge), np.finfo(float).tiny)
+    amplitude = most_probable_amplitude(quadratic, weights, scatter, ridge)
+    amplitude = max(amplitude, np.finfo(float).tiny)
     return -(total * np.log(amplitude) + log_det + (total - n) * np.log(ridge)) / 2

@@ -12,11 +12,19 @@ from sklearn.utils import check_random_state
 
 from ntk_jax.checks import check_integer, check_number, check_option
 from ntk_jax.duals.catalogue import dual_rule
-from ntk_jax.estimators.choice import RIDGES, Criterion, Grid, choose
-from ntk_jax.estimators.fitted import Fitted
+from ntk_jax.estimators.beyond_memory import Multiplied
+from ntk_jax.estimators.choice import MOST_REFINED, RIDGES, Criterion, Grid, choose, sample
+from ntk_jax.estimators.fitted import Factored, Fitted
+from ntk_jax.estimators.kernels import is_factored, most_factored
 from ntk_jax.estimators.ridges import Candidates
 from ntk_jax.estimators.rows import SCALES, Rows
-from ntk_jax.estimators.sources import FiniteSource, MLPSource, Source, own_of_blocks
+from ntk_jax.estimators.sources import (
+    FiniteSource,
+    MLPSource,
+    Source,
+    Traceable,
+    own_of_blocks,
+)
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.networks.mlp import MLP
 
@@ -44,6 +52,10 @@ class ModelSource(NamedTuple):
     def own(self, x: np.ndarray) -> np.ndarray:
         """K of each row with itself."""
         return own_of_blocks(self.block, x)
+
+    def traceable(self, x: np.ndarray) -> Traceable:
+        """Arguments of `kernel_operator` for these rows."""
+        return infinite_width(self.model), x.reshape(-1, *self.input_shape), self.kind
 
 
 class Options(NamedTuple):
@@ -141,15 +153,30 @@ def _is_auto(value: object) -> bool:
 
 
 def fit_rows(estimator: BaseEstimator, rows: Rows, criterion: Criterion) -> Fitted:
-    """Choose and solve; sets `kernel_`, `scale_`, `ridge_` and `selection_loss_`."""
+    """Choose and solve; sets `kernel_`, `scale_`, `ridge_`, `selection_loss_` and `solver_`; where
+    the memory holds no kernel, also `selection_rows_`, `n_iter_` and `residual_`.
+    """
     check_option("method", estimator.method, METHODS)
+    limit = estimator.memory_limit
+    if limit is not None:
+        check_number("memory_limit", limit, strict=True, max_ndim=0)
     options = Options(**{name: getattr(estimator, name) for name in Options._fields})
     grid = grid_of(options, estimator.ridge, rows.x.shape[1])
     criterion = by_evidence if estimator.method == "gp" else criterion
-    kernel, solution, choice = choose(rows, grid, criterion)
+    if is_factored(len(rows.x), limit):
+        kernel, solution, choice = choose(rows, grid, criterion)
+        fitted: Fitted = Factored(rows, kernel, solution)
+        estimator.solver_ = "cholesky"
+    else:
+        chosen = sample(len(rows.x), max(2, min(MOST_REFINED, most_factored(limit))))
+        choice = choose(rows.take(chosen), grid, criterion)[2]
+        fitted = found = Multiplied(rows, choice, limit)
+        estimator.selection_rows_ = np.sort(rows.first[chosen])
+        estimator.solver_ = "conjugate_gradients"
+        estimator.n_iter_, estimator.residual_ = found.steps, found.residual
     estimator.kernel_, estimator.scale_ = choice.source, choice.scale
     estimator.ridge_, estimator.selection_loss_ = choice.ridge, choice.loss
-    return Fitted(rows, kernel, solution)
+    return fitted
 
 
 def by_evidence(rows: Rows, found: Candidates) -> Float[np.ndarray, " R"]:

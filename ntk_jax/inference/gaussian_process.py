@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,18 @@ from ntk_jax.modes.kind import (
 )
 from ntk_jax.modes.multiplied import data_of
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+from ntk_jax.types import Estimate
 
 
 class Posterior(NamedTuple):
-    """Mean and covariance (or variance) of the noise-free outputs, and the evidence."""
+    """Mean and covariance (or variance) of the noise-free outputs, and the evidence; its standard
+    error where it is an estimate.
+    """
 
     mean: Float[Array, "..."]
     covariance: Float[Array, "..."]
     log_marginal_likelihood: Float[Array, ""]
+    standard_error: Float[Array, ""] | None = None
 
 
 def gp_posterior(
@@ -75,9 +79,9 @@ def gp_posterior(
         solve_options: of an operator, keywords of `solve`.
 
     Returns:
-        Posterior(mean, covariance, log_marginal_likelihood); the covariance is shaped like
-        k_test_test. Of an operator the evidence is an estimate, as its determinant is (by 16 random
-        probes; `log_determinant` tells the standard error).
+        Posterior(mean, covariance, log_marginal_likelihood, standard_error); the covariance is
+        shaped like k_test_test. Of an operator the evidence is an estimate, as its determinant is
+        (by 16 random probes), with that standard error; of an array there is none.
 
     Raises:
         ValueError: shapes that do not fit; K + noise I not positive definite in its dtype; negative
@@ -143,13 +147,36 @@ def _posterior(inputs: dict[str, Array], noises: Array, whole: bool) -> _Found:
     )
 
 
+@overload
 def log_marginal_likelihood(
     k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
     y_train: Num[ArrayLike, "n *O"],
     *,
     noise: ArrayLike,
     solve_options: Mapping[str, Any] | None = None,
-) -> Float[Array, ""]:
+    return_error: Literal[False] = False,
+) -> Float[Array, ""]: ...
+
+
+@overload
+def log_marginal_likelihood(
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    noise: ArrayLike,
+    solve_options: Mapping[str, Any] | None = None,
+    return_error: Literal[True],
+) -> Estimate: ...
+
+
+def log_marginal_likelihood(
+    k_train_train: SymmetricOperator | Float[ArrayLike, "n n *outputs"],
+    y_train: Num[ArrayLike, "n *O"],
+    *,
+    noise: ArrayLike,
+    solve_options: Mapping[str, Any] | None = None,
+    return_error: bool = False,
+) -> Float[Array, ""] | Estimate:
     """The evidence log p(y): how probable the observations are under a Gaussian process prior with
     noise.
 
@@ -162,9 +189,11 @@ def log_marginal_likelihood(
         noise: variance of the observation noise, at least 0: a number, or one for each example
             (n,).
         solve_options: of an operator, keywords of `solve`.
+        return_error: also the standard error of the determinant's estimate.
 
     Returns:
-        A scalar, the sum over outputs, differentiable in everything.
+        A scalar, the sum over outputs, differentiable in everything. With `return_error`
+        Estimate(value, standard_error), whose error is 0 for an array.
 
     Raises:
         ValueError: as `gp_posterior`.
@@ -177,7 +206,8 @@ def log_marginal_likelihood(
         -3.378
     """
     if is_operator(k_train_train):
-        return evidence_on_operator(data_of(k_train_train, y_train), noise, solve_options)
+        found = evidence_on_operator(data_of(k_train_train, y_train), noise, solve_options)
+        return found if return_error else found.value
     check_no_options(solve_options)
     k = as_square_kernel("k_train_train", k_train_train)
     y, noises = targets_of_kernel(y_train, k), ridge_of_rows("noise", noise, k)
@@ -185,7 +215,7 @@ def log_marginal_likelihood(
     evidence, seen, definite = _evidence(inputs, noises)
     check_looks(seen, inputs)
     _check_definite(k, noises, definite)
-    return evidence
+    return Estimate(evidence, jnp.zeros_like(evidence)) if return_error else evidence
 
 
 @jax.jit

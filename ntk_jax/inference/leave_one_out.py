@@ -1,8 +1,8 @@
 """Leave-one-out error of kernel ridge regression in closed form, and the ridge of the smallest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,31 @@ from jaxtyping import Bool, Float, Num
 
 from ntk_jax.checks import Look, as_number, as_outputs, check_looks, looks
 from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.inference.left_out_on_operators import left_out_on_operator
+from ntk_jax.inference.on_operators import check_no_options
 from ntk_jax.linalg import matmul
 from ntk_jax.matrix_functions.basis import Basis, einsum, fixed
 from ntk_jax.matrix_functions.functions import apply, diagonal_blocks
 from ntk_jax.modes.kind import as_columns, as_matrices, from_columns
 from ntk_jax.modes.modes import Modes
+from ntk_jax.modes.multiplied import data_of
 from ntk_jax.modes.solves import inverse
 from ntk_jax.modes.targets import as_test_kernel_of, targets_of
+from ntk_jax.operators.inverse_diagonal import PROBES
+from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
 
 
 class LeaveOneOut(NamedTuple):
     """What regression on all other examples predicts for each, and half its mean squared error; how
-    test outputs change without it, if they were asked for.
+    test outputs change without it, if they were asked for; standard errors of the first two where
+    they are estimates.
     """
 
     predictions: Float[Array, "..."]
     loss: Float[Array, "*R"]
     test_change: Float[Array, "..."] | None = None
+    standard_error: Float[Array, "..."] | None = None
+    loss_standard_error: Float[Array, "*R"] | None = None
 
 
 class Ridge(NamedTuple):
@@ -41,37 +49,45 @@ class Ridge(NamedTuple):
 
 
 def leave_one_out(
-    modes: Modes,
+    modes: Modes | SymmetricOperator,
     y_train: Num[ArrayLike, "n *O"],
     *,
     diag_reg: Num[ArrayLike, "*R"] | Sequence[float],
     fx_train_0: ArrayLike = 0.0,
-    k_test_train: Num[ArrayLike, "n_test n *outputs"] | None = None,
+    k_test_train: SymmetricOperator | Num[ArrayLike, "n_test n *outputs"] | None = None,
+    num_probes: int = PROBES,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> LeaveOneOut:
     """The leave-one-out predictions of kernel ridge regression, without refits.
 
         y_i - f_(-i)(x_i) = α_i / G_ii,    G = (K + diag_reg I)⁻¹,    α = G (y - f_0)
         f_(-i)(x) - f(x) = -(K(x, x_train) G)_i α_i / G_ii
 
-    For a full kernel an example is left out with all its outputs: G_ii is then a block (O, O).
+    For a full kernel an example is left out with all its outputs: G_ii is then a block (O, O). Of
+    an operator G_ii is estimated from random probes, which share the products of the one solve.
 
     Args:
-        modes: `diagonalize(k_train_train)`, of a kernel of any shape.
+        modes: `diagonalize(k_train_train)`, of a kernel of any shape; or an operator or store with
+            a row for each example, that is only multiplied.
         y_train: targets, (n,) or (n, O).
         diag_reg: ridge, a scalar or several (R,); above 0 for a singular kernel.
         fx_train_0: outputs at initialization, 0 or shaped like y_train.
         k_test_train: test rows, training columns, of the kind of the modes' kernel: which training
-            example moves which prediction, and by how much.
+            example moves which prediction, and by how much. Of an operator, a solve for every row.
+        num_probes: of an operator, random probes; standard errors fall as 1 / sqrt(num_probes).
+        solve_options: of an operator, keywords of `solve`.
 
     Returns:
-        LeaveOneOut(predictions, loss, test_change), with a first axis R if diag_reg has one.
-        `test_change` (n, n_test) or (n, n_test, O) is what leaving out each training example adds
-        to every test output; None without k_test_train.
+        LeaveOneOut(predictions, loss, test_change, standard_error, loss_standard_error), with a
+        first axis R if diag_reg has one. `test_change` (n, n_test) or (n, n_test, O) is what
+        leaving out each training example adds to every test output; None without k_test_train.
+        Standard errors of predictions and loss are those of an operator; else None.
 
     Raises:
-        ValueError: shapes that do not fit; diag_reg = 0 with a singular kernel.
+        ValueError: shapes that do not fit; diag_reg = 0 with a singular kernel; fewer than 2
+            probes; an operator whose outputs are coupled.
 
-    Reference: Rasmussen, Williams 2006, eq. 5.12; Cook 1977.
+    Reference: Rasmussen, Williams 2006, eq. 5.12; Cook 1977; Bekas, Kokiopoulou, Saad 2007.
 
     Example:
         >>> modes = ntk_jax.diagonalize(jnp.array([[2.0, 1.0], [1.0, 2.0]]))
@@ -79,6 +95,15 @@ def leave_one_out(
         >>> print(np.round(left_out.predictions, 3))  # each from the other: k y / (2 + 1)
         [-0.333  0.333]
     """
+    if is_operator(modes):
+        data = data_of(modes, y_train, k_test_train, name="modes")
+        change = k_test_train is not None
+        found = left_out_on_operator(
+            data, diag_reg, fx_train_0, num_probes, solve_options, change=change
+        )
+        return LeaveOneOut(*found)
+    assert isinstance(modes, Modes)
+    check_no_options(solve_options)
     y, dtype = targets_of(modes, y_train), modes.eigenvalues.dtype
     ridge = as_number("diag_reg", diag_reg, dtype, max_ndim=1)
     inputs = {"y_train": y, "fx_train_0": as_outputs("fx_train_0", fx_train_0, y.shape, dtype)}

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ntk_jax.checks import as_array, as_dtype, check_finite
+from ntk_jax.compat import on_device
 from ntk_jax.inference.on_operators import options_of
 from ntk_jax.linalg import as_matrix
 from ntk_jax.modes.kind import check_variance
@@ -22,6 +23,7 @@ from ntk_jax.operators.solve import Solved, solve_system
 from ntk_jax.operators.symmetric import Operator, multiply
 from ntk_jax.progress import progress_bar
 from ntk_jax.tiling import row_slices
+from ntk_jax.types import Estimate
 
 ROWS = 256
 """Test rows whose variances are solved for at a time."""
@@ -51,8 +53,8 @@ def posterior_on_operator(
     k_test_test: ArrayLike,
     noise: ArrayLike,
     solve_options: Mapping[str, Any] | None,
-) -> tuple[Array, Array, Array]:
-    """Mean, covariance or variances, and the evidence."""
+) -> tuple[Array, Array, Array, Array]:
+    """Mean, covariance or variances, and the evidence with its standard error."""
     ridge, options = ridge_of(data, "noise", noise), options_of(solve_options)
     prior, whole = _as_prior(data, k_test_test)
     inverse = preconditioner_of(data.k, np.asarray(ridge), options)
@@ -63,7 +65,7 @@ def posterior_on_operator(
     options = options._replace(checkpoint=None, progress=False)
     parts = []
     with progress_bar(len(prior), "variances", enabled=True, delay=2.0) as bar:
-        for columns in _test_columns(data.k_test):
+        for columns in columns_at_test(data.k_test):
             gain = _solved(data, columns, ridge, options).solution.value
             parts.append(multiply(data.k_test, gain) if whole else _squares(columns, gain))
             bar.update(columns.shape[1])
@@ -72,12 +74,12 @@ def posterior_on_operator(
         check_variance(jnp.min(left), jnp.max(jnp.abs(prior)))
         left = jnp.maximum(left, 0)
     evidence = _log_likelihood(data, ridge, solved.solution.value)
-    return mean, _shaped(left, k_test_test), evidence
+    return mean, _shaped(left, k_test_test), *evidence
 
 
 def evidence_on_operator(
     data: Data, noise: ArrayLike, solve_options: Mapping[str, Any] | None
-) -> Float[Array, ""]:
+) -> Estimate:
     """The evidence alone."""
     ridge, options = ridge_of(data, "noise", noise), options_of(solve_options)
     solved = _solved(data, data.flat(data.y), ridge, options)
@@ -119,7 +121,7 @@ def _shaped(covariance: Array, like: ArrayLike) -> Array:
     return covariance.reshape(n, O, n, O).transpose(0, 2, 1, 3)
 
 
-def _test_columns(k_test: Operator) -> Iterator[Float[Array, "n b"]]:
+def columns_at_test(k_test: Operator) -> Iterator[Float[Array, "n b"]]:
     """Rows of the test kernel as columns, some at a time."""
     for rows in row_slices(k_test.shape[0], ROWS):
         if isinstance(k_test, Array):
@@ -135,15 +137,17 @@ def _test_columns(k_test: Operator) -> Iterator[Float[Array, "n b"]]:
             )
 
 
-def _log_likelihood(data: Data, ridge: Array, alpha: Array) -> Float[Array, ""]:
-    """log p(y), its determinant estimated from random probes."""
+def _log_likelihood(data: Data, ridge: Array, alpha: Array) -> Estimate:
+    """log p(y), its determinant estimated from random probes, whose spread is the error."""
     columns, n = alpha.reshape(len(alpha), -1).shape[1], data.k.shape[0]
     steps = min(STEPS, n)
     rule = gauss_quadrature(Ridged(data.k, ridge), jax.random.key(0), PROBES, steps)
     nodes, weights = np.asarray(rule.nodes, float), np.asarray(rule.weights, float)
     # Rounding may leave a node below the smallest eigenvalue that there can be.
     least = max(float(np.min(np.asarray(ridge))), np.finfo(float).tiny)
-    log_det = n * np.mean(np.sum(weights * np.log(np.maximum(nodes, least)), axis=1))
+    log_dets = n * np.sum(weights * np.log(np.maximum(nodes, least)), axis=1)
     fit = float(np.vdot(np.asarray(data.flat(data.y), float), np.asarray(alpha, float)))
-    value = -fit / 2 - columns * (log_det + n * math.log(2 * math.pi)) / 2
-    return jnp.asarray(value, data.k.dtype)
+    value = -fit / 2 - columns * (log_dets.mean() + n * math.log(2 * math.pi)) / 2
+    error = columns / 2 * log_dets.std(ddof=1) / PROBES**0.5
+    dtype = jnp.dtype(data.k.dtype)
+    return Estimate(*(on_device(np.asarray(part, dtype)) for part in (value, error)))

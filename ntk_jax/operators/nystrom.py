@@ -47,7 +47,7 @@ def default_rank(n: int) -> int:
 
 def uniform(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> LowRank:
     """From columns drawn uniformly."""
-    n, diagonal = k.shape[0], _diagonal(k)
+    n, diagonal = k.shape[0], diagonal_of(k)
     drawn = rng.permutation(n)[: min(n, rank + SAMPLED)]
     chosen, others = np.sort(drawn[:rank]), drawn[rank:]
     found = columns(k, chosen)
@@ -70,7 +70,7 @@ def nystrom(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
     made in proportion to an older diagonal are rejected as needed (Epperly, Tropp, Webber 2024).
     Uniform draws where the diagonal is not known, or spread over several devices.
     """
-    diagonal = _diagonal(k)
+    diagonal = diagonal_of(k)
     if diagonal is None or (isinstance(diagonal, Array) and len(diagonal.devices()) > 1):
         return uniform(k, ridge, rank, rng)
     left = np.asarray(diagonal, float).copy()
@@ -101,7 +101,7 @@ def nystrom(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
     return _of_columns(on_device(np.concatenate(drawn_from, axis=1)), chosen, ridge, rows, diagonal)
 
 
-def _diagonal(k: Operator) -> ArrayLike | None:
+def diagonal_of(k: Operator) -> ArrayLike | None:
     """The diagonal, where the operator knows it.
 
     Raises:

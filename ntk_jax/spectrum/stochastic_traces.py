@@ -16,13 +16,7 @@ from ntk_jax.linalg import default_rcond
 from ntk_jax.norms import standard_error
 from ntk_jax.operators.lanczos import Quadrature, gauss_quadrature
 from ntk_jax.operators.symmetric import SymmetricOperator, as_operator
-
-
-class Estimate(NamedTuple):
-    """A mean over random probes, and its standard error."""
-
-    value: Float[Array, ""]
-    standard_error: Float[Array, ""]
+from ntk_jax.types import Estimate
 
 
 class SpectralDensity(NamedTuple):
