@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 
 from ntk_jax.compat import on_device
 from ntk_jax.examples import Examples, num_rows, take_rows
@@ -157,7 +157,7 @@ def _written(
     return tuple(write(k, tile.T, (j, i)) for k, tile in zip(kernels, tiles, strict=True))
 
 
-def swap_sides(k: Float[Array, "n1 n2 ..."]) -> Float[Array, "n2 n1 ..."]:
+def swap_sides(k: Inexact[Array, "n1 n2 ..."]) -> Inexact[Array, "n2 n1 ..."]:
     """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
     return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
 

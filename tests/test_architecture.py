@@ -43,7 +43,7 @@ INSIDE = {
         1: ["features"],
         2: ["contraction", "shared_products"],
         3: ["operator", "strategy"],
-        4: ["explain", "projection"],
+        4: ["explain", "projection", "views"],
         5: ["by_layer", "empirical"],
         6: ["monte_carlo"],
     },

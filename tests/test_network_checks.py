@@ -168,7 +168,7 @@ def test_imaginary_parts_are_not_dropped():
     with pytest.raises(
         ValueError, match=r"expected real outputs; got complex128.*f\.real, f\.imag"
     ):
-        empirical_ntk(lambda w, x: jnp.fft.fft(f(w, x)), w, x)
+        ntk_operator(lambda w, x: jnp.fft.fft(f(w, x)), w, x)
 
 
 def test_columns_in_range():

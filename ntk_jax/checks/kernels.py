@@ -30,6 +30,12 @@ def as_kernel(name: str, k: object) -> Array:
         raise ValueError(
             f"{name}: expected at least one example on each side; got shape {k.shape}."
         )
+    if jnp.issubdtype(k.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{name}: expected a real kernel; got {k.dtype}. A Hermitian one solves linear systems "
+            "as it is, jnp.linalg.solve(k + diag_reg * jnp.eye(len(k)), y); spectra and dynamics "
+            "are of real kernels."
+        )
     if not jnp.issubdtype(k.dtype, jnp.floating):
         raise ValueError(
             f"{name}: expected floating-point values; got {k.dtype}. Convert with .astype(float)."

@@ -12,8 +12,10 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.types import Params
 
 
-def check_params(params: Params) -> None:
-    """Raise unless `params` is a non-empty pytree of floating-point arrays, and nothing else."""
+def check_params(params: Params, *, complex_too: bool = False) -> None:
+    """Raise unless `params` is a non-empty pytree of floating-point arrays, and nothing else; of
+    complex ones where these are taken, too.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError("params: expected a pytree with at least one array; got an empty one.")
@@ -25,7 +27,7 @@ def check_params(params: Params) -> None:
             "which keeps those fixed."
         )
     for path, leaf in leaves:
-        _check_parameter(f"params{jax.tree_util.keystr(path)}", leaf)
+        _check_parameter(f"params{jax.tree_util.keystr(path)}", leaf, complex_too)
     # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
     arrays = (
         (path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves
@@ -36,7 +38,7 @@ def check_params(params: Params) -> None:
             check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
 
 
-def _check_parameter(name: str, leaf: object) -> None:
+def _check_parameter(name: str, leaf: object, complex_too: bool) -> None:
     """Raise unless a leaf is a floating-point array of a dtype that JAX has."""
     array = leaf if isinstance(leaf, Array) else np.asarray(leaf)
     if array.dtype == np.dtype(object):
@@ -45,14 +47,21 @@ def _check_parameter(name: str, leaf: object) -> None:
             "module, pass the first part of eqx.partition(model, eqx.is_inexact_array) and combine "
             "it with the second in apply_fn."
         )
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    is_complex = jnp.issubdtype(array.dtype, jnp.complexfloating)
+    if is_complex and not complex_too:
+        raise ValueError(
+            f"{name}: expected a real array; got {array.dtype}. Complex kernels are there in "
+            "empirical_ntk alone; elsewhere pass real and imaginary part as two parameters, and "
+            "join them in apply_fn: jax.lax.complex(p['real'], p['imag'])."
+        )
+    if not is_complex and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{name}: expected a floating-point array; got {array.dtype}. Pass what is trained, "
             "and close over the rest."
         )
     if isinstance(array, Array):
         check_alive(name, array)
-    elif array.dtype.itemsize > 8 or not array.dtype.isnative:
+    elif array.dtype.itemsize > (16 if is_complex else 8) or not array.dtype.isnative:
         raise ValueError(
             f"{name}: expected a dtype that JAX has; got {array.dtype}. Convert with "
             ".astype(float)."

@@ -62,7 +62,7 @@ def empirical_ntk_by_layer(
     if apply_fn2 is None:
         a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision)
     else:
-        a1, a2 = check_two((apply_fn, g), params, x1, x2, outputs, precision)
+        a1, a2, _ = check_two((apply_fn, g), params, x1, x2, outputs, precision)
     f1 = features_jit(apply_fn, params, a1, precision=precision)
     f2 = None if a2 is None else features_jit(g, params, a2, precision=precision)
     found = check_kernel(

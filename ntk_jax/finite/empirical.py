@@ -1,7 +1,7 @@
 """The tangent kernel and output covariance of a network with given parameters: the front door."""
 
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from ntk_jax.checks import check_integer, check_option
 from ntk_jax.closures.fingerprint import read
@@ -10,13 +10,21 @@ from ntk_jax.examples import Examples, num_rows
 from ntk_jax.finite.contraction.gram import check_same_parameters, nngp_of_outputs
 from ntk_jax.finite.features.features import TangentFeatures
 from ntk_jax.finite.features.tangents import features_jit
-from ntk_jax.finite.inputs import OUTPUTS, PRECISIONS, check_inputs, check_two
+from ntk_jax.finite.inputs import (
+    OUTPUTS,
+    PRECISIONS,
+    Allowed,
+    check_inputs,
+    check_one,
+    check_two,
+)
 from ntk_jax.finite.projection import projected_features
 from ntk_jax.finite.strategy.choose import METHODS as METHODS
 from ntk_jax.finite.strategy.choose import Options
 from ntk_jax.finite.strategy.finite_values import check_kernel, check_products
 from ntk_jax.finite.strategy.run import contract_batches, ntk
 from ntk_jax.finite.strategy.two_functions import ntk_of_two
+from ntk_jax.finite.views import ntk_of_views
 from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import ApplyFn, Params
 
@@ -32,11 +40,17 @@ def empirical_ntk(
     method: str = "auto",
     memory_limit: int | None = None,
     precision: str = "highest",
+    batch_coupled: bool = False,
+    center: bool = False,
     progress: bool = False,
-) -> Float[Array, "n1 n2 ..."]:
+) -> Inexact[Array, "n1 n2 ..."]:
     """The finite-width neural tangent kernel.
 
         Theta(x, x')_{oo'} = sum_p df_o(x)/dtheta_p df_o'(x')/dtheta_p
+
+    Complex parameters are two real ones each, and of complex outputs the second factor is the
+    conjugate: the kernel is Hermitian, J Jᴴ with J = [df/da, df/db] for parameters a + ib. Of a
+    holomorphic network it is twice J Jᴴ of the complex derivative.
 
     Example:
         >>> model, x = ntk_jax.MLP(widths=(8,), num_outputs=2), jnp.ones((3, 4))
@@ -50,7 +64,7 @@ def empirical_ntk(
     Args:
         apply_fn: `apply_fn(params, x)` -> a row of outputs per example, (n, ...); trailing axes
             count as O outputs.
-        params: any pytree of floating-point arrays.
+        params: any pytree of floating-point arrays, real or complex.
         x1: examples in rows: an array, or a dict, tuple or NamedTuple of arrays that all have the
             examples on the first axis; leaves may be integers, such as tokens and masks.
         x2: more examples, or None for x1 again: then the result is symmetric to the bit and costs
@@ -68,30 +82,44 @@ def empirical_ntk(
         memory_limit: bytes for everything but the result; None is a quarter of the free memory.
         precision: of matrix products where the device offers several: "highest", "high" or
             "default".
+        batch_coupled: the rows of a batch may depend on each other, as in batch normalization in
+            training mode, or as the nodes of one graph: x1 is one example of n1 O outputs, and so
+            is x2, a batch of its own. It costs what outputs="full" does.
+        center: subtract from every gradient the mean over the examples of its side, H K H, as
+            natural gradients do.
         progress: show a bar, if tqdm is installed.
 
     Returns:
         (n1, n2) for "mean", (n1, n2, O) for "diagonal", (n1, n2, O, O) for "full", in at least
-        float32; of two functions (n1, n2, O1, O2) for "full", and the others only if O1 = O2.
+        float32; of two functions (n1, n2, O1, O2) for "full", and the others only if O1 = O2;
+        complex if an output is.
 
     Raises:
         ValueError: mismatched, empty or non-finite examples; parameters that are not
             floating-point; unknown options; a network that does not return one row per example, or
-            whose rows depend on each other; outputs, derivatives or products of them that are NaN
-            or infinite; a result that does not fit in the free memory.
+            whose rows depend on each other without `batch_coupled`; outputs, derivatives or
+            products of them that are NaN or infinite; a result that does not fit in the free
+            memory.
 
     Reference: Jacot, Gabriel, Hongler 2018, eq. 2; the methods: Novak, Sohl-Dickstein, Schoenholz
     2022, section 3.
     """
     check_option("method", method, METHODS)
     options = Options(outputs, method, memory_limit, precision)
-    if apply_fn2 is not None:
-        functions = read(apply_fn), read(apply_fn2)
-        both = check_two(functions, params, x1, x2, outputs, precision, memory_limit)
-        return ntk_of_two((apply_fn, apply_fn2), params, *both, options, progress=progress)
-    apply_fn = read(apply_fn)
-    a1, a2 = check_inputs(apply_fn, params, x1, x2, outputs, precision, memory_limit)
-    return ntk(apply_fn, params, a1, a2, options, progress=progress)
+    allowed, how = Allowed(batch_coupled, complex=True), (outputs, precision, memory_limit)
+    f = read(apply_fn)
+    functions = (f,) if apply_fn2 is None else (f, read(apply_fn2))
+    if len(functions) == 2:
+        examples = check_two(functions, params, x1, x2, *how, allowed)
+    else:
+        examples = check_one(f, params, x1, x2, *how, allowed)
+    if batch_coupled or center or examples.is_complex:
+        views = {"coupled": batch_coupled, "center": center, "progress": progress}
+        return ntk_of_views(functions, params, examples, options, **views)
+    a1, a2, _ = examples
+    if len(functions) == 2:
+        return ntk_of_two(functions, params, a1, a2, options, progress=progress)
+    return ntk(f, params, a1, a2, options, progress=progress)
 
 
 def empirical_nngp(

@@ -1,5 +1,6 @@
 """Networks of any kind as functions of parameters and examples, and what is made of functions."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,17 +23,26 @@ class TrainingModeError(ValueError):
             f"model: expected one whose call draws and updates nothing; got {type(model).__name__} "
             "in training mode, with batch statistics that change or dropout. Pass what its call "
             "takes to evaluate, for example from_linen(model, variables, train=False), or build it "
-            "with use_running_average=True, deterministic=True."
+            "with use_running_average=True, deterministic=True. For statistics of the batch, which "
+            "then is one example: from_linen(model, variables, mutable=['batch_stats']) and "
+            "empirical_ntk(..., batch_coupled=True)."
         )
 
 
 def from_linen(
-    model: nn.Module, variables: Any, *args: Any, **kwargs: Any
+    model: nn.Module,
+    variables: Any,
+    *args: Any,
+    mutable: bool | str | Sequence[str] = False,
+    **kwargs: Any,
 ) -> tuple[ApplyFn, Params]:
     """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
 
     Further arguments go to the model's call after x: `from_linen(model, variables, train=False)`
-    turns dropout off and makes batch normalization use its running averages.
+    turns dropout off and makes batch normalization use its running averages. Of collections that
+    are `mutable` the call may compute updates, which are dropped: with `mutable=["batch_stats"]`
+    and `train=True` batch normalization uses its batch, and `empirical_ntk` needs
+    `batch_coupled=True`.
 
     Args:
         model: a Linen module.
@@ -60,15 +70,24 @@ def from_linen(
             "{'params': params}."
         )
     fixed = {name: value for name, value in variables.items() if name != "params"}
-    return partial(_apply_linen, model, fixed, args, kwargs), variables["params"]
+    mutable = mutable if isinstance(mutable, bool | str) else tuple(mutable)
+    return partial(_apply_linen, model, fixed, args, kwargs, mutable), variables["params"]
 
 
 def _apply_linen(
-    model: nn.Module, fixed: Any, args: Any, kwargs: Any, params: Params, x: Examples
+    model: nn.Module,
+    fixed: Any,
+    args: Any,
+    kwargs: Any,
+    mutable: bool | str | tuple[str, ...],
+    params: Params,
+    x: Examples,
 ) -> Array:
     """The model as a function: at the top of a module, so that it can be pickled."""
+    names = list(mutable) if isinstance(mutable, tuple) else mutable
     try:
-        return cast(Array, model.apply({"params": params, **fixed}, x, *args, **kwargs))
+        out = model.apply({"params": params, **fixed}, x, *args, mutable=names, **kwargs)
+        return cast(Array, out if names is False else out[0])
     except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
         draws = isinstance(error, flax.errors.InvalidRngError)
         raise TrainingModeError(model, draws=draws) from error

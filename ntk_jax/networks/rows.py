@@ -164,10 +164,10 @@ _ALIKE = (
     *"asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma".split(),
     *"digamma sqrt rsqrt cbrt integer_pow pow square max min select_n clamp eq ne lt le".split(),
     *"gt ge and or not xor is_finite floor ceil round nextafter convert_element_type".split(),
-    *"stop_gradient copy copy_p reduce_precision real imag shift_left broadcast_in_dim".split(),
+    *"stop_gradient copy copy_p reduce_precision real imag complex conj shift_left".split(),
     *"shift_right_logical shift_right_arithmetic transpose squeeze expand_dims split".split(),
     *"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split(),
-    *"dot_general concatenate stack unstack tile slice dynamic_slice".split(),
+    *"dot_general concatenate stack unstack tile slice dynamic_slice broadcast_in_dim".split(),
 )
 
 # By name of an equation: whether each row of the first result is of one row, and of all alike.
