@@ -136,9 +136,8 @@ def vision_transformer(images, labels, num_train):
     k = ntk_jax.infinite_width(ViT(), kernels="ntk")(images)
     train, test = np.s_[:num_train], np.s_[num_train:]
     y = np.eye(10, dtype=images.dtype)[labels[train]] - 0.1
-    modes = ntk_jax.diagonalize(k[train, train])
-    ridge = ntk_jax.select_diag_reg(modes, y).diag_reg
-    fit = ntk_jax.kernel_regression(modes, y, k[test, train], diag_reg=ridge)
+    ridge = ntk_jax.select_diag_reg(ntk_jax.diagonalize(k[train, train]), y).diag_reg
+    fit = ntk_jax.kernel_regression(k[train, train], y, k[test, train], diag_reg=ridge)
     return np.argmax(fit.test, axis=1)
 
 
