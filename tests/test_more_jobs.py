@@ -172,10 +172,10 @@ def many_rows(x, y, x_test, storage):
 def test_regression_on_many_rows(n, storage):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((n + 200, 6)).astype(np.float32)
-    y = np.sin(2 * x[:, 0]) * x[:, 1]
+    y = np.sin(x[:, 0]) * x[:, 1]
     found = many_rows(x[:n], y[:n], x[n:], storage)
     error = np.mean((found - y[n:]) ** 2) / np.var(y)
-    assert error < (0.05 if n > 1000 else 0.6)
+    assert error < (0.01 if n > 1000 else 0.15)
 
 
 JOBS = [attribution, label_nodes, classify_graphs, vision_transformer, tabular, many_rows]
