@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Inexact, Int
+from jaxtyping import Bool, Inexact, Int
 
 from ntk_jax.compat import on_device
 from ntk_jax.examples import Examples, num_rows, take_rows
@@ -129,9 +129,11 @@ def write_tile(out: Array, tile: Array, row: int | Array, column: int | Array) -
 def write_both(
     symmetric: bool, kernels: tuple[Array, ...], both: Array, at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
-    """A tile of two kernels, the parts of a complex number, in its place, and mirrored."""
+    """A tile of two kernels, the parts of a complex number, in its place, and mirrored; of one
+    kernel, a real number.
+    """
     both = own_mirrored(both, at) if symmetric else both
-    return _written(symmetric, kernels, (both.real, both.imag), at)
+    return _written(symmetric, kernels, (both.real, both.imag)[: len(kernels)], at)
 
 
 def write_each(
@@ -144,17 +146,19 @@ def write_each(
 
 def own_mirrored(tile: Array, at: tuple[Array | int, Array | int]) -> Array:
     """A tile; if it is on the diagonal, with its lower half from the upper one."""
-    return jnp.where((at[0] == at[1]) & strictly_lower(tile.shape[0]), tile.T, tile)
+    return jnp.where(at[0] == at[1], mirror_upper(tile), tile)
 
 
 def _written(
     symmetric: bool, kernels: tuple[Array, ...], tiles: tuple[Array, ...], at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
     (i, j), write = at, jax.lax.dynamic_update_slice
-    kernels = tuple(write(k, tile, (i, j)) for k, tile in zip(kernels, tiles, strict=True))
+    outputs = (jnp.zeros_like(i),) * (kernels[0].ndim - 2)
+    pairs = lambda: zip(kernels, tiles, strict=True)
+    kernels = tuple(write(k, tile, (i, j, *outputs)) for k, tile in pairs())
     if not symmetric or kernels[0].shape == tiles[0].shape:  # one tile is its own mirror image
         return kernels
-    return tuple(write(k, tile.T, (j, i)) for k, tile in zip(kernels, tiles, strict=True))
+    return tuple(write(k, swap_sides(tile), (j, i, *outputs)) for k, tile in pairs())
 
 
 def swap_sides(k: Inexact[Array, "n1 n2 ..."]) -> Inexact[Array, "n2 n1 ..."]:
@@ -162,7 +166,7 @@ def swap_sides(k: Inexact[Array, "n1 n2 ..."]) -> Inexact[Array, "n2 n1 ..."]:
     return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
 
 
-def mirror_upper(k: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
+def mirror_upper(k: Inexact[Array, "n n ..."]) -> Inexact[Array, "n n ..."]:
     """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
     n, outputs = k.shape[0], k.shape[2:]
     if k.ndim == 4:  # on the diagonal, where examples are equal, the order of the outputs decides

@@ -10,7 +10,7 @@
 | T | times, or recorded steps |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from jax import Array
@@ -28,8 +28,21 @@ x is an array (n, ...), or a pytree of them."""
 class Kernels(NamedTuple):
     """The two kernels of a network: covariance of its initial outputs, and tangent kernel."""
 
-    nngp: Float[Array, "n1 n2"]
-    ntk: Float[Array, "n1 n2"]
+    nngp: Float[Array, "n1 n2 ..."]
+    ntk: Float[Array, "n1 n2 ..."]
+
+
+Which: TypeAlias = tuple[int, ...]
+"""The places in `Kernels` of those that are asked for."""
+
+BOTH: Which = (0, 1)
+WHICH: dict[str, Which] = {"both": BOTH, "nngp": (0,), "ntk": (1,)}
+"""By the names that the option `kernels` has."""
+
+
+def as_asked(kernels: Sequence[Array]) -> Kernels | Array:
+    """Both kernels, or the one that was asked for."""
+    return Kernels(*kernels) if len(kernels) == len(BOTH) else kernels[0]
 
 
 class Estimate(NamedTuple):

@@ -22,7 +22,7 @@ from ntk_jax.tiling import (
     write_both,
     write_each,
 )
-from ntk_jax.types import Kernels
+from ntk_jax.types import BOTH, Kernels, Which
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
@@ -31,6 +31,7 @@ MOST_BYTES = 2**30
 
 # Examples, and numbers that tell equal rows, if any.
 Side: TypeAlias = tuple[Examples, Array | None]
+Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
 
 
 class Schedule(NamedTuple):
@@ -53,9 +54,9 @@ class Pairs:
     goes when it goes.
     """
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, which: Which):
         self.program = program
-        self.compiled = jax.jit(partial(_all_pairs, program), static_argnums=(4, 5))
+        self.compiled = jax.jit(partial(_all_pairs, program, which), static_argnums=(4, 5))
 
     def __call__(
         self,
@@ -64,7 +65,7 @@ class Pairs:
         duals: Duals,
         memory_limit: int | None,
         key: Array | None = None,
-    ) -> tuple[Kernels, Array | None]:
+    ) -> tuple[Results, Array | None]:
         """Kernels (n1, n2), and whether they are finite, where that is known; with x2 = None
         mirrored, with an exact diagonal.
         """
@@ -72,12 +73,12 @@ class Pairs:
         rows = np.arange(num_rows(x1)) if x2 is None else None
         arguments = x1, x2, rows, key
 
-        def run(on_cpu: bool, *arguments: Any) -> tuple[Kernels, Array | None]:
+        def run(on_cpu: bool, *arguments: Any) -> tuple[Results, Array | None]:
             schedule = self._schedule(num_rows(x1), x2 is None, duals, memory_limit, key, on_cpu)
             out = self.compiled(*arguments, duals, schedule)
             if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
-            return cast(tuple[Kernels, Array], _mirrored(out))
+            return cast(tuple[Results, Array], _mirrored(out))
 
         on_cpu = is_on_cpu(x1, x2, key)
         if on_cpu is not None:
@@ -106,76 +107,77 @@ def block(
     program: Program, duals: Duals, x1: Examples, x2: Examples, key: Array | None = None
 ) -> Kernels:
     """All pairs at once, of different examples."""
-    return _block(program, duals, (x1, None), (x2, None), key)
+    return Kernels(*_block(program, BOTH, duals, (x1, None), (x2, None), key))
 
 
-def _block(program: Program, duals: Duals, one: Side, two: Side, key: Array | None) -> Kernels:
+def _block(
+    program: Program, which: Which, duals: Duals, one: Side, two: Side, key: Array | None
+) -> Results:
     trace = program.pair(duals, key)
 
-    def pair(a: Examples, i: Array | None, b: Examples, j: Array | None) -> Kernels:
-        return trace.kernels(a, b, False if i is None else i == j, key)
+    def pair(a: Examples, i: Array | None, b: Examples, j: Array | None) -> Results:
+        return tuple(trace.kernels(a, b, False if i is None else i == j, key, which))
 
     return jax.vmap(jax.vmap(pair, (None, None, 0, 0)), (0, 0, None, None))(*one, *two)
 
 
 def _all_pairs(
     program: Program,
+    which: Which,
     x1: Examples,
     x2: Examples | None,
     rows: Array | None,
     key: Array | None,
     duals: Duals,
     schedule: Schedule,
-) -> Kernels:
+) -> Results:
     """All pairs, of one tile neither symmetric to the bit."""
     one: Side = (x1, rows)
     two: Side = one if x2 is None else (x2, None)
     n1, n2 = num_rows(one[0]), num_rows(two[0])
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
-    def tile(a: Side, b: Side) -> tuple[Array, ...]:
-        kernels = _block(program, duals, a, b, key)
-        return (lax.complex(*kernels),) if schedule.on_cpu else kernels
+    def tile(a: Side, b: Side) -> Results:
+        kernels = _block(program, which, duals, a, b, key)
+        return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
     if n1 <= t1 and n2 <= t2:
-        return Kernels(*_unpacked(tile(one, two)))
+        tiles = tile(one, two)
+        return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
     one, two = (
         jax.tree.map(partial(pad_rows, multiple=t), side) for side, t in ((one, t1), (two, t2))
     )
-    out = _tiled(tile, one, two, t1, t2, dtype=program.dtype, symmetric=x2 is None)
-    return Kernels(*(k[:n1, :n2] for k in out)) if out.ntk.shape != (n1, n2) else out
-
-
-def _unpacked(tiles: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tiles if len(tiles) > 1 else (tiles[0].real, tiles[0].imag)
+    out = _tiled(tile, one, two, t1, t2, len(which), dtype=program.dtype, symmetric=x2 is None)
+    return tuple(k[:n1, :n2] for k in out) if out[0].shape[:2] != (n1, n2) else out
 
 
 @jax.jit
-def _mirrored(out: Kernels) -> tuple[Kernels, Array]:
+def _mirrored(out: Results) -> tuple[Results, Array]:
     """Symmetric, and whether all is finite; on its own, because in one loop with the kernels all
     would be computed twice.
     """
     out = lax.optimization_barrier(out)  # under someone's jit, too
-    finite = [jnp.isfinite(k).all() for k in out]
-    return Kernels(*map(mirror_upper, out)), finite[0] & finite[1]
+    finite = jnp.stack([jnp.isfinite(k).all() for k in out])
+    return tuple(map(mirror_upper, out)), finite.all()
 
 
 def _tiled(
-    tile: Callable[[Side, Side], tuple[Array, ...]],
+    tile: Callable[[Side, Side], Results],
     one: Side,
     two: Side,
     t1: int,
     t2: int,
+    num_kernels: int,
     *,
     dtype: np.dtype,
     symmetric: bool,
-) -> Kernels:
+) -> Results:
     """Tile by tile, each computed again for its derivative; the upper ones if symmetric."""
     shape = num_rows(one[0]), num_rows(two[0])
     cut = lambda x, i, t: jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, t), x)
     compute = jax.checkpoint(lambda i, j: tile(cut(one, i, t1), cut(two, j, t2)))
 
-    def write(state: Any, tiles: tuple[Array, ...], at: tuple[Array, Array]) -> Any:
+    def write(state: Any, tiles: Results, at: tuple[Array, Array]) -> Any:
         if len(tiles) == 1:
             return write_both(symmetric, state, tiles[0], at)
         return write_each(symmetric, state, tiles, at)
@@ -186,12 +188,13 @@ def _tiled(
         state, done, before = carry
         return (write(state, done, before), compute(*here), here), None
 
-    state = tuple(jnp.zeros(shape, dtype) for _ in Kernels._fields)
     at = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
     nothing = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compute, at[0, 0], at[0, 1])
     )
+    shape += nothing[0].shape[2:]
+    state = (jnp.zeros(shape, dtype),) * num_kernels
     (state, done, before), _ = lax.scan(
         step, (state, nothing, (at[0, 0], at[0, 1])), (at[:, 0], at[:, 1])
     )
-    return Kernels(*write(state, done, before))
+    return cast(Results, write(state, done, before))

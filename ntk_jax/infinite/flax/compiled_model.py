@@ -19,7 +19,7 @@ from ntk_jax.infinite.flax.observed import Observer
 from ntk_jax.infinite.flax.reading import Reading, is_known
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.networks.apply_fn import shapes_of
-from ntk_jax.types import Kernels
+from ntk_jax.types import BOTH, Kernels, Which, as_asked
 
 
 class CompiledProgram:
@@ -27,7 +27,7 @@ class CompiledProgram:
 
     def __init__(self, program: Program):
         self.program, self.observer = program, Observer(program)
-        self.pairs: dict[int | None, Pairs] = {}
+        self.pairs: dict[tuple[int | None, Which], Pairs] = {}
         self.explained: dict[Duals, Any] = {}
 
     def kernels(
@@ -37,13 +37,17 @@ class CompiledProgram:
         num_samples: int | None,
         keys: Sequence[Array | None],
         memory_limit: int | None,
-    ) -> list[Kernels]:
+        which: Which = BOTH,
+    ) -> list[Kernels | Array]:
         """One estimate for each key, of that many samples; a network without a closed form alone
         depends on them.
         """
-        if self.network is not None:
-            return [self.network.kernels(x1, x2)] * len(keys)
-        return self.interpreted(x1, x2, num_samples, keys, memory_limit)
+        if self.network is None:
+            return self.interpreted(x1, x2, num_samples, keys, memory_limit, which)
+        found = self.network.kernels(x1, x2, which)
+        if self.program.positions == "full":  # it has one
+            found = [k.reshape(*k.shape, 1, 1) for k in found]
+        return [as_asked(found)] * len(keys)
 
     @cached_property
     def network(self) -> FullyConnected | None:
@@ -57,14 +61,17 @@ class CompiledProgram:
         num_samples: int | None,
         keys: Sequence[Array | None],
         memory_limit: int | None,
-    ) -> list[Kernels]:
+        which: Which = BOTH,
+    ) -> list[Kernels | Array]:
         """The same, of any model: by the moments of one pair of examples, mapped over all."""
         duals = self.observer.duals(x1, x2, keys[0])
         # Groups of fewer samples, for a standard error, are other programs of the same trace.
-        if num_samples not in self.pairs:
-            self.pairs[num_samples] = Pairs(replace(self.program, num_samples=num_samples))
-        pairs = self.pairs[num_samples]
-        return [_within_range(*pairs(x1, x2, duals, memory_limit, key)) for key in keys]
+        kind = num_samples, which
+        if kind not in self.pairs:
+            self.pairs[kind] = Pairs(replace(self.program, num_samples=num_samples), which)
+        pairs = self.pairs[kind]
+        each = [_within_range(*pairs(x1, x2, duals, memory_limit, key)) for key in keys]
+        return list(map(as_asked, each))
 
 
 class CompiledModel:
@@ -87,7 +94,8 @@ class CompiledModel:
         if traced_for not in self.programs:
             reading, num_samples = self.made_from
             # Rows are not looked at under someone's jit: such a program is not for other calls.
-            options = (*sorted(reading.options.items()), num_samples, is_known(x))
+            options = (*sorted(reading.options.items()), reading.positions, num_samples)
+            options = (*options, is_known(x))
             self.programs[traced_for] = remember(
                 reading.read(self.network), (traced_for, options), partial(self._made, x), limits
             )
@@ -98,11 +106,11 @@ class CompiledModel:
         return CompiledProgram(reading.program(self.network, x, num_samples))
 
 
-def _within_range(kernels: Kernels, finite: Array | None) -> Kernels:
+def _within_range(kernels: tuple[Array, ...], finite: Array | None) -> tuple[Array, ...]:
     if finite is None:
         fits = not all(map(is_concrete, kernels)) or all_finite(list(kernels))
     else:
         fits = not is_concrete(finite) or bool(finite)
     if not fits:
-        raise out_of_range(kernels.ntk.dtype)
+        raise out_of_range(kernels[0].dtype)
     return kernels

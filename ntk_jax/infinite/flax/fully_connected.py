@@ -33,7 +33,7 @@ from ntk_jax.infinite.flax.values.expression import ScalarFunction
 from ntk_jax.infinite.mlp.kernels import kernels_of, stack
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
 from ntk_jax.jaxprs import evaluate, shape_of
-from ntk_jax.types import Kernels
+from ntk_jax.types import Which
 
 MOVES = ("broadcast_in_dim", "reshape", "squeeze", "copy")  # of a trace without axes of examples
 Coefficients = tuple[float, float, float, float]  # W, b, W_eta, b_eta
@@ -75,14 +75,14 @@ class FullyConnected:
         self.residual = len(layers) > 2 and layers[1].skipped
         self.rows = jax.jit(jax.vmap(self._row))
 
-    def kernels(self, x1: Examples, x2: Examples | None) -> Kernels:
-        """NNGP and NTK of the outputs."""
+    def kernels(self, x1: Examples, x2: Examples | None, which: Which) -> list[Array]:
+        """NNGP, NTK or both of the outputs."""
         a1, a2 = (None if x is None else self._features(x) for x in (x1, x2))
         assert a1 is not None
         layers = Layers(*(stack(c, self.dtype) for c in zip(*self.coefficients, strict=True)))
         network = Network(a1, a2, layers, Architecture(self.rule, self.residual))
         # Warnings point at the call of the kernel.
-        return kernels_of(network, "infinite_width", out_of_range(self.dtype), 5)
+        return kernels_of(network, which, "infinite_width", out_of_range(self.dtype), 5)
 
     def _features(self, x: Examples) -> Array:
         """Rows of features; examples as they are where the model only moves their entries."""

@@ -1,8 +1,8 @@
 """The kernels of any Flax model as its widths go to infinity: the front door."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,18 @@ from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.compiled_model import CompiledModel
 from ntk_jax.infinite.flax.reading import LearningRates, Reading
 from ntk_jax.infinite.flax.traced_model import Program
-from ntk_jax.types import Kernels
+from ntk_jax.types import BOTH, WHICH, K, Kernels, Which
 
 
+@overload
 def infinite_width(
+    model: object, *, kernels: Literal["both"] = "both", **options: object
+) -> "LimitKernel[Kernels]": ...
+@overload
+def infinite_width(
+    model: object, *, kernels: Literal["nngp", "ntk"], **options: object
+) -> "LimitKernel[Array]": ...
+def infinite_width(  # type: ignore[misc]  # the overloads name what decides about the result
     model: Any,
     *,
     init_stats: Mapping[str, tuple[float, float]] | None = None,
@@ -28,7 +36,9 @@ def infinite_width(
     memory_limit: int | None = None,
     num_samples: int | None = None,
     key: Array | None = None,
-) -> "LimitKernel":
+    kernels: str = "both",
+    positions: str = "mean",
+) -> "LimitKernel[Any]":
     """The NNGP and NTK of a model as it is written, in the limit of infinite width.
 
     The model is traced and read as a tensor program: an axis is infinitely wide exactly if it is
@@ -69,11 +79,16 @@ def infinite_width(
             nonlinearities after pooling) from this many samples of the Gaussians below it, at all
             positions of both examples of a pair. None refuses such models.
         key: a random key, for those samples.
+        kernels: "both", or "nngp" or "ntk" for one of them, in half the memory.
+        positions: of outputs at several (pixels, tokens, nodes): "mean" averages both kernels over
+            equal positions, "full" keeps all pairs: (n1, n2, P, P), where P counts the positions
+            of one example, all axes of an output but those of its units, in their order.
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, of arrays of examples, or of pytrees of them
-        (see `empirical_ntk`), each (n1, n2): per output coordinate,
-        averaged over positions if the outputs have any. With x2=None both are symmetric to the bit.
+        (see `empirical_ntk`), each (n1, n2) or (n1, n2, P, P), per output unit; or the one array
+        that was asked for. With x2=None both are symmetric to the bit: so is k[i, j, p, q], which
+        is k[j, i, q, p].
 
         With samples: all pairs share their normals, so that one key gives one kernel, continuous in
         the examples. But pairs are sampled one by one: of n examples the smallest eigenvalue can
@@ -96,6 +111,8 @@ def infinite_width(
     """
     check_option("inner_products", inner_products, ("error", "mean"))
     check_option("dropout", dropout, ("error", "expectation"))
+    check_option("kernels", kernels, WHICH)
+    check_option("positions", positions, ("mean", "full"))
     if (num_samples is None) != (key is None):
         raise ValueError(
             "num_samples and key: expected both (samples for what has no closed form) or neither; "
@@ -108,26 +125,38 @@ def infinite_width(
     if learning_rates is not None and not callable(learning_rates):
         check_option("learning_rates", learning_rates, ("variance", None))
     options = {"inner_products": inner_products, "dropout": dropout}
-    reading = Reading(model, dict(call or {}), init_stats, learning_rates, options)
-    return LimitKernel(CompiledModel(reading, num_samples), memory_limit, num_samples, key)
+    reading = Reading(model, dict(call or {}), init_stats, learning_rates, options, positions)
+    compiled = CompiledModel(reading, num_samples)
+    return LimitKernel(compiled, memory_limit, num_samples, key, WHICH[kernels])
 
 
 @dataclass(frozen=True, eq=False)
-class LimitKernel:
+class LimitKernel(Generic[K]):
     """`kernel_fn(x1, x2=None)`: `model` keeps what was compiled, the rest are options."""
 
     model: CompiledModel
     memory_limit: int | None
     num_samples: int | None
     key: Array | None
+    which: Which = BOTH
 
-    def __call__(self, x1: Any, x2: Any = None) -> Kernels:
+    def __call__(self, x1: Any, x2: Any = None) -> K:
         """NNGP and NTK between the rows of x1 and those of x2 (None: of x1)."""
         a1, a2 = _example_pair(x1, x2)
-        program = self.model.program(a1)
-        return program.kernels(a1, a2, self.num_samples, [self.key], self.memory_limit)[0]
+        found = self._kernels(a1, a2, self.num_samples, [self.key])
+        return found[0]
 
-    def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> Kernels:
+    def _kernels(
+        self,
+        x1: Examples,
+        x2: Examples | None,
+        num_samples: int | None,
+        keys: Sequence[Array | None],
+    ) -> list[Any]:
+        program = self.model.program(x1)
+        return program.kernels(x1, x2, num_samples, keys, self.memory_limit, self.which)
+
+    def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> K:
         """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0
         where none were needed.
 
@@ -153,7 +182,7 @@ class LimitKernel:
             )
         a1, a2 = _example_pair(x1, x2)
         keys = [jax.random.fold_in(self.key, g) for g in range(num_groups)]
-        found = self.model.program(a1).kernels(a1, a2, each, keys, self.memory_limit)
+        found = self._kernels(a1, a2, each, keys)
         spread = lambda *k: jnp.std(jnp.stack(k), axis=0, ddof=1) / num_groups**0.5
         return jax.tree.map(spread, *found)
 

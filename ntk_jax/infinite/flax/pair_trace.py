@@ -14,8 +14,8 @@ from jax.extend.core import ClosedJaxpr
 from ntk_jax.compat import bind
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
-from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
-from ntk_jax.types import Kernels
+from ntk_jax.jaxprs import Atom, Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
+from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
 FIRST, SECOND = 1, 2  # what a value depends on, added up
@@ -36,20 +36,26 @@ class PairTrace(NamedTuple):
     names: list[str]
     bytes: int
 
-    def kernels(self, a: Examples, b: Examples, same: Array | bool, key: Array | None) -> Kernels:
+    def kernels(
+        self, a: Examples, b: Examples, same: Array | bool, key: Array | None, which: Which
+    ) -> list[Array]:
         """Of one pair of examples."""
-        return Kernels(*self._results(slice(0, 2), a, b, same, key))
+        return self._results([self.closed.jaxpr.outvars[i] for i in which], a, b, same, key)
 
     def observed(self, a: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
-        found = self._results(slice(2, None), a, a, True, key)
+        found = self._results(self.closed.jaxpr.outvars[len(BOTH) :], a, a, True, key)
         return found[: len(self.functions)], found[len(self.functions) :]
 
     def _results(
-        self, which: slice, a: Examples, b: Examples, same: Array | bool, key: Array | None
+        self,
+        wanted: Sequence[Atom],
+        a: Examples,
+        b: Examples,
+        same: Array | bool,
+        key: Array | None,
     ) -> list[Array]:
         jaxpr = self.closed.jaxpr
-        wanted = jaxpr.outvars[which]
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
         equations = needed(jaxpr, wanted)
         return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)

@@ -1,6 +1,7 @@
 """How a model is read: its parameters' laws and learning rates, and the trace of its outputs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -33,6 +34,7 @@ class Reading(NamedTuple):
     given: Given
     learning_rates: LearningRates
     options: Mapping[str, str]
+    positions: str = "mean"
 
     def network(self) -> Network:
         """The model as functions of parameters and examples."""
@@ -55,7 +57,8 @@ class Reading(NamedTuple):
         else:
             stats = _given_for_all(params, as_given(self.given))
         example = shapes_of_rows(x)
-        return traced(apply_fn, params, stats, self._rate, example, self.options, num_samples)
+        found = traced(apply_fn, params, stats, self._rate, example, self.options, num_samples)
+        return replace(found, positions=self.positions)
 
     def _rate(self, path: str, stats: InitStats) -> float:
         rates = self.learning_rates

@@ -1,7 +1,9 @@
 """A network traced for one example, and its interpretation for one pair."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import jax
@@ -52,6 +54,7 @@ class Program:
         dtype: of the kernels.
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
+        positions: "mean" of the outputs, or "full" for all pairs of them.
         checked: equations whose custom derivatives are known to be right.
         traces: its interpretations, for `pair`.
     """
@@ -61,6 +64,7 @@ class Program:
     dtype: np.dtype
     options: Mapping[str, Any]
     num_samples: int | None = None
+    positions: str = "mean"
     checked: dict[int, Any] = field(default_factory=dict)
     traces: dict[Any, PairTrace] = field(default_factory=dict)
 
@@ -100,12 +104,16 @@ class Program:
         observed: Observed | None = None,
         key: Array | None = None,
     ) -> Kernels:
-        """Of the outputs, scalars averaged over their positions."""
+        """Of the outputs, scalars averaged over their positions, or of all pairs of these."""
         moments, out = self.interpret(examples, duals, same=same, observed=observed, key=key)
-        g = output_gaussian(out)
-        both = (ask(g, g, sides, True) for ask in (moments.covariance, moments.tangent))
-        zero = jnp.zeros((), self.dtype)
-        return Kernels(*(zero if k is None else jnp.mean(k) for k in both))
+        g, mean = output_gaussian(out), self.positions == "mean"
+        both = (ask(g, g, sides, mean) for ask in (moments.covariance, moments.tangent))
+        shape = () if mean else (math.prod(g.shape),) * 2
+        zero, of = (
+            jnp.zeros(shape, self.dtype),
+            jnp.mean if mean else partial(jnp.reshape, shape=shape),
+        )
+        return Kernels(*(zero if k is None else of(k) for k in both))
 
     def pair(self, duals: Duals, key: Array | None) -> PairTrace:
         """The interpretation of one pair with these duals, made once."""

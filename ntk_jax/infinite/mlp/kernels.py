@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,19 +10,43 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import as_example_pair, check_integer, check_number, working_dtype
+from ntk_jax.checks import (
+    as_example_pair,
+    check_integer,
+    check_number,
+    check_option,
+    working_dtype,
+)
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.infinite.mlp import recursion
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
-from ntk_jax.infinite.mlp.recursion import kernels, kernels_by_layer
 from ntk_jax.networks.mlp import check_scales, per_layer
 from ntk_jax.tiling import cropped
-from ntk_jax.types import Kernels
+from ntk_jax.types import WHICH, Kernels, Which, as_asked
 
 
+@overload
 def mlp_kernels(
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
+    *,
+    depth: int,
+    kernels: Literal["both"] = "both",
+    **options: object,
+) -> Kernels: ...
+@overload
+def mlp_kernels(
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
+    *,
+    depth: int,
+    kernels: Literal["nngp", "ntk"],
+    **options: object,
+) -> Array: ...
+def mlp_kernels(  # type: ignore[misc]  # the overloads name what decides about the result
     x1: Float[ArrayLike, "n1 *d"],
     x2: Float[ArrayLike, "n2 *d"] | None = None,
     *,
@@ -35,7 +59,8 @@ def mlp_kernels(
     residual: bool = False,
     layer_norm: bool = False,
     trainable_from: int = 0,
-) -> Kernels:
+    kernels: str = "both",
+) -> Kernels | Array:
     """The NNGP and NTK of the infinitely wide `MLP` with `depth` hidden layers.
 
     With k, k_dot the dual activation of (q11, K, q22), K⁰ = b_std² + W_std² x·x'/d and Θ⁰ = K⁰,
@@ -65,9 +90,11 @@ def mlp_kernels(
             divided by sqrt(K_xx K_x'x') first (no learned scale and no epsilon).
         trainable_from: the first Dense layer that is trained, from 0 to depth: those before it are
             frozen, and only later ones add to Θ (Arora et al. 2020).
+        kernels: "both", or "nngp" or "ntk" for one of them, in half the memory.
 
     Returns:
-        Kernels(nngp, ntk), each (n1, n2), per output coordinate: outputs are independent and alike.
+        Kernels(nngp, ntk), each (n1, n2), per output coordinate: outputs are independent and alike;
+        or the one array that was asked for.
 
     Raises:
         ValueError: bad examples or options; a depth and scale for which the kernel overflows its
@@ -86,6 +113,7 @@ def mlp_kernels(
         [[0.846 0.   ]
          [0.    0.846]]
     """
+    check_option("kernels", kernels, WHICH)
     network, known, shape = _network(
         x1,
         x2,
@@ -99,14 +127,17 @@ def mlp_kernels(
         layer_norm,
         trainable_from,
     )
-    return Kernels(*(cropped(k, shape) for k in kernels(network, known)))
+    found = recursion.kernels(network, known, WHICH[kernels])
+    return as_asked([cropped(k, shape) for k in found])
 
 
-def kernels_of(network: Network, caller: str, overflow: ValueError, stacklevel: int) -> Kernels:
-    """NNGP and NTK of a network whose examples are rows of features; see `fitted`."""
+def kernels_of(
+    network: Network, which: Which, caller: str, overflow: ValueError, stacklevel: int
+) -> list[Array]:
+    """NNGP, NTK or both of a network whose examples are rows of features; see `fitted`."""
     shape = len(network.x1), len(network.x1 if network.x2 is None else network.x2)
     padded, known = fitted(network, caller, overflow, stacklevel + 1)
-    return Kernels(*(cropped(k, shape) for k in kernels(padded, known)))
+    return [cropped(k, shape) for k in recursion.kernels(padded, known, which)]
 
 
 def mlp_kernels_by_layer(
@@ -123,7 +154,7 @@ def mlp_kernels_by_layer(
         x1: examples in rows.
         x2: more examples, or None for x1 again.
         depth: number of hidden layers.
-        **options: those of `mlp_kernels`.
+        **options: those of `mlp_kernels`, without `kernels`.
 
     Returns:
         Kernels(nngp, ntk), each (depth + 1, n1, n2): entry l is (Kˡ, Θˡ), the kernel of the network
@@ -140,7 +171,8 @@ def mlp_kernels_by_layer(
         (3, 2, 2)
     """
     network, known, shape = _network(x1, x2, depth, **{**_DEFAULTS, **options})
-    return Kernels(*(cropped(k, (depth + 1, *shape)) for k in kernels_by_layer(network, known)))
+    found = recursion.kernels_by_layer(network, known)
+    return Kernels(*(cropped(k, (depth + 1, *shape)) for k in found))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
@@ -150,7 +182,7 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
     Args:
         x: examples in rows.
         depth: number of hidden layers.
-        **options: those of `mlp_kernels`.
+        **options: those of `mlp_kernels`, without `kernels`.
 
     Returns:
         Kernels(nngp, ntk): E[f(x)²] and Θ(x, x), each (n,).

@@ -12,56 +12,62 @@ from jax import Array
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
-from ntk_jax.infinite.mlp.tiles import in_blocks, tiled
+from ntk_jax.infinite.mlp.tiles import asked, in_blocks, tiled
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import mirror_upper
+from ntk_jax.types import Which
 
 
-def kernels(network: Network, known: Diagonals | None) -> Moments:
-    """NNGP and NTK (n1, n2), given the diagonals where they are known, with their padding.
+def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Array, ...]:
+    """NNGP, NTK, or both, (n1, n2), given the diagonals where they are known, with their padding.
 
     What some duals do for nearly parallel pairs takes long to compile, and is compiled when there
     are such: only where values are known can one look.
     """
     if known is None:
-        return _compiled(*network)
+        return _compiled(*network, which)
     x1, x2, layers, arch = network
     if not is_on_cpu(x1):
-        return _compiled_blocks(*network, known)
+        return _compiled_blocks(*network, known, which)
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
-        return _compiled_tiles(*network, known)[0]
-    out, near = _compiled_tiles(x1, x2, layers, far, known, watched=True)
-    return _compiled_tiles(*network, known)[0] if bool(near) else out
+        return _compiled_tiles(*network, known, which)[0]
+    out, near = _compiled_tiles(x1, x2, layers, far, known, which, watched=True)
+    return _compiled_tiles(*network, known, which)[0] if bool(near) else out
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
-    """The same after every Dense layer, (depth + 1, n1, n2)."""
+    """Both after every Dense layer, (depth + 1, n1, n2)."""
     return _compiled_by_layer(*network, known)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _kernels(x1: Array, x2: Array | None, layers: Layers, arch: Architecture) -> Moments:
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _kernels(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, which: Which
+) -> tuple[Array, ...]:
     """In tiles or blocks, as the platform wants, with the derivatives of the reference path."""
     known = diagonals(Network(x1, x2, layers, arch))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
     return by_platform(
-        lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known)[0]),
-        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known)),
+        lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known, which)[0]),
+        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which)),
         x1,
         x2,
     )
 
 
 @_kernels.defjvp
-def _kernels_jvp(arch: Architecture, primals: Any, tangents: Any) -> tuple[Moments, Moments]:
+def _kernels_jvp(
+    arch: Architecture, which: Which, primals: Any, tangents: Any
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     x1, x2, layers = primals
+    wanted = lambda x1, x2, layers: asked(_reference(x1, x2, layers, arch), which)
     if x2 is None:
-        reference = lambda x1, layers: _reference(x1, None, layers, arch)
+        reference = lambda x1, layers: wanted(x1, None, layers)
         return jax.jvp(reference, (x1, layers), (tangents[0], tangents[2]))
-    return jax.jvp(lambda *a: _reference(a[0], a[1], a[2], arch), primals, tangents)
+    return jax.jvp(wanted, primals, tangents)
 
 
 def _reference(
@@ -101,7 +107,7 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
     return jnp.where(jnp.eye(len(k), dtype=bool), diagonal[:, None], k)
 
 
-_compiled = jax.jit(_kernels, static_argnums=3)
-_compiled_tiles = jax.jit(tiled, static_argnums=3, static_argnames="watched")
-_compiled_blocks = jax.jit(in_blocks, static_argnums=3)
+_compiled = jax.jit(_kernels, static_argnums=(3, 4))
+_compiled_tiles = jax.jit(tiled, static_argnums=(3, 5), static_argnames="watched")
+_compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5))
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

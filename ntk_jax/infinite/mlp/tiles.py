@@ -4,12 +4,13 @@ through.
 One mathematics, two schedules. A CPU takes tiles that fit its caches, each in one loop over layers;
 XLA's CPU fusion has one output, so the two kernels travel as the real and the imaginary part of one
 complex number: as two arrays, the recursion would be computed twice per layer, and the time grow
-exponentially with depth. An accelerator takes few, large blocks, and eight layers in one pass that
-writes both kernels. With x2 = None only blocks of the upper triangle are visited, and mirrored.
+exponentially with depth. K alone travels as one real number. An accelerator takes few, large
+blocks, and eight layers in one pass that writes what is asked for. With x2 = None only blocks of
+the upper triangle are visited, and mirrored.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,19 @@ from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_lay
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import corners, even, own_mirrored, tile_size, write_both, write_each
+from ntk_jax.types import BOTH, Which
 
 BLOCK = 8192  # rows of an accelerator's block: 256 MiB of an array in float32
 GROUP = 8  # layers in one pass: more take long to compile
+
+
+Entry = TypeVar("Entry")
+NTK = 1  # its place in `Kernels`
+
+
+def asked(kernels: tuple[Entry, ...], which: Which) -> tuple[Entry, ...]:
+    """Of K and Theta, or what belongs to each."""
+    return tuple(kernels[i] for i in which)
 
 
 class Rows(NamedTuple):
@@ -42,14 +53,17 @@ def tiled(
     layers: Layers,
     arch: Architecture,
     known: Diagonals,
+    which: Which,
     watched: bool = False,
-) -> tuple[Moments, Array]:
-    """K and Theta in a CPU's tiles, padded to whole ones; if `watched`, whether any pair was nearly
-    parallel before any hidden layer.
+) -> tuple[tuple[Array, ...], Array]:
+    """K, Theta or both in a CPU's tiles, padded to whole ones; if `watched`, whether any pair was
+    nearly parallel before any hidden layer.
     """
     depth, symmetric = len(layers.W) - 1, x2 is None
     (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, tile_size)
     _, (rest, _) = split_layers(layers)
+    # of a real number, which K is alone, the imaginary part is 0, and nobody asks for Theta
+    packed = lambda state: lax.complex(*state) if NTK in which else state[0]
 
     def tile(i: Array, j: Array) -> tuple[Array, Array]:
         a, b = _cut(one, i, t1), _cut(other, j, t2)
@@ -62,17 +76,17 @@ def tiled(
             left, right = _facing(_at(a.sides, m, -2), _at(b.sides, m, -2))
             state = both.real, both.imag
             new = step(arch, _at(rest, m), m == depth - 1, left, state, right)
-            return lax.complex(*new), near
+            return packed(new), near
 
         state = start(layers, a.inputs, _products(a, b), b.inputs, distinct)
-        carry = lax.complex(*state), jnp.bool(False)
+        carry = packed(state), jnp.bool(False)
         both, near = lax.fori_loop(0, depth, layer, carry) if depth else carry
-        own = lax.complex(*a.own)[:, None]
-        return jnp.where(distinct, both, own) if symmetric else both, near
+        own = packed(a.own)[:, None]
+        both = jnp.where(distinct, both, own) if symmetric else both
+        return both.imag if which == (NTK,) else both, near
 
-    def write(state: Moments, both: Array, m: Array | int) -> Moments:
-        k, theta = write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
-        return k, theta
+    def write(state: tuple[Array, ...], both: Array, m: Array | int) -> tuple[Array, ...]:
+        return write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
 
     # written one step later: or else it would be computed anew for each of the four places
     def body(m: Array, carry: Any) -> Any:
@@ -80,30 +94,33 @@ def tiled(
         new, found = tile(starts[m, 0], starts[m, 1])
         return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
-    zero, nothing = _nothing(one, other), jnp.zeros((t1, t2), x1.dtype)
-    carry = (zero, zero), lax.complex(nothing, nothing), jnp.bool(False)
+    zeros, nothing = (_nothing(one, other),) * len(which), jnp.zeros((t1, t2), x1.dtype)
+    carry = zeros, lax.complex(nothing, nothing) if which == BOTH else nothing, jnp.bool(False)
     state, both, near = lax.fori_loop(0, len(starts), body, carry)
     return write(state, both, len(starts) - 1), near
 
 
 def in_blocks(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals
-) -> Moments:
-    """K and Theta in an accelerator's blocks, padded to whole ones."""
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
+    known: Diagonals,
+    which: Which,
+) -> tuple[Array, ...]:
+    """K, Theta or both in an accelerator's blocks, padded to whole ones."""
     symmetric = x2 is None
     rows_of_block = lambda n: even(n, BLOCK)
     (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, rows_of_block)
     if len(starts) == 1:
-        return _block(layers, arch, one, other, (0, 0), symmetric)
+        return _block(layers, arch, one, other, (0, 0), symmetric, which)
 
-    def body(m: Array, state: Moments) -> Moments:
+    def body(m: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         i, j = starts[m, 0], starts[m, 1]
-        both = _block(layers, arch, _cut(one, i, t1), _cut(other, j, t2), (i, j), symmetric)
-        k, theta = write_each(symmetric, state, both, (i, j))
-        return k, theta
+        found = _block(layers, arch, _cut(one, i, t1), _cut(other, j, t2), (i, j), symmetric, which)
+        return write_each(symmetric, state, found, (i, j))
 
-    zero = _nothing(one, other)
-    return lax.fori_loop(0, len(starts), body, (zero, zero))
+    return lax.fori_loop(0, len(starts), body, (_nothing(one, other),) * len(which))
 
 
 def _block(
@@ -113,8 +130,9 @@ def _block(
     b: Rows,
     at: tuple[Array | int, Array | int],
     symmetric: bool,
-) -> Moments:
-    """Both kernels of the block that starts `at` a row and a column."""
+    which: Which,
+) -> tuple[Array, ...]:
+    """The kernels of the block that starts `at` a row and a column."""
     products, distinct = _products(a, b), _distinct(at[0], a, at[1], b) if symmetric else True
     if symmetric:  # what follows commutes: of symmetric products it is symmetric to the bit
         products = own_mirrored(products, at)
@@ -125,11 +143,15 @@ def _block(
         one, other = _facing(_at(a.sides, m, -2), _at(b.sides, m, -2))
         state = step(arch, _at(rest, m), m == depth - 1, one, state, other)
         if m % GROUP == GROUP - 1:
-            state = lax.optimization_barrier(state)
-    if not symmetric:
-        return state
-    k, theta = (jnp.where(distinct, k, own[:, None]) for k, own in zip(state, a.own, strict=True))
-    return k, theta
+            # the barrier would keep a Theta that nobody asks for
+            state = lax.optimization_barrier(state) if NTK in which else _k_alone(state)
+    pairs = asked(tuple(zip(state, a.own, strict=True)), which)
+    return tuple(jnp.where(distinct, k, own[:, None]) if symmetric else k for k, own in pairs)
+
+
+def _k_alone(state: Moments) -> Moments:
+    k = lax.optimization_barrier(state[0])
+    return k, jnp.zeros_like(k)
 
 
 def _walk(
