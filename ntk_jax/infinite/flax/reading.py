@@ -10,7 +10,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from ntk_jax.checks import check_number
 from ntk_jax.closures.fingerprint import Reading as Fingerprint
 from ntk_jax.closures.fingerprint import read
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import USER_RULES
@@ -45,7 +45,8 @@ class Reading(NamedTuple):
 
     def program(self, net: Network, x: Examples, num_samples: int | None) -> Program:
         """Its program for examples like the rows of x."""
-        blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), x)
+        zero = lambda leaf: on_device(np.zeros((1, *leaf.shape[1:]), leaf.dtype))
+        blank = jax.tree.map(zero, x)
         apply_fn, params = net.build(blank)
         # Rows that depend on each other show in values only: not under someone's jit.
         if is_known(x):

@@ -24,6 +24,7 @@ from ntk_jax.infinite.flax.values.deterministic import (
     Det,
     Shape,
     both_sides,
+    fixed_key,
     joint_wide,
     number,
     static_det,
