@@ -84,7 +84,7 @@ def _evaluation(
             if name == "reduce_sum":  # over repeated entries too, of which one is stored
                 times = math.prod(values[0].wide[a] for a in axes)
                 return lambda arrays: [times * layout.apply(jnp.asarray(arrays[0]))], layout.wide
-            if name != "pad" or values[1].is_zero:
+            if not layout.interleaved and (name != "pad" or values[1].is_zero):
                 return lambda arrays: [layout.apply(jnp.asarray(arrays[0]))], layout.wide
     if name in REDUCTIONS:
         wide = tuple(w for i, w in enumerate(values[0].wide) if i not in axes)

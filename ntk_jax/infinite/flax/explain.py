@@ -21,6 +21,7 @@ from ntk_jax.infinite.flax.values import (
     Entries,
     Field,
     InnerProduct,
+    Opened,
     Joined,
     Param,
     Segment,
@@ -146,7 +147,7 @@ def _names(g: Field) -> str:
     if isinstance(g, InnerProduct):
         sides = (_names(v.gaussian) if v.gaussian else "functions" for v in (g.left, g.right))
         return f"scores of {' and '.join(sides)}"
-    if isinstance(g, Segment):
+    if isinstance(g, Segment | Opened):
         return _names(g.source)
     assert isinstance(g, Weight | Entries)
     return g.leaf

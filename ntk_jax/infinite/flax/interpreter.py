@@ -25,6 +25,7 @@ from ntk_jax.infinite.flax.values import (
     Field,
     Joined,
     Noise,
+    Param,
     Value,
     Wide,
     fixed_key,
@@ -111,9 +112,12 @@ class Interpreter:
         # Programs inside are walked whatever they are given: their own operations tell.
         if Noise in met and name not in INNER and name != "scan":
             return RULES["noise"](self, eqn, values)
-        if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
+        inside = any(isinstance(v, Wide) and v.interleaved for v in values)
+        if inside and not (name == "dot_general" and Param in met):
             raise NoLimitError(
-                "patches of a wide value are used other than in a product with a weight,"
+                "entries within each unit (patches, repeated keys and values of attention) are "
+                "used other than in a product with a weight,",
+                "Keep them on an axis of their own, as in einsum('bihgd,bjhd->bhgij').",
             )
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)

@@ -37,6 +37,7 @@ from ntk_jax.infinite.flax.values.fields import (
     Entries,
     Field,
     InnerProduct,
+    Opened,
     Segment,
     Weight,
 )
