@@ -142,7 +142,11 @@ def _opened(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Ans
     k = ask(one, other, sides, diag)
     if k is None:
         return None
-    if not isinstance(g, Opened) or not isinstance(h, Opened) or (g.axis, g.size) != (h.axis, h.size):
+    if (
+        not isinstance(g, Opened)
+        or not isinstance(h, Opened)
+        or (g.axis, g.size) != (h.axis, h.size)
+    ):
         raise NoLimitError("an infinite axis meets itself in two different forms,")
     if diag:
         return jnp.broadcast_to(k, g.shape)

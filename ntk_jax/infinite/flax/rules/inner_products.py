@@ -16,7 +16,16 @@ from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.sampling import sampled
 from ntk_jax.infinite.flax.scores import scores
-from ntk_jax.infinite.flax.values import Det, Linear, Shape, Term, Wide, both_sides, fields_of, multiple_of
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Linear,
+    Shape,
+    Term,
+    Wide,
+    both_sides,
+    fields_of,
+    multiple_of,
+)
 from ntk_jax.jaxprs import Eqn
 
 Axes = Sequence[int]
