@@ -24,6 +24,7 @@ from ntk_jax.infinite.flax.values import (
     Det,
     Shape,
     bind_elementwise,
+    fixed_key,
     joint_wide,
     static_det,
 )
@@ -46,13 +47,20 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
             floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
             outs = evaluate([v.sides[side] for v in values])
             outs = [o.astype(dtype) if floating(o) else o for o in outs]
-            sides.append([np.asarray(o) for o in outs] if static else outs)
+            sides.append([o if _is_key(o) else np.asarray(o) for o in outs] if static else outs)
     pending = None if static else _still_pending(eqn, values)
     results = []
     for pair in zip(*sides, strict=True):
-        d = static_det(pair[0]) if static else Det(pair, (1,) * pair[0].ndim, pending=pending)
+        if static:
+            d = fixed_key(pair[0]) if _is_key(pair[0]) else static_det(pair[0])
+        else:
+            d = Det(pair, (1,) * pair[0].ndim, pending=pending)
         results.append(d if wide is None else Det(d.sides, wide, d.literal, d.static, d.pending))
     return results
+
+
+def _is_key(a: AnyArray) -> bool:
+    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
 def _evaluation(
@@ -76,7 +84,7 @@ def _evaluation(
             if name == "reduce_sum":  # over repeated entries too, of which one is stored
                 times = math.prod(values[0].wide[a] for a in axes)
                 return lambda arrays: [times * layout.apply(jnp.asarray(arrays[0]))], layout.wide
-            if name != "pad" or values[1].is_zero:
+            if not layout.interleaved and (name != "pad" or values[1].is_zero):
                 return lambda arrays: [layout.apply(jnp.asarray(arrays[0]))], layout.wide
     if name in REDUCTIONS:
         wide = tuple(w for i, w in enumerate(values[0].wide) if i not in axes)

@@ -22,6 +22,7 @@ from ntk_jax.infinite.flax.values import (
     Field,
     InnerProduct,
     Joined,
+    Opened,
     Param,
     Segment,
     Value,
@@ -151,7 +152,7 @@ def _names(g: Field) -> str:
     if isinstance(g, InnerProduct):
         sides = (_names(v.gaussian) if v.gaussian else "functions" for v in (g.left, g.right))
         return f"scores of {' and '.join(sides)}"
-    if isinstance(g, Segment):
+    if isinstance(g, Segment | Opened):
         return _names(g.source)
     assert isinstance(g, Weight | Entries)
     return g.leaf

@@ -107,7 +107,8 @@ def fully_connected(program: Program) -> FullyConnected | None:
     found: list[list[_Layer]] = []
 
     def features(*leaves: Array) -> Array:
-        _, out = program.interpret((leaves, leaves), {})
+        key = None if program.num_samples is None else jax.random.key(0)
+        _, out = program.interpret((leaves, leaves), {}, key=key)
         layers = _layers(output_gaussian(out))
         # What is below holds this trace's values: they must not outlive it.
         found.append([layer._replace(below=None, features=None) for layer in layers or []])

@@ -4,7 +4,7 @@ values.
 Rules are registered by the name of their primitive in `RULES`; they call each other through it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,19 +17,21 @@ from ntk_jax.infinite.flax.derivatives import check_custom_derivative
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.evaluation import deterministic
 from ntk_jax.infinite.flax.layouts import LAYOUTS
+from ntk_jax.infinite.flax.model import is_sampled_key
 from ntk_jax.infinite.flax.parameter_uses import Uses
 from ntk_jax.infinite.flax.values import (
     ELEMENTWISE,
-    RANDOMNESS,
     Det,
     Field,
     Joined,
     Noise,
+    Param,
     Value,
     Wide,
+    fixed_key,
     static_det,
 )
-from ntk_jax.jaxprs import INNER, Eqn, Jaxpr, evaluate, inner_jaxpr, source_line
+from ntk_jax.jaxprs import INNER, Eqn, Jaxpr, dtype_of, evaluate, inner_jaxpr, source_line
 
 Rule = Callable[["Interpreter", Eqn, Any], Sequence[Value]]
 Step = tuple[Eqn, list[Value], Sequence[Value]]
@@ -97,7 +99,7 @@ class Interpreter:
         if isinstance(value, jax.core.Tracer):
             return Det((value, value), (1,) * value.ndim)
         if jnp.issubdtype(getattr(value, "dtype", type(value)), jax.dtypes.prng_key):
-            return Noise()
+            return Noise() if is_sampled_key(value.dtype) else fixed_key(value)
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
             value = np.asarray(value if np.ndim(value) else float(value)).astype(self.moments.dtype)
         return static_det(value)
@@ -110,9 +112,12 @@ class Interpreter:
         # Programs inside are walked whatever they are given: their own operations tell.
         if Noise in met and name not in INNER and name != "scan":
             return RULES["noise"](self, eqn, values)
-        if any(isinstance(v, Wide) and v.interleaved for v in values) and name != "dot_general":
+        inside = any(isinstance(v, Wide) and v.interleaved for v in values)
+        if inside and not (name == "dot_general" and Param in met):
             raise NoLimitError(
-                "patches of a wide value are used other than in a product with a weight,"
+                "entries within each unit (patches, repeated keys and values of attention) are "
+                "used other than in a product with a weight,",
+                "Keep them on an axis of their own, as in einsum('bihgd,bjhd->bhgij').",
             )
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)
@@ -120,19 +125,42 @@ class Interpreter:
         random = len(fixed) < len(values)
         if name in RULES and (random or name == "scan"):
             return RULES[name](self, eqn, values)
+        if name in INNER and not random and _draws(inner_jaxpr(eqn)[0]):
+            # One program for all steps of the drawing.
+            return deterministic(eqn, fixed, self.moments.dtype)
         if name in INNER:
             if random and name in CUSTOM_CALLS:
                 check_custom_derivative(eqn, self.checked)
             return self.run(*inner_jaxpr(eqn), values)
-        if not random and name not in RANDOMNESS:
+        if not random:
+            sampled = any(is_sampled_key(dtype_of(v)) for v in eqn.outvars)
+            if sampled:
+                return RULES["noise"](self, eqn, values)
             return deterministic(eqn, fixed, self.moments.dtype)
-        groups = {"noise": RANDOMNESS, "elementwise": ELEMENTWISE, "layout": LAYOUTS}
+        groups = {"elementwise": ELEMENTWISE, "layout": LAYOUTS}
         for group, names in groups.items():
             if name in names:
                 return RULES[group](self, eqn, values)
         raise NoLimitError(
             f"there is no rule for the operation `{name}` on random values,", REGISTER
         )
+
+
+def _draws(jaxpr: Jaxpr) -> bool:
+    """Whether numbers are drawn inside, all from fixed keys."""
+    found = list(_equations(jaxpr))
+    keys = [dtype_of(v) for eqn in found for v in eqn.outvars]
+    return any(eqn.primitive.name == "random_bits" for eqn in found) and not any(
+        map(is_sampled_key, keys)
+    )
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Eqn]:
+    """All of them, with those of programs inside."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        if eqn.primitive.name in INNER:
+            yield from _equations(inner_jaxpr(eqn)[0])
 
 
 def _locate(error: NoLimitError, eqn: Eqn) -> None:

@@ -17,21 +17,20 @@ class Layout(NamedTuple):
     """What an operation does to a stored array: the map, the stored shape and multiplicities of the
     result, and its key.
 
-    The key describes which entry each result takes; None if entries are added.
+    The key describes which entry each result takes; None if entries are added. Interleaved: see
+    `Wide`.
     """
 
     apply: Callable[[Array], Array]
     shape: Shape
     wide: Shape
     key: Key | None
+    interleaved: bool = False
 
 
 def transpose(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     """Axes in another order."""
     p = eqn.params["permutation"]
-    infinite = [a for a in p if wide[a] > 1]
-    if infinite != sorted(infinite):
-        raise NoLimitError("two infinite axes change places: which unit meets which is lost,")
     shape, wide = (tuple(s[i] for i in p) for s in (shape, wide))
     return Layout(lambda z: z.transpose(p), shape, wide, (("transpose", p),))
 
@@ -41,7 +40,7 @@ def reshape(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
     factor.
     """
     old, new = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-    out = [1] * len(new)
+    out, interleaved = [1] * len(new), False
     for before, after, size in axis_groups(old, new):
         factor = math.prod(wide[i] for i in before)
         if factor == 1:
@@ -57,17 +56,16 @@ def reshape(eqn: Eqn, shape: Shape, wide: Shape) -> Layout:
             factor //= out[j]
         finite_last = [i for i in before if old[i] > 1 and wide[i] == 1]
         wide_first = [i for i in before if wide[i] > 1]
-        if (
-            factor > 1
-            or (finite_last and max(finite_last) > min(wide_first))
-            or _mixed(new, out, after)
-        ):
+        inside = bool(finite_last) and max(finite_last) > min(wide_first)
+        if inside and len(after) == 1 and min(finite_last) > max(wide_first):
+            interleaved, inside = True, False
+        if factor > 1 or inside or _mixed(new, out, after):
             raise NoLimitError(
                 f"a reshape from {old} to {new} mixes finite axes with an infinite one,"
             )
     target = tuple(n // w for n, w in zip(new, out, strict=True))
     key: Key = () if target == shape else (("reshape", shape, target),)
-    return Layout(lambda z: z.reshape(target), target, tuple(out), key)
+    return Layout(lambda z: z.reshape(target), target, tuple(out), key, interleaved)
 
 
 def _mixed(new: Shape, out: list[int], after: list[int]) -> bool:

@@ -138,6 +138,7 @@ def _zero_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return jnp.zeros(shape, f"uint{bit_width}")
 
 
+ZEROS = "zero_bits"
 _ZEROS = define_prng_impl(
     key_shape=(1,),
     seed=lambda seed: jnp.zeros((1,), np.uint32),
@@ -145,13 +146,20 @@ _ZEROS = define_prng_impl(
     random_bits=_zero_bits,
     fold_in=lambda key, data: key,
     name="ntk_jax_zero_bits",
-    tag="zero_bits",
+    tag=ZEROS,
 )
 
 
 def zero_key() -> Array:
     """A random key whose bits are all 0: uniform numbers are 0, and masks keep everything."""
     return jax.random.key(0, impl=_ZEROS)
+
+
+def is_sampled_key(dtype: Any) -> bool:
+    """Whether random keys of this dtype are those over whose numbers a mean is taken; numbers of
+    any other key are constants.
+    """
+    return str(dtype) == f"key<{ZEROS}>"
 
 
 def _dropping(module: NnxModule) -> NnxModule:

@@ -11,7 +11,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from ntk_jax.checks import check_number
 from ntk_jax.closures.fingerprint import Reading as Fingerprint
 from ntk_jax.closures.fingerprint import read
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import USER_RULES
@@ -47,7 +47,8 @@ class Reading(NamedTuple):
 
     def program(self, net: Network, x: Examples, num_samples: int | None) -> Program:
         """Its program for examples like the rows of x."""
-        blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), x)
+        zero = lambda leaf: on_device(np.zeros((1, *leaf.shape[1:]), leaf.dtype))
+        blank = jax.tree.map(zero, x)
         apply_fn, params = net.build(blank)
         # Rows that depend on each other show in values only: not under someone's jit.
         if is_known(x):
@@ -88,7 +89,8 @@ def _check_rows(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
             "the model updates statistics of its batch, so that its outputs depend on the other "
             "examples,",
             "Use running averages (use_running_average=True, train=False, module.eval()), through "
-            "the argument `call`.",
+            "the argument `call`. (The limit at a fixed batch, Yang et al. 2019, arXiv:1902.08129, "
+            "is not a kernel of two examples.)",
         ) from error
 
 

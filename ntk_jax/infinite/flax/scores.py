@@ -19,6 +19,7 @@ from ntk_jax.infinite.flax.values import (
     Det,
     Field,
     InnerProduct,
+    Opened,
     Segment,
     Wide,
     fields_of,
@@ -70,7 +71,7 @@ def check_heads(value: Wide) -> None:
     """Refuse what would take the units of one head for independent."""
     units = math.prod(value.wide)
     for g in fields_of([value]) if value.terms is not None else []:
-        if any(heads < units for heads in _heads(g)):
+        if any(heads < units for heads in heads_of(g)):
             raise NoLimitError(
                 "units of one head of attention share its random scores: a mean over them is not a "
                 "number,",
@@ -78,9 +79,10 @@ def check_heads(value: Wide) -> None:
             )
 
 
-def _heads(g: Field) -> list[int]:
+def heads_of(g: Field) -> list[int]:
+    """How many heads there are of each of the random scores that a Gaussian is made of."""
     if isinstance(g, InnerProduct):
         return [g.heads]
-    if isinstance(g, Segment):
-        return _heads(g.source)
-    return [h for _, part in g.parts for h in _heads(part)] if isinstance(g, Combination) else []
+    if isinstance(g, Segment | Opened):
+        return heads_of(g.source)
+    return [h for _, part in g.parts for h in heads_of(part)] if isinstance(g, Combination) else []

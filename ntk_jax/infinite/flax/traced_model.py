@@ -28,6 +28,7 @@ from ntk_jax.infinite.flax.values import (
     Det,
     Field,
     InnerProduct,
+    Opened,
     Param,
     Segment,
     Shape,
@@ -231,7 +232,7 @@ def _check_readout(g: Field) -> None:
         seen.add((h, top))
         if isinstance(h, Combination):
             stack += [(part, top) for _, part in h.parts]
-        elif isinstance(h, Segment):
+        elif isinstance(h, Segment | Opened):
             stack.append((h.source, top))
         elif isinstance(h, Weight | InnerProduct):
             if isinstance(h, Weight):

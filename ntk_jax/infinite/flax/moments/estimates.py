@@ -20,7 +20,17 @@ from ntk_jax.infinite.flax.moments.pair import (
     remembered,
 )
 from ntk_jax.infinite.flax.moments.samples import Samples, parts, product, size
-from ntk_jax.infinite.flax.values import Det, Factor, Field, Sampled, Wide
+from ntk_jax.infinite.flax.values import (
+    Det,
+    ExpressionBuilder,
+    Factor,
+    Field,
+    Sampled,
+    Shape,
+    Term,
+    Wide,
+    fields_of_terms,
+)
 
 MOST_ENTRIES = 2**18  # of the products with Jacobians that are held at once
 
@@ -50,6 +60,19 @@ class Estimates:
         f, g = pair.left.factor, pair.right.factor
         k = self._tangent(f, g, pair.sides)
         return None if k is None else pair.placed(k, f.shape, g.shape)
+
+    @remembered
+    def joint(self, factors: tuple[Factor, ...], base: Shape) -> Factor:
+        """A product of factors as one function."""
+        if len(factors) == 1 and factors[0].sampled is not None:
+            return factors[0]
+        product = Term(factors)
+        fields = fields_of_terms([product])
+        resolved = ExpressionBuilder(fields).resolved
+        variables = tuple(dict.fromkeys(resolved[g][0] for g in fields))
+        whole = Wide(base, (1,) * len(base), [product])
+        same = lambda _, arrays: jnp.asarray(arrays[0])
+        return Factor(variables, sampled=Sampled(same, [whole], variables, resolved, base))
 
     @remembered
     def _second(self, f: Factor, g: Factor, sides: Sides) -> Array:

@@ -27,6 +27,7 @@ from ntk_jax.infinite.flax.values import (
     Field,
     InnerProduct,
     Linear,
+    Opened,
     Segment,
     Shape,
     Weight,
@@ -73,6 +74,8 @@ class Gaussians:
         ask = self.tangent if tangent else self.covariance
         if isinstance(g, Combination) or isinstance(h, Combination):
             return _combinations(g, h, sides, diag, ask)
+        if isinstance(g, Opened) or isinstance(h, Opened):
+            return _opened(g, h, sides, diag, ask)
         if isinstance(g, Segment) or isinstance(h, Segment):
             return _segments(g, h, sides, diag, ask)
         if isinstance(g, InnerProduct) or isinstance(h, InnerProduct):
@@ -133,6 +136,25 @@ def _combinations(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) 
     return total
 
 
+def _opened(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Answer:
+    """Entries of an axis in full are independent of each other."""
+    one, other = (x.source if isinstance(x, Opened) else x for x in (g, h))
+    k = ask(one, other, sides, diag)
+    if k is None:
+        return None
+    if (
+        not isinstance(g, Opened)
+        or not isinstance(h, Opened)
+        or (g.axis, g.size) != (h.axis, h.size)
+    ):
+        raise NoLimitError("an infinite axis meets itself in two different forms,")
+    if diag:
+        return jnp.broadcast_to(k, g.shape)
+    shape = [1] * k.ndim
+    shape[g.axis] = shape[len(g.shape) + h.axis] = g.size
+    return k * jnp.eye(g.size, dtype=k.dtype).reshape(shape)
+
+
 def _segments(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Answer:
     if isinstance(g, Segment) and isinstance(h, Segment):
         (axis1, start1, stop1), (axis2, start2, stop2) = g.tag, h.tag
@@ -143,4 +165,7 @@ def _segments(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> A
     one, other = (x.source if isinstance(x, Segment) else x for x in (g, h))
     if ask(one, other, sides, diag) is None:
         return None
-    raise NoLimitError("overlapping parts of one infinite axis meet: their covariance has no rule,")
+    raise NoLimitError(
+        "overlapping parts of one infinite axis meet, or infinite axes change places: which unit "
+        "meets which is lost,"
+    )

@@ -16,7 +16,16 @@ from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.sampling import sampled
 from ntk_jax.infinite.flax.scores import scores
-from ntk_jax.infinite.flax.values import Det, Linear, Shape, Term, Wide, both_sides, multiple_of
+from ntk_jax.infinite.flax.values import (
+    Det,
+    Linear,
+    Shape,
+    Term,
+    Wide,
+    both_sides,
+    fields_of,
+    multiple_of,
+)
 from ntk_jax.jaxprs import Eqn
 
 Axes = Sequence[int]
@@ -47,11 +56,16 @@ def inner_product(
         )
     left, right, out = _labels(x, y, pairs, lb)
     rest = out[len(lb) :]
-    if any(w > 1 and a in rest for w, a in zip(x.wide + y.wide, left + right, strict=True)):
+    counts = dict(zip(left + right, x.wide + y.wide, strict=True))
+    apart = any(counts[a] > 1 for a in rest)
+    if apart and _related(program, x, y):
         raise NoLimitError(
-            "an inner product leaves an infinite axis of one factor: it is no number,"
+            "an inner product of related values leaves an infinite axis of one of them: it is no "
+            "number,"
         )
-    wide = tuple(x.wide[a] for a in lb) + (1,) * len(rest)
+    # Of independent values: alike for all units of an axis that one of them has alone, as for all
+    # queries that share a key.
+    wide = tuple(counts[a] for a in out)
     numbers = program.inner_products == "mean" or _divided(x, units) or _divided(y, units)
     moments = program.moments
     random = None if numbers else scores(moments, x, y, (left, right, out), units, wide)
@@ -64,6 +78,10 @@ def inner_product(
         return units * jnp.einsum(k, left + right, out)
 
     return [both_sides(sums, wide, pending=None if numbers else units)]
+
+
+def _related(program: Interpreter, x: Wide, y: Wide) -> bool:
+    return any(program.related(g, h) for g in fields_of([x]) for h in fields_of([y]))
 
 
 def _labels(

@@ -30,7 +30,7 @@ from ntk_jax.infinite.flax.values import (
 from ntk_jax.jaxprs import Eqn, shape_of
 
 Tag = tuple[Hashable, int, int]
-"""(which axis, start, stop) of a part of an infinite axis."""
+"""(which axis, start, stop) of a part of an infinite axis; or in which order infinite axes are."""
 
 
 @rule("layout")
@@ -49,7 +49,20 @@ def layout(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Valu
             part = (p["start_indices"][a], p["limit_indices"][a])
             if w > 1 and part != (0, shape_of(eqn.invars[0])[a]):
                 return [_part_of_wide(value, eqn, a, *part)]
+    if name == "transpose":
+        value = _in_order(value, eqn.params["permutation"])
     return [_moved(value, LAYOUTS[name](eqn, value.shape, value.wide))]
+
+
+def _in_order(value: Wide, permutation: Sequence[int]) -> Wide:
+    """The value before its axes move; if infinite ones change places, as one of other units: it has
+    no moment with what has them in another order.
+    """
+    infinite = [a for a in permutation if value.wide[a] > 1]
+    if infinite == sorted(infinite):
+        return value
+    order = (("order", value.wide, tuple(infinite)), 0, 1)
+    return _of_units(value, order, value.wide)
 
 
 def _moved(value: Wide, found: Layout) -> Wide:
@@ -57,12 +70,15 @@ def _moved(value: Wide, found: Layout) -> Wide:
     # Gaussians any more.
     if found.key != ():
         by = Linear(lambda _, z: found.apply(z), found.shape, found.key, scale=1.0)
-        return algebra.mapped(value, by, found.wide)
-    offset = value.offset
-    if offset is not None and offset.literal is None and len(offset.shape) != len(found.shape):
-        spread = lambda s: jnp.broadcast_to(jnp.asarray(s), found.shape)
-        offset = offset.mapped(spread, found.wide)
-    return Wide(found.shape, found.wide, value.random, offset)
+        out = algebra.mapped(value, by, found.wide)
+    else:
+        offset = value.offset
+        if offset is not None and offset.literal is None and len(offset.shape) != len(found.shape):
+            spread = lambda s: jnp.broadcast_to(jnp.asarray(s), found.shape)
+            offset = offset.mapped(spread, found.wide)
+        out = Wide(found.shape, found.wide, value.random, offset)
+    out.interleaved = found.interleaved
+    return out
 
 
 def _part_of_wide(value: Wide, eqn: Eqn, axis: int, start: int, stop: int) -> Wide:
@@ -86,6 +102,10 @@ def _units(value: Wide, axis: int, start: int, stop: int) -> Wide:
 
 def _tagged(value: Wide, tag: Tag, wide: Shape) -> Wide:
     check_heads(value)
+    return _of_units(value, tag, wide)
+
+
+def _of_units(value: Wide, tag: Tag, wide: Shape) -> Wide:
     terms = [Term(tuple(_part(f, tag, wide) for f in t.factors), t.map) for t in value.random]
     return Wide(value.shape, wide, terms, value.offset)
 
@@ -93,7 +113,7 @@ def _tagged(value: Wide, tag: Tag, wide: Shape) -> Wide:
 def _part(f: Factor, tag: Tag, wide: Shape) -> Factor:
     if isinstance(f, Masked):
         # Other units have other entries of the mask, hence its tag as well.
-        return Masked(_tagged(f.value, tag, wide), (f.source, tag), f.mask_shape, f.keep)
+        return Masked(_of_units(f.value, tag, wide), (f.source, tag), f.mask_shape, f.keep)
     return Factor(tuple(Segment(g, tag) for g in f.gaussians), f.node, f.operands, f.sampled)
 
 

@@ -15,6 +15,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction, Window
+from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.values import (
     Det,
     Linear,
@@ -52,18 +53,22 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     param = cast(Param, values[at])
     full = shape_of(eqn.invars[1 - at])
     value, wide = _checked_input(param, values[1 - at], full)
-    stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     # By the axes of the leaf: x @ W and another order of the same contraction are one use of it.
     pairs = sorted(
         zip(contract[at], contract[1 - at], strict=True), key=lambda ph: _axis(param, ph[0])
     )
     summed, batched = tuple(h for _, h in pairs), tuple(batch[1 - at])
     free = tuple(a for a in range(len(full)) if a not in summed and a not in batched)
-    if any(wide[a] > 1 for a in (*free, *batched)):
+    kept = [a for a in (*free, *batched) if wide[a] > 1]
+    if kept and isinstance(value, Wide) and can_open(value, kept):
+        value, kept = opened(value, kept), []
+        wide = value.wide
+    if kept:
         raise NoLimitError(
             "a weight is contracted with a value of which another axis is infinite (weights that "
             "mix positions for every channel, or differ by channel): its units are not independent,"
         )
+    stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     units = math.prod(wide[a] for a in summed)
     _check_width(value, units)
     met = {*contract[at], *batch[at]}
@@ -74,7 +79,9 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     shape = lead + (new_ones + free_shape if at == 0 else free_shape + new_ones)
     counts = (1,) * len(lead) + (new + ones if at == 0 else ones + new)
     axes = tuple(_axis(param, p) for p, _ in pairs)
-    use = (axes, tuple(_axis(param, a) for a in batch[at]))
+    use: tuple = (axes, tuple(_axis(param, a) for a in batch[at]))
+    if isinstance(value, Wide) and value.interleaved:  # units meet other rows of the weight
+        use = (*use, "interleaved", tuple(stored[a] for a in summed))
     contraction = DotContraction(stored, summed, batched, free, units)
     return _weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
 
@@ -134,6 +141,10 @@ def _with_constant(eqn: Eqn, values: Sequence[Value]) -> Wide:
     left = isinstance(values[1], Wide)  # the constant is the first operand
     value, d = cast(tuple[Wide, Det], (values[1], values[0]) if left else tuple(values))
     (vc, _), (vb, db) = (pair[::-1] for pair in numbers) if left else numbers
+    differs = [b for a, b in zip(db, vb, strict=True) if _differ(d, a)]
+    meeting = [b for b in (*vc, *differs) if value.wide[b] > 1]
+    if meeting and can_open(value, meeting):
+        value = opened(value, meeting)
     if any(value.wide[a] > 1 for a in vc):
         raise NoLimitError(
             "an infinite axis is contracted with a fixed array: its units are not alike under it,",
@@ -142,7 +153,7 @@ def _with_constant(eqn: Eqn, values: Sequence[Value]) -> Wide:
     shape = list(shape_of(eqn.invars[0 if left else 1]))
     for a, b in zip(db, vb, strict=True):
         if value.wide[b] > 1:
-            if d.shape and d.shape[a] > 1:
+            if _differ(d, a):
                 raise NoLimitError("a fixed array differs along an infinite axis,")
             shape[a] = 1
     sides = [jnp.broadcast_to(jnp.asarray(s), tuple(shape)) for s in d.sides]
@@ -157,6 +168,11 @@ def _with_constant(eqn: Eqn, values: Sequence[Value]) -> Wide:
     kept = (1,) * (len(out) - len(lead) - len(free))
     wide = lead + (kept + free if left else free + kept)
     return algebra.mapped(value, Linear(apply, out), wide)
+
+
+def _differ(d: Det, axis: int) -> bool:
+    """Whether a fixed array differs along an axis."""
+    return bool(d.shape) and d.shape[axis] > 1
 
 
 @rule("conv_general_dilated")

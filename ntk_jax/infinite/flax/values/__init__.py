@@ -24,6 +24,7 @@ from ntk_jax.infinite.flax.values.deterministic import (
     Det,
     Shape,
     both_sides,
+    fixed_key,
     joint_wide,
     number,
     static_det,
@@ -36,6 +37,7 @@ from ntk_jax.infinite.flax.values.fields import (
     Entries,
     Field,
     InnerProduct,
+    Opened,
     Segment,
     Weight,
 )

@@ -92,6 +92,11 @@ def zeros(shape: Shape, wide: Shape, dtype: np.dtype) -> Det:
     return Det((array, array), tuple(wide), 0.0 if array.size else None, True)
 
 
+def fixed_key(key: Array) -> Det:
+    """Random keys that are constants: so are the numbers drawn from them."""
+    return Det((key, key), (1,) * key.ndim, static=True)
+
+
 def static_det(array: AnyArray | Number) -> Det:
     """A constant array; a number if all its entries are equal."""
     array = np.asarray(array)

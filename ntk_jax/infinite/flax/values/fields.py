@@ -102,3 +102,23 @@ class Segment(Field):
     def degenerate(self) -> bool:  # type: ignore[override]
         """Whether it is a trained constant."""
         return self.source.degenerate
+
+
+@dataclass(eq=False)
+class Opened(Field):
+    """A Gaussian of which a wide axis is stored in full, as `size` independent entries."""
+
+    source: Field
+    axis: int
+    size: int
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        """That of the source, with the axis in full."""
+        shape = self.source.shape
+        return (*shape[: self.axis], self.size, *shape[self.axis + 1 :])
+
+    @property
+    def degenerate(self) -> bool:  # type: ignore[override]
+        """Whether it is a trained constant."""
+        return self.source.degenerate

@@ -1,0 +1,101 @@
+"""Loops over layers, experts, shared keys and constants of fixed keys in the limit of infinite
+width: equal to the same model written out, and to wide networks.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_jax
+from cases.architectures import Net, init_and_apply, lenient, normal
+from cases.blocks import BLOCKS, SAME, SAMPLED_BLOCKS
+from cases.wide_networks import estimate
+
+
+def limit(model, x, **options):
+    return lenient(ntk_jax.infinite_width(model, **options))(x)
+
+
+def rows(shape):
+    x = np.random.default_rng(1).standard_normal((2, *shape))
+    x[1] = 0.6 * x[0] + 0.8 * x[1]
+    return x
+
+
+QUICK = ("scan over layers", "fixed key")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SAME if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_equals_the_same_model_written_out(name):
+    build, twin, shape = SAME[name]
+    x = rows(shape)
+    for found, expected in zip(limit(build(16, 1), x), limit(twin(16, 1), x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def per_head_scale(x, width, num_outputs):
+    """Heads with a fixed temperature of their own for scores that stay random."""
+    x = nn.Dense(width)(x)
+    project = lambda: nn.DenseGeneral((4, width), use_bias=False)
+    scores = jnp.einsum("bihd,bjhd->bhij", project()(x), project()(x)) / width**0.5
+    weights = nn.softmax(scores * jnp.arange(1.0, 5.0)[:, None, None], axis=-1)
+    y = jnp.einsum("bhij,bjhd->bihd", weights, project()(x))
+    return nn.Dense(num_outputs)(nn.DenseGeneral(width, axis=(-2, -1))(y).mean(axis=1))
+
+
+def turned(x, width, num_outputs):
+    """Units in two orders."""
+    h = nn.relu(nn.DenseGeneral((4, 8), kernel_init=normal(0.5))(x))
+    h = h.reshape(-1, 32) + h.swapaxes(1, 2).reshape(-1, 32)
+    return nn.Dense(num_outputs)(h)
+
+
+def repeated_keys(x, width, num_outputs):
+    x = nn.Dense(width)(x)
+    q, k = nn.DenseGeneral((4, width))(x), nn.DenseGeneral((2, width))(x)
+    scores = jnp.einsum("bihd,bjhd->bijh", q, jnp.repeat(k, 2, axis=2)) / width
+    return nn.Dense(num_outputs)(x.mean(axis=1)) + scores.mean((1, 2, 3))[:, None]
+
+
+REFUSED = {
+    "per-head scale of random scores": (per_head_scale, (3, 4), r"differs along an infinite axis"),
+    "units in two orders": (turned, (6,), r"infinite axes change places"),
+    "repeated keys": (repeated_keys, (3, 4), r"axis of their own.*bihgd,bjhd->bhgij"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_limit_is_refused(name):
+    body, shape, pattern = REFUSED[name]
+    with pytest.raises(ntk_jax.NoLimitError, match=f"(?s){pattern}"):
+        limit(Net(body, 16, 1), rows(shape), num_samples=8, key=jax.random.key(0))
+
+
+def check_against_networks(case, width, num_networks, **options):
+    x = case.inputs(2, seed=1)
+    networks = estimate(
+        lambda width, outputs: init_and_apply(case.build(width, outputs), x),
+        x,
+        width,
+        num_networks,
+        seed=2,
+    )
+    found = limit(case.build(width, 1), x, **options)
+    for k, mean, error in zip(found, networks[:2], networks[2:], strict=True):
+        assert np.max(np.abs(np.asarray(k) - mean) / error) < 4
+        assert np.max(error) < 0.1 * np.max(mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BLOCKS, ids=lambda case: case.name)
+def test_is_within_four_standard_errors_of_wide_networks(case):
+    check_against_networks(case, 128, 48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SAMPLED_BLOCKS, ids=lambda case: case.name)
+def test_samples_are_within_four_standard_errors_of_wide_networks(case):
+    check_against_networks(case, 128, 48, num_samples=4096, key=jax.random.key(3))
