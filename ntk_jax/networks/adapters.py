@@ -39,15 +39,15 @@ def from_linen(
     """`(apply_fn, params)` of a Flax Linen model: every collection but "params" is held fixed.
 
     Further arguments go to the model's call after x: `from_linen(model, variables, train=False)`
-    turns dropout off and makes batch normalization use its running averages. Of collections that
-    are `mutable` the call may compute updates, which are dropped: with `mutable=["batch_stats"]`
-    and `train=True` batch normalization uses its batch, and `empirical_ntk` needs
-    `batch_coupled=True`.
+    turns dropout off and makes batch normalization use its running averages. Updates of `mutable`
+    collections are dropped: with `mutable=["batch_stats"], train=True` batch normalization uses its
+    batch, and `empirical_ntk` needs `batch_coupled=True`.
 
     Args:
         model: a Linen module.
         variables: what `model.init(key, x)` returned: {"params": ..., other collections}.
         *args: of the call, after x.
+        mutable: collections that the call may update, as in Flax's `apply`.
         **kwargs: of the call, such as `train=False`.
 
     Returns:
@@ -103,6 +103,7 @@ def from_nnx(module: NnxModule, *args: Any, **kwargs: Any) -> tuple[ApplyFn, Par
     Args:
         module: an NNX module.
         *args: of the call, after x.
+        mutable: collections that the call may update, as in Flax's `apply`.
         **kwargs: of the call.
 
     Returns:

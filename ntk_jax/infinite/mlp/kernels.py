@@ -147,8 +147,7 @@ def mlp_kernels_by_layer(
     depth: int,
     **options: Any,
 ) -> Kernels:
-    """`mlp_kernels` after every Dense layer: Kernels of shape (depth + 1, n1, n2), the last being
-    `mlp_kernels` itself.
+    """`mlp_kernels` after every Dense layer; the last is `mlp_kernels` itself.
 
     Args:
         x1: examples in rows.
