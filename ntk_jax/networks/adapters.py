@@ -77,8 +77,8 @@ def from_linen(
 def _apply_linen(
     model: nn.Module,
     fixed: Any,
-    args: Any,
-    kwargs: Any,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
     mutable: bool | str | tuple[str, ...],
     params: Params,
     x: Examples,
