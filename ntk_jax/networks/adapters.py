@@ -78,7 +78,7 @@ def _apply_linen(
     model: nn.Module,
     fixed: Any,
     args: tuple[object, ...],
-    kwargs: dict[str, object],
+    kwargs: Any,
     mutable: bool | str | tuple[str, ...],
     params: Params,
     x: Examples,
