@@ -99,7 +99,7 @@ def leave_one_out(
         data = data_of(modes, y_train, k_test_train, name="modes")
         change = k_test_train is not None
         found = left_out_on_operator(
-            data, diag_reg, fx_train_0, num_probes, solve_options, change=change
+            data, np.asarray(diag_reg), fx_train_0, num_probes, solve_options, change=change
         )
         return LeaveOneOut(*found)
     assert isinstance(modes, Modes)

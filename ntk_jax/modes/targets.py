@@ -38,7 +38,7 @@ def targets_of(modes: Modes, y_train: ArrayLike) -> Float[Array, "n *O"]:
     return as_targets("y_train", y_train, rows, s.dtype, kind.num_outputs, _WHOSE[kind.name])
 
 
-def as_test_kernel_of(modes: Modes, k_test_train: ArrayLike) -> Float[Array, "..."]:
+def as_test_kernel_of(modes: Modes, k_test_train: object) -> Float[Array, "..."]:
     """A test kernel of the kind of the training kernel, or a flattened full one."""
     k, kind, n = as_kernel("k_test_train", k_test_train), modes.kind, modes.eigenvalues.shape[-1]
     flattened = kind.name == "full" and k.ndim == 2 and k.shape[0] % kind.coupled == 0

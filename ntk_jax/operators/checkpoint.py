@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 
 from ntk_jax.extras import missing
@@ -71,6 +72,12 @@ def checkpoints(
     except ImportError as error:
         raise missing("checkpoint", "orbax-checkpoint", "scale") from error
     options = orbax.CheckpointManagerOptions(max_to_keep=2)
-    with orbax.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+    manager = orbax.CheckpointManager(Path(folder).absolute(), options=options)
+    try:
         yield Checkpoints(manager, orbax.args, problem)
-        manager.wait_until_finished()
+    except BaseException:
+        # To wait for a process that is gone would end this one before it can say why.
+        if jax.process_count() == 1:
+            manager.close()
+        raise
+    manager.close()
