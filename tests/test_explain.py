@@ -61,6 +61,29 @@ def test_explanation_names_every_leaf_once():
     assert "tiles of 10 x 10 rows" in text
 
 
+def test_derivatives_without_factors_are_told_their_fast_form():
+    rng = np.random.default_rng(0)
+    shapes = {"W": (2, 128), "V": (128, 128), "heads": (128, 8)}
+    params = {name: jax.device_put(rng.standard_normal(s)) for name, s in shapes.items()}
+    heads = lambda p, x: jnp.tanh(jnp.tanh(x @ p["W"]) @ p["V"]) @ p["heads"]
+
+    def backward(p, x):
+        return jax.jacrev(jax.jacrev(heads, 1), 1)(p, x)[:, 0, 0]
+
+    def forward(p, x):
+        along = lambda f: lambda z: jax.jvp(f, (z,), (jnp.array([1.0, 0.0]),))[1]
+        return along(along(lambda z: heads(p, z)))(x)
+
+    slow, fast = (
+        ntk_jax.explain_ntk(jax.vmap(f, (None, 0)), params, np.ones((3, 2)))
+        for f in (backward, forward)
+    )
+    assert slow.reversed and "jax.jvp" in str(slow)
+    assert "own Jacobian block" in str(slow)
+    assert not fast.reversed and "own Jacobian block" not in str(fast)
+    assert fast.operations["layerwise"] < slow.operations["layerwise"]
+
+
 @pytest.mark.parametrize("limit", [2**20, 2**26, 2**32])
 @pytest.mark.parametrize("n", [(1, 1), (100, 60_000), (20_000, 20_000)])
 def test_tiles_stay_within_the_budget(limit, n):

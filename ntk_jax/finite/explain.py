@@ -34,6 +34,8 @@ class Explanation(NamedTuple):
         result_bytes: of the kernel.
         peak_bytes: result, features, temporaries.
         unused: leaves that the network never reads.
+        reversed: leaves that have no factors because derivatives by x in reverse mode, such as
+            `jax.grad` of `jax.grad`, use their transposes; with `jax.jvp` they have.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Explanation(NamedTuple):
     result_bytes: int
     peak_bytes: int
     unused: tuple[str, ...]
+    reversed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = sum(row.operations for row in self.layers) or 1.0  # networks without parameters
@@ -52,6 +55,11 @@ class Explanation(NamedTuple):
             work = f"{row.operations / 1e9:10.3g} {row.operations / total:6.0%}"
             lines.append(f"{row.rule:28} {work} {sizes}  {', '.join(row.leaves)}")
         lines += [f"never read: {', '.join(self.unused)}"] if self.unused else []
+        if self.reversed:
+            lines.append(
+                f"no factors: {', '.join(self.reversed)}, as reverse-mode derivatives by x use "
+                "their transposes. Faster: jax.jvp, lambda x, v: jax.jvp(u, (x,), (v,))[1]."
+            )
         totals = ", ".join(f"{name} {ops / 1e9:.3g}" for name, ops in self.operations.items())
         lines.append(f"method {self.method}; GFLOP with features: {totals}")
         size = f"result {readable_size(self.result_bytes)}, peak {readable_size(self.peak_bytes)}"
@@ -114,6 +122,7 @@ def explain_ntk(
         result_bytes=tree_bytes(s.result),
         peak_bytes=tree_bytes(s.result) + peak_bytes(s.tiling, s.footprint),
         unused=tuple(s.plan.names[i] for i in s.plan.unused),
+        reversed=tuple(s.plan.names[i] for i in s.plan.reversed),
     )
 
 

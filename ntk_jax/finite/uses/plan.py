@@ -56,6 +56,7 @@ class Plan:
         blocks: the leaves with factored gradients.
         explicit: leaves that get their own Jacobian block.
         unused: leaves that the network does not read.
+        reversed: explicit leaves, of which derivatives by x use the transposes at too many places.
         names: the path of every leaf.
         shapes: of every leaf.
         num_outputs: O.
@@ -67,6 +68,7 @@ class Plan:
     blocks: tuple[BlockPlan, ...]
     explicit: tuple[int, ...]
     unused: tuple[int, ...]
+    reversed: tuple[int, ...]
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     num_outputs: int
@@ -126,15 +128,14 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
         closed = jaxpr_of_one(apply_fn, params, x)
     found = jax.tree_util.tree_leaves_with_path(params)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in found]
-    tracked = set(range(len(leaves)))
+    tracked, backward = set(range(len(leaves))), set()
     while True:
         out, run = _found(closed, tracked, leaves, x)
-        oriented = {
-            leaf: _oriented(run.taps, at, out.shape[0])
-            for leaf, at in _places_by_leaf(run.taps).items()
-        }
+        by_leaf = _places_by_leaf(run.taps)
+        oriented = {leaf: _oriented(run.taps, at, out.shape[0]) for leaf, at in by_leaf.items()}
         places = {leaf: at for leaf, at in oriented.items() if at is not None}
         apart = oriented.keys() - places.keys()
+        backward |= {leaf for leaf in apart if _has_transposes(run.taps, by_leaf[leaf])}
         unfit = (run.unfit | apart) & tracked
         if not unfit:
             break
@@ -145,6 +146,7 @@ def make_plan(apply_fn: ApplyFn, params: Params, x: Shaped) -> Plan:
         blocks=_group(run.taps, places),
         explicit=tuple(i for i in range(len(leaves)) if i not in tracked),
         unused=tuple(sorted(tracked - set(places))),
+        reversed=tuple(sorted(backward)),
         names=tuple(jax.tree_util.keystr(path) for path, _ in found),
         shapes=tuple(leaf.shape for leaf in leaves),
         num_outputs=out.shape[0],
@@ -201,6 +203,13 @@ def _oriented(
     D = next(_sizes(taps[at.tap], taps[at.tap].uses[at.use])[2] for at in found if not at.swapped)
     held = num_outputs * sum(T for _, T, _ in sizes) * (I + num_outputs * D)
     return found if B * held <= max(num_outputs * B * I * D, SMALL) else None
+
+
+def _has_transposes(taps: list[Tap], places: tuple[Place, ...]) -> bool:
+    """Whether a use of a leaf is of the transpose of what another one uses."""
+    uses = [taps[at.tap].uses[at.use].use for at in places]
+    dots = [use for use in uses if isinstance(use, DotUse)]
+    return any(use.transposes(dots[0]) for use in dots)
 
 
 def _sizes(tap: Tap, use: UseAtTap) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from ntk_jax.compat import REMATS, bind, scan_counts
 from ntk_jax.finite.uses.canonical import BiasUse, Use, conv_use, dot_use
@@ -42,7 +43,7 @@ def _conv(run: TappedEvaluation, eqn: Eqn, values: list[Value]) -> list[Value] |
     return [Product(convolve(eqn, h, leaf.array), (_pending(leaf, use, h),))]
 
 
-def _pending(leaf: Reindexed, use: Use, h: Array) -> PendingUse:
+def _pending(leaf: Reindexed, use: Use, h: ArrayLike) -> PendingUse:
     return PendingUse(leaf.leaf, use, leaf.path, leaf.stacked, h, leaf.scale)
 
 

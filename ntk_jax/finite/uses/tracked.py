@@ -55,10 +55,10 @@ class PendingUse:
     use: Use
     path: Path
     stacked: int
-    input: Array
+    input: ArrayLike
     scale: Scale = None
 
-    def scaled_input(self) -> Array:
+    def scaled_input(self) -> ArrayLike:
         """The layer input, with every scalar factor between the weight and the tap."""
         return self.input if self.scale is None else self.input * as_scalar(self.scale, self.input)
 
