@@ -175,7 +175,7 @@ def test_regression_on_many_rows(n, storage):
     y = np.sin(x[:, 0]) * x[:, 1]
     found = many_rows(x[:n], y[:n], x[n:], storage)
     error = np.mean((found - y[n:]) ** 2) / np.var(y)
-    assert error < (0.01 if n > 1000 else 0.15)
+    assert error < (0.05 if n > 1000 else 0.15)
 
 
 JOBS = [attribution, label_nodes, classify_graphs, vision_transformer, tabular, many_rows]
