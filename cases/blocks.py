@@ -69,8 +69,8 @@ class Experts(nn.Module):
     @nn.compact
     def __call__(self, x):
         init = by_width(self.width)
-        first = self.param("first", init, (self.experts, x.shape[-1], self.width))
-        second = self.param("second", init, (self.experts, self.width, self.width))
+        first = self.param("first", init, (self.experts, x.shape[-1], self.width), jnp.float32)
+        second = self.param("second", init, (self.experts, self.width, self.width), jnp.float32)
         hidden = nn.relu(jnp.einsum("bd,edf->bef", x, first))
         return jnp.einsum("bef,efd->bed", hidden, second)
 
@@ -143,7 +143,7 @@ def heads_apart(bias):
 def correlated_products(x, width, num_outputs):
     """A product of independent values, beside a function of both: known by joint samples."""
     u, v = nn.Dense(width, bias_init=normal(0.5))(x), nn.Dense(width)(x)
-    return nn.Dense(num_outputs)(u * nn.tanh(v) + nn.tanh(u * u + v))
+    return nn.Dense(num_outputs)(u * nn.tanh(v) + nn.tanh(u + v))
 
 
 RELATIVE = np.random.default_rng(0).standard_normal((2, 3, 3)).astype(np.float32)
