@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from ntk_jax.compat import on_device
 from ntk_jax.extras import missing
 
 Tree: TypeAlias = Any
@@ -40,7 +41,9 @@ class Checkpoints:
                     f"checkpoint: expected one of this problem; {self.manager.directory} holds one "
                     f"with another {name}. Name another folder, or delete this one."
                 )
-        return self._restore(step, state=self.args.StandardRestore(like))
+        found = self._restore(step, state=self.args.StandardRestore(like))
+        # Bound to no device, as at the start: the operator may be on others than it was then.
+        return jax.tree.map(lambda a: on_device(np.asarray(a)), found)
 
     def save(self, step: int, state: Tree) -> None:
         """Write a state in the background; the last two are kept."""
