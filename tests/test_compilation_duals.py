@@ -10,10 +10,12 @@ import pytest
 from cases.compilations import compilations
 from ntk_jax import duals, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.closures.programs import forget
+from ntk_jax.duals.host import host_values
 from ntk_jax.infinite.mlp import kernels as front
 from ntk_jax.infinite.mlp.diagonal import diagonals
 from ntk_jax.infinite.mlp.tiles import tiled
 from ntk_jax.tiling import TILE, bucket, padded, tile_size
+from ntk_jax.types import BOTH
 
 
 def rows(n, d=5, seed=0):
@@ -127,7 +129,7 @@ def test_padded_programs_give_the_bits_of_the_unpadded_one(name, sizes, monkeypa
     network, known, _ = front._network(
         x1, x2, *options.values(), "ntk", None, residual=False, layer_norm=False
     )
-    out, near = jax.jit(tiled, static_argnums=3)(*network, known)
+    out, near = jax.jit(tiled, static_argnums=(3, 5))(*network, known, BOTH)
     assert not np.any(near)
     for a, b in zip(found, out, strict=True):
         np.testing.assert_array_equal(a, b[:n1, :n2])
@@ -146,3 +148,23 @@ def test_buckets_are_whole_tiles_that_nearly_equal_sizes_share():
     assert bucket(303) == bucket(304) and bucket(2000) == 2000
     x = jnp.ones((3, 2))
     np.testing.assert_array_equal(padded(x, 5), [[1, 1]] * 3 + [[0, 0]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("f", "most"),
+    [
+        # its coefficients are read by a loop or by slices
+        (lambda u: jnp.polyval(np.array([0.5, -1.0, 0.25]), u), 1),
+        (lambda u: jnp.log2(1 + u**2) * jnp.arctanh(jnp.tanh(u) / 2), 0),
+        (lambda u: jnp.where(u > 0, jax.nn.silu(u), jnp.expm1(u)) + jnp.sqrt(jnp.abs(u)), 0),
+    ],
+    ids=["polynomial", "logarithm", "cases"],
+)
+def test_what_is_looked_at_beforehand_compiles_nothing(f, most):
+    x = np.linspace(-2.0, 2.0, 41)
+    both = lambda u: (f(u), jax.vmap(jax.grad(f))(u))
+    with compilations() as compiled:
+        found = host_values(both, x)
+    assert len(compiled) <= most
+    for a, b in zip(found, jax.jit(both)(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)

@@ -77,6 +77,13 @@ def _select(which: Value, *cases: Value) -> Value:
     return np.where(np.asarray(which, bool), cases[-1], cases[0])
 
 
+def _polynomial(x: Value, *coefficients: Value) -> Value:
+    total = coefficients[-1]
+    for c in coefficients[-2::-1]:
+        total = total * x + c
+    return total
+
+
 _FLOATING = ("div", "pow", "rem")
 _SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
@@ -84,8 +91,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(np, name)
         for name in (
-            *"add exp exp2 expm1 log log1p tanh sinh cosh sin cos tan sqrt cbrt square".split(),
-            *"abs sign floor ceil nextafter".split(),
+            *"add exp exp2 expm1 log log1p log2 tanh sinh cosh sin cos tan sqrt cbrt".split(),
+            *"square abs sign floor ceil nextafter".split(),
         )
     },
     **{
@@ -104,7 +111,9 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "max": np.maximum,
     "min": np.minimum,
     "not": np.invert,
+    "one_minus_square": lambda x: (1 - x) * (1 + x),
     "or": np.bitwise_or,
+    "polynomial": _polynomial,
     "pow": np.power,
     "rem": np.fmod,
     "rsqrt": lambda x: 1 / np.sqrt(x),

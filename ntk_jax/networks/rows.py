@@ -160,9 +160,10 @@ _SIZES = {"shape", "new_sizes", "limit_indices", "slice_sizes", "sharding", "siz
 
 # Where a result has as many rows as the operands, each row of it is of one row, and of all alike.
 _ALIKE = (
-    *"add add_any sub mul div rem neg sign abs exp exp2 expm1 log log1p tanh sin cos tan".split(),
+    *"add add_any sub mul div rem neg sign abs exp exp2 expm1 log log1p log2 tanh sin cos".split(),
     *"asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma".split(),
-    *"digamma sqrt rsqrt cbrt integer_pow pow square max min select_n clamp eq ne lt le".split(),
+    *"tan one_minus_square polynomial digamma sqrt rsqrt cbrt integer_pow pow square".split(),
+    *"max min select_n clamp eq ne lt le".split(),
     *"gt ge and or not xor is_finite floor ceil round nextafter convert_element_type".split(),
     *"stop_gradient copy copy_p reduce_precision real imag complex conj shift_left".split(),
     *"shift_right_logical shift_right_arithmetic transpose squeeze expand_dims split".split(),
