@@ -129,4 +129,4 @@ def test_a_long_field_is_one_line_on_stderr(tmp_path, capsys, no_work):
         == 1
     )
     error = capsys.readouterr().err
-    assert "long.csv, row 2" in error and error.count("\n") == 1
+    assert "long.csv, line 2" in error and error.count("\n") == 1

@@ -17,7 +17,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
 LINKS = [
     (page.relative_to(ROOT), target)
     for page in PAGES
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", BLOCK.sub("", page.read_text()))
 ]
 
 
