@@ -19,6 +19,7 @@ from ntk_jax.duals.kinks.near_pole import PoleDeficit
 from ntk_jax.duals.kinks.orthant import threshold
 from ntk_jax.infinite.mlp import tiles
 from ntk_jax.infinite.mlp.kernels import _DEFAULTS, _network
+from ntk_jax.types import BOTH
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 EDGE = {
@@ -336,7 +337,8 @@ def test_blocks_of_accelerators_are_the_tiles_of_a_cpu(activation, monkeypatch):
     network, known, _ = _network(x, None, **{**_DEFAULTS, **options})
     for rows in (tiles.BLOCK, 16):  # in one block, in nine of which six are computed
         monkeypatch.setattr(tiles, "BLOCK", rows)
-        blocks = jax.jit(partial(tiles.in_blocks), static_argnums=3)(*network, known)
+        compiled = jax.jit(partial(tiles.in_blocks), static_argnums=(3, 5))
+        blocks = compiled(*network, known, BOTH)
         for a, b in zip(whole, blocks, strict=True):
             b = np.asarray(b)[:40, :40]
             assert np.array_equal(b, b.T)
