@@ -81,6 +81,12 @@ STAY: dict[str, tuple[str, ...]] = {
     ),
     "test_projection.py::test_matrix_is_the_jacobian_and_its_projection": ("expert",),
     "test_projection.py::test_signs_do_not_depend_on_how_the_work_is_divided": (),
+    "test_regression_on_operators.py::test_a_posterior_with_an_operator_is_that_with_its_array": (
+        "True-stored", "False-recompute",
+    ),
+    "test_regression_on_operators.py::test_regression_with_an_operator_is_that_with_its_array": (
+        "memory", "stored",
+    ),
     "test_scales_of_layers.py::test_all_forms_are_the_tuple": (
         "list", "float32", "column of a table", "tuple of arrays", "JAX", "integers",
     ),
