@@ -14,7 +14,7 @@ import pytest
 
 import ntk_jax
 from ntk_jax import compat
-from ntk_jax.closures.programs import forget
+from ntk_jax.closures.programs import limits
 
 RNG = np.random.default_rng(0)
 X, SEQUENCES, Y = (
@@ -86,9 +86,9 @@ def double_in_single():
 @contextlib.contextmanager
 def debugging():
     """All that changes neither dtypes nor compilation, at once: each of them would trace everything
-    again. Nothing is remembered from outside, so that all traces are looked at for leaks.
+    again. No model is remembered from outside, so that its traces are looked at for leaks, too.
     """
-    forget()
+    limits.values.clear()
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.debug_nans(True))
         stack.enter_context(jax.check_tracer_leaks(True))
