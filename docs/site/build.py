@@ -22,6 +22,8 @@ from cases.neural_tangents import OURS, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+# Files that an option of a benchmark writes.
+OPTIONS = {"tabular_rows": "tabular --rows 30000", "scale_store": "scale --store"}
 # Rooms of the reference, in the order of a reader's work.
 ROOMS = {
     "Networks": ("ntk_jax.networks",),
@@ -162,7 +164,8 @@ def _source(lines, data):
     """With where the numbers are from."""
     where = data["environment"]
     said = f"{where['cpu']}, {where['cores']} cores, JAX {where['jax']}, {where['date'][:10]}"
-    command = f"python -m benchmarks {data['benchmark']}"
+    name = data["benchmark"]
+    command = f"python -m benchmarks {OPTIONS.get(name, name)}"
     return "\n".join(lines) + f"\n\n*{said}; `{command}`.*\n"
 
 
