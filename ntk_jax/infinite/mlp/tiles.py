@@ -22,7 +22,7 @@ from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_lay
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.tiling import corners, even, own_mirrored, tile_size, write_both, write_each
-from ntk_jax.types import BOTH, Which
+from ntk_jax.types import Which
 
 BLOCK = 8192  # rows of an accelerator's block: 256 MiB of an array in float32
 GROUP = 8  # layers in one pass: more take long to compile
@@ -62,8 +62,8 @@ def tiled(
     depth, symmetric = len(layers.W) - 1, x2 is None
     (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, tile_size)
     _, (rest, _) = split_layers(layers)
-    # of a real number, which K is alone, the imaginary part is 0, and nobody asks for Theta
-    packed = lambda state: lax.complex(*state) if NTK in which else state[0]
+    # K alone is packed, too, with nothing: real tiles JAX 0.6 computes anew for their mirror images
+    packed = lambda s: lax.complex(s[0], s[1] if NTK in which else jnp.zeros_like(s[0]))
 
     def tile(i: Array, j: Array) -> tuple[Array, Array]:
         a, b = _cut(one, i, t1), _cut(other, j, t2)
@@ -95,7 +95,8 @@ def tiled(
         return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
     zeros, nothing = (_nothing(one, other),) * len(which), jnp.zeros((t1, t2), x1.dtype)
-    carry = zeros, lax.complex(nothing, nothing) if which == BOTH else nothing, jnp.bool(False)
+    last = nothing if which == (NTK,) else lax.complex(nothing, nothing)
+    carry = zeros, last, jnp.bool(False)
     state, both, near = lax.fori_loop(0, len(starts), body, carry)
     return write(state, both, len(starts) - 1), near
 
