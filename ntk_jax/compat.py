@@ -79,6 +79,11 @@ def without_consts(closed: jex_core.ClosedJaxpr) -> jex_core.Jaxpr:
     return closed.jaxpr
 
 
+def scipy_linalg() -> ModuleType:
+    """SciPy's LAPACK, which takes longer to import than this library: when it is asked for."""
+    return importlib.import_module("scipy.linalg")
+
+
 def nnx() -> ModuleType:
     """Flax's NNX, which takes longer to import than this library: when it is asked for."""
     return importlib.import_module("flax.nnx")

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import check_number, check_vector
-from ntk_jax.compat import on_device
+from ntk_jax.compat import on_device, scipy_linalg
 from ntk_jax.losses import Kinks
 from ntk_jax.modes.modes import Prediction
 
@@ -176,9 +175,9 @@ def _least(
 def _solved(k: np.ndarray, b: np.ndarray) -> np.ndarray:
     """K⁻¹ b, or the least solution where K has no inverse, as of equal rows."""
     try:
-        factor = scipy.linalg.cho_factor(k)
+        factor = scipy_linalg().cho_factor(k)
         if np.min(np.diag(factor[0])) ** 2 > EXACT * np.max(np.diag(k)):
-            return scipy.linalg.cho_solve(factor, b)
-    except scipy.linalg.LinAlgError:
+            return scipy_linalg().cho_solve(factor, b)
+    except np.linalg.LinAlgError:
         pass
     return np.linalg.lstsq(k, b, rcond=EXACT)[0]

@@ -8,10 +8,9 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Bool, Float
-from scipy.linalg import blas, lapack
 
 from ntk_jax.checks import Number
-from ntk_jax.compat import is_on_host, on_device
+from ntk_jax.compat import is_on_host, on_device, scipy_linalg
 
 
 class HostFactor(NamedTuple):
@@ -21,7 +20,7 @@ class HostFactor(NamedTuple):
 
     def solve(self, b: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
         """(L Lᵀ)⁻¹ b."""
-        potrs = lapack.get_lapack_funcs("potrs", (self.lower,))
+        potrs = scipy_linalg().lapack.get_lapack_funcs("potrs", (self.lower,))
         return potrs(self.lower, b, lower=True)[0]
 
     def log_determinant(self) -> float:
@@ -31,7 +30,9 @@ class HostFactor(NamedTuple):
     def smallest_eigenvalue(self, num_steps: int = 30) -> float:
         """Of L Lᵀ by power iteration on the inverse: an upper bound, good to a few per cent."""
         v = w = np.random.default_rng(0).uniform(-1, 1, len(self.lower)).astype(self.lower.dtype)
-        trsv = blas.get_blas_funcs("trsv", (self.lower,))  # several times faster than potrs
+        trsv = scipy_linalg().blas.get_blas_funcs(
+            "trsv", (self.lower,)
+        )  # several times faster than potrs
         for _ in range(num_steps + 1):
             v = w / np.abs(w).max()
             w = trsv(self.lower, trsv(self.lower, v, lower=1), lower=1, trans=1)
@@ -41,7 +42,7 @@ class HostFactor(NamedTuple):
 def factor_on_host(matrix: Float[np.ndarray, "n n"], ridge: np.ndarray) -> HostFactor | None:
     """L Lᵀ = matrix + diag(ridge) in the memory of the matrix; None if that is not definite."""
     np.einsum("ii->i", matrix)[...] += ridge
-    potrf = lapack.get_lapack_funcs("potrf", (matrix,))
+    potrf = scipy_linalg().lapack.get_lapack_funcs("potrf", (matrix,))
     # LAPACK counts by columns: of a symmetric matrix, the transpose is the same, and no copy.
     lower, failed = potrf(matrix.T, lower=True, overwrite_a=True, clean=False)
     assert np.shares_memory(lower, matrix)
