@@ -24,6 +24,16 @@ Atom: TypeAlias = Var | Literal
 # Every equation that stands for a program of its own -> the parameter that holds it.
 INNER = {**CALLS, **CUSTOM_CALLS, **dict.fromkeys(REMATS, "jaxpr")}
 
+# What computes every entry of its result from the same entries of its operands.
+ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type
+    cos cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p
+    log2 logistic lt max min mul ne neg nextafter not one_minus_square or polynomial pow rem round
+    rsqrt select_n sign sin sinh sqrt square sub tan tanh xor
+    """.split()
+)
+
 
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """`(jaxpr, consts)` of a jaxpr, closed or not."""

@@ -129,8 +129,8 @@ def write_tile(out: Array, tile: Array, row: int | Array, column: int | Array) -
 def write_both(
     symmetric: bool, kernels: tuple[Array, ...], both: Array, at: tuple[Array, Array]
 ) -> tuple[Array, ...]:
-    """A tile of two kernels, the parts of a complex number, in its place, and mirrored; of one
-    kernel, a real number.
+    """A tile of two kernels, the parts of a complex number, in its place, and mirrored; one kernel
+    is the real part.
     """
     both = own_mirrored(both, at) if symmetric else both
     return _written(symmetric, kernels, (both.real, both.imag)[: len(kernels)], at)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from sklearn.datasets import load_digits
+from test_more_jobs import JOBS as MORE_JOBS
 
 import ntk_jax
 
@@ -234,7 +235,7 @@ def test_a_network_is_fine_tuned_to_shifted_images():
 JOBS = [pinn, nodes, sentences, te_nas, ground_state, distilled, fine_tuned]
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [*JOBS, *MORE_JOBS])
 def test_no_job_is_long(job):
     lines = inspect.getsource(job).splitlines()[2:]
     assert sum(bool(line.strip()) for line in lines) <= 15

@@ -4,6 +4,8 @@ A program has shapes of its own. Here rows and columns are filled up to few size
 called, so that folds and grids share programs.
 """
 
+import math
+
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -55,18 +57,12 @@ def training_kernel(source: Source, x: Float[np.ndarray, "n d"]) -> Float[np.nda
     return k[: len(x), : len(x)].astype(np.float64)
 
 
-def is_factored(n: int, memory_limit: float | None) -> bool:
-    """Whether a fit of n rows has its matrices in the limit, or in the free memory."""
-    room = free_bytes() if memory_limit is None else memory_limit
-    return n <= LARGEST_FACTORED and (room is None or MATRICES * 8 * n * n <= room)
-
-
 def most_factored(memory_limit: float | None) -> int:
-    """The most rows whose matrices fit."""
+    """The most rows whose matrices fit in the limit, or in the free memory."""
     room = free_bytes() if memory_limit is None else memory_limit
     if room is None:
         return LARGEST_FACTORED
-    return min(LARGEST_FACTORED, int((room / (MATRICES * 8)) ** 0.5))
+    return min(LARGEST_FACTORED, math.isqrt(int(room) // (MATRICES * 8)))
 
 
 def rows_at_once(n_train: int, memory_limit: float | None) -> int:

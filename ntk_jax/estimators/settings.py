@@ -15,7 +15,7 @@ from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.estimators.beyond_memory import Multiplied
 from ntk_jax.estimators.choice import MOST_REFINED, RIDGES, Criterion, Grid, choose, sample
 from ntk_jax.estimators.fitted import Factored, Fitted
-from ntk_jax.estimators.kernels import is_factored, most_factored
+from ntk_jax.estimators.kernels import most_factored
 from ntk_jax.estimators.ridges import Candidates
 from ntk_jax.estimators.rows import SCALES, Rows
 from ntk_jax.estimators.sources import (
@@ -163,12 +163,13 @@ def fit_rows(estimator: BaseEstimator, rows: Rows, criterion: Criterion) -> Fitt
     options = Options(**{name: getattr(estimator, name) for name in Options._fields})
     grid = grid_of(options, estimator.ridge, rows.x.shape[1])
     criterion = by_evidence if estimator.method == "gp" else criterion
-    if is_factored(len(rows.x), limit):
+    most = most_factored(limit)
+    if len(rows.x) <= most:
         kernel, solution, choice = choose(rows, grid, criterion)
         fitted: Fitted = Factored(rows, kernel, solution)
         estimator.solver_ = "cholesky"
     else:
-        chosen = sample(len(rows.x), max(2, min(MOST_REFINED, most_factored(limit))))
+        chosen = sample(len(rows.x), max(2, min(MOST_REFINED, most)))
         choice = choose(rows.take(chosen), grid, criterion)[2]
         fitted = found = Multiplied(rows, choice, limit)
         estimator.selection_rows_ = np.sort(rows.first[chosen])

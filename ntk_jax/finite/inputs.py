@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_jax.checks import (
     as_example_tree,
@@ -128,9 +129,8 @@ def check_two(
 def _examine(apply_fn: ApplyFn, params: Params, x: Examples, rows: int | None) -> bool:
     """Whether the network is complex; `rows` that interact, or None if they must not."""
     # Shapes first: they cost nothing, and the rows of what is no array cannot be compared.
-    _check_outputs_are_rows(apply_fn, params, x, rows or FEW)
-    out = trace_of(apply_fn, params, shapes_of_rows(x, rows or FEW))[1]
-    is_complex = holds_complex(params) or jnp.issubdtype(out.dtype, jnp.complexfloating)
+    dtype = _dtype_of_rows(apply_fn, params, x, rows or FEW)
+    is_complex = holds_complex(params) or jnp.issubdtype(dtype, jnp.complexfloating)
     if rows is None:
         f, p = (in_reals(apply_fn), in_parts(params)) if is_complex else (apply_fn, params)
         check_per_example(f, p, x)
@@ -142,8 +142,10 @@ def output_axes(outputs: str) -> int:
     return OUTPUTS.index(outputs)
 
 
-def _check_outputs_are_rows(apply_fn: ApplyFn, params: Params, x: Examples, rows: int) -> None:
-    """Raise unless the network returns one array of floats with one row per example."""
+def _dtype_of_rows(apply_fn: ApplyFn, params: Params, x: Examples, rows: int) -> np.dtype:
+    """The dtype of the outputs; an error unless the network returns one array of floats with one
+    row per example.
+    """
     out = trace_of(apply_fn, params, shapes_of_rows(x, rows))[1]
     shape = getattr(out, "shape", ())
     if not shape or shape[0] != rows or math.prod(shape) == 0:
@@ -158,3 +160,4 @@ def _check_outputs_are_rows(apply_fn: ApplyFn, params: Params, x: Examples, rows
             f"apply_fn: expected real floating-point outputs; got {out.dtype}. Return logits, not "
             "classes."
         )
+    return out.dtype

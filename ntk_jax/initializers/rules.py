@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ntk_jax import jaxprs
 from ntk_jax.compat import bind, double_precision
 from ntk_jax.initializers.laws import CUT, UNIFORM, Law, function_of, inverse_erf_of_uniform
 from ntk_jax.initializers.on_host import on_host
@@ -28,12 +29,9 @@ STRUCTURE = frozenset(
     "reshape transpose squeeze expand_dims rev slice copy copy_p stop_gradient device_put "
     "sharding_constraint reduce_precision optimization_barrier split".split()
 )
-ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil "
-    "clamp convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge "
-    "gt integer_pow is_finite le lgamma log log1p log2 logistic lt max min mul ne neg nextafter "
-    "not one_minus_square or polynomial pow rem round rsqrt select_n shift_left "
-    "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor".split()
+ELEMENTWISE = jaxprs.ELEMENTWISE.union(
+    "bitcast_convert_type digamma lgamma shift_left shift_right_arithmetic "
+    "shift_right_logical".split()
 )
 # What an initializer computes of its scale, without the rounding of its dtype.
 IN_DOUBLE: dict[str, Callable[..., Any]] = {

@@ -15,7 +15,16 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import Literal, is_concrete, scan_counts
-from ntk_jax.jaxprs import INNER, Atom, Eqn, inner_jaxpr, open_jaxpr, same_value, shape_of
+from ntk_jax.jaxprs import (
+    ELEMENTWISE,
+    INNER,
+    Atom,
+    Eqn,
+    inner_jaxpr,
+    open_jaxpr,
+    same_value,
+    shape_of,
+)
 
 FEW, MORE = 3, 4
 """Rows of the two traces."""
@@ -160,15 +169,12 @@ _SIZES = {"shape", "new_sizes", "limit_indices", "slice_sizes", "sharding", "siz
 
 # Where a result has as many rows as the operands, each row of it is of one row, and of all alike.
 _ALIKE = (
-    *"add add_any sub mul div rem neg sign abs exp exp2 expm1 log log1p log2 tanh sin cos".split(),
-    *"asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma".split(),
-    *"tan one_minus_square polynomial digamma sqrt rsqrt cbrt integer_pow pow square".split(),
-    *"max min select_n clamp eq ne lt le".split(),
-    *"gt ge and or not xor is_finite floor ceil round nextafter convert_element_type".split(),
-    *"stop_gradient copy copy_p reduce_precision real imag complex conj shift_left".split(),
-    *"shift_right_logical shift_right_arithmetic transpose squeeze expand_dims split".split(),
+    *ELEMENTWISE,
+    *"lgamma digamma stop_gradient copy copy_p reduce_precision real imag complex conj".split(),
+    *"shift_left shift_right_logical shift_right_arithmetic".split(),
+    *"transpose squeeze expand_dims split broadcast_in_dim concatenate stack unstack".split(),
     *"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split(),
-    *"dot_general concatenate stack unstack tile slice dynamic_slice broadcast_in_dim".split(),
+    *"dot_general tile slice dynamic_slice".split(),
 )
 
 # By name of an equation: whether each row of the first result is of one row, and of all alike.

@@ -25,6 +25,7 @@ from ntk_jax.infinite.flax.values import (
     Shape,
     bind_elementwise,
     fixed_key,
+    is_key,
     joint_wide,
     static_det,
 )
@@ -47,20 +48,16 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
             floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
             outs = evaluate([v.sides[side] for v in values])
             outs = [o.astype(dtype) if floating(o) else o for o in outs]
-            sides.append([o if _is_key(o) else np.asarray(o) for o in outs] if static else outs)
+            sides.append([o if is_key(o) else np.asarray(o) for o in outs] if static else outs)
     pending = None if static else _still_pending(eqn, values)
     results = []
     for pair in zip(*sides, strict=True):
         if static:
-            d = fixed_key(pair[0]) if _is_key(pair[0]) else static_det(pair[0])
+            d = fixed_key(pair[0]) if is_key(pair[0]) else static_det(pair[0])
         else:
             d = Det(pair, (1,) * pair[0].ndim, pending=pending)
         results.append(d if wide is None else Det(d.sides, wide, d.literal, d.static, d.pending))
     return results
-
-
-def _is_key(a: AnyArray) -> bool:
-    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
 def _evaluation(

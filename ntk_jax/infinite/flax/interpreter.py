@@ -29,6 +29,7 @@ from ntk_jax.infinite.flax.values import (
     Value,
     Wide,
     fixed_key,
+    is_key,
     static_det,
 )
 from ntk_jax.jaxprs import INNER, Eqn, Jaxpr, dtype_of, evaluate, inner_jaxpr, source_line
@@ -98,7 +99,7 @@ class Interpreter:
         """A constant of the trace: known now unless someone else's tracer."""
         if isinstance(value, jax.core.Tracer):
             return Det((value, value), (1,) * value.ndim)
-        if jnp.issubdtype(getattr(value, "dtype", type(value)), jax.dtypes.prng_key):
+        if is_key(value):
             return Noise() if is_sampled_key(value.dtype) else fixed_key(value)
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
             value = np.asarray(value if np.ndim(value) else float(value)).astype(self.moments.dtype)

@@ -35,6 +35,7 @@ from ntk_jax.infinite.flax.values import (
     Value,
     Weight,
     Wide,
+    is_key,
 )
 from ntk_jax.initializers.stats import InitStats, leaf_path
 from ntk_jax.types import ApplyFn, Kernels, Params
@@ -164,7 +165,7 @@ def traced(
 
 
 def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
-    known = is_concrete(const) and not jnp.issubdtype(const.dtype, jax.dtypes.prng_key)
+    known = is_concrete(const) and not is_key(const)
     return np.array(const) if known else const
 
 

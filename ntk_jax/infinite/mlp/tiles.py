@@ -4,9 +4,9 @@ through.
 One mathematics, two schedules. A CPU takes tiles that fit its caches, each in one loop over layers;
 XLA's CPU fusion has one output, so the two kernels travel as the real and the imaginary part of one
 complex number: as two arrays, the recursion would be computed twice per layer, and the time grow
-exponentially with depth. K alone travels as one real number. An accelerator takes few, large
-blocks, and eight layers in one pass that writes what is asked for. With x2 = None only blocks of
-the upper triangle are visited, and mirrored.
+exponentially with depth. An accelerator takes few, large blocks, and eight layers in one pass that
+writes what is asked for. With x2 = None only blocks of the upper triangle are visited, and
+mirrored.
 """
 
 from collections.abc import Callable

@@ -25,6 +25,7 @@ from ntk_jax.infinite.flax.values.deterministic import (
     Shape,
     both_sides,
     fixed_key,
+    is_key,
     joint_wide,
     number,
     static_det,

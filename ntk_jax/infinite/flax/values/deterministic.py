@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -90,6 +92,11 @@ def zeros(shape: Shape, wide: Shape, dtype: np.dtype) -> Det:
     """Constant zeros."""
     array = np.zeros(shape, dtype)
     return Det((array, array), tuple(wide), 0.0 if array.size else None, True)
+
+
+def is_key(value: object) -> bool:
+    """Whether it is an array of random keys."""
+    return jnp.issubdtype(getattr(value, "dtype", type(value)), jax.dtypes.prng_key)
 
 
 def fixed_key(key: Array) -> Det:

@@ -8,15 +8,9 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
-ELEMENTWISE = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type
-    copy cos cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log
-    log1p log2 logistic lt max min mul ne neg nextafter not one_minus_square or polynomial pow
-    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh
-    xor
-    """.split()
-)
+from ntk_jax import jaxprs
+
+ELEMENTWISE = jaxprs.ELEMENTWISE | {"copy", "reduce_precision", "stop_gradient"}
 REDUCTIONS = frozenset({"reduce_max", "reduce_min", "reduce_and", "reduce_or"})
 # What leaves entries as they are: an inner product that awaits its division may pass.
 PASSING = frozenset(
