@@ -6,6 +6,9 @@ RUN := $(VENV)/bin/python
 
 .PHONY: demo test test-all test-slow test-oldest lint docs release colab benchmarks aot gpu clean
 
+# Where Python is told to keep no bytecode, every process compiles the sources of JAX anew: four seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What was compiled once is read by the next run, and by the other worker. Not for the oldest versions: programs that JAX 0.6
 # loads on a CPU compute otherwise (docs/reliability.md).
 demo test test-slow docs benchmarks: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax_cache
