@@ -22,8 +22,12 @@ from cases.neural_tangents import OURS, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-# Files that an option of a benchmark writes.
-OPTIONS = {"tabular_rows": "tabular --rows 30000", "scale_store": "scale --store"}
+# Files that are not written by the benchmark of their name.
+COMMANDS = {
+    "tabular_rows": "python -m benchmarks tabular --rows 30000",
+    "scale_store": "python -m benchmarks scale --store",
+    "suites": "python .ci/time_tests.py",
+}
 # Rooms of the reference, in the order of a reader's work.
 ROOMS = {
     "Networks": ("ntk_jax.networks",),
@@ -165,7 +169,7 @@ def _source(lines, data):
     where = data["environment"]
     said = f"{where['cpu']}, {where['cores']} cores, JAX {where['jax']}, {where['date'][:10]}"
     name = data["benchmark"]
-    command = f"python -m benchmarks {OPTIONS.get(name, name)}"
+    command = COMMANDS.get(name, f"python -m benchmarks {name}")
     return "\n".join(lines) + f"\n\n*{said}; `{command}`.*\n"
 
 
