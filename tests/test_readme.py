@@ -65,7 +65,8 @@ def test_every_public_name_has_its_place_in_the_reference():
 
 
 UNITS = "s|ms|µs|seconds?|minutes?|hours?|[kKMGT]i?B|[MGT]?flops?|%|times as|ulps"
-AMOUNT = re.compile(rf"(?<![\w.^])[\d,]*\.?\d+[ -]?(?:{UNITS})(?![\w%])")
+NUMBERS = r"[\d,]*\.?\d+[ -]?|(?:two|three|four|five|six|seven|eight|nine|ten)[ -]"
+AMOUNT = re.compile(rf"(?<![\w.^])(?:{NUMBERS})(?:{UNITS})(?![\w%])")
 # Amounts that nobody measured on a machine: settings, aims, bounds of a test, and what is quoted.
 NOT_MEASURED = {
     "accelerators": {"16 GiB"},  # assumed for a device that is not there

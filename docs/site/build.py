@@ -117,7 +117,7 @@ def _lines():
     """The tables of `cases/neural_tangents.py`, after what their lines share."""
     blocks = [f"```python\n{OURS.strip()}\n```"]
     for title, lines in SECTIONS.items():
-        blocks.append(f"## {title}\n\n| there | here | |\n| --- | --- | --- |")
+        blocks.append(f"## {title}\n\n| there | here | what differs |\n| --- | --- | --- |")
         blocks[-1] += "".join(
             f"\n| `{line.name}` | {f'`{line.ours}`' if line.ours else ''} | {line.note} |"
             for line in lines
