@@ -34,7 +34,7 @@ def bundled_problem(name: str, num_folds: int = NUM_FOLDS) -> Problem:
     return Problem(name, _standardized(x), y, halves, folds, classes)
 
 
-def uci_problems(folder: Path, most: int = 1000) -> list[str]:
+def uci_problems(folder: Path, most: int = 5000) -> list[str]:
     """Names of the sets of a folder in the UCI-121 layout that the published table is of.
 
     Those without a test set of their own, of at most `most` rows.

@@ -2,9 +2,10 @@
 
 Arora et al. 2020 (arXiv:1910.01663): 15 NTKs (1 to 5 layers, any number of first layers frozen)
 and C from 1e-2 to 1e4, tuned on one split, then the mean of 4 folds. `--data DIR` takes the UCI-121
-sets of Fernández-Delgado et al. 2014 in their layout, of at most 1000 rows: published are 81.95 %
-for the NTK-SVM and 81.56 % for the forest on 90 of them. Without it, what scikit-learn ships. A run
-that is stopped goes on where it was: methods of a set that are in the JSON are not run again.
+sets of Fernández-Delgado et al. 2014 in their layout: as published, those of at most 5000 rows
+without a test set of their own, 90 of them, 81.95 % for the NTK-SVM and 81.56 % for the forest.
+Without it, what scikit-learn ships. A run that is stopped goes on where it was: methods of a set
+that are in the JSON are not run again.
 `--rows 30000` runs nothing but a drawn set of so many rows, whose kernel is multiplied and never
 factored: time and memory in fresh processes, beside boosting and a fit of 4,000 of the rows.
 """

@@ -303,6 +303,12 @@ BAD = {
     "model": (b"a,y\n1,2\n", "kernel {} --model x --out K.npz", r"--model: expected PACKAGE"),
     "shape": (b"a,y\n1,2\n", "kernel {} --shape 2 --out K.npz", r"--shape: .*--model"),
     "activation": (b"a,y\n1,2\n", "spectrum {} --activation x", r"activation: expected"),
+    "names of rows": (
+        b"a,id,y\n" + b"".join(b"%d,u%d,%d\n" % (i, i, i % 3) for i in range(12)),
+        PREDICT,
+        r"column id: expected numbers, or texts that rows share; .*such as 'u0'.*--drop id",
+    ),
+    "equal rows": (b"a,y\n1,2\n1,3\n", "spectrum {} --target y", r"bad.csv: expected inputs that"),
     "missing file": (None, "spectrum {}", r"bad.csv"),
 }
 
@@ -320,6 +326,42 @@ def test_bad_input_is_one_line_that_says_where(case, folder, capsys):
     assert captured.out == "" and "Traceback" not in captured.err
     with pytest.raises((ValueError, OSError)):
         main([*arguments, "--debug"])
+
+
+def test_columns_of_any_scale_and_constant_ones_are_standardized(folder, capsys):
+    rng = np.random.default_rng(0)
+    a, y = rng.normal(size=20), rng.normal(size=20)
+    write(folder / "plain.csv", ["a", "y"], zip(a, y, strict=True))
+    write(
+        folder / "large.csv",
+        ["a", "b", "y"],
+        ((1e300 * u, 0.1, v) for u, v in zip(a, y, strict=True)),
+    )
+    write(folder / "new.csv", ["a", "b"], ((1e300 * u, 0.3) for u in a))
+    plain = rows_of(
+        out_of(capsys, *"predict --train plain.csv --target y --test plain.csv".split()).out
+    )
+    large = rows_of(
+        out_of(capsys, *"predict --train large.csv --target y --test new.csv".split()).out
+    )
+    np.testing.assert_allclose(
+        [float(row["prediction"]) for row in large],
+        [float(row["prediction"]) for row in plain],
+        rtol=1e-6,
+    )
+    spectra = [
+        json.loads(out_of(capsys, "spectrum", name, "--drop", "y", "--json").out)["trace"]
+        for name in ("plain.csv", "large.csv")
+    ]
+    # A constant column is 0, and counts in the number of inputs alone.
+    assert spectra[0] > spectra[1] > spectra[0] / 2
+
+
+def test_few_whole_numbers_may_be_classes_and_that_is_said(folder, capsys):
+    write(folder / "labels.csv", ["a", "y"], [(i, i % 2) for i in range(12)])
+    command = "predict --train labels.csv --target y --test labels.csv --depth 1".split()
+    assert "--task classification" in out_of(capsys, *command).err
+    assert "--task" not in out_of(capsys, *command, "--task", "regression").err
 
 
 def test_pickled_arrays_are_refused(folder, capsys):

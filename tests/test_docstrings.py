@@ -6,33 +6,44 @@ import re
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import ntk_jax
-from ntk_jax import data, losses
+from ntk_jax import data, estimators, losses, plots
 
 PUBLIC = {f"{name}": getattr(ntk_jax, name) for name in vars(ntk_jax) if name[0] != "_"}
 PUBLIC |= {f"duals.{name}": value for name, value in vars(ntk_jax.duals).items() if name[0] != "_"}
 PUBLIC |= {name: getattr(data, name) for name in ("linear_data", "digits_data", "csv_data")}
 PUBLIC |= losses.LOSSES | losses.LEVELS
+PLOTS = {
+    name: getattr(plots, name) for name in vars(plots) if name.startswith(("plot_", "anim", "save"))
+}
+PUBLIC |= PLOTS
 FUNCTIONS = {
     name: f
     for name, f in PUBLIC.items()
     if inspect.isfunction(f) and f.__module__.startswith("ntk_jax")
 }
+CLASSES = {name: value for name, value in vars(estimators).items() if inspect.isclass(value)}
+# Their own tests are quick: test_plots, test_estimators.
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in [*PLOTS, *CLASSES]]
 NAMES = {"jax": jax, "jnp": jnp, "np": np, "ntk_jax": ntk_jax}  # imported by every example
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_example_of_a_public_function_runs(name):
-    found = doctest.DocTestFinder(recurse=False).find(FUNCTIONS[name], name, globs=dict(NAMES))
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in PLOTS] + LATER)
+def test_the_example_of_a_public_function_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for what writes files
+    value = (FUNCTIONS | CLASSES)[name]
+    found = doctest.DocTestFinder(recurse=False).find(value, name, globs=dict(NAMES))
     assert any(test.examples for test in found), f"{name} has no example (>>>)"
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     report = []
     for test in found:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             runner.run(test, out=report.append)
+    plt.close("all")
     assert not runner.failures, "".join(report)
 
 
@@ -62,5 +73,7 @@ def test_help_is_enough(name):
         for parameter in inspect.signature(FUNCTIONS[name]).parameters:
             assert re.search(rf"^    \**{parameter}: ", said, re.M), f"{name} says no {parameter}"
         assert "Returns:" in said or "-> None" in str(inspect.signature(FUNCTIONS[name]))
-        assert "Raises:" in said or name in WITHOUT["Raises:"], name
-    assert re.search(FORMULA, said) or "Reference" in said or name in WITHOUT["formula"], name
+        assert "Raises:" in said or name in WITHOUT["Raises:"] | set(PLOTS), name
+    assert (
+        re.search(FORMULA, said) or "Reference" in said or name in WITHOUT["formula"] | set(PLOTS)
+    )

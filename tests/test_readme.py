@@ -62,3 +62,26 @@ def test_every_public_name_has_its_place_in_the_reference():
     for name in set(ntk_jax.__all__) - {"duals", "losses"}:
         home = getattr(getattr(ntk_jax, name), "__module__", "")
         assert not home.startswith("ntk_jax") or home.startswith(tuple(rooms)), name
+
+
+UNITS = "s|ms|µs|seconds?|minutes?|hours?|[kKMGT]i?B|[MGT]?flops?|%|times as|ulps"
+NUMBERS = r"[\d,]*\.?\d+[ -]?|(?:two|three|four|five|six|seven|eight|nine|ten)[ -]"
+AMOUNT = re.compile(rf"(?<![\w.^])(?:{NUMBERS})(?:{UNITS})(?![\w%])")
+# Amounts that nobody measured on a machine: settings, aims, bounds of a test, and what is quoted.
+NOT_MEASURED = {
+    "accelerators": {"16 GiB"},  # assumed for a device that is not there
+    "scaling": {"10 s", "300 s"},  # timeouts
+    "testing": {"6 minutes"},  # an aim
+    "training": {"4 %"},  # the bound of test_wide_networks
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_measured_numbers_come_from_the_files_of_results(page):
+    """No time, memory or share is typed, but by a test or notebook that its row names (sources),
+    or where a section says that it is a calculation.
+    """
+    text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"^## [^\n]*, on paper\n.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = set(AMOUNT.findall(text)) if page.stem != "sources" else set()
+    assert found == NOT_MEASURED.get(page.stem, set())

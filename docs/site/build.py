@@ -22,8 +22,12 @@ from cases.neural_tangents import OURS, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-# Files that an option of a benchmark writes.
-OPTIONS = {"tabular_rows": "tabular --rows 30000", "scale_store": "scale --store"}
+# Files that are not written by the benchmark of their name.
+COMMANDS = {
+    "tabular_rows": "python -m benchmarks tabular --rows 30000",
+    "scale_store": "python -m benchmarks scale --store",
+    "suites": "python .ci/time_tests.py",
+}
 # Rooms of the reference, in the order of a reader's work.
 ROOMS = {
     "Networks": ("ntk_jax.networks",),
@@ -113,7 +117,7 @@ def _lines():
     """The tables of `cases/neural_tangents.py`, after what their lines share."""
     blocks = [f"```python\n{OURS.strip()}\n```"]
     for title, lines in SECTIONS.items():
-        blocks.append(f"## {title}\n\n| there | here | |\n| --- | --- | --- |")
+        blocks.append(f"## {title}\n\n| there | here | what differs |\n| --- | --- | --- |")
         blocks[-1] += "".join(
             f"\n| `{line.name}` | {f'`{line.ours}`' if line.ours else ''} | {line.note} |"
             for line in lines
@@ -165,7 +169,7 @@ def _source(lines, data):
     where = data["environment"]
     said = f"{where['cpu']}, {where['cores']} cores, JAX {where['jax']}, {where['date'][:10]}"
     name = data["benchmark"]
-    command = f"python -m benchmarks {OPTIONS.get(name, name)}"
+    command = COMMANDS.get(name, f"python -m benchmarks {name}")
     return "\n".join(lines) + f"\n\n*{said}; `{command}`.*\n"
 
 

@@ -6,11 +6,13 @@ from griffe import Extension
 
 
 class Examples(Extension):
-    """Sections by the names that the parser knows."""
+    """Sections by the names that the parser knows; several attributes of one line as one."""
 
     def on_instance(self, *, obj, **kwargs):
-        """Rename the section in a docstring."""
+        """Rewrite a docstring."""
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(
-                r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE
-            )
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            # A space would end the name.
+            several = r"^ +(?:\w+_, )+\w+_:"
+            unbroken = lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}")
+            obj.docstring.value = re.sub(several, unbroken, text, flags=re.MULTILINE)

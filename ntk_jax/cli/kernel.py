@@ -14,10 +14,10 @@ from ntk_jax.cli.options import (
     add_command,
     add_table_options,
     as_bytes,
+    as_inputs,
     check_out,
     notify,
     show,
-    standardized,
 )
 from ntk_jax.data.encoding import encoder, is_numeric, numbers_of
 from ntk_jax.data.reading import Table, read_table
@@ -43,7 +43,7 @@ SPECTRUM_EXAMPLES = """examples:
 
 
 class Frame(NamedTuple):
-    """A table in and its matrix, standardized by column."""
+    """A table in and its matrix, as_inputs by column."""
 
     table: Table
     x: np.ndarray
@@ -140,6 +140,9 @@ def run_spectrum(args: argparse.Namespace) -> int:
     }
     if args.target is not None:
         y = _target(frame.table, args.target)
+        for what, values in (("inputs", frame.x), (f"values of {args.target}", y)):
+            if np.all(values == values[0]):
+                raise ValueError(f"{args.data}: expected {what} that vary; all rows have the same.")
         results["centered alignment"] = float(np.asarray(alignment(k, y, centered=True)))
     if args.out is not None:
         with args.out.open("wb") as file:
@@ -221,7 +224,7 @@ def read_frame(args: argparse.Namespace, targets: tuple[str, ...] = ()) -> Frame
     encode = encoder(table.without(list(targets)))
     x = encode(table)
     notify(encode.notices)
-    return Frame(table, standardized(x, x, raw=args.raw))
+    return Frame(table, as_inputs(x, x, raw=args.raw))
 
 
 def kernels_of(args: argparse.Namespace, x: np.ndarray) -> Kernels:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ntk_jax.data.encoding import standardized
+
 
 def add_command(
     commands: argparse._SubParsersAction,
@@ -53,12 +55,9 @@ def check_out(path: Path | None) -> None:
         raise ValueError(f"--out: expected a file; got the folder {path}.")
 
 
-def standardized(x: np.ndarray, like: np.ndarray, *, raw: bool) -> np.ndarray:
-    """Inputs by the means and deviations of `like`, column by column, or as they are if `raw`."""
-    if not raw:
-        std = like.std(axis=0)
-        x = (x - like.mean(axis=0)) / np.where(std > 0, std, 1)
-    return x.astype(np.float32)
+def as_inputs(x: np.ndarray, like: np.ndarray, *, raw: bool) -> np.ndarray:
+    """Standardized like `like`, column by column, or as they are if `raw`; in float32."""
+    return (x if raw else standardized(x, like)).astype(np.float32)
 
 
 def as_bytes(text: str) -> int:

@@ -14,12 +14,19 @@ import numpy as np
 from ntk_jax.cli.options import (
     add_command,
     add_table_options,
+    as_inputs,
     check_out,
     notify,
     show,
-    standardized,
 )
-from ntk_jax.data.encoding import Encoder, encoder, is_numeric, numbers_of, text_of
+from ntk_jax.data.encoding import (
+    Encoder,
+    encoder,
+    is_numeric,
+    look_like_classes,
+    numbers_of,
+    text_of,
+)
 from ntk_jax.data.reading import Table, read_table
 from ntk_jax.inference.regression import kernel_regression
 from ntk_jax.memory import free_bytes
@@ -147,9 +154,9 @@ def _predict_from_store(args: argparse.Namespace) -> int:
     """
     task, test = _task(args), read_table(args.test)
     args.depth = 2 if args.depth is None else args.depth
-    x_test = standardized(task.encode(test), task.x, raw=args.raw)
+    x_test = as_inputs(task.encode(test), task.x, raw=args.raw)
     notify(task.encode.notices)
-    kernel_fn, x = args.kernel_fn_of(args, standardized(task.x, task.x, raw=args.raw))
+    kernel_fn, x = args.kernel_fn_of(args, as_inputs(task.x, task.x, raw=args.raw))
     store = KernelStore.open(args.store)
     store.check(kernel_fn, x)
     on_disk, x_test = getattr(store, args.kernel), x_test.reshape(len(x_test), *x.shape[1:])
@@ -233,6 +240,10 @@ def _task(args: argparse.Namespace) -> Task:
         y = np.array([text_of(cell) for cell in table.column(args.target)])
     else:
         y = numbers_of(table, args.target)
+        if args.task is None and look_like_classes(y):
+            notify(
+                [f"column {args.target}: whole numbers, as a regression (--task classification?)"]
+            )
     if len(np.unique(y)) < 2:
         what = "at least two classes" if classes else "a target that varies"
         raise ValueError(

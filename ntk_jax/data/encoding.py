@@ -8,6 +8,8 @@ from jaxtyping import Float
 from ntk_jax.data.reading import Cell, Table, shortened
 
 MOST_TEXTS = 100
+# From here on a text in every row is no category.
+FEW_ROWS = 10
 
 
 class Numbers(NamedTuple):
@@ -46,8 +48,8 @@ def encoder(table: Table) -> Encoder:
     their gaps, become one column each.
 
     Raises:
-        ValueError: a few texts among numbers; more different texts than could tell anything; no
-            column left.
+        ValueError: a few texts among numbers; more different texts than could tell anything, or
+            one for every row; no column left.
     """
     columns: dict[str, Numbers | Texts] = {}
     notices: list[str] = []
@@ -67,6 +69,12 @@ def encoder(table: Table) -> Encoder:
                 )
             continue
         values = tuple(sorted({text_of(cell) for cell in cells}))
+        if len(values) == len(cells) > FEW_ROWS:
+            raise ValueError(
+                f"{table.path}, column {name}: expected numbers, or texts that rows share; got "
+                f"another one in every row, such as {values[0]!r}. Write numbers without signs or "
+                f"separators of thousands; leave out what only names rows (--drop {name})."
+            )
         if len(values) > MOST_TEXTS:
             raise ValueError(
                 f"{table.path}, column {name}: expected numbers or at most {MOST_TEXTS} different "
@@ -124,6 +132,24 @@ def number_of(table: Table, cell: Cell) -> float | None:
         except ValueError:
             continue
     return None
+
+
+def look_like_classes(y: Float[np.ndarray, "n *O"]) -> bool:
+    """Whether a target of numbers holds a few different whole ones."""
+    return 1 < len(np.unique(y)) <= min(20, len(y) // 2) and bool(np.all(y == np.round(y)))
+
+
+def standardized(
+    columns: Float[np.ndarray, "n d"], like: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, "n d"]:
+    """By the means and deviations of `like`, column by column; one that is constant there to
+    rounding is not scaled.
+    """
+    largest = np.max(np.abs(like), axis=0)
+    unit = np.where(largest > 0, largest, 1)  # so that squares of any numbers exist
+    columns, like = columns / unit, like / unit
+    std = like.std(axis=0)
+    return (columns - like.mean(axis=0)) / np.where(std > 8 * np.finfo(float).eps, std, 1)
 
 
 def text_of(cell: Cell) -> str:

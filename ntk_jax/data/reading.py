@@ -135,7 +135,7 @@ def _check_rows(path: Path, rows: list[list[str]], numbers: list[int]) -> None:
         if not name:
             raise ValueError(
                 f"{path}, line {numbers[0]}: expected a name for every column; column {i + 1} has "
-                "none."
+                "none. Name it, or write the table without it (pandas: index=False)."
             )
         if name in header[:i]:
             raise ValueError(

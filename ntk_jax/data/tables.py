@@ -8,7 +8,15 @@ import numpy as np
 
 from ntk_jax.checks import check_integer, check_number, check_option
 from ntk_jax.data.dataset import Dataset, make_dataset, shuffled
-from ntk_jax.data.encoding import MOST_TEXTS, is_numeric, number_of, numbers_of, text_of
+from ntk_jax.data.encoding import (
+    MOST_TEXTS,
+    is_numeric,
+    look_like_classes,
+    number_of,
+    numbers_of,
+    standardized,
+    text_of,
+)
 from ntk_jax.data.reading import Table, read_table, shortened
 
 Columns: TypeAlias = tuple[np.ndarray, tuple[str, ...] | None]
@@ -90,9 +98,10 @@ def csv_data(
         )
     parts = [_as_columns(table, name) for name in table.columns if name != target]
     x = np.concatenate(
-        [_standardized(part, train) if texts is None else part for part, texts in parts], axis=1
+        [standardized(part, part[train]) if texts is None else part for part, texts in parts],
+        axis=1,
     )
-    y = _standardized(y, train) if names is None else y - 1 / len(names)
+    y = standardized(y, y[train]) if names is None else y - 1 / len(names)
     return make_dataset(table.path.stem, x, y, names, train, test)
 
 
@@ -105,17 +114,10 @@ def _target(table: Table, name: str, task: str | None) -> Columns:
         raise ValueError(
             f"column {name}: expected numbers for a regression; got texts, such as {names[0]!r}."
         )
-    num_values = len(np.unique(y))
-    if (
-        names is None
-        and task is None
-        and 1 < num_values <= min(20, len(y) // 2)
-        and np.all(y == np.round(y))
-    ):
+    if names is None and task is None and look_like_classes(y):
         warnings.warn(
-            f"column {name}: holds {num_values} different whole numbers, taken as a regression. "
-            "Pass "
-            "task='classification' if they are classes, task='regression' if not.",
+            f"column {name}: holds {len(np.unique(y))} different whole numbers, taken as a "
+            "regression. Pass task='classification' if they are classes, task='regression' if not.",
             stacklevel=3,
         )
     return y, names
@@ -150,14 +152,3 @@ def _check_no_gaps(table: Table, name: str) -> None:
     if None in table.columns[name]:
         place = table.place(table.columns[name].index(None), name)
         raise ValueError(f"{place}: expected a value; it is missing. Fill or drop the row.")
-
-
-def _standardized(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Every column with mean 0 and variance 1 on the training rows; a constant one there is not
-    scaled.
-    """
-    largest = np.max(np.abs(columns), axis=0)
-    columns = columns / np.where(largest > 0, largest, 1)  # so that squares of any numbers exist
-    columns = columns - columns[train].mean(axis=0)
-    std = columns[train].std(axis=0)
-    return columns / np.where(std > 8 * np.finfo(float).eps, std, 1)

@@ -166,7 +166,7 @@ def kernel_velocity(
 def _velocity(apply_fn: ApplyFn, params: Params, x: Examples, y: Array) -> Float[Array, ""]:
     params = jax.tree.map(jnp.asarray, params)
     out, vjp = jax.vjp(lambda p: apply_fn(p, x), params)
-    (direction,) = vjp((y - out) / out.size)
+    (direction,) = vjp(((y - out) / out.size).astype(out.dtype))
     k, k_dot = jax.jvp(lambda p: empirical_ntk(apply_fn, p, x), (params,), (direction,))
     return norm_ratio(k_dot, k)
 

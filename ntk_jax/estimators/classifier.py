@@ -25,7 +25,9 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
     also divided by their posterior standard deviation as in MacKay's approximation, so that rows
     far from all training rows get the probabilities of ignorance.
 
-    Without arguments depth, scales and ridge are chosen by the leave-one-out log loss.
+    Without arguments depth, scales and ridge are chosen by the leave-one-out log loss. All
+    arguments of `NTKRegressor` are those of this class, too, with the same meaning; method="gp"
+    chooses by the evidence of the regression on indicators.
 
     More rows than four matrices (n, n) of float64 fit in `memory_limit`: parameters that are "auto"
     are chosen on a random subset of at most 4,000 rows that fits, by the same closed form, and the
@@ -35,9 +37,6 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
     solve for every 256 rows.
 
     Args:
-        kernel, method, depth, activation, W_std, b_std, ridge, scale, width, model, input_shape,
-            random_state, memory_limit: as of `NTKRegressor`; method="gp" chooses by the evidence
-            of the regression on indicators.
         class_weight: None, "balanced", or a dictionary from class to weight (a list of them for
             several targets).
 

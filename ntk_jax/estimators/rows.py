@@ -71,9 +71,12 @@ def scaler(x: Float[np.ndarray, "m d"], weights: Float[np.ndarray, " m"], how: s
     if how == "none":
         return Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     share = weights / weights.sum()
-    mean = share @ x
-    square = share @ np.square(x - mean)
-    floor = (8 * np.finfo(float).eps * np.abs(x).max(axis=0)) ** 2
+    largest = np.abs(x).max(axis=0)
+    # Powers of 2, so that squares of any numbers exist, and no digit changes.
+    unit = np.ldexp(1.0, np.frexp(largest.max() if how == "all" else largest)[1] - 1)
+    mean = share @ (x / unit)
+    square = share @ np.square(x / unit - mean)
+    floor = (8 * np.finfo(float).eps * largest / unit) ** 2
     if how == "all":
         square = np.full_like(square, square.mean())
-    return Scaler(mean, np.where(square > floor, np.sqrt(square), 1.0))
+    return Scaler(mean * unit, np.where(square > floor, np.sqrt(square) * unit, 1.0))

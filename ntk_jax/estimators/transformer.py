@@ -22,10 +22,10 @@ class NTKTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     for linear models, and for more rows than a kernel of all pairs has room for. Kernels are
     divided by the mean of their diagonal, so that a C or a ridge means the same for all of them.
+    Arguments that are not named below are those of `NTKRegressor`, without "auto": there is no
+    target to choose by.
 
     Args:
-        kernel, depth, activation, W_std, b_std, width, model, input_shape: as of `NTKRegressor`,
-            but without "auto": there is no target to choose by.
         scale: "columns", "all" or "none".
         n_components: None for the kernel, or a number of features (at most as many as rows).
         random_state: of the rows Z, and of the network of finite width.

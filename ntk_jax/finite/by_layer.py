@@ -40,13 +40,13 @@ def empirical_ntk_by_layer(
         {"['V']": 0.58, "['W']": 1.176}
 
     Args:
-        apply_fn: see `empirical_ntk`, as are the further arguments.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O), see `empirical_ntk`.
         params: parameters.
         x1: examples in rows; all at once, so keep them to what fits in memory.
         x2: more examples, or None for x1 again.
         apply_fn2: another function of the same parameters, or None.
-        outputs: "mean", "diagonal" or "full".
-        precision: "highest", "high" or "default".
+        outputs: "mean" (n1, n2), "diagonal" (n1, n2, O), or "full" (n1, n2, O, O).
+        precision: of products, "highest", "high" or "default"; lower ones may be indefinite.
 
     Returns:
         A dictionary from the leaf's path, such as `"['Dense_0']['kernel']"`, to its kernel, in

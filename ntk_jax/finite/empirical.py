@@ -143,11 +143,11 @@ def empirical_nngp(
          [3.5 5. ]]
 
     Args:
-        apply_fn: see `empirical_ntk`, as are the further arguments.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O); further arguments as of `empirical_ntk`.
         params: parameters.
         x1: examples in rows.
         x2: more examples, or None for x1 again.
-        outputs: "mean", "diagonal" or "full".
+        outputs: "mean" (n1, n2), "diagonal" (n1, n2, O), or "full" (n1, n2, O, O).
 
     Returns:
         (n1, n2), (n1, n2, O) or (n1, n2, O, O).
@@ -190,7 +190,7 @@ def tangent_features(
         (6, 10)
 
     Args:
-        apply_fn: see `empirical_ntk`.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O), see `empirical_ntk`.
         params: parameters.
         x: examples in rows; without a projection all at once.
         projection: number of dimensions of a random projection of the gradients; None keeps them

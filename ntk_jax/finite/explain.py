@@ -95,11 +95,11 @@ def explain_ntk(
         tiles of 3 x 3 rows; result ...
 
     Args:
-        apply_fn: see `empirical_ntk`, as are the further arguments.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O); further arguments as of `empirical_ntk`.
         params: parameters.
         x1: examples in rows.
         x2: more examples, or None.
-        outputs: "mean", "diagonal" or "full".
+        outputs: "mean" (n1, n2), "diagonal" (n1, n2, O), or "full" (n1, n2, O, O).
         method: as `empirical_ntk`.
         memory_limit: bytes.
 

@@ -55,7 +55,7 @@ def monte_carlo_kernels(
 
     Args:
         init_fn: `init_fn(key)` -> params, for Flax `lambda key: model.init(key, x[:1])["params"]`.
-        apply_fn: see `empirical_ntk`.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O), see `empirical_ntk`.
         x1: examples in rows.
         x2: more examples, or None for x1 again.
         key: a random key; the same key gives the same draws.

@@ -193,7 +193,7 @@ def ntk_operator(
     of outputs, and holds one gradient and the activations of `block_size` rows.
 
     Args:
-        apply_fn: see `empirical_ntk`.
+        apply_fn: `apply_fn(params, x)` -> outputs (n, O), see `empirical_ntk`.
         params: parameters.
         x1: examples of the rows.
         x2: examples of the columns, or None for x1 again: then the operator is symmetric positive

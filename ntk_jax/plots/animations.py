@@ -13,7 +13,24 @@ from ntk_jax.plots.style import COLORS, finish, line, plt
 
 
 def save_gif(animation: FuncAnimation, path: str | Path, *, fps: int = 12, dpi: int = 72) -> Path:
-    """Write an animation as a GIF (by Pillow, which comes with matplotlib) and return its path."""
+    """Write an animation as a GIF (by Pillow, which comes with matplotlib) and return its path.
+
+    Args:
+        animation: what an `animate_...` function returns.
+        path: of the file.
+        fps: frames per second.
+        dpi: dots per inch.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> W = np.random.default_rng(0).normal(size=(2, 8, 8))
+        >>> animation = plots.animate_weights({"width 8": W}, steps=[0, 1])
+        >>> plots.save_gif(animation, "weights.gif").stat().st_size > 0
+        True
+    """
     animation.save(str(path), writer=PillowWriter(fps=fps), dpi=dpi)
     return Path(path)
 
@@ -39,6 +56,14 @@ def animate_networks(
 
     Returns:
         The animation, T frames.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> x, times = np.linspace(-1, 1, 20), [0.0, 1.0, 2.0]
+        >>> networks = np.random.default_rng(0).normal(size=(3, 5, 20))
+        >>> animation = plots.animate_networks(x, networks, times, data=(x[::6], x[::6]))
+        >>> plots.save_gif(animation, "networks.gif").name
+        'networks.gif'
     """
     grid, f, t = np.ravel(x), np.asarray(outputs), np.ravel(times)
     fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
@@ -86,6 +111,13 @@ def animate_weights(
 
     Returns:
         The animation, T frames.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> W = np.random.default_rng(0).normal(size=(2, 100, 100))
+        >>> animation = plots.animate_weights({"width 100": W}, steps=[0, 50])
+        >>> plots.save_gif(animation, "weights.gif").name
+        'weights.gif'
     """
     frames = {name: np.asarray(matrices) for name, matrices in weights.items()}
     fig, axes = plt.subplots(
@@ -131,6 +163,15 @@ def animate_function_space(
 
     Returns:
         The animation, T frames.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> k, y = np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([1.0, -1.0])
+        >>> t = np.linspace(0, 4, 3)
+        >>> path = y * (1 - np.exp(-t[:, None] * np.array([2.6, 0.4])))
+        >>> animation = plots.animate_function_space({"kernel": path}, {"kernel": k}, y, t)
+        >>> plots.save_gif(animation, "path.gif").name
+        'path.gif'
     """
     target, t = np.ravel(np.asarray(y)), np.ravel(times)
     tracks = {name: np.asarray(path).reshape(len(t), 2) for name, path in paths.items()}
@@ -183,6 +224,14 @@ def animate_output_scale(
 
     Returns:
         The animation, T frames.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> x, times = np.linspace(-1, 1, 20), [0.0, 1.0]
+        >>> outputs = {"scale 1": np.stack([0 * x, np.sin(x)]), "scale 10": np.stack([0 * x, x])}
+        >>> animation = plots.animate_output_scale(x, outputs, times, data=(x[::6], x[::6]))
+        >>> plots.save_gif(animation, "scales.gif").name
+        'scales.gif'
     """
     grid, t = np.ravel(x), np.ravel(times)
     tracks = {

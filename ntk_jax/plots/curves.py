@@ -27,6 +27,13 @@ def plot_curves(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> t = np.array([1.0, 10.0, 100.0])
+        >>> ax = plots.plot_curves(t, {"network": 1 / t, "kernel": 1.1 / t})
+        >>> ax.get_xlabel()
+        't = learning rate × steps'
     """
     ax = new_axes(ax)
     t = np.asarray(t)
@@ -54,6 +61,13 @@ def plot_predictions(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> f = np.linspace(-1, 1, 50)
+        >>> ax = plots.plot_predictions(f, {"infinite width": f + 0.1})
+        >>> ax.get_legend().get_texts()[0].get_text()
+        'infinite width: MSE 0.01'
     """
     ax = new_axes(ax)
     f, predictions = np.ravel(network), {name: np.ravel(k) for name, k in kernels.items()}
@@ -88,6 +102,13 @@ def plot_relative_change(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> steps = np.array([0, 1, 10])
+        >>> ax = plots.plot_relative_change({"width 64": steps}, {"width 64": 0.01 * steps})
+        >>> ax.get_title()
+        'relative weight change'
     """
     ax = new_axes(ax)
     for i, (name, values) in enumerate(changes.items()):

@@ -25,6 +25,20 @@ def plot_comparison(
 
     Returns:
         The three Axes.
+
+    Example:
+        >>> import optax
+        >>> from ntk_jax import plots
+        >>> x, y = np.eye(4, 3, dtype=np.float32), np.ones((4, 1), np.float32)
+        >>> apply_fn, params = lambda w, x: x @ w, jnp.zeros((3, 1))
+        >>> sgd = optax.sgd(0.1)
+        >>> options = {"num_steps": 20, "record_outputs": True}
+        >>> history = ntk_jax.train(apply_fn, params, x, y, optimizer=sgd, **options)
+        >>> modes = ntk_jax.diagonalize(ntk_jax.empirical_ntk(apply_fn, params, x))
+        >>> predicted = ntk_jax.gradient_descent_mse(modes, y, history.steps, 0.1)
+        >>> comparison = ntk_jax.compare(history, predicted, y, learning_rate=0.1)
+        >>> [ax.get_title() for ax in plots.plot_comparison(comparison)][0]
+        'loss'
     """
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
@@ -104,6 +118,13 @@ def plot_band(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> x = np.linspace(-1, 1, 30)
+        >>> ax = plots.plot_band(x, np.sin(x), 0.01 + x**2, data=(x[::9], x[::9]))
+        >>> ax.get_ylabel()
+        'f(x)'
     """
     ax = new_axes(ax)
     x, mean, spread = np.ravel(x), np.ravel(mean), 2 * np.sqrt(np.ravel(variance))

@@ -35,6 +35,17 @@ def plot_kernel_evolution(
 
     Raises:
         ValueError: an unknown quantity, or one that was not recorded.
+
+    Example:
+        >>> import optax
+        >>> from ntk_jax import plots
+        >>> x, y = np.eye(4, 3, dtype=np.float32), np.ones((4, 1), np.float32)
+        >>> apply_fn, params = lambda w, x: (x @ w) ** 2, jnp.full((3, 1), 0.5)
+        >>> options = {"num_steps": 4, "record": ntk_jax.kernel_evolution(apply_fn, params, x, y)}
+        >>> history = ntk_jax.train(apply_fn, params, x, y, optimizer=optax.sgd(0.1), **options)
+        >>> t, records = {"square": 0.1 * history.steps}, {"square": history.recorded}
+        >>> len(plots.plot_kernel_evolution(t, records))
+        4
     """
     for quantity in quantities:
         if quantity not in QUANTITIES or any(
@@ -89,6 +100,13 @@ def plot_scaling(
 
     Returns:
         The Axes; the legend holds the exponents.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> widths = np.array([64, 256, 1024])
+        >>> ax = plots.plot_scaling(widths, {"error": widths**-0.5})
+        >>> ax.get_legend().get_texts()[0].get_text()
+        'error: exponent -0.50'
     """
     ax = new_axes(ax)
     m = np.asarray(sizes, float)

@@ -29,6 +29,14 @@ def plot_vector_field(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> path = np.array([[1.0, 1.0], [0.5, 0.1], [0.0, 0.0]])
+        >>> f = lambda w: w[0] ** 2 + 4 * w[1] ** 2
+        >>> ax = plots.plot_vector_field(f, (-2, 2), (-2, 2), {"descent": path})
+        >>> ax.get_xlabel()
+        '$w_1$'
     """
     ax = new_axes(ax)
     fine, coarse = (np.meshgrid(np.linspace(*xlim, k), np.linspace(*ylim, k)) for k in (80, 14))
@@ -75,6 +83,15 @@ def plot_function_space(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> k, y = np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([1.0, -1.0])
+        >>> t = np.linspace(0, 20, 50)
+        >>> path = y * (1 - np.exp(-t[:, None] * np.array([2.6, 0.4])))
+        >>> ax = plots.plot_function_space({"kernel": path}, y, k)
+        >>> ax.get_title()
+        'training in function space'
     """
     ax, target = new_axes(ax), np.ravel(np.asarray(y))
     for i, (name, given) in enumerate(paths.items()):

@@ -25,6 +25,12 @@ def plot_kernels(
 
     Raises:
         ValueError: the shapes differ, or are not matrices.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> k = np.array([[2.0, 1.0], [1.0, 2.0]])
+        >>> plots.plot_kernels(k, 1.1 * k)[2].get_title()
+        'difference: 10 %'
     """
     a, b = np.asarray(analytic), np.asarray(empirical)
     if a.ndim != 2 or a.shape != b.shape:

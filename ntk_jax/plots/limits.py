@@ -19,6 +19,13 @@ def plot_limit_check(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> errors = np.array([[0.21, 0.19], [0.1, 0.1]])
+        >>> check = ntk_jax.LimitCheck((64, 256), errors, errors.mean(1), -0.5, 0.05, "converges")
+        >>> plots.plot_limit_check(check).get_xlabel()
+        'width'
     """
     fresh = ax is None
     ax = new_axes(ax)

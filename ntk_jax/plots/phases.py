@@ -29,6 +29,13 @@ def plot_phase_diagram(
         The Axes.
 
     Reference: Poole et al. 2016, figure 1; Schoenholz et al. 2017, figure 1.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> W_std, b_std = np.linspace(1, 2, 5), np.array([0.0, 0.1])
+        >>> ax = plots.plot_phase_diagram("relu", W_std=W_std, b_std=b_std)
+        >>> ax.get_title()
+        'Phases of deep relu networks'
     """
     W = np.linspace(0.5, 3, 25) if W_std is None else np.asarray(W_std, float)
     b = np.linspace(0, 0.6, 13) if b_std is None else np.asarray(b_std, float)

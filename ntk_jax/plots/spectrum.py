@@ -17,6 +17,13 @@ def plot_eigenvalues(eigenvalues: Mapping[str, ArrayLike], ax: Axes | None = Non
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> rank = np.arange(1.0, 50.0)
+        >>> ax = plots.plot_eigenvalues({"relu": rank**-2, "erf": rank**-4})
+        >>> ax.get_yscale()
+        'log'
     """
     ax = new_axes(ax)
     for i, (name, values) in enumerate(eigenvalues.items()):
@@ -49,6 +56,13 @@ def plot_spectral_density(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> s = np.arange(1.0, 41.0)
+        >>> ax = plots.plot_spectral_density(s[::10], np.full(4, 0.25), eigenvalues=s)
+        >>> len(ax.lines)
+        2
     """
     ax = new_axes(ax)
     order = np.argsort(np.asarray(nodes))[::-1]
@@ -88,6 +102,13 @@ def plot_learning_curves(
 
     Returns:
         The Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> n = np.array([10, 20, 40])
+        >>> ax = plots.plot_learning_curves(n, 1 / n, {"predicted": 1.1 / n})
+        >>> ax.get_title()
+        'learning curve'
     """
     ax = new_axes(ax)
     n = np.asarray(num_train)

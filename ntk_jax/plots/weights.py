@@ -19,6 +19,12 @@ def plot_weights(
 
     Returns:
         Rows of three Axes.
+
+    Example:
+        >>> from ntk_jax import plots
+        >>> W = np.random.default_rng(0).normal(size=(8, 8))
+        >>> plots.plot_weights({"width 8": (W, 1.01 * W)})[0][2].get_title()
+        'difference: 1 %'
     """
     if axes is None:
         _, grid = plt.subplots(

@@ -51,7 +51,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
     positions; and the line of the model.
 
     Args:
-        model: what `infinite_width` takes.
+        model: a Flax Linen or NNX module, or a pair of functions, as `infinite_width` takes it.
         x: examples in rows; the first is used.
         **options: those of `infinite_width`.
 
