@@ -585,7 +585,10 @@ REFUSED = [
         rf"Dense_0/kernel is used in two different ways.*{LINE}",
     ),
     Refused(
-        "depthwise", net(depthwise), (4, 4, 2), rf"depthwise convolution.*not Gaussian.*{LINE}"
+        "depthwise",
+        net(depthwise),
+        (4, 4, 2),
+        rf"not Gaussian.*depthwise convolution .*arXiv:1810.05148.*{LINE}.*num_samples=",
     ),
     Refused("softmax_head", net(softmax_head), (6,), rf"`reduce_max` in .*{LINE}"),
     Refused(

@@ -24,8 +24,9 @@ def rows(shape):
     return x
 
 
-QUICK = ("scan over layers", "fixed key")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SAME if name not in QUICK]
+QUICK = ("scan over layers", "fixed key", "joined kernels", "depthwise", "trained scale")
+SERIES = pytest.mark.filterwarnings("ignore:.*series of a function of several Gaussians")
+SLOW = [pytest.param(name, marks=[pytest.mark.slow, SERIES]) for name in SAME if name not in QUICK]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
