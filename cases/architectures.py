@@ -570,7 +570,7 @@ REFUSED = [
         "batch_normalized",
         net(batch_normalized),
         (6,),
-        r"statistics of its batch.*use_running_average",
+        r"statistics of its batch.*use_running_average.*arXiv:1902.08129.*batch_coupled=True",
     ),
     Refused(
         "batch_centered",

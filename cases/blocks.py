@@ -246,6 +246,34 @@ def groups_apart(x, width, num_outputs):
     return nn.Dense(num_outputs)(nn.relu(nn.Dense(width)(x)).mean(axis=1))
 
 
+def turned(z):
+    """Halves of the units of every head turned by angles of position and unit (Su et al. 2021)."""
+    angles = np.arange(z.shape[1])[:, None] * 2.0 * 10.0 ** (-np.arange(4) / 4)
+    c, s = (f(angles)[:, None, :].astype(z.dtype) for f in (np.cos, np.sin))
+    a, b = jnp.split(z, 2, axis=-1)
+    return jnp.concatenate([a * c - b * s, a * s + b * c], axis=-1)
+
+
+def scores_turned(x, heads):
+    """(n, T, T, heads): unlike other scores, of finitely many units, 8, as written."""
+    wide = normal((4 / x.shape[-1]) ** 0.5)
+    project = lambda: nn.DenseGeneral((heads, 8), use_bias=False, kernel_init=wide)
+    q, k = turned(project()(x)), turned(project()(x))
+    return jnp.einsum("bihd,bjhd->bijh", q, k) / 8**0.5
+
+
+def rotary(x, width, num_outputs):
+    weights = nn.softmax(scores_turned(x, width // 8), axis=2)
+    v = nn.DenseGeneral((width // 8, 8), kernel_init=normal(x.shape[-1] ** -0.5))(x)
+    y = jnp.einsum("bijh,bjhd->bihd", weights, v)
+    return nn.Dense(num_outputs)(nn.DenseGeneral(width, axis=(-2, -1))(y)[:, 0])
+
+
+def rotary_scores(x, width, num_outputs):
+    """The scores of the first position, summed: their kernels are known in closed form."""
+    return nn.Dense(num_outputs, use_bias=False)(scores_turned(x, width // 8)[:, 0].sum(axis=1))
+
+
 def after_trained_scale(phi, bias=0.0):
     """A function with its argument as a factor, of what has a trained scale and shift."""
 
@@ -289,6 +317,7 @@ BLOCKS = [
 ]
 SAMPLED_BLOCKS = [
     LimitCase("correlated_products", net(correlated_products), (6,)),
+    LimitCase("rotary", net(rotary), (3, 4)),
     LimitCase("rectified_depthwise", net(rectified_depthwise), (4, 2)),
     LimitCase("grouped_queries_standard", grouped_queries(0, 2, divided=False, many=True), (3, 4)),
 ]

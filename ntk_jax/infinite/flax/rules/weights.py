@@ -131,7 +131,9 @@ def check_width(value: Wide | Det, units: int) -> None:
     if isinstance(value, Wide) and units == 1 and not value.degenerate:
         raise NoLimitError(
             "a weight is contracted with finitely many random entries (a layer of one unit, or "
-            "positions): the sum is not Gaussian,"
+            "positions): the sum is not Gaussian (bottlenecks: Agrawal et al. 2020, "
+            "arXiv:2001.00921),",
+            "Sum over many units, or estimate with ntk_jax.monte_carlo_kernels.",
         )
 
 
