@@ -570,7 +570,7 @@ REFUSED = [
         "batch_normalized",
         net(batch_normalized),
         (6,),
-        r"statistics of its batch.*use_running_average",
+        r"statistics of its batch.*use_running_average.*arXiv:1902.08129.*batch_coupled=True",
     ),
     Refused(
         "batch_centered",
@@ -585,7 +585,10 @@ REFUSED = [
         rf"Dense_0/kernel is used in two different ways.*{LINE}",
     ),
     Refused(
-        "depthwise", net(depthwise), (4, 4, 2), rf"depthwise convolution.*not Gaussian.*{LINE}"
+        "depthwise",
+        net(depthwise),
+        (4, 4, 2),
+        rf"not Gaussian.*depthwise convolution .*arXiv:1810.05148.*{LINE}.*num_samples=",
     ),
     Refused("softmax_head", net(softmax_head), (6,), rf"`reduce_max` in .*{LINE}"),
     Refused(

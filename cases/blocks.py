@@ -146,6 +146,144 @@ def correlated_products(x, width, num_outputs):
     return nn.Dense(num_outputs)(u * nn.tanh(v) + nn.tanh(u + v))
 
 
+class JoinedKernels(nn.Module):
+    """Two gates by one product, as in `nn.OptimizedLSTMCell`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = lambda i: self.param(
+            f"kernel{i}", by_width(self.width), (self.width, self.width), jnp.float32
+        )
+        bias = lambda i: self.param(f"bias{i}", normal(0.3), (self.width,), jnp.float32)
+        both = x @ jnp.concatenate([kernel(0), kernel(1)], axis=-1)
+        return jnp.split(both + jnp.concatenate([bias(0), bias(1)]), 2, axis=-1)
+
+
+def gates_joined(x, width, num_outputs):
+    u, v = JoinedKernels(width)(nn.relu(nn.Dense(width)(x)))
+    return nn.Dense(num_outputs)(nn.relu(u) * v)
+
+
+def gates_apart(x, width, num_outputs):
+    x = nn.relu(nn.Dense(width)(x))
+    gate = lambda: nn.Dense(width, kernel_init=by_width(width), bias_init=normal(0.3))(x)
+    u, v = gate(), gate()
+    return nn.Dense(num_outputs)(nn.relu(u) * v)
+
+
+def recurrent(cell):
+    """One step: after two, there is no closed form."""
+
+    def body(x, width, num_outputs):
+        x = nn.RNN(cell(width, recurrent_kernel_init=by_width(width), param_dtype=x.dtype))(x)
+        return nn.Dense(num_outputs)(x[:, -1])
+
+    return net(body)
+
+
+class Taps(nn.Module):
+    """The depthwise convolution of `by_flax`, written as a sum over its taps."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        taps = self.param("taps", normal(3**-0.5), (3, self.width), jnp.float32)
+        x = jnp.pad(x, ((0, 0), (2, 3), (0, 0)))
+        out = sum(taps[t] * x[:, 2 * t : x.shape[1] - 4 + 2 * t : 2] for t in range(3))
+        return out + self.param("bias", normal(0.3), (self.width,), jnp.float32)
+
+
+def separable(depthwise):
+    """Depthwise, then pointwise: what the second makes of many channels is Gaussian."""
+
+    def body(x, width, num_outputs):
+        x = nn.relu(nn.Conv(width, (3,), bias_init=normal(0.3))(x))
+        x = nn.relu(nn.Conv(width, (1,))(depthwise(width)(x)))
+        return nn.Dense(num_outputs)(x.reshape(len(x), -1))
+
+    return net(body)
+
+
+def by_flax(width):
+    return nn.Conv(
+        width,
+        (3,),
+        strides=(2,),
+        kernel_dilation=(2,),
+        padding=[(2, 3)],
+        feature_group_count=width,
+        kernel_init=normal(3**-0.5),
+        bias_init=normal(0.3),
+    )
+
+
+def inverted_bottleneck(x, width, num_outputs):
+    """A block of ConvNeXt (Liu et al. 2022)."""
+    x = nn.Conv(width, (2, 2), strides=(2, 2))(x)
+    y = nn.LayerNorm()(nn.Conv(width, (3, 3), feature_group_count=width)(x))
+    x = x + nn.Dense(width)(nn.gelu(nn.Dense(2 * width)(y)))
+    return nn.Dense(num_outputs)(x.mean(axis=(1, 2)))
+
+
+def rectified_depthwise(x, width, num_outputs):
+    x = nn.relu(nn.Conv(width, (3,))(x))
+    x = nn.relu(nn.Conv(width, (3,), feature_group_count=width)(x))
+    return nn.Dense(num_outputs)(nn.Dense(width)(x).mean(axis=1))
+
+
+def groups_of_inputs(x, width, num_outputs):
+    x = nn.relu(nn.Conv(width, (3,), feature_group_count=2, bias_init=normal(0.3))(x))
+    return nn.Dense(num_outputs)(nn.relu(nn.Dense(width)(x)).mean(axis=1))
+
+
+def groups_apart(x, width, num_outputs):
+    # Flax's default variance: over all inputs of an output, here half of the channels.
+    conv = lambda: nn.Conv(width // 2, (3,), bias_init=normal(0.3))
+    x = nn.relu(jnp.concatenate([conv()(x[..., :2]), conv()(x[..., 2:])], axis=-1))
+    return nn.Dense(num_outputs)(nn.relu(nn.Dense(width)(x)).mean(axis=1))
+
+
+def turned(z):
+    """Halves of the units of every head turned by angles of position and unit (Su et al. 2021)."""
+    angles = np.arange(z.shape[1])[:, None] * 2.0 * 10.0 ** (-np.arange(4) / 4)
+    c, s = (f(angles)[:, None, :].astype(z.dtype) for f in (np.cos, np.sin))
+    a, b = jnp.split(z, 2, axis=-1)
+    return jnp.concatenate([a * c - b * s, a * s + b * c], axis=-1)
+
+
+def scores_turned(x, heads):
+    """(n, T, T, heads): unlike other scores, of finitely many units, 8, as written."""
+    wide = normal((4 / x.shape[-1]) ** 0.5)
+    project = lambda: nn.DenseGeneral((heads, 8), use_bias=False, kernel_init=wide)
+    q, k = turned(project()(x)), turned(project()(x))
+    return jnp.einsum("bihd,bjhd->bijh", q, k) / 8**0.5
+
+
+def rotary(x, width, num_outputs):
+    weights = nn.softmax(scores_turned(x, width // 8), axis=2)
+    v = nn.DenseGeneral((width // 8, 8), kernel_init=normal(x.shape[-1] ** -0.5))(x)
+    y = jnp.einsum("bijh,bjhd->bihd", weights, v)
+    return nn.Dense(num_outputs)(nn.DenseGeneral(width, axis=(-2, -1))(y)[:, 0])
+
+
+def rotary_scores(x, width, num_outputs):
+    """The scores of the first position, summed: their kernels are known in closed form."""
+    return nn.Dense(num_outputs, use_bias=False)(scores_turned(x, width // 8)[:, 0].sum(axis=1))
+
+
+def after_trained_scale(phi, bias=0.0):
+    """A function with its argument as a factor, of what has a trained scale and shift."""
+
+    def body(x, width, num_outputs):
+        norm = nn.LayerNorm(bias_init=normal(bias))
+        return nn.Dense(num_outputs)(phi(norm(nn.Dense(width)(x))))
+
+    return net(body)
+
+
 RELATIVE = np.random.default_rng(0).standard_normal((2, 3, 3)).astype(np.float32)
 BY_HEAD = grouped_queries(2, 1, RELATIVE[:, None])
 
@@ -155,6 +293,15 @@ SAME = {
     "fixed key": (fourier(drawn_inside), fourier(lambda _: jnp.asarray(FREQUENCIES)), (6,)),
     "stacked experts": (net(experts_stacked), net(experts_apart), (6,)),
     "bias by head": (BY_HEAD, heads_apart(RELATIVE), (3, 4)),
+    "joined kernels": (net(gates_joined), net(gates_apart), (6,)),
+    "LSTM": (recurrent(nn.OptimizedLSTMCell), recurrent(nn.LSTMCell), (1, 3)),
+    "depthwise": (separable(by_flax), separable(Taps), (7, 2)),
+    "groups of inputs": (net(groups_of_inputs), net(groups_apart), (5, 4)),
+    "trained scale": (
+        after_trained_scale(lambda y: y * nn.relu(y)),
+        after_trained_scale(lambda y: jnp.square(nn.relu(y))),
+        (6,),
+    ),
 }
 BLOCKS = [
     LimitCase("layers_scanned", net(layers_scanned), (6,)),
@@ -163,8 +310,14 @@ BLOCKS = [
     LimitCase("one_expert", net(one_expert), (6,)),
     LimitCase("grouped_queries", grouped_queries(2, 2), (3, 4)),
     LimitCase("bias_by_head", BY_HEAD, (3, 4)),
+    LimitCase("separable", separable(by_flax), (7, 2)),
+    LimitCase("inverted_bottleneck", net(inverted_bottleneck), (4, 4, 2)),
+    LimitCase("groups_of_inputs", net(groups_of_inputs), (5, 4)),
+    LimitCase("gelu_after_trained_scale", after_trained_scale(nn.gelu, 0.5), (6,)),
 ]
 SAMPLED_BLOCKS = [
     LimitCase("correlated_products", net(correlated_products), (6,)),
+    LimitCase("rotary", net(rotary), (3, 4)),
+    LimitCase("rectified_depthwise", net(rectified_depthwise), (4, 2)),
     LimitCase("grouped_queries_standard", grouped_queries(0, 2, divided=False, many=True), (3, 4)),
 ]

@@ -60,6 +60,12 @@ def dtype_of(atom: Atom) -> Any:
     return cast(jax.core.ShapedArray, atom.aval).dtype
 
 
+def new_variables(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> list[Var]:
+    """Variables of no other program."""
+    avals = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
+    return list(jax.make_jaxpr(lambda *args: args)(*avals).jaxpr.invars)
+
+
 def evaluate(
     jaxpr: Jaxpr,
     consts: Sequence[Any],

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import ntk_jax
-from cases.architectures import Net, init_and_apply, lenient, normal
-from cases.blocks import BLOCKS, SAME, SAMPLED_BLOCKS
+from cases.architectures import Net, init_and_apply, lenient, net, normal
+from cases.blocks import BLOCKS, SAME, SAMPLED_BLOCKS, rotary_scores
+from cases.blocks import turned as turned_by_position
 from cases.wide_networks import estimate
 
 
@@ -24,8 +25,9 @@ def rows(shape):
     return x
 
 
-QUICK = ("scan over layers", "fixed key")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SAME if name not in QUICK]
+QUICK = ("scan over layers", "fixed key", "joined kernels", "depthwise", "trained scale")
+SERIES = pytest.mark.filterwarnings("ignore:.*series of a function of several Gaussians")
+SLOW = [pytest.param(name, marks=[pytest.mark.slow, SERIES]) for name in SAME if name not in QUICK]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
@@ -34,6 +36,24 @@ def test_equals_the_same_model_written_out(name):
     x = rows(shape)
     for found, expected in zip(limit(build(16, 1), x), limit(twin(16, 1), x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_scores_turned_by_positions_have_the_cosines_of_their_differences():
+    """E[s_ij s'_ij'] = K_ii K'_jj' sum over angles of 2 cos(angle (j - j')) / 8, for one i."""
+    x = rows((3, 4))
+    found = limit(
+        net(rotary_scores)(64, 1),
+        x,
+        num_samples=8,
+        key=jax.random.key(0),
+        learning_rates="variance",
+    )
+    q = np.einsum("aic,bjc->abij", x, x)  # weights of variance 4 / 4
+    gaps = np.arange(3)[:, None] - np.arange(3)
+    turns = np.cos(2.0 * 10.0 ** (-np.arange(4) / 4) * gaps[..., None]).mean(axis=-1)
+    expected = q[:, :, 0, 0] * np.sum(q * turns, axis=(2, 3))
+    np.testing.assert_allclose(found.nngp, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.ntk, 3 * expected, rtol=1e-6)
 
 
 def per_head_scale(x, width, num_outputs):
@@ -60,7 +80,32 @@ def repeated_keys(x, width, num_outputs):
     return nn.Dense(num_outputs)(x.mean(axis=1)) + scores.mean((1, 2, 3))[:, None]
 
 
+def weight_normalized(x, width, num_outputs):
+    x = nn.relu(nn.Dense(width)(x))
+    return nn.Dense(num_outputs)(nn.relu(nn.WeightNorm(nn.Dense(width, name="normed"))(x)))
+
+
+def channel_multiplier(x, width, num_outputs):
+    x = nn.relu(nn.Conv(width, (3,))(x))
+    x = nn.Conv(2 * width, (3,), feature_group_count=width)(x)
+    return nn.Dense(num_outputs)(x.mean(axis=1))
+
+
+def depthwise_inputs(x, width, num_outputs):
+    x = nn.Conv(4, (3,), feature_group_count=4)(x)
+    return nn.Dense(num_outputs)(nn.relu(nn.Conv(width, (1,))(x)).mean(axis=1))
+
+
+def rotary_of_one_head(x, width, num_outputs):
+    z = turned_by_position(nn.DenseGeneral((1, 8))(x))
+    return nn.Dense(num_outputs)(nn.relu(z).mean(axis=(1, 2)))
+
+
 REFUSED = {
+    "norm of a kernel": (weight_normalized, (6,), r"arXiv:1602.07868.*without it .nn.WeightNorm"),
+    "outputs that share a channel": (channel_multiplier, (5, 4), r"feature_group_count=features"),
+    "depthwise inputs": (depthwise_inputs, (5, 4), r"arXiv:1810.05148.*all channels before"),
+    "rotary of one head": (rotary_of_one_head, (3, 4), r"rotary one of a single head.*several"),
     "per-head scale of random scores": (per_head_scale, (3, 4), r"differs along an infinite axis"),
     "units in two orders": (turned, (6,), r"infinite axes change places"),
     "repeated keys": (repeated_keys, (3, 4), r"axis of their own.*bihgd,bjhd->bhgij"),
@@ -71,7 +116,13 @@ REFUSED = {
 def test_what_has_no_limit_is_refused(name):
     body, shape, pattern = REFUSED[name]
     with pytest.raises(ntk_jax.NoLimitError, match=f"(?s){pattern}"):
-        limit(Net(body, 16, 1), rows(shape), num_samples=8, key=jax.random.key(0))
+        limit(
+            Net(body, 16, 1),
+            rows(shape),
+            num_samples=8,
+            key=jax.random.key(0),
+            init_stats={"normed/kernel": (0.0, 1 / 16)} if body is weight_normalized else None,
+        )
 
 
 def check_against_networks(case, width, num_networks, **options):

@@ -119,7 +119,10 @@ class LawInterpreter:
             return [concatenate(eqn, values)]
         if name == "broadcast_in_dim":
             return [Unknown("the same random entries are repeated along an axis")]
-        return [Unknown(f"`{name}` of random entries")] * len(eqn.outvars)
+        norm = (
+            ", as of a kernel divided by its norm (nn.WeightNorm)" if name == "reduce_sum" else ""
+        )
+        return [Unknown(f"`{name}` of random entries{norm}")] * len(eqn.outvars)
 
     def structure(self, eqn: Eqn, value: Value) -> list[Value]:
         """Entries at other places: the same law; where entries differ, their moments move along."""

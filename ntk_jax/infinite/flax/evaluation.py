@@ -108,7 +108,7 @@ def check_pending(eqn: Eqn, values: Sequence[object]) -> None:
             raise NoLimitError(
                 f"an inner product of two wide vectors of width {v.pending} is used without "
                 "division by the width: with the standard 1/sqrt(width) it stays random, and has "
-                "no closed form,",
+                "no closed form (Hron et al. 2020, arXiv:2006.10540),",
                 "Scale attention by 1/width, or pass inner_products='mean' to accept the law of "
                 "large numbers. For attention of several heads with independent queries and keys, "
                 f"{SAMPLES}",

@@ -27,8 +27,10 @@ from ntk_jax.infinite.flax.values import (
 
 
 def side_by_side(values: Sequence[Value], axis: int, shapes: Sequence[Shape]) -> Joined:
-    """Values along an infinite axis; those that are joined already bring their parts."""
-    parts: list[Det | Wide | Joined] = []
+    """Values along an infinite axis, or parameters along one of theirs; those that are joined
+    already bring their parts.
+    """
+    parts: list[Det | Param | Wide | Joined] = []
     sizes: list[int] = []
     for v, shape in zip(values, shapes, strict=True):
         if isinstance(v, Joined):
@@ -36,11 +38,12 @@ def side_by_side(values: Sequence[Value], axis: int, shapes: Sequence[Shape]) ->
                 raise NoLimitError("values joined along different infinite axes meet,")
             parts += v.parts
             sizes += v.sizes
-        elif isinstance(v, Wide | Det):
+        elif isinstance(v, Det | Param | Wide):
             parts.append(v)
             sizes.append(shape[axis])
-        else:
-            raise NoLimitError("a parameter is joined to a wide value,")
+    params = [isinstance(v, Param) for v in parts]
+    if any(params) and not all(params):
+        raise NoLimitError("a parameter is joined to a wide value,")
     return Joined(axis, tuple(sizes), parts)
 
 

@@ -25,7 +25,9 @@ class Uses:
                 raise NoLimitError(
                     f"parameter {param.leaf} is used in two different ways (as W and as its "
                     "transpose, or as a weight and by entries): the gradients are not independent "
-                    "of the weights, and the usual limit is wrong,"
+                    "of the weights, and the usual limit is wrong (Yang 2020, arXiv:2006.14548),",
+                    "Give each use a parameter of its own, or estimate with "
+                    "ntk_jax.monte_carlo_kernels.",
                 )
         if not any(other == key for other, _ in self.of_leaf[param.leaf]):
             self.of_leaf[param.leaf].append((key, param.box))

@@ -50,18 +50,25 @@ def product(x: Wide, y: Wide, wide: Sequence[int], related: Related) -> Wide:
     # field stays apart: at its value, 0, the product would lose the other factor.
     fields = fields_of([x, y])
     if len({root(g) for g in fields}) == 1 and not any(g.degenerate for g in fields):
-        try:
-            out.terms = function(*MUL, [x, y], wide, related).terms
-        except NoLimitError:
-            out.terms = None
+        out.terms = _one_function(x, y, wide, related)
         return out
     terms = _products_of_terms(x, y, shape, related)
     if terms is None:
+        # As in z γ Φ(z γ + β) with trained constants γ and β, which are variables as z is.
+        out.terms = _one_function(x, y, wide, related)
         return out
     out.terms = tidy(terms, shape)
     if x.offset is not None and y.offset is not None:
         out.offset = x.offset.times(y.offset)
     return out
+
+
+def _one_function(x: Wide, y: Wide, wide: Sequence[int], related: Related) -> list[Term] | None:
+    """The product as one function of independent Gaussians; None if it is not."""
+    try:
+        return function(*MUL, [x, y], wide, related).terms
+    except NoLimitError:
+        return None
 
 
 def _products_of_terms(x: Wide, y: Wide, shape: Shape, related: Related) -> list[Term] | None:

@@ -89,8 +89,9 @@ def _check_rows(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
             "the model updates statistics of its batch, so that its outputs depend on the other "
             "examples,",
             "Use running averages (use_running_average=True, train=False, module.eval()), through "
-            "the argument `call`. (The limit at a fixed batch, Yang et al. 2019, arXiv:1902.08129, "
-            "is not a kernel of two examples.)",
+            "the argument `call`. The limit at a fixed batch (Yang et al. 2019, arXiv:1902.08129) "
+            "is not a kernel of two examples; at finite width, "
+            "ntk_jax.empirical_ntk(..., batch_coupled=True) takes the batch as one.",
         ) from error
 
 

@@ -49,7 +49,7 @@ def scores(
     if heads == 1:
         raise NoLimitError(
             "the scores of a single head of attention stay random: only an infinite number of "
-            "heads has a limit,",
+            "heads has a limit (Hron et al. 2020, arXiv:2006.10540),",
             "Use several heads, or divide the scores by the width.",
         )
     left, right, out = map(tuple, labels)
@@ -74,7 +74,7 @@ def check_heads(value: Wide) -> None:
         if any(heads < units for heads in heads_of(g)):
             raise NoLimitError(
                 "units of one head of attention share its random scores: a mean over them is not a "
-                "number,",
+                "number (Hron et al. 2020, arXiv:2006.10540),",
                 "Take means over all heads, or divide the scores by the width.",
             )
 

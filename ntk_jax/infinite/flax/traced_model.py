@@ -243,7 +243,8 @@ def _check_readout(g: Field) -> None:
     if shared := sorted(readout & inside):
         raise NoLimitError(
             f"the readout weight {', '.join(shared)} is used inside the network as well: the "
-            "gradients depend on it,"
+            "gradients depend on it (Yang 2020, arXiv:2006.14548),",
+            "Give the readout a weight of its own, or estimate with ntk_jax.monte_carlo_kernels.",
         )
 
 

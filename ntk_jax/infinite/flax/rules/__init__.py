@@ -5,6 +5,7 @@ them all.
 from ntk_jax.infinite.flax.rules import (
     averages,
     control,
+    convolutions,
     dropout,
     indexing,
     inner_products,
@@ -19,6 +20,7 @@ from ntk_jax.infinite.flax.rules import (
 __all__ = [
     "averages",
     "control",
+    "convolutions",
     "dropout",
     "indexing",
     "inner_products",

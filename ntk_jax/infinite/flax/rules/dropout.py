@@ -145,7 +145,7 @@ def _masked(noise: Noise, value: Value, keep: float, high: float) -> Wide | Join
             raise NoLimitError(
                 "dropout of flattened values that are joined along an infinite axis has no rule,"
             )
-        parts: list[Det | Wide | Joined] = []
+        parts: list[Det | Param | Wide | Joined] = []
         for i, (size, part) in enumerate(zip(value.sizes, value.parts, strict=True)):
             shape = tuple(size if a == value.axis else s for a, s in enumerate(noise.shape or ()))
             mask = replace(noise, shape=shape, part=(*noise.part, i))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.flax import algebra
-from ntk_jax.infinite.flax.errors import NoLimitError
+from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.evaluation import CLOSE
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.products import product
@@ -52,7 +52,8 @@ def inner_product(
     if units == 1 or any(x.wide[a] != y.wide[b] for a, b in pairs):
         raise NoLimitError(
             "two random values are multiplied and summed over a finite axis: the result is not "
-            "Gaussian,"
+            "Gaussian,",
+            SAMPLES[0].upper() + SAMPLES[1:],
         )
     left, right, out = _labels(x, y, pairs, lb)
     rest = out[len(lb) :]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, cast
 
-import jax
-
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
@@ -16,9 +14,9 @@ from ntk_jax.infinite.flax.joining import side_by_side
 from ntk_jax.infinite.flax.layouts import axis_groups
 from ntk_jax.infinite.flax.parameter_views import cut_of_each
 from ntk_jax.infinite.flax.values import ELEMENTWISE, Det, Joined, Param, Shape, Value, Wide
-from ntk_jax.jaxprs import Eqn, Var, dtype_of, shape_of
+from ntk_jax.jaxprs import Eqn, dtype_of, new_variables, shape_of
 
-Part = Det | Wide | Joined
+Part = Det | Param | Wide | Joined
 
 NO_RULE = "values joined along an infinite axis go through an operation that has no rule for them,"
 
@@ -84,8 +82,9 @@ def _moved(eqn: Eqn, values: Sequence[Value], whole: Joined) -> tuple[int, int]:
         return axis - sum(a < axis for a in p["axes"]), whole.repeats
     if name in ("reshape", "squeeze", "expand_dims"):
         return _regrouped(eqn, whole)
-    if name == "dot_general" and any(isinstance(v, Det) for v in values):
-        return _left_over(eqn, 0 if isinstance(values[0], Joined) else 1, axis), whole.repeats
+    of_params = isinstance(whole.parts[0], Param)
+    if name == "dot_general" and (of_params or any(isinstance(v, Det) for v in values)):
+        return _left_over(eqn, 0 if values[0] is whole else 1, axis), whole.repeats
     untouched = {
         "slice": lambda: (
             (p["start_indices"][axis], p["limit_indices"][axis]) == (0, sum(whole.sizes))
@@ -190,7 +189,7 @@ def _each(
         out = _with_size(shape_of(eqn.outvars[0]), out_axis, out_size)
         shapes = [*(shape for _, shape in operands), out]
         dtypes = [dtype_of(v) for v in [*eqn.invars, *eqn.outvars]]
-        variables = _variables(shapes, dtypes)
+        variables = new_variables(shapes, dtypes)
         params = _params(eqn, whole, size, out_axis)
         part = eqn.replace(invars=[*variables[:-1]], outvars=variables[-1:], params=params)
         (result,) = program.step(part, [v for v, _ in operands])
@@ -220,12 +219,6 @@ def _operand(
 
 def _with_size(shape: Shape, axis: int | None, size: int) -> Shape:
     return tuple(size if a == axis else s for a, s in enumerate(shape))
-
-
-def _variables(shapes: Sequence[Shape], dtypes: Sequence[Any]) -> list[Var]:
-    """New variables of a jaxpr."""
-    avals = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
-    return list(jax.make_jaxpr(lambda *args: args)(*avals).jaxpr.invars)
 
 
 def _beside(eqn: Eqn, shape: Shape, whole: Joined) -> bool:

@@ -1,5 +1,6 @@
 """Infinite axes taken as finite ones, where what meets them tells their entries apart: experts with
-gates or weights of their own, heads of attention with biases of their own.
+gates or weights of their own, heads of attention with biases of their own, units of a head that
+are turned by angles of their own.
 
 The entries of an infinite axis are independent and alike; as a finite axis they are so still, if
 another infinite axis is left whose units make means over them numbers.
@@ -15,14 +16,15 @@ from ntk_jax.infinite.flax.scores import heads_of
 from ntk_jax.infinite.flax.values import Factor, Linear, Opened, Shape, Term, Wide
 
 
-def can_open(value: Wide, axes: Sequence[int]) -> bool:
-    """Whether these infinite axes may be taken as finite: more units than they have must be
-    left.
+def can_open(value: Wide, axes: Sequence[int], *, few: bool = False) -> bool:
+    """Whether these infinite axes may be taken as finite: more units than they have must be left,
+    or with `few` any, as heads are fewer than the units of each.
     """
     entries = math.prod(value.wide[a] for a in axes)
     left = math.prod(value.wide) // entries
     whole = value.terms is not None and not value.interleaved
-    return whole and left >= entries and all(_can_open_term(t, value, axes) for t in value.random)
+    enough = left > 1 if few else left >= entries
+    return whole and enough and all(_can_open_term(t, value, axes) for t in value.random)
 
 
 def _can_open_term(t: Term, value: Wide, axes: Sequence[int]) -> bool:

@@ -14,6 +14,7 @@ from ntk_jax.infinite.flax.evaluation import check_pending, deterministic
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.parameter_views import inverse, param_arithmetic, promoted
 from ntk_jax.infinite.flax.products import product
+from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.sampling import sampled_elementwise
 from ntk_jax.infinite.flax.scores import settled
 from ntk_jax.infinite.flax.values import (
@@ -52,6 +53,7 @@ def elementwise(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequ
     operands = cast(list[Operand], values)
     if all(isinstance(v, Det) for v in operands):
         return deterministic(eqn, cast(list[Det], operands), program.moments.dtype)
+    operands = _told_apart(operands)
     operands = [_fit(v, operands) if isinstance(v, Det) else v for v in operands]
     wide = _wide(operands, full)
     found = _linear(name, operands, wide)
@@ -112,6 +114,27 @@ def _ranked(values: Sequence[Value], rank: int) -> list[Value]:
     ]
 
 
+def _told_apart(values: Sequence[Operand]) -> list[Operand]:
+    """Random values with infinite axes in full where fixed arrays differ along them, if others are
+    left: units of many heads, each turned by an angle of its own (rotary embedding, Su et al. 2021,
+    arXiv:2104.09864).
+    """
+    met = [v for v in values if isinstance(v, Wide)]
+    axes = sorted({a for d in values if isinstance(d, Det) for a in _differing(d, met)})
+    if not axes or not all(can_open(v, axes, few=True) for v in met):
+        return list(values)
+    return [opened(v, axes) if isinstance(v, Wide) else v for v in values]
+
+
+def _differing(value: Det, met: Sequence[Wide]) -> list[int]:
+    """The infinite axes along which a fixed array differs."""
+    wide = np.max([v.wide for v in met], axis=0).tolist()
+    if len(value.shape) != len(wide):
+        return []
+    axes = [a for a, w in enumerate(wide) if w > 1 and value.shape[a] > 1]
+    return [a for a in axes if not value.static or np.any(np.ptp(value.sides[0], axis=a))]
+
+
 def _fit(value: Det, values: Sequence[Operand]) -> Det:
     """A deterministic operand must be constant along wide axes."""
     wide = np.max([v.wide for v in values if isinstance(v, Wide)], axis=0).tolist()
@@ -124,9 +147,10 @@ def _fit(value: Det, values: Sequence[Operand]) -> Det:
     if array is None or np.any(np.ptp(array, axis=axes)):
         raise NoLimitError(
             "a fixed array that differs along an infinite axis meets a wide value (trained batch "
-            "statistics, a sinusoidal embedding, the raw input added to a hidden layer): its units "
-            "are not alike,",
-            "Use the statistics of initialization, or embed the input by a linear layer first.",
+            "statistics, a sinusoidal embedding, a rotary one of a single head, the raw input "
+            "added to a hidden layer): its units are not alike,",
+            "Use the statistics of initialization, embed the input by a linear layer first, or use "
+            "several heads.",
         )
     at = tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))
     counts = [w if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))]

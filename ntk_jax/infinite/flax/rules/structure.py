@@ -146,7 +146,8 @@ def _consecutive(value: Wide | Param, axis: int, start: int, stop: int) -> Wide 
 def concatenate(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wide | Joined]:
     """Values one after the other along an axis."""
     axis, shapes = eqn.params["dimension"], [shape_of(a) for a in eqn.invars]
-    if any(isinstance(v, Joined) or (isinstance(v, Wide) and v.wide[axis] > 1) for v in values):
+    infinite = (isinstance(v, Joined) or (isinstance(v, Wide) and v.wide[axis] > 1) for v in values)
+    if any(infinite) or all(isinstance(v, Param) for v in values):
         return [side_by_side(values, axis, shapes)]
     out = shape_of(eqn.outvars[0])
     return [joined(program.uses, program.moments.dtype, values, axis, shapes, out)]

@@ -1,5 +1,5 @@
 """A wide value is born where a random weight is contracted with a value: matrix products,
-convolutions, embeddings.
+embeddings; `convolutions.py` has convolutions.
 """
 
 import math
@@ -8,13 +8,12 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
-from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction, Window
+from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
 from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.values import (
     Det,
@@ -52,10 +51,10 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     contract, batch = eqn.params["dimension_numbers"]
     param = cast(Param, values[at])
     full = shape_of(eqn.invars[1 - at])
-    value, wide = _checked_input(param, values[1 - at], full)
+    value, wide = checked_input(param, values[1 - at], full)
     # By the axes of the leaf: x @ W and another order of the same contraction are one use of it.
     pairs = sorted(
-        zip(contract[at], contract[1 - at], strict=True), key=lambda ph: _axis(param, ph[0])
+        zip(contract[at], contract[1 - at], strict=True), key=lambda ph: axis_of_leaf(param, ph[0])
     )
     summed, batched = tuple(h for _, h in pairs), tuple(batch[1 - at])
     free = tuple(a for a in range(len(full)) if a not in summed and a not in batched)
@@ -70,7 +69,7 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
         )
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     units = math.prod(wide[a] for a in summed)
-    _check_width(value, units)
+    check_width(value, units)
     met = {*contract[at], *batch[at]}
     new = tuple(s for a, s in enumerate(param.shape) if a not in met)
     free_shape, ones = tuple(stored[a] for a in free), (1,) * len(free)
@@ -78,15 +77,15 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     lead = tuple(stored[a] for a in batched)
     shape = lead + (new_ones + free_shape if at == 0 else free_shape + new_ones)
     counts = (1,) * len(lead) + (new + ones if at == 0 else ones + new)
-    axes = tuple(_axis(param, p) for p, _ in pairs)
-    use: tuple = (axes, tuple(_axis(param, a) for a in batch[at]))
+    axes = tuple(axis_of_leaf(param, p) for p, _ in pairs)
+    use: tuple = (axes, tuple(axis_of_leaf(param, a) for a in batch[at]))
     if isinstance(value, Wide) and value.interleaved:  # units meet other rows of the weight
         use = (*use, "interleaved", tuple(stored[a] for a in summed))
     contraction = DotContraction(stored, summed, batched, free, units)
-    return _weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
+    return weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
 
 
-def _weighted(
+def weighted(
     program: Interpreter,
     param: Param,
     use: tuple[str, tuple],
@@ -103,13 +102,13 @@ def _weighted(
     return gaussian(g, wide)
 
 
-def _axis(param: Param, a: int) -> int:
+def axis_of_leaf(param: Param, a: int) -> int:
     """The axis of the leaf that axis a of the view is; a negative number for one that was added."""
     axis = param.axes[a]
     return -1 - a if axis is None else axis
 
 
-def _checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det, Shape]:
+def checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det, Shape]:
     """The value that meets a weight, and its multiplicities."""
     if param.factor is not None:
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
@@ -127,11 +126,14 @@ def _checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det,
     return Det(fixed.sides, ones, fixed.literal, fixed.static), ones
 
 
-def _check_width(value: Wide | Det, units: int) -> None:
+def check_width(value: Wide | Det, units: int) -> None:
+    """Raise unless a weight sums over infinitely many units, or over numbers."""
     if isinstance(value, Wide) and units == 1 and not value.degenerate:
         raise NoLimitError(
             "a weight is contracted with finitely many random entries (a layer of one unit, or "
-            "positions): the sum is not Gaussian,"
+            "positions): the sum is not Gaussian (bottlenecks: Agrawal et al. 2020, "
+            "arXiv:2001.00921),",
+            "Sum over many units, or estimate with ntk_jax.monte_carlo_kernels.",
         )
 
 
@@ -175,93 +177,6 @@ def _differ(d: Det, axis: int) -> bool:
     return bool(d.shape) and d.shape[axis] > 1
 
 
-@rule("conv_general_dilated")
-def convolution(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> list[Wide]:
-    """A convolution with a weight."""
-    given, param = values
-    if isinstance(given, Wide) and isinstance(param, Det):
-        return [_patches(eqn, given, param)]
-    if isinstance(given, Param) or not isinstance(param, Param):
-        raise NoLimitError("a convolution whose kernel is not a parameter has no rule,")
-    p, full = eqn.params, shape_of(eqn.invars[0])
-    dims, groups = p["dimension_numbers"], p["feature_group_count"]
-    if p["batch_group_count"] != 1:
-        raise NoLimitError("a convolution grouped by batch has no rule,")
-    value, wide = _checked_input(param, given, full)
-    channel = dims.lhs_spec[1]
-    if any(w > 1 for a, w in enumerate(wide) if a != channel):
-        raise NoLimitError("a convolution over an infinite axis has no rule,")
-    _check_channels(value, wide[channel], groups)
-    stored = tuple(s // w for s, w in zip(full, wide, strict=True))
-    out, windows, units = shape_of(eqn.outvars[0]), _windows(eqn), wide[channel] // groups
-    contraction = ConvContraction(
-        stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
-    )
-    shape, counts = list(out), [1] * len(out)
-    shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
-    use = (tuple(_axis(param, a) for a in dims.rhs_spec), windows, groups)
-    return [
-        _weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
-    ]
-
-
-def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
-    """Every output channel must be a sum over many alike input channels."""
-    if groups > 1 and channels == 1:
-        raise NoLimitError(
-            "a grouped convolution of finitely many channels: its outputs see different inputs,"
-        )
-    if groups > 1 and channels // groups < 2:
-        raise NoLimitError(
-            "a depthwise convolution: each output sees one channel, and is not Gaussian,"
-        )
-    _check_width(value, channels)
-
-
-def _windows(eqn: Eqn) -> tuple[Window, ...]:
-    """Along each spatial axis."""
-    p, dims = eqn.params, eqn.params["dimension_numbers"]
-    kernel, out = shape_of(eqn.invars[1]), shape_of(eqn.outvars[0])
-    return tuple(
-        # Old versions of JAX have paddings of NumPy integers, which differ from Python's as keys.
-        Window(kernel[k], stride, (int(pads[0]), int(pads[1])), dilation, tap_spacing, out[o])
-        for k, o, stride, pads, dilation, tap_spacing in zip(
-            dims.rhs_spec[2:],
-            dims.out_spec[2:],
-            p["window_strides"],
-            p["padding"],
-            p["lhs_dilation"],
-            p["rhs_dilation"],
-            strict=True,
-        )
-    )
-
-
-def _patches(eqn: Eqn, value: Wide, kernel: Det) -> Wide:
-    """A fixed kernel, the same for every channel: patches, as local convolutions take them."""
-    p, dims = eqn.params, eqn.params["dimension_numbers"]
-    channel, out_channel = dims.lhs_spec[1], dims.out_spec[1]
-    channels = shape_of(eqn.invars[0])[channel]
-    if value.wide[channel] != channels or p["feature_group_count"] != channels or not kernel.static:
-        raise NoLimitError(
-            "a convolution with a fixed kernel that mixes channels: its units are not alike,"
-        )
-    k = np.moveaxis(np.broadcast_to(kernel.sides[0], shape_of(eqn.invars[1])), dims.rhs_spec[0], 0)
-    k = k.reshape(channels, -1, *k.shape[1:])
-    if np.any(np.ptp(k, axis=0)):
-        raise NoLimitError(
-            "a convolution with a fixed kernel that differs by channel: its units are not alike,"
-        )
-    one = np.moveaxis(k[0], 0, dims.rhs_spec[0])
-    params = {**p, "feature_group_count": 1}
-    apply = lambda _, z: eqn.primitive.bind(z, jnp.asarray(one, z.dtype), **params)
-    shape = shape_after(lambda z: apply(0, z), value.shape)
-    wide = tuple(channels if a == out_channel else 1 for a in range(len(shape)))
-    out = algebra.mapped(value, Linear(apply, shape), wide)
-    out.interleaved = shape[out_channel] > 1
-    return out
-
-
 @rule("embedding")
 def embedding(
     program: Interpreter, eqn: Eqn, values: tuple[Param, Det] | list[Param | Det]
@@ -286,9 +201,9 @@ def embedding(
 
     stored = (*shape_of(eqn.invars[1])[:-1], table[0])
     ones = (1,) * len(stored)
-    value, _ = _checked_input(param, both_sides(hot, ones), stored)
+    value, _ = checked_input(param, both_sides(hot, ones), stored)
     last = len(stored) - 1
     contraction = DotContraction(stored, (last,), (), tuple(range(last)), 1)
-    use = ((_axis(param, 0),), ())
+    use = ((axis_of_leaf(param, 0),), ())
     shape, counts = (*stored[:-1], 1), (*ones[:-1], table[1])
-    return [_weighted(program, param, ("weight", use), shape, value, 1, contraction, counts)]
+    return [weighted(program, param, ("weight", use), shape, value, 1, contraction, counts)]

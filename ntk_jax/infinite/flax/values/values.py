@@ -229,7 +229,7 @@ class Wide:
 @dataclass(eq=False)
 class Joined:
     """Values one after the other along an infinite axis, which is the given one; parts may be
-    deterministic.
+    deterministic. Or parameters, such as kernels of several gates that are used as one.
 
     With `repeats` above 1 the axis is a flattened one: for each of that many positions, the units
     of all parts in turn.
@@ -237,7 +237,7 @@ class Joined:
 
     axis: int
     sizes: tuple[int, ...]
-    parts: "list[Det | Wide | Joined]"
+    parts: "list[Det | Param | Wide | Joined]"
     repeats: int = 1
 
     @property
