@@ -3,6 +3,7 @@ for that was built.
 """
 
 import json
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,7 @@ MOST = {
 }
 
 
+@cache
 def keeps_one_branch():
     """Whether lowering drops what other platforms would do; older JAX leaves that to XLA."""
     f = lambda x: jax.lax.platform_dependent(x, cpu=jnp.sin, default=jnp.tanh)

@@ -1,6 +1,7 @@
 """Kernels and operators on one device, eight devices of one process, and three processes."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -119,13 +120,9 @@ def test_all_results_on_one_device_eight_devices_and_three_processes(tmp_path):
 
 @pytest.mark.slow
 def test_when_a_process_is_killed_the_others_end_soon_and_say_how_to_resume(tmp_path):
-    start = time.monotonic()
-    alone = in_processes("few", tmp_path / "r.npz")  # how long start and compilation take now
-    usual = time.monotonic() - start
-    assert [code for code, _ in alone] == [0] * THREE
-    start = time.monotonic()
     outputs = in_processes("dying", tmp_path / "r.npz")
-    assert time.monotonic() - start < usual + 30
+    killed = float(re.search("killed at (.*)", outputs[1][1])[1])
+    assert time.monotonic() - killed < 30
     assert outputs[1][0] == -9
     for code, output in (outputs[0], outputs[2]):
         assert code != 0
