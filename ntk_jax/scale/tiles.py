@@ -17,8 +17,9 @@ from ntk_jax.progress import progress_bar
 from ntk_jax.scale.blocks import Probe, Sides, Tile, as_found, as_sides, limited, probe, tiles
 from ntk_jax.scale.disk import create, fresh
 from ntk_jax.scale.fingerprint import check_budget, check_inputs, facts_of
-from ntk_jax.scale.grid import Corner, Grid, grid_of, mirrored
+from ntk_jax.scale.grid import Corner, Grid, grid_of
 from ntk_jax.scale.store import KernelStore
+from ntk_jax.tiling import swap_sides
 from ntk_jax.types import KernelFn, Kernels
 
 Found: TypeAlias = Any
@@ -137,7 +138,7 @@ def _put(kernels: Tile, tile: Tile, grid: Grid, at: Corner) -> None:
     for kernel, part in zip(kernels, tile, strict=True):
         kernel[rows, columns] = part
         if grid.has_mirror(at):
-            kernel[columns, rows] = mirrored(part)
+            kernel[columns, rows] = swap_sides(part)
 
 
 def _grid(sides: Sides, found: Probe, budget: int) -> Grid:

@@ -24,7 +24,7 @@ from ntk_jax.memory import memory_budget
 from ntk_jax.networks.apply_fn import forward_mode
 from ntk_jax.platforms import by_platform
 from ntk_jax.progress import progress_bar
-from ntk_jax.tiling import mirror_upper, row_tiles
+from ntk_jax.tiling import mirrored, row_tiles
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -63,7 +63,7 @@ def _run(
     if one_tile and (s.rows_at_once is None or s.rows_at_once >= max(n1, n2)):
         how = {"method": s.method, "forms": s.forms, "outputs": s.request.outputs}
         kernel = _one_tile(apply_fn, params, x1, x2, precision=s.precision, **how)
-        return _mirror(kernel) if x2 is None else kernel
+        return mirrored(kernel) if x2 is None else kernel
     prepare, combine, combine_own = _steps(s, apply_fn, params)
     if one_tile:
         f1 = prepare(x1)
@@ -104,12 +104,12 @@ def _steps(
     how = {"outputs": s.request.outputs, "precision": s.precision}
     if s.method == "vector_products":
         products = partial(_vector_products, apply_fn, params, **how)
-        return lambda x: x, products, lambda x: _mirror(products(x, x))
+        return lambda x: x, products, lambda x: mirrored(products(x, x))
     options = {"method": s.method, "precision": s.precision, "for_mean": how["outputs"] == "mean"}
     features = partial(features_jit, apply_fn, params, forms=s.forms, **options)
     combine = partial(contract_jit, **how)
     prepare = partial(_few_at_once, features, s.rows_at_once)
-    return prepare, combine, lambda f: _mirror(combine(f, None))
+    return prepare, combine, lambda f: mirrored(combine(f, None))
 
 
 def _few_at_once(
@@ -137,7 +137,7 @@ def contract_batches(
     # A random key is no part of a program.
     f1, f2 = replace(f1, projection=None), None if f2 is None else replace(f2, projection=None)
     k = _contract_in_best_forms(f1, f2, outputs=outputs, precision=precision)
-    return _mirror(k) if f2 is None else k
+    return mirrored(k) if f2 is None else k
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision"))
@@ -170,8 +170,3 @@ def _vector_products(
 ) -> Array:
     with jax.default_matmul_precision(precision):
         return vector_product_kernel(apply_fn, params, x1, x2, outputs)
-
-
-# Compiled alone: fused with what makes the kernel, an entry and its mirror image may be rounded
-# differently.
-_mirror = jax.jit(mirror_upper)

@@ -16,7 +16,9 @@ from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import (
     corners,
     even,
+    is_small_on_host,
     mirror_upper,
+    mirrored,
     pad_rows,
     tile_size,
     write_both,
@@ -78,6 +80,8 @@ class Pairs:
             out = self.compiled(*arguments, duals, schedule)
             if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
+            if is_small_on_host(out[0]):
+                return tuple(map(mirrored, out)), None
             return cast(tuple[Results, Array], _mirrored(out))
 
         on_cpu = is_on_cpu(x1, x2, key)

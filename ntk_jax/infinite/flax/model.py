@@ -45,7 +45,10 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
         init_fn, apply_fn = model
         return Network(
             lambda key, x: init_fn(key, x),
-            lambda x: (lambda p, y: apply_fn(p, y, **call), _drawn(init_fn, x)),
+            lambda x: (
+                lambda p, y: apply_fn(p, y, **call),
+                _drawn(jax.eval_shape(init_fn, any_key(), x)),
+            ),
             model,
         )
     if callable(model):
@@ -56,12 +59,11 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
     )
 
 
-def _drawn(init_fn: Callable[..., Params], x: Examples) -> Params:
-    """Parameters of the right shapes and sizes: only the check that rows do not depend on each
-    other looks at them.
+def _drawn(shapes: Params) -> Params:
+    """Parameters of these shapes and the right sizes: only the check that rows do not depend on
+    each other looks at them.
     """
     # By NumPy, for which nothing is compiled.
-    shapes = jax.eval_shape(init_fn, any_key(), x)
     rng = np.random.default_rng(0)
 
     def draw(s: jax.ShapeDtypeStruct) -> np.ndarray | np.floating:
@@ -79,11 +81,7 @@ def _linen(
 
     def build(x: Examples) -> tuple[ApplyFn, Params]:
         shapes = jax.eval_shape(init, any_key(), x)
-        variables = (
-            {"params": _drawn(lambda key, x: init(key, x)["params"], x)}
-            if "params" in shapes
-            else {}
-        )
+        variables = {"params": _drawn(shapes["params"])} if "params" in shapes else {}
         if others := [name for name in shapes if name != "params"]:
             draw = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
             variables |= outside_traces(draw)
