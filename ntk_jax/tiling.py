@@ -8,7 +8,8 @@ one program, `infinite/mlp/tiles.py` fuses layers.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,7 @@ def mirror_upper(k: Inexact[K, "n n ..."]) -> Inexact[K, "n n ..."]:
     `tri` it leaves alone.
     """
     n, outputs = k.shape[0], k.shape[2:]
-    xp: Any = np if isinstance(k, np.ndarray) else jnp
+    xp: ModuleType = np if isinstance(k, np.ndarray) else jnp
     if k.ndim == 4:  # on the diagonal, where examples are equal, the order of the outputs decides
         lower = xp.tri(n * outputs[0], k=-1, dtype=bool).reshape(n, outputs[0], n, outputs[1])
         return xp.where(lower.transpose(0, 2, 1, 3), swap_sides(k), k)

@@ -65,7 +65,7 @@ def tiled(
     # K alone is packed, too, with nothing: real tiles JAX 0.6 computes anew for their mirror images
     packed = lambda s: lax.complex(s[0], s[1] if NTK in which else jnp.zeros_like(s[0]))
 
-    def tile(i: Array | int, j: Array | int) -> tuple[Array, Array]:
+    def tile(i: Array, j: Array) -> tuple[Array, Array]:
         a, b = _cut(one, i, t1), _cut(other, j, t2)
         distinct = _distinct(i, a, j, b) if symmetric else True
 
@@ -84,12 +84,6 @@ def tiled(
         own = packed(a.own)[:, None]
         both = jnp.where(distinct, both, own) if symmetric else both
         return both.imag if which == (NTK,) else both, near
-
-    if len(starts) == 1:
-        both, near = tile(0, 0)
-        both = lax.optimization_barrier(both)  # or else it would be computed for each kernel
-        both = own_mirrored(both, (0, 0)) if symmetric else both
-        return (both.real, both.imag)[: len(which)], near
 
     def write(state: tuple[Array, ...], both: Array, m: Array | int) -> tuple[Array, ...]:
         return write_both(symmetric, state, both, (starts[m, 0], starts[m, 1]))
@@ -191,10 +185,8 @@ def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, til
     return Rows(inputs(layers, arch, x, known), sides, (known.nngp, known.ntk))
 
 
-def _cut(rows: Rows, i: Array | int, tile: int) -> Rows:
+def _cut(rows: Rows, i: Array, tile: int) -> Rows:
     """Of the examples of a tile."""
-    if len(rows.own[0]) == tile:
-        return rows
     cut = lambda axis: lambda a: lax.dynamic_slice_in_dim(a, i, tile, axis)
     return Rows(
         *(jax.tree.map(cut(axis), part) for part, axis in zip(rows, (0, -1, 0), strict=True))
