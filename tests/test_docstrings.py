@@ -18,7 +18,9 @@ PUBLIC |= {f"duals.{name}": value for name, value in vars(ntk_jax.duals).items()
 PUBLIC |= {name: getattr(data, name) for name in ("linear_data", "digits_data", "csv_data")}
 PUBLIC |= losses.LOSSES | losses.LEVELS
 PLOTS = {
-    name: getattr(plots, name) for name in vars(plots) if name.startswith(("plot_", "anim", "save"))
+    name: value
+    for name, value in vars(plots).items()
+    if inspect.isfunction(value) and value.__module__.startswith("ntk_jax")
 }
 PUBLIC |= PLOTS
 FUNCTIONS = {
@@ -26,7 +28,7 @@ FUNCTIONS = {
     for name, f in PUBLIC.items()
     if inspect.isfunction(f) and f.__module__.startswith("ntk_jax")
 }
-CLASSES = {name: value for name, value in vars(estimators).items() if inspect.isclass(value)}
+CLASSES = {name: value for name, value in vars(estimators).items() if name.startswith("NTK")}
 # Their own tests are quick: test_plots, test_estimators.
 LATER = [pytest.param(name, marks=pytest.mark.slow) for name in [*PLOTS, *CLASSES]]
 NAMES = {"jax": jax, "jnp": jnp, "np": np, "ntk_jax": ntk_jax}  # imported by every example
