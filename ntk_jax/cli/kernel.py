@@ -43,7 +43,7 @@ SPECTRUM_EXAMPLES = """examples:
 
 
 class Frame(NamedTuple):
-    """A table in and its matrix, as_inputs by column."""
+    """A table and its matrix, standardized by column."""
 
     table: Table
     x: np.ndarray

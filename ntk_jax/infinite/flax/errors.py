@@ -24,6 +24,7 @@ SAMPLES = (
     "estimate this operation with samples of its Gaussians (num_samples=, key= of infinite_width), "
     "or everything with ntk_jax.monte_carlo_kernels."
 )
+BY_SAMPLES = SAMPLES[0].upper() + SAMPLES[1:]
 MONTE_CARLO = (
     "Without a limit, ntk_jax.monte_carlo_kernels estimates the kernels of the finite network."
 )

@@ -17,6 +17,7 @@ from ntk_jax.infinite.flax.values import (
     Key,
     Linear,
     Param,
+    Part,
     Shape,
     Term,
     Value,
@@ -26,11 +27,16 @@ from ntk_jax.infinite.flax.values import (
 )
 
 
+def with_size(shape: Shape, axis: int | None, size: int) -> Shape:
+    """The shape with another size along one axis."""
+    return tuple(size if a == axis else s for a, s in enumerate(shape))
+
+
 def side_by_side(values: Sequence[Value], axis: int, shapes: Sequence[Shape]) -> Joined:
     """Values along an infinite axis, or parameters along one of theirs; those that are joined
     already bring their parts.
     """
-    parts: list[Det | Param | Wide | Joined] = []
+    parts: list[Part] = []
     sizes: list[int] = []
     for v, shape in zip(values, shapes, strict=True):
         if isinstance(v, Joined):

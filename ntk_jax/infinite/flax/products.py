@@ -49,12 +49,10 @@ def product(x: Wide, y: Wide, wide: Sequence[int], related: Related) -> Wide:
     # Functions of one Gaussian multiply to one function of it, whose dual is exact. A degenerate
     # field stays apart: at its value, 0, the product would lose the other factor.
     fields = fields_of([x, y])
-    if len({root(g) for g in fields}) == 1 and not any(g.degenerate for g in fields):
-        out.terms = _one_function(x, y, wide, related)
-        return out
-    terms = _products_of_terms(x, y, shape, related)
+    of_one = len({root(g) for g in fields}) == 1 and not any(g.degenerate for g in fields)
+    terms = None if of_one else _products_of_terms(x, y, shape, related)
     if terms is None:
-        # As in z γ Φ(z γ + β) with trained constants γ and β, which are variables as z is.
+        # Also z γ Φ(z γ + β) with trained constants γ and β, which are variables as z is.
         out.terms = _one_function(x, y, wide, related)
         return out
     out.terms = tidy(terms, shape)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
+from ntk_jax.infinite.flax.errors import BY_SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.moments.factors import Factors
 from ntk_jax.infinite.flax.moments.pair import Answer, Half, Pair, Sides, plus
 from ntk_jax.infinite.flax.values import Term
@@ -95,7 +95,7 @@ class Terms:
         """Two products as functions known by samples, where no pairs of factors answer."""
         estimates = self.factors.estimates
         if estimates.samples.sampling is None:
-            raise NoLimitError(MEET, SAMPLES[0].upper() + SAMPLES[1:])
+            raise NoLimitError(MEET, BY_SAMPLES)
         left, right = (
             Half(estimates.joint(term.factors, term.base), side)
             for term, side in zip((t, u), sides, strict=True)

@@ -45,10 +45,10 @@ def convolution(
     if groups > 1 and isinstance(value, Det):
         return [by_group(program, eqn, value, param)]
     if 1 < groups == wide[channel] == outputs:
-        return [depthwise(program, eqn, cast(Wide, value), param, windows_of(eqn))]
+        return [depthwise(program, eqn, cast(Wide, value), param, _windows(eqn))]
     _check_channels(value, wide[channel], groups)
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
-    out, windows, units = shape_of(eqn.outvars[0]), windows_of(eqn), wide[channel] // groups
+    out, windows, units = shape_of(eqn.outvars[0]), _windows(eqn), wide[channel] // groups
     contraction = ConvContraction(
         stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
     )
@@ -75,7 +75,7 @@ def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
     check_width(value, channels)
 
 
-def windows_of(eqn: Eqn) -> tuple[Window, ...]:
+def _windows(eqn: Eqn) -> tuple[Window, ...]:
     """Along each spatial axis."""
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     kernel, out = shape_of(eqn.invars[1]), shape_of(eqn.outvars[0])

@@ -24,6 +24,7 @@ from ntk_jax.infinite.flax.values import (
     Masked,
     Noise,
     Param,
+    Part,
     Shape,
     Term,
     Value,
@@ -145,7 +146,7 @@ def _masked(noise: Noise, value: Value, keep: float, high: float) -> Wide | Join
             raise NoLimitError(
                 "dropout of flattened values that are joined along an infinite axis has no rule,"
             )
-        parts: list[Det | Param | Wide | Joined] = []
+        parts: list[Part] = []
         for i, (size, part) in enumerate(zip(value.sizes, value.parts, strict=True)):
             shape = tuple(size if a == value.axis else s for a, s in enumerate(noise.shape or ()))
             mask = replace(noise, shape=shape, part=(*noise.part, i))

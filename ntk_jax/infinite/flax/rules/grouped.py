@@ -14,10 +14,11 @@ from jax import lax
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
+from ntk_jax.infinite.flax.joining import with_size
 from ntk_jax.infinite.flax.moments.contractions import Window
 from ntk_jax.infinite.flax.parameter_views import cut, entries
 from ntk_jax.infinite.flax.products import product
-from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Shape, Wide
+from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Part, Shape, Wide
 from ntk_jax.jaxprs import Eqn, dtype_of, new_variables, shape_of
 
 
@@ -82,18 +83,17 @@ def by_group(program: Interpreter, eqn: Eqn, value: Det, param: Param) -> Joined
             "arXiv:1810.05148),",
             "Give each channel many outputs, or put a convolution of all channels before.",
         )
-    sized = lambda shape, axis, size: tuple(size if a == axis else s for a, s in enumerate(shape))
-    shapes = [sized(full, channel, inputs), sized(kernel, of_kernel, outputs)]
-    shapes.append(sized(out, out_channel, outputs))
-    parts: list[Det | Param | Wide | Joined] = []
+    shapes = [with_size(full, channel, inputs), with_size(kernel, of_kernel, outputs)]
+    shapes.append(with_size(out, out_channel, outputs))
+    variables = new_variables(shapes, [dtype_of(v) for v in (*eqn.invars, *eqn.outvars)])
+    params = {**eqn.params, "feature_group_count": 1}
+    group = eqn.replace(invars=[*variables[:-1]], outvars=variables[-1:], params=params)
+    parts: list[Part] = []
     for i in range(groups):
         at = np.arange(i * inputs, (i + 1) * inputs)
         take = lambda s, at=at: jnp.take(jnp.broadcast_to(jnp.asarray(s), full), at, axis=channel)
         starts = [i * outputs if a == of_kernel else 0 for a in range(len(kernel))]
         stops = [s + n for s, n in zip(starts, shapes[1], strict=True)]
-        variables = new_variables(shapes, [dtype_of(v) for v in (*eqn.invars, *eqn.outvars)])
-        params = {**eqn.params, "feature_group_count": 1}
-        group = eqn.replace(invars=[*variables[:-1]], outvars=variables[-1:], params=params)
         (part,) = program.step(group, [value.mapped(take), cut(param, starts, stops)])
         parts.append(cast(Wide, part))
     return Joined(out_channel, (outputs,) * groups, parts)

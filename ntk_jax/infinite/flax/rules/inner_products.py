@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.infinite.flax import algebra
-from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
+from ntk_jax.infinite.flax.errors import BY_SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.evaluation import CLOSE
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.products import product
@@ -53,7 +53,7 @@ def inner_product(
         raise NoLimitError(
             "two random values are multiplied and summed over a finite axis: the result is not "
             "Gaussian,",
-            SAMPLES[0].upper() + SAMPLES[1:],
+            BY_SAMPLES,
         )
     left, right, out = _labels(x, y, pairs, lb)
     rest = out[len(lb) :]

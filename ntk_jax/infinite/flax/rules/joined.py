@@ -10,13 +10,11 @@ from typing import Any, cast
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
-from ntk_jax.infinite.flax.joining import side_by_side
+from ntk_jax.infinite.flax.joining import side_by_side, with_size
 from ntk_jax.infinite.flax.layouts import axis_groups
 from ntk_jax.infinite.flax.parameter_views import cut_of_each
-from ntk_jax.infinite.flax.values import ELEMENTWISE, Det, Joined, Param, Shape, Value, Wide
+from ntk_jax.infinite.flax.values import ELEMENTWISE, Det, Joined, Param, Part, Shape, Value, Wide
 from ntk_jax.jaxprs import Eqn, dtype_of, new_variables, shape_of
-
-Part = Det | Param | Wide | Joined
 
 NO_RULE = "values joined along an infinite axis go through an operation that has no rule for them,"
 
@@ -186,7 +184,7 @@ def _each(
     for i, size in enumerate(whole.sizes):
         operands = [_operand(eqn, values, at, whole, i, start) for at in range(len(values))]
         out_size = size * (repeats or whole.repeats) // whole.repeats
-        out = _with_size(shape_of(eqn.outvars[0]), out_axis, out_size)
+        out = with_size(shape_of(eqn.outvars[0]), out_axis, out_size)
         shapes = [*(shape for _, shape in operands), out]
         dtypes = [dtype_of(v) for v in [*eqn.invars, *eqn.outvars]]
         variables = new_variables(shapes, dtypes)
@@ -204,21 +202,17 @@ def _operand(
     """Operand number `at` next to part i, whose entries begin at `start`, and its full shape."""
     v, shape, size = values[at], shape_of(eqn.invars[at]), whole.sizes[i]
     if isinstance(v, Joined):
-        return v.parts[i], _with_size(shape, whole.axis, size)
+        return v.parts[i], with_size(shape, whole.axis, size)
     if isinstance(v, Param):
         axis = _param_axis(eqn, v, at, whole)
         if axis is None:
             return v, shape
-        return cut_of_each(v, axis, start, size, whole.repeats), _with_size(shape, axis, size)
+        return cut_of_each(v, axis, start, size, whole.repeats), with_size(shape, axis, size)
     if not _beside(eqn, shape, whole):
         return v, shape
     if not isinstance(v, Det) or v.shape[whole.axis] > 1:
         raise NoLimitError("a value meets one that is joined along an infinite axis,")
-    return v, _with_size(shape, whole.axis, size)
-
-
-def _with_size(shape: Shape, axis: int | None, size: int) -> Shape:
-    return tuple(size if a == axis else s for a, s in enumerate(shape))
+    return v, with_size(shape, whole.axis, size)
 
 
 def _beside(eqn: Eqn, shape: Shape, whole: Joined) -> bool:
@@ -231,9 +225,9 @@ def _params(eqn: Eqn, whole: Joined, size: int, out_axis: int | None) -> dict[st
     """The parameters of an equation with the joined axis of another length."""
     p, name = eqn.params, eqn.primitive.name
     if name == "slice":
-        return {**p, "limit_indices": _with_size(p["limit_indices"], whole.axis, size)}
+        return {**p, "limit_indices": with_size(p["limit_indices"], whole.axis, size)}
     if name == "broadcast_in_dim":
-        return {**p, "shape": _with_size(p["shape"], out_axis, size)}
+        return {**p, "shape": with_size(p["shape"], out_axis, size)}
     return p
 
 

@@ -119,32 +119,38 @@ def _told_apart(values: Sequence[Operand]) -> list[Operand]:
     left: units of many heads, each turned by an angle of its own (rotary embedding, Su et al. 2021,
     arXiv:2104.09864).
     """
-    met = [v for v in values if isinstance(v, Wide)]
-    axes = sorted({a for d in values if isinstance(d, Det) for a in _differing(d, met)})
+    met, wide = [v for v in values if isinstance(v, Wide)], _widest(values)
+    axes = sorted({a for d in values if isinstance(d, Det) for a in _differing(d, wide)})
     if not axes or not all(can_open(v, axes, few=True) for v in met):
         return list(values)
     return [opened(v, axes) if isinstance(v, Wide) else v for v in values]
 
 
-def _differing(value: Det, met: Sequence[Wide]) -> list[int]:
-    """The infinite axes along which a fixed array differs."""
-    wide = np.max([v.wide for v in met], axis=0).tolist()
+def _widest(values: Sequence[Operand]) -> Shape:
+    """The largest multiplicity of the random values along each axis."""
+    return tuple(np.max([v.wide for v in values if isinstance(v, Wide)], axis=0).tolist())
+
+
+def _listed(value: Det, wide: Shape) -> list[int]:
+    """The infinite axes along which a fixed array has entries."""
     if len(value.shape) != len(wide):
         return []
-    axes = [a for a, w in enumerate(wide) if w > 1 and value.shape[a] > 1]
+    return [a for a, w in enumerate(wide) if w > 1 and value.shape[a] > 1]
+
+
+def _differing(value: Det, wide: Shape) -> list[int]:
+    """The infinite axes along which its entries differ, or may do so."""
+    axes = _listed(value, wide)
     return [a for a in axes if not value.static or np.any(np.ptp(value.sides[0], axis=a))]
 
 
 def _fit(value: Det, values: Sequence[Operand]) -> Det:
     """A deterministic operand must be constant along wide axes."""
-    wide = np.max([v.wide for v in values if isinstance(v, Wide)], axis=0).tolist()
-    if len(value.shape) != len(wide):
-        return value
-    axes = tuple(a for a, w in enumerate(wide) if w > 1 and value.shape[a] > 1)
+    wide = _widest(values)
+    axes = _listed(value, wide)
     if not axes:
         return value
-    array = np.asarray(value.sides[0]) if value.static else None
-    if array is None or np.any(np.ptp(array, axis=axes)):
+    if _differing(value, wide):
         raise NoLimitError(
             "a fixed array that differs along an infinite axis meets a wide value (trained batch "
             "statistics, a sinusoidal embedding, a rotary one of a single head, the raw input "
@@ -152,6 +158,7 @@ def _fit(value: Det, values: Sequence[Operand]) -> Det:
             "Use the statistics of initialization, embed the input by a linear layer first, or use "
             "several heads.",
         )
+    array = np.asarray(value.sides[0])
     at = tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))
     counts = [w if a in axes else v for a, (w, v) in enumerate(zip(wide, value.wide, strict=True))]
     return replace(static_det(array[at]), wide=tuple(counts))
@@ -161,8 +168,7 @@ def _wide(values: Sequence[Operand], full: Shape) -> Shape:
     """The multiplicities of the result; a random value shared by the units of a wide axis has no
     limit.
     """
-    wides = [v for v in values if isinstance(v, Wide)]
-    out = tuple(np.max([v.wide for v in wides], axis=0).tolist())
+    wides, out = [v for v in values if isinstance(v, Wide)], _widest(values)
     for v in wides:
         for a, w in enumerate(out):
             if w > 1 and v.wide[a] != w:

@@ -57,6 +57,7 @@ from ntk_jax.infinite.flax.values.values import (
     Masked,
     Noise,
     Param,
+    Part,
     Sampled,
     Term,
     Value,

@@ -237,7 +237,7 @@ class Joined:
 
     axis: int
     sizes: tuple[int, ...]
-    parts: "list[Det | Param | Wide | Joined]"
+    parts: "list[Part]"
     repeats: int = 1
 
     @property
@@ -266,7 +266,8 @@ class Noise:
     part: tuple[int, ...] = ()
 
 
-Value = Det | Param | Wide | Joined | Noise
+Part = Det | Param | Wide | Joined
+Value = Part | Noise
 
 
 def gaussian(g: Field, wide: Sequence[int]) -> Wide:
