@@ -7,7 +7,7 @@ docstrings, one for every public function, stay quick.
 """
 
 STAY: dict[str, tuple[str, ...]] = {
-    "test_compilation_duals.py::test_padded_programs_give_the_bits_of_the_unpadded_one": (
+    "test_compilation_duals.py::test_padded_programs_give_the_values_of_the_unpadded_one": (
         "relu-sizes0",
     ),
     "test_compilation_dynamics.py::test_cross_validation_compiles_less_than_ten_programs": (
