@@ -75,8 +75,8 @@ def test_every_entry_gives_the_one_derivative(entry, dtype, rtol):
             for case in (
                 ("relu", 6),
                 ("abs", 4),
-                ("hard_tanh", 2),
-                *((a, 3) for a in ("leaky_relu", "sign", "relu6", "erf", "gelu")),
+                *((a, 2) for a in ("hard_tanh", "relu6")),
+                *((a, 3) for a in ("leaky_relu", "sign", "erf", "gelu")),
             )
         ),
     ],
@@ -97,7 +97,8 @@ def test_derivatives_at_repeated_antipodal_parallel_and_zero_rows_are_central_di
     x = x.at[3].set(x[1]).at[4].set(-x[1]).at[5].set(2 * x[1]).at[6].set(0)
     total = lambda h, entry: jnp.vdot(normal(key(3), (10, 10)), ENTRIES[entry](x + h * v))
     both = jax.jit(jax.value_and_grad(total), static_argnums=1)
-    step, slopes = 1e-6, {entry: both(0.0, entry)[1] for entry in list(ENTRIES)[:3]}
+    compared = ("x2=None", "x2=x1", "infinite_width")
+    step, slopes = 1e-6, {entry: both(0.0, entry)[1] for entry in compared}
     for kind in (
         "x2=None",
         "x2=x1",
