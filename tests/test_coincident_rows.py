@@ -75,8 +75,8 @@ def test_every_entry_gives_the_one_derivative(entry, dtype, rtol):
             for case in (
                 ("relu", 6),
                 ("abs", 4),
-                *((a, 2) for a in ("hard_tanh", "relu6")),
-                *((a, 3) for a in ("leaky_relu", "sign", "erf", "gelu")),
+                ("hard_tanh", 2),
+                *((a, 3) for a in ("leaky_relu", "sign", "relu6", "erf", "gelu")),
             )
         ),
     ],
