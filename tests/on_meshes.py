@@ -84,7 +84,8 @@ def everything(mesh):
     finite = lambda x1, x2=None: ntk_jax.empirical_ntk(f, params, x1, x2, outputs="full")
     yield "exact: network", ntk_jax.shard(finite, mesh, block_size=BLOCK)(x)
     for storage in ("memory", "recompute"):
-        op, other = (operator(RELU, mesh, x2, storage=storage) for x2 in (None, x2))
+        yield f"relu, {storage}", operator(RELU, mesh, storage=storage) @ v
+        op, other = (operator(cubic, mesh, x2, storage=storage) for x2 in (None, x2))
         yield f"exact: columns, {storage}", op.columns(np.array([3, -1]))
         yield f"exact: diagonal, {storage}", op.diagonal()
         yield f"vector, {storage}", op @ v[:, 0]

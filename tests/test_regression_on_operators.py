@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_kernel_operator import kernel_fn
 from test_solve import OnlyMultiplied, WithColumns
 
 import ntk_jax
 
 N, M = 80, 13
 TIGHT = {"tol": 1e-13, "progress": False}
-kernel_fn = partial(ntk_jax.mlp_kernels, activation="relu", depth=2)
 
 
 class Stored(WithColumns):

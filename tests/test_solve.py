@@ -101,11 +101,11 @@ def test_a_network_as_operator_is_solved_with_all_its_outputs():
         "v": rng.standard_normal((40, 2)) / 40**0.5,
     }
     f = lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"]
-    x, y = rng.standard_normal((30, 6)), rng.standard_normal((30, 2))
+    x, y = rng.standard_normal((N // 2, 6)), rng.standard_normal((N // 2, 2))
     k = (
         np.asarray(ntk_jax.empirical_ntk(f, params, x, outputs="full"))
         .transpose(0, 2, 1, 3)
-        .reshape(60, 60)
+        .reshape(N, N)
     )
     operator = ntk_jax.ntk_operator(f, params, x)
     options = {"diag_reg": 0.1, "tol": 1e-12, "method": "conjugate_gradients"}
@@ -154,7 +154,7 @@ def test_columns_by_pivots_find_small_clusters_that_uniform_ones_miss():
 
 
 def test_float32_stops_at_its_floor_and_says_so():
-    k, y = kernel(300, np.float32), targets(300)
+    k, y = kernel(dtype=np.float32), targets()
     options = {"diag_reg": 1e-3, "tol": 1e-9}
     with pytest.warns(UserWarning, match="rounding in float32"):
         by_cg = ntk_jax.solve(k, y, method="conjugate_gradients", **options)
@@ -176,7 +176,7 @@ def test_steps_that_run_out_are_told_with_the_residual():
 
 def test_an_interrupted_solve_goes_on_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    k, y = kernel(200), targets(200)
+    k, y = kernel(), targets()
     options = {
         "diag_reg": RIDGE,
         "preconditioner": None,
