@@ -26,6 +26,7 @@ from ntk_jax.infinite.flax.values import (
     Joined,
     Noise,
     Param,
+    Squares,
     Value,
     Wide,
     fixed_key,
@@ -122,6 +123,8 @@ class Interpreter:
             )
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)
+        if Squares in met and name not in INNER:
+            return RULES["squares"](self, eqn, values)
         fixed = [v for v in values if isinstance(v, Det)]
         random = len(fixed) < len(values)
         if name in RULES and (random or name == "scan"):

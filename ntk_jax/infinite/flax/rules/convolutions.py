@@ -13,12 +13,14 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, Window
+from ntk_jax.infinite.flax.parameter_views import check_norm
 from ntk_jax.infinite.flax.rules.grouped import by_group, depthwise
 from ntk_jax.infinite.flax.rules.weights import (
     axis_of_leaf,
     check_width,
     checked_input,
     weighted,
+    with_gain,
 )
 from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Value, Wide
 from ntk_jax.jaxprs import Eqn, shape_of
@@ -42,6 +44,7 @@ def convolution(
     channel, outputs = dims.lhs_spec[1], shape_of(eqn.outvars[0])[dims.out_spec[1]]
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
+    check_norm(param, [dims.rhs_spec[1]] if wide[channel] > groups else [])
     if groups > 1 and isinstance(value, Det):
         return [by_group(program, eqn, value, param)]
     if 1 < groups == wide[channel] == outputs:
@@ -55,9 +58,8 @@ def convolution(
     shape, counts = list(out), [1] * len(out)
     shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
     use = (tuple(axis_of_leaf(param, a) for a in dims.rhs_spec), windows, groups)
-    return [
-        weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
-    ]
+    z = weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
+    return [with_gain(program, param, z, {dims.out_spec[1]: dims.rhs_spec[0]})]
 
 
 def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
