@@ -108,6 +108,7 @@ def divided_by_norm(
         param.axes,
     )
     kept = tuple(1 if a in summed else s for a, s in enumerate(param.shape))
+    shape = (1,) * (len(kept) - len(shape)) + shape
     if not same or shape != kept or not (name == "mul" or (name == "div" and first)):
         return None
     by = float(norm.number.literal or 0)
