@@ -2,6 +2,7 @@
 values.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -76,13 +77,12 @@ def _multiplied(name: str, param: Param, first: bool, others: Sequence[Det]) -> 
 
 
 def _with_gain(param: Param, gain: Param) -> Param | None:
-    """A weight divided by its norm, times a parameter that is the same along the axes of the norm;
-    None for others.
-    """
-    if param.normed is None or param.gain is not None or gain.factor is not None:
+    """A weight times a parameter that is the same along some of its axes; None for others."""
+    if param.gain is not None or gain.gain is not None or gain.factor is not None:
         return None
-    along = [s > 1 and a in param.normed[1] for a, s in zip(param.axes, gain.shape, strict=True)]
-    return None if any(along) else replace(param, gain=gain)
+    sizes = list(zip(param.shape, gain.shape, strict=True))
+    fewer = math.prod(gain.shape) < math.prod(param.shape)
+    return replace(param, gain=gain) if fewer and all(n in (1, s) for s, n in sizes) else None
 
 
 def squares_of(eqn: Eqn, values: Sequence[Value]) -> Squares | None:
@@ -156,6 +156,12 @@ def entries(uses: Uses, param: Param, target: Shape) -> Wide | Det:
         raise NoLimitError(
             f"parameter {param.leaf} is divided by its norm, and is no weight that sums over many "
             "entries,"
+        )
+    if param.gain is not None:
+        raise NoLimitError(
+            f"parameter {param.leaf} times {param.gain.leaf} meets a value before a product of "
+            "matrices: a product of two random entries is not Gaussian,",
+            "Multiply the value by one after the other.",
         )
     if param.factor is not None:
         return _multiple_of_entries(uses, param, param.factor, target)
