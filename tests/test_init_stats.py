@@ -255,7 +255,9 @@ def test_entries_that_differ_have_arrays_of_moments():
 
 UNKNOWN = {
     "centered": (lambda w: w - w.mean(), "`reduce_sum` of random entries"),
-    "normalized": (lambda w: w / jnp.linalg.norm(w), "`reduce_sum`"),
+    "divided by a sum": (lambda w: w / jnp.sum(jnp.abs(w)), "`reduce_sum` of random entries"),
+    "divided by other norms": (lambda w: w / jnp.linalg.norm(w[::-1], axis=(1, 2)), "a norm of"),
+    "squares of another array": (lambda w: w / jnp.linalg.norm(w**2), "a norm of"),
     "repeated": (lambda w: jnp.broadcast_to(w[:1], w.shape), "repeated along an axis"),
     "symmetric": (lambda w: w + w[::-1], "no elementwise function of one random variable"),
     "twice": (lambda w: jnp.concatenate([w, w]), "the same random entries twice"),

@@ -121,6 +121,9 @@ class Interpreter:
                 "used other than in a product with a weight,",
                 "Keep them on an axis of their own, as in einsum('bihgd,bjhd->bhgij').",
             )
+        gains = any(isinstance(v, Param) and v.gain is not None for v in values)
+        if gains and name in ("dot_general", "conv_general_dilated"):
+            return RULES["gain"](self, eqn, values)
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)
         if Squares in met and name not in INNER:

@@ -193,6 +193,15 @@ def _multiple_of_entries(uses: Uses, param: Param, factor: Det, target: Shape) -
     return algebra.scaled(plain, factor, plain.wide)
 
 
+def check_alone(param: Param, operation: str) -> None:
+    """Raise for a parameter that something waits to multiply."""
+    if param.factor is not None or param.gain is not None:
+        raise NoLimitError(
+            f"parameter {param.leaf} times an array goes through `{operation}` before it meets a "
+            "wide value,"
+        )
+
+
 def view(param: Param, eqn: Eqn) -> Param:
     """A parameter with its axes moved, added or cut.
 
@@ -200,11 +209,7 @@ def view(param: Param, eqn: Eqn) -> Param:
         NoLimitError: another operation.
     """
     name, p = eqn.primitive.name, eqn.params
-    if param.factor is not None or param.gain is not None:
-        raise NoLimitError(
-            f"parameter {param.leaf} times an array goes through `{name}` before it meets a wide "
-            "value,"
-        )
+    check_alone(param, name)
     if name == "transpose":
         at = p["permutation"]
         return replace(
@@ -250,6 +255,7 @@ def _reshaped(param: Param, new: Shape) -> Param:
 
 def cut(param: Param, starts: Sequence[int], stops: Sequence[int]) -> Param:
     """A block of a parameter."""
+    check_alone(param, "slice")
     box = list(param.box)
     for a, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         if stop - start < param.shape[a]:

@@ -20,7 +20,6 @@ from ntk_jax.infinite.flax.rules.weights import (
     check_width,
     checked_input,
     weighted,
-    with_gain,
 )
 from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Value, Wide
 from ntk_jax.jaxprs import Eqn, shape_of
@@ -58,8 +57,9 @@ def convolution(
     shape, counts = list(out), [1] * len(out)
     shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
     use = (tuple(axis_of_leaf(param, a) for a in dims.rhs_spec), windows, groups)
-    z = weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
-    return [with_gain(program, param, z, {dims.out_spec[1]: dims.rhs_spec[0]})]
+    return [
+        weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
+    ]
 
 
 def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:

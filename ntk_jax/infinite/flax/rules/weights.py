@@ -3,8 +3,7 @@ embeddings; `convolutions.py` has convolutions.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -15,8 +14,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
-from ntk_jax.infinite.flax.parameter_views import check_norm, entries
-from ntk_jax.infinite.flax.products import product
+from ntk_jax.infinite.flax.parameter_views import check_norm
 from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.values import (
     Det,
@@ -74,8 +72,8 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     units = math.prod(wide[a] for a in summed)
     check_width(value, units)
     check_norm(param, [p for p, h in pairs if wide[h] > 1])
-    own = [a for a in range(len(param.shape)) if a not in (*contract[at], *batch[at])]
-    new = tuple(param.shape[a] for a in own)
+    met = {*contract[at], *batch[at]}
+    new = tuple(s for a, s in enumerate(param.shape) if a not in met)
     free_shape, ones = tuple(stored[a] for a in free), (1,) * len(free)
     new_ones = (1,) * len(new)
     lead = tuple(stored[a] for a in batched)
@@ -86,29 +84,7 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     if isinstance(value, Wide) and value.interleaved:  # units meet other rows of the weight
         use = (*use, "interleaved", tuple(stored[a] for a in summed))
     contraction = DotContraction(stored, summed, batched, free, units)
-    z = weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
-    first = len(lead) + (0 if at == 0 else len(free))
-    return with_gain(program, param, z, dict(enumerate(own, start=first)))
-
-
-def with_gain(program: Interpreter, param: Param, z: Wide, outputs: Mapping[int, int]) -> Wide:
-    """What a weight made, times the weight's gain: `outputs` are axes of z, and which of the
-    weight's they are.
-    """
-    gain = param.gain
-    if gain is None:
-        return z
-    if any(s > 1 and a not in outputs.values() for a, s in enumerate(gain.shape)):
-        raise NoLimitError(
-            f"parameter {gain.leaf} multiplies the inputs of weight {param.leaf}, not its results,"
-        )
-    at = [outputs.get(a) for a in range(len(z.shape))]
-    shape = tuple(1 if a is None else gain.shape[a] for a in at)
-    axes = tuple(None if a is None else gain.axes[a] for a in at)
-    by = entries(program.uses, replace(gain, shape=shape, axes=axes), z.wide)
-    if isinstance(by, Det):
-        return algebra.scaled(z, by, z.wide)
-    return product(z, by, z.wide, program.related)
+    return weighted(program, param, ("weight", use), shape, value, units, contraction, counts)
 
 
 def weighted(
@@ -136,7 +112,7 @@ def axis_of_leaf(param: Param, a: int) -> int:
 
 def checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det, Shape]:
     """The value that meets a weight, and its multiplicities."""
-    if param.factor is not None:
+    if param.factor is not None or param.gain is not None:
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
     if param.mean != 0:
         raise NoLimitError(
