@@ -133,7 +133,11 @@ REFUSED = {
     "weight norm of inputs": (weight_norm_of_inputs, (6,), r"arXiv:1602.07868.*after the first"),
     "weight norm of a few taps": (weight_norm_by_taps, (5, 2), r"no sum over infinitely many"),
     "weight norm of depthwise": (weight_norm_of_depthwise, (5, 2), r"no sum over infinitely many"),
-    "weight norm of inputs' scale": (scale_of_inputs, (6,), r"no sum over infinitely many"),
+    "weight norm of inputs' scale": (
+        scale_of_inputs,
+        (6,),
+        r"scale multiplies the inputs of weight",
+    ),
     "weight norm of a readout": (weight_norm_of_readout, (6,), r"trained scale.*use_scale=False"),
     "outputs that share a channel": (channel_multiplier, (5, 4), r"feature_group_count=features"),
     "depthwise inputs": (depthwise_inputs, (5, 4), r"arXiv:1810.05148.*all channels before"),

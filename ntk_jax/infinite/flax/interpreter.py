@@ -121,8 +121,7 @@ class Interpreter:
                 "used other than in a product with a weight,",
                 "Keep them on an axis of their own, as in einsum('bihgd,bjhd->bhgij').",
             )
-        gains = any(isinstance(v, Param) and v.gain is not None for v in values)
-        if gains and name in ("dot_general", "conv_general_dilated"):
+        if name in ("dot_general", "conv_general_dilated") and any(map(_has_gain, values)):
             return RULES["gain"](self, eqn, values)
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)
@@ -151,6 +150,10 @@ class Interpreter:
         raise NoLimitError(
             f"there is no rule for the operation `{name}` on random values,", REGISTER
         )
+
+
+def _has_gain(value: Value) -> bool:
+    return isinstance(value, Param) and value.gain is not None
 
 
 def _draws(jaxpr: Jaxpr) -> bool:
