@@ -340,6 +340,16 @@ def without_weight_norm(layer, fan_in=1, scaled=True):
     return net(body)
 
 
+def of_joined(layer):
+    """Of two hidden layers side by side: 4 · 16 inputs."""
+
+    def body(x, width, num_outputs):
+        x = nn.relu(jnp.concatenate([nn.Dense(width)(x), nn.Dense(3 * width)(x)], axis=-1))
+        return nn.Dense(num_outputs)(nn.relu(layer(width)(x)))
+
+    return net(body)
+
+
 def conv(width, **options):
     return nn.Conv(width, (4,), **options)  # 4 · 16 inputs have a root without rounding
 
@@ -366,6 +376,15 @@ SAME = {
     "weight norm without scale": (
         weight_norm(nn.Dense, use_scale=False),
         without_weight_norm(nn.Dense, scaled=False),
+        (6,),
+    ),
+    "weight norm of joined inputs": (
+        of_joined(lambda width: nn.WeightNorm(nn.Dense(width))),
+        of_joined(
+            lambda width: ThenScaled(
+                nn.Dense(width, use_bias=False, kernel_init=by_width(4 * width))
+            )
+        ),
         (6,),
     ),
     "weight norm of a convolution": (weight_norm(conv), without_weight_norm(conv, 4), (5, 2)),
