@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if args.rows:
         save_json(args.out, "solves_recomputed", recomputed_rows(args.rows), options)
         return
-    sizes = (256, 512) if args.quick else (1000, 2000, 4000, 8000)
+    sizes = (256, 512) if args.quick else (1000, 2000, 4000, 8000, 16_000)
     rows: list[dict[str, Any]] = []
     for data in ("decaying spectrum", "clusters"):
         for n in sizes:
