@@ -284,6 +284,76 @@ def after_trained_scale(phi, bias=0.0):
     return net(body)
 
 
+class WeightNormalized(nn.Module):
+    """As Salimans and Kingma (2016) write it, from entries of variance 1: the gradients by scale
+    and by direction are of one size.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1], self.width)
+        v = self.param("v", normal(1.0), shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.constant(1.2), shape[1:], jnp.float32)
+        z = x @ (scale * v / jnp.linalg.norm(v, axis=0))
+        return z + self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+
+
+def weight_normalized(x, width, num_outputs):
+    x = nn.relu(WeightNormalized(width)(nn.relu(nn.Dense(width)(x))))
+    return nn.Dense(num_outputs)(x)
+
+
+class ThenScaled(nn.Module):
+    """What a layer makes, times a trained scale, plus a bias."""
+
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        z = self.layer(x)
+        scale = self.param("scale", nn.initializers.ones, z.shape[-1:], jnp.float32)
+        return z * scale + self.param("bias", nn.initializers.zeros, z.shape[-1:], jnp.float32)
+
+
+def weight_norm(layer, **options):
+    """By Flax, which stores kernels that are normalized already."""
+
+    def body(x, width, num_outputs):
+        x = nn.relu(layer(width)(x))
+        x = nn.relu(nn.WeightNorm(layer(width), **options)(x))
+        return nn.Dense(num_outputs)(x.reshape(len(x), -1))
+
+    return net(body)
+
+
+def without_weight_norm(layer, fan_in=1, scaled=True):
+    """The same with kernels of variance 1 / fan_in, and the scale behind."""
+
+    def body(x, width, num_outputs):
+        x = nn.relu(layer(width)(x))
+        one = layer(width, use_bias=not scaled, kernel_init=by_width(fan_in * width))
+        x = nn.relu((ThenScaled(one) if scaled else one)(x))
+        return nn.Dense(num_outputs)(x.reshape(len(x), -1))
+
+    return net(body)
+
+
+def of_joined(layer):
+    """Of two hidden layers side by side: 4 · 16 inputs."""
+
+    def body(x, width, num_outputs):
+        x = nn.relu(jnp.concatenate([nn.Dense(width)(x), nn.Dense(3 * width)(x)], axis=-1))
+        return nn.Dense(num_outputs)(nn.relu(layer(width)(x)))
+
+    return net(body)
+
+
+def conv(width, **options):
+    return nn.Conv(width, (4,), **options)  # 4 · 16 inputs have a root without rounding
+
+
 RELATIVE = np.random.default_rng(0).standard_normal((2, 3, 3)).astype(np.float32)
 BY_HEAD = grouped_queries(2, 1, RELATIVE[:, None])
 
@@ -302,6 +372,22 @@ SAME = {
         after_trained_scale(lambda y: jnp.square(nn.relu(y))),
         (6,),
     ),
+    "weight norm": (weight_norm(nn.Dense), without_weight_norm(nn.Dense), (6,)),
+    "weight norm without scale": (
+        weight_norm(nn.Dense, use_scale=False),
+        without_weight_norm(nn.Dense, scaled=False),
+        (6,),
+    ),
+    "weight norm of joined inputs": (
+        of_joined(lambda width: nn.WeightNorm(nn.Dense(width))),
+        of_joined(
+            lambda width: ThenScaled(
+                nn.Dense(width, use_bias=False, kernel_init=by_width(4 * width))
+            )
+        ),
+        (6,),
+    ),
+    "weight norm of a convolution": (weight_norm(conv), without_weight_norm(conv, 4), (5, 2)),
 }
 BLOCKS = [
     LimitCase("layers_scanned", net(layers_scanned), (6,)),
@@ -313,6 +399,8 @@ BLOCKS = [
     LimitCase("separable", separable(by_flax), (7, 2)),
     LimitCase("inverted_bottleneck", net(inverted_bottleneck), (4, 4, 2)),
     LimitCase("groups_of_inputs", net(groups_of_inputs), (5, 4)),
+    LimitCase("weight_normalized", net(weight_normalized), (6,)),
+    LimitCase("weight_norm_of_convolution", weight_norm(conv), (5, 2)),
     LimitCase("gelu_after_trained_scale", after_trained_scale(nn.gelu, 0.5), (6,)),
 ]
 SAMPLED_BLOCKS = [

@@ -17,6 +17,14 @@ SHAPE = (40, 3, 50)
 
 IN, OUT = 40 * 3, 40 * 50  # kernels are (receptive field, in, out)
 TRUNCATED = 0.7737413035499232  # variance of a standard normal on (-2, 2)
+NORMED = "divided by its norm"
+
+
+def unit(w):
+    """As `nn.WeightNorm` stores kernels."""
+    return w * jax.lax.rsqrt((w * w).sum((0, 1), keepdims=True) + 1e-12)
+
+
 KNOWN = {
     "zeros": (I.zeros, 0.0, 0.0, "constant"),
     "constant": (I.constant(-0.5), -0.5, 0.0, "constant"),
@@ -30,6 +38,8 @@ KNOWN = {
     "he_uniform": (I.he_uniform(), 0.0, 2 / IN, "uniform"),
     "glorot_uniform": (I.glorot_uniform(), 0.0, 2 / (IN + OUT), "uniform"),
     "orthogonal": (I.orthogonal(1.5), 0.0, 2.25 / 120, "orthogonal"),
+    "unit norm": (lambda k, s, d: unit(jax.random.normal(k, s, d)), 0.0, 1 / 120, NORMED),
+    "scaled unit norm": (lambda k, s, d: 2 * unit(I.lecun_normal()(k, s, d)), 0, 4 / 120, NORMED),
     "torch": (lambda k, s, d: jax.random.uniform(k, s, d, -0.2, 0.3), 0.05, 0.25 / 12, "uniform"),
     "shifted": (lambda k, s, d: 1 - 2 * jax.random.normal(k, s, d) / 4, 1.0, 0.25, "normal"),
     "one-sided": (
@@ -255,7 +265,12 @@ def test_entries_that_differ_have_arrays_of_moments():
 
 UNKNOWN = {
     "centered": (lambda w: w - w.mean(), "`reduce_sum` of random entries"),
-    "normalized": (lambda w: w / jnp.linalg.norm(w), "`reduce_sum`"),
+    "divided by a sum": (lambda w: w / jnp.sum(jnp.abs(w)), "`reduce_sum` of random entries"),
+    "divided by other norms": (
+        lambda w: w / jnp.linalg.norm(w[:, ::-1], axis=0)[None],
+        "a norm of",
+    ),
+    "squares of another array": (lambda w: w / jnp.linalg.norm(w**2), "a norm of"),
     "repeated": (lambda w: jnp.broadcast_to(w[:1], w.shape), "repeated along an axis"),
     "symmetric": (lambda w: w + w[::-1], "no elementwise function of one random variable"),
     "twice": (lambda w: jnp.concatenate([w, w]), "the same random entries twice"),

@@ -25,7 +25,14 @@ def rows(shape):
     return x
 
 
-QUICK = ("scan over layers", "fixed key", "joined kernels", "depthwise", "trained scale")
+QUICK = (
+    "scan over layers",
+    "fixed key",
+    "joined kernels",
+    "depthwise",
+    "trained scale",
+    "weight norm",
+)
 SERIES = pytest.mark.filterwarnings("ignore:.*series of a function of several Gaussians")
 SLOW = [pytest.param(name, marks=[pytest.mark.slow, SERIES]) for name in SAME if name not in QUICK]
 
@@ -80,9 +87,30 @@ def repeated_keys(x, width, num_outputs):
     return nn.Dense(num_outputs)(x.mean(axis=1)) + scores.mean((1, 2, 3))[:, None]
 
 
-def weight_normalized(x, width, num_outputs):
+def weight_norm_of_inputs(x, width, num_outputs):
+    return nn.Dense(num_outputs)(nn.relu(nn.WeightNorm(nn.Dense(width))(x)))
+
+
+def weight_norm_by_taps(x, width, num_outputs):
+    x = nn.relu(nn.Conv(width, (3,))(x))
+    x = nn.WeightNorm(nn.Conv(width, (3,)), feature_axes=(-2, -1), use_scale=False)(x)
+    return nn.Dense(num_outputs)(nn.relu(x).mean(axis=1))
+
+
+def weight_norm_of_depthwise(x, width, num_outputs):
+    x = nn.relu(nn.Conv(width, (3,))(x))
+    x = nn.WeightNorm(nn.Conv(width, (3,), feature_group_count=width))(x)
+    return nn.Dense(num_outputs)(nn.Dense(width)(x).mean(axis=1))
+
+
+def weight_norm_of_readout(x, width, num_outputs):
+    return nn.WeightNorm(nn.Dense(num_outputs))(nn.relu(nn.Dense(width)(x)))
+
+
+def scale_of_inputs(x, width, num_outputs):
     x = nn.relu(nn.Dense(width)(x))
-    return nn.Dense(num_outputs)(nn.relu(nn.WeightNorm(nn.Dense(width, name="normed"))(x)))
+    x = nn.WeightNorm(nn.Dense(width), feature_axes=0)(x)
+    return nn.Dense(num_outputs)(nn.relu(x))
 
 
 def channel_multiplier(x, width, num_outputs):
@@ -102,7 +130,15 @@ def rotary_of_one_head(x, width, num_outputs):
 
 
 REFUSED = {
-    "norm of a kernel": (weight_normalized, (6,), r"arXiv:1602.07868.*without it .nn.WeightNorm"),
+    "weight norm of inputs": (weight_norm_of_inputs, (6,), r"arXiv:1602.07868.*after the first"),
+    "weight norm of a few taps": (weight_norm_by_taps, (5, 2), r"no sum over infinitely many"),
+    "weight norm of depthwise": (weight_norm_of_depthwise, (5, 2), r"no sum over infinitely many"),
+    "weight norm of inputs' scale": (
+        scale_of_inputs,
+        (6,),
+        r"scale multiplies the inputs of weight",
+    ),
+    "weight norm of a readout": (weight_norm_of_readout, (6,), r"trained scale.*use_scale=False"),
     "outputs that share a channel": (channel_multiplier, (5, 4), r"feature_group_count=features"),
     "depthwise inputs": (depthwise_inputs, (5, 4), r"arXiv:1810.05148.*all channels before"),
     "rotary of one head": (rotary_of_one_head, (3, 4), r"rotary one of a single head.*several"),
@@ -121,7 +157,6 @@ def test_what_has_no_limit_is_refused(name):
             rows(shape),
             num_samples=8,
             key=jax.random.key(0),
-            init_stats={"normed/kernel": (0.0, 1 / 16)} if body is weight_normalized else None,
         )
 
 

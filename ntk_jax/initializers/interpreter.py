@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.compat import bind, scan_counts
+from ntk_jax.initializers.normalized import normalized
 from ntk_jax.initializers.rules import (
     ELEMENTWISE,
     STRUCTURE,
@@ -89,8 +90,9 @@ class LawInterpreter:
             return key_or_words(eqn, values, self._key_idents(eqn, values))
         if name != "platform_index" and all_constant(values):
             return folded(eqn, values)
-        # Before what is unknown: the factors of a QR decomposition are, until they meet.
-        if (found := orthogonal(name, values)) is not None:
+        # Before what is unknown: the factors of a QR decomposition are, until they meet; and the
+        # norm of entries, until it meets these.
+        if (found := orthogonal(name, values) or normalized(eqn, values)) is not None:
             return [found] * len(eqn.outvars)
         if unknown := [v for v in values if isinstance(v, Unknown)]:
             return [Unknown(unknown[0].reason)] * len(eqn.outvars)
@@ -119,10 +121,7 @@ class LawInterpreter:
             return [concatenate(eqn, values)]
         if name == "broadcast_in_dim":
             return [Unknown("the same random entries are repeated along an axis")]
-        norm = (
-            ", as of a kernel divided by its norm (nn.WeightNorm)" if name == "reduce_sum" else ""
-        )
-        return [Unknown(f"`{name}` of random entries{norm}")] * len(eqn.outvars)
+        return [Unknown(f"`{name}` of random entries")] * len(eqn.outvars)
 
     def structure(self, eqn: Eqn, value: Value) -> list[Value]:
         """Entries at other places: the same law; where entries differ, their moments move along."""

@@ -41,7 +41,7 @@ def init_stats(
     The jaxpr of `init_fn` is interpreted with laws in place of arrays: random bits become uniform
     variables, the inverse error function of those normal ones, scalars shift and scale them
     exactly, and any other elementwise function of one variable has its moments integrated to 1e-12.
-    Orthogonal matrices count as independent entries.
+    Orthogonal matrices count as independent entries, as do entries divided by their norm.
 
     Example:
         >>> layer = lambda key: {"W": jax.nn.initializers.he_normal()(key, (8, 4))}

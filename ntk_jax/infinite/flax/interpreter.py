@@ -26,6 +26,7 @@ from ntk_jax.infinite.flax.values import (
     Joined,
     Noise,
     Param,
+    Squares,
     Value,
     Wide,
     fixed_key,
@@ -120,8 +121,12 @@ class Interpreter:
                 "used other than in a product with a weight,",
                 "Keep them on an axis of their own, as in einsum('bihgd,bjhd->bhgij').",
             )
+        if name in ("dot_general", "conv_general_dilated") and any(map(_has_gain, values)):
+            return RULES["gain"](self, eqn, values)
         if Joined in met and name not in INNER:
             return RULES["joined"](self, eqn, values)
+        if Squares in met and name not in INNER:
+            return RULES["squares"](self, eqn, values)
         fixed = [v for v in values if isinstance(v, Det)]
         random = len(fixed) < len(values)
         if name in RULES and (random or name == "scan"):
@@ -145,6 +150,10 @@ class Interpreter:
         raise NoLimitError(
             f"there is no rule for the operation `{name}` on random values,", REGISTER
         )
+
+
+def _has_gain(value: Value) -> bool:
+    return isinstance(value, Param) and value.gain is not None
 
 
 def _draws(jaxpr: Jaxpr) -> bool:

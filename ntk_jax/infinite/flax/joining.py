@@ -10,7 +10,7 @@ import numpy as np
 from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.parameter_uses import Uses
-from ntk_jax.infinite.flax.parameter_views import entries
+from ntk_jax.infinite.flax.parameter_views import check_alone, entries
 from ntk_jax.infinite.flax.values import (
     Det,
     Joined,
@@ -140,6 +140,7 @@ def with_axis(value: Det | Param | Wide, axis: int) -> Det | Param | Wide:
         return value.mapped(lambda a: expand(a, axis), insert(value.wide, 1))
     shape = insert(value.shape, 1)
     if isinstance(value, Param):
+        check_alone(value, "stack")
         return replace(value, shape=shape, axes=insert(value.axes, None))
     by = Linear(lambda _, z: jnp.expand_dims(z, axis), shape, (("axis", axis, value.shape),))
     return algebra.mapped(value, by, insert(value.wide, 1))

@@ -2,6 +2,7 @@
 values.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from ntk_jax.infinite.flax.values import (
     Entries,
     Param,
     Shape,
+    Squares,
     Value,
     Wide,
     gaussian,
@@ -32,6 +34,8 @@ def param_arithmetic(name: str, values: Sequence[Value]) -> Param | None:
     """
     (param, *more) = [v for v in values if isinstance(v, Param)]
     others = [v for v in values if isinstance(v, Det)]
+    if len(more) == 1 and name == "mul":
+        return _with_gain(param, more[0]) or _with_gain(more[0], param)
     if more or len(others) + 1 < len(values):
         return None
     first = values[0] is param
@@ -72,6 +76,64 @@ def _multiplied(name: str, param: Param, first: bool, others: Sequence[Det]) -> 
     return replace(param, factor=by if param.factor is None else param.factor.times(by))
 
 
+def _with_gain(param: Param, gain: Param) -> Param | None:
+    """A weight times a parameter that is the same along some of its axes; None for others."""
+    if param.gain is not None or gain.gain is not None or gain.factor is not None:
+        return None
+    sizes = list(zip(param.shape, gain.shape, strict=True))
+    fewer = math.prod(gain.shape) < math.prod(param.shape)
+    return replace(param, gain=gain) if fewer and all(n in (1, s) for s, n in sizes) else None
+
+
+def squares_of(eqn: Eqn, values: Sequence[Value]) -> Squares | None:
+    """The squares of a parameter's entries; None if the operation is another."""
+    name, param = eqn.primitive.name, values[0]
+    itself = name == "mul" and param is values[1]
+    if not (itself or name == "square" or (name == "integer_pow" and eqn.params["y"] == 2)):
+        return None
+    if not isinstance(param, Param) or param.factor is not None:
+        return None
+    return Squares(param, number(param.variance + param.mean**2))
+
+
+def divided_by_norm(
+    name: str, param: Param, norm: Squares, shape: Shape, first: bool
+) -> Param | None:
+    """A parameter divided by its own norm, of this `shape`; None for anything else."""
+    own, summed = norm.param, norm.summed or ()
+    same = (own.leaf, own.box, own.layout, own.axes) == (
+        param.leaf,
+        param.box,
+        param.layout,
+        param.axes,
+    )
+    kept = tuple(1 if a in summed else s for a, s in enumerate(param.shape))
+    shape = (1,) * (len(kept) - len(shape)) + shape
+    if not same or shape != kept or not (name == "mul" or (name == "div" and first)):
+        return None
+    by = float(norm.number.literal or 0)
+    scaled = _scaled(param, by if name == "mul" else 1 / by, 0.0)
+    axes = tuple(param.axes[a] for a in summed)
+    return replace(scaled, normed=(param.layout, axes))
+
+
+def check_norm(param: Param, infinite: Sequence[int]) -> None:
+    """Raise for a weight divided by its norm, unless that is a sum over one of the axes along which
+    the weight meets `infinite` ones.
+    """
+    if param.normed is None:
+        return
+    layout, axes = param.normed
+    if layout != param.layout or not {param.axes[a] for a in infinite} & {*axes}:
+        raise NoLimitError(
+            f"weight {param.leaf} is divided by its norm (weight normalization, Salimans and "
+            "Kingma 2016, arXiv:1602.07868), which is no sum over infinitely many inputs: of "
+            "entries whose squares add up to 1, sums over few inputs are not Gaussian,",
+            "Normalize weights of layers after the first, over all their inputs; or estimate with "
+            "ntk_jax.monte_carlo_kernels.",
+        )
+
+
 def inverse(d: Det) -> Det:
     """1 / d."""
     inverted = d.mapped(lambda a: 1 / (np.asarray(a) if d.static else jnp.asarray(a)))
@@ -90,6 +152,17 @@ def promoted(uses: Uses, eqn: Eqn, values: Sequence[Value]) -> list[Value]:
 
 def entries(uses: Uses, param: Param, target: Shape) -> Wide | Det:
     """The entries of a parameter as a value next to one of multiplicities `target`."""
+    if param.normed is not None:
+        raise NoLimitError(
+            f"parameter {param.leaf} is divided by its norm, and is no weight that sums over many "
+            "entries,"
+        )
+    if param.gain is not None:
+        raise NoLimitError(
+            f"parameter {param.leaf} times {param.gain.leaf} meets a value before a product of "
+            "matrices: a product of two random entries is not Gaussian,",
+            "Multiply the value by one after the other.",
+        )
     if param.factor is not None:
         return _multiple_of_entries(uses, param, param.factor, target)
     rank = len(target)
@@ -120,6 +193,15 @@ def _multiple_of_entries(uses: Uses, param: Param, factor: Det, target: Shape) -
     return algebra.scaled(plain, factor, plain.wide)
 
 
+def check_alone(param: Param, operation: str) -> None:
+    """Raise for a parameter that something waits to multiply."""
+    if param.factor is not None or param.gain is not None:
+        raise NoLimitError(
+            f"parameter {param.leaf} times an array goes through `{operation}` before it meets a "
+            "wide value,"
+        )
+
+
 def view(param: Param, eqn: Eqn) -> Param:
     """A parameter with its axes moved, added or cut.
 
@@ -127,11 +209,7 @@ def view(param: Param, eqn: Eqn) -> Param:
         NoLimitError: another operation.
     """
     name, p = eqn.primitive.name, eqn.params
-    if param.factor is not None:
-        raise NoLimitError(
-            f"parameter {param.leaf} times an array goes through `{name}` before it meets a wide "
-            "value,"
-        )
+    check_alone(param, name)
     if name == "transpose":
         at = p["permutation"]
         return replace(
@@ -177,6 +255,7 @@ def _reshaped(param: Param, new: Shape) -> Param:
 
 def cut(param: Param, starts: Sequence[int], stops: Sequence[int]) -> Param:
     """A block of a parameter."""
+    check_alone(param, "slice")
     box = list(param.box)
     for a, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         if stop - start < param.shape[a]:

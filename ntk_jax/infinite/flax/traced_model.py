@@ -35,6 +35,7 @@ from ntk_jax.infinite.flax.values import (
     Value,
     Weight,
     Wide,
+    fields_of,
     is_key,
 )
 from ntk_jax.initializers.stats import InitStats, leaf_path
@@ -211,6 +212,12 @@ def output_gaussian(out: Value) -> Field:
             "Return what a linear layer makes of it.",
         )
     g = out.gaussian
+    if g is None and any(h.degenerate for h in fields_of([out])):
+        raise NoLimitError(
+            "a trained scale multiplies the outputs: its gradient is an output, which is random,",
+            "Leave it out of the last layer (use_scale=False), or freeze it: learning_rates with 0 "
+            "for this parameter.",
+        )
     if g is None:
         raise NoLimitError(
             "the outputs are not Gaussian: their tangent kernel would be random,",

@@ -13,12 +13,10 @@ from ntk_jax.infinite.flax.layouts import reduce_sum as summed
 from ntk_jax.infinite.flax.scores import check_heads
 from ntk_jax.infinite.flax.values import (
     Det,
-    Entries,
     Linear,
     Param,
     Wide,
     both_sides,
-    fields_of,
     zeros,
 )
 from ntk_jax.jaxprs import Eqn
@@ -35,14 +33,6 @@ def reduce_sum(program: Interpreter, eqn: Eqn, values: Sequence[Wide | Param]) -
     if isinstance(value, Param):
         raise NoLimitError(f"the entries of parameter {value.leaf} are summed,")
     units = math.prod(value.wide[a] for a in eqn.params["axes"])
-    if units == 1 and _of_entries_squared(value):
-        raise NoLimitError(
-            "a parameter is used through the norm of its entries, as in weight normalization "
-            "(Salimans and Kingma 2016, arXiv:1602.07868): divided by it, entries are not "
-            "independent any more, and that has no rule,",
-            "Write the layer without it (nn.WeightNorm): with kernels of variance 1/fan_in its "
-            "NNGP kernel is the same; or estimate with ntk_jax.monte_carlo_kernels.",
-        )
     layout = summed(eqn, value.shape, value.wide)
     if units == 1:
         by = Linear(lambda _, z: layout.apply(z), layout.shape)
@@ -64,12 +54,6 @@ def reduce_sum(program: Interpreter, eqn: Eqn, values: Sequence[Wide | Param]) -
     ]
     pending = units if of_two and program.inner_products == "error" else None
     return [both_sides(lambda side: units * layout.apply(full[side]), layout.wide, pending)]
-
-
-def _of_entries_squared(value: Wide) -> bool:
-    met = [] if value.product is None else fields_of(value.product)
-    leaves = {g.leaf if isinstance(g, Entries) else None for g in met}
-    return len(leaves) == 1 and None not in leaves
 
 
 def _mean(program: Interpreter, value: Wide, side: int) -> Array | None:

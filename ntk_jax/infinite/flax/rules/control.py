@@ -22,6 +22,7 @@ from ntk_jax.infinite.flax.values import (
     Noise,
     Param,
     Shape,
+    Squares,
     Value,
     Wide,
     both_sides,
@@ -85,6 +86,8 @@ def _step_of(value: Value, full: Shape, t: int) -> Value:
             else (lambda s: jnp.broadcast_to(jnp.asarray(s), full)[t])
         )
         return value.mapped(at, (1,) * (len(full) - 1))
+    if isinstance(value, Squares):
+        raise NoLimitError("the squares of stacked parameters go through a scan,")
     if isinstance(value, Joined) or value.wide[0] > 1:
         raise NoLimitError("a scan over an infinite axis,")
     by = Linear(lambda _, z: z[t], value.shape[1:], (("step", t, value.shape),))

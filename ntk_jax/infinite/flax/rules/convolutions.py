@@ -13,6 +13,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, Window
+from ntk_jax.infinite.flax.parameter_views import check_norm
 from ntk_jax.infinite.flax.rules.grouped import by_group, depthwise
 from ntk_jax.infinite.flax.rules.weights import (
     axis_of_leaf,
@@ -42,6 +43,7 @@ def convolution(
     channel, outputs = dims.lhs_spec[1], shape_of(eqn.outvars[0])[dims.out_spec[1]]
     if any(w > 1 for a, w in enumerate(wide) if a != channel):
         raise NoLimitError("a convolution over an infinite axis has no rule,")
+    check_norm(param, [dims.rhs_spec[1]] if wide[channel] > groups else [])
     if groups > 1 and isinstance(value, Det):
         return [by_group(program, eqn, value, param)]
     if 1 < groups == wide[channel] == outputs:

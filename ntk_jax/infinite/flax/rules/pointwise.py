@@ -12,7 +12,12 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.evaluation import check_pending, deterministic
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
-from ntk_jax.infinite.flax.parameter_views import inverse, param_arithmetic, promoted
+from ntk_jax.infinite.flax.parameter_views import (
+    inverse,
+    param_arithmetic,
+    promoted,
+    squares_of,
+)
 from ntk_jax.infinite.flax.products import product
 from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.sampling import sampled_elementwise
@@ -45,7 +50,7 @@ def elementwise(program: Interpreter, eqn: Eqn, values: Sequence[Value]) -> Sequ
     values = _ranked(values, len(full))
     if any(isinstance(v, Param) for v in values):
         # Scaled by a number, a parameter can still be a weight; as a value it cannot.
-        view = param_arithmetic(name, values)
+        view = squares_of(eqn, values) or param_arithmetic(name, values)
         if view is not None:
             return [view]
         values = promoted(program.uses, eqn, _regrouped(name, values))

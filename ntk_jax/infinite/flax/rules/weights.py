@@ -14,6 +14,7 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import RULES, Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
 from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction
+from ntk_jax.infinite.flax.parameter_views import check_norm
 from ntk_jax.infinite.flax.rules.opening import can_open, opened
 from ntk_jax.infinite.flax.values import (
     Det,
@@ -70,6 +71,7 @@ def _with_weight(program: Interpreter, eqn: Eqn, values: Sequence[Value], at: in
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     units = math.prod(wide[a] for a in summed)
     check_width(value, units)
+    check_norm(param, [p for p, h in pairs if wide[h] > 1])
     met = {*contract[at], *batch[at]}
     new = tuple(s for a, s in enumerate(param.shape) if a not in met)
     free_shape, ones = tuple(stored[a] for a in free), (1,) * len(free)
@@ -110,7 +112,7 @@ def axis_of_leaf(param: Param, a: int) -> int:
 
 def checked_input(param: Param, value: Value, full: Shape) -> tuple[Wide | Det, Shape]:
     """The value that meets a weight, and its multiplicities."""
-    if param.factor is not None:
+    if param.factor is not None or param.gain is not None:
         raise NoLimitError(f"weight {param.leaf} is multiplied by an array before it is used,")
     if param.mean != 0:
         raise NoLimitError(
@@ -202,6 +204,7 @@ def embedding(
     stored = (*shape_of(eqn.invars[1])[:-1], table[0])
     ones = (1,) * len(stored)
     value, _ = checked_input(param, both_sides(hot, ones), stored)
+    check_norm(param, [])
     last = len(stored) - 1
     contraction = DotContraction(stored, (last,), (), tuple(range(last)), 1)
     use = ((axis_of_leaf(param, 0),), ())

@@ -16,6 +16,7 @@ A pair of examples is interpreted at once. The words used in all of `infinite/fl
 - wide value: a random vector, the sum of terms and a deterministic offset.
 - mask: the independent zeros of dropout, of which only the first two moments count.
 - view: a parameter, or a part of it, with its axes moved; not yet contracted with anything.
+- squares: those of a parameter's entries, and what becomes of their sum: its norm.
 - side: which example of the pair, 0 or 1; deterministic values hold one array per side.
 """
 
@@ -43,6 +44,7 @@ from ntk_jax.infinite.flax.values.fields import (
     Weight,
 )
 from ntk_jax.infinite.flax.values.linear import Key, Linear, add_maps, then
+from ntk_jax.infinite.flax.values.parameters import Cut, Param, Squares
 from ntk_jax.infinite.flax.values.primitives import (
     ELEMENTWISE,
     MUL,
@@ -51,12 +53,10 @@ from ntk_jax.infinite.flax.values.primitives import (
     REDUCTIONS,
 )
 from ntk_jax.infinite.flax.values.values import (
-    Cut,
     Factor,
     Joined,
     Masked,
     Noise,
-    Param,
     Part,
     Sampled,
     Term,

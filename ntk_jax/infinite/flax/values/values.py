@@ -1,8 +1,7 @@
-"""Views of parameters, wide random values with their terms and factors, and random numbers."""
+"""Wide random values with their terms and factors, and random numbers."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,48 +12,7 @@ from ntk_jax.infinite.flax.values.deterministic import AnyArray, Det, Shape
 from ntk_jax.infinite.flax.values.expression import Expression
 from ntk_jax.infinite.flax.values.fields import Field
 from ntk_jax.infinite.flax.values.linear import Linear, then
-
-
-class Cut(NamedTuple):
-    """Entries start to stop of one axis of a parameter that is read as `layout`."""
-
-    layout: Hashable
-    axis: int | None
-    start: int
-    stop: int
-
-
-@dataclass(eq=False)
-class Param:
-    """A view of a parameter leaf with independent entries, scaled by a number.
-
-    Attributes:
-        leaf: its path.
-        shape: of the view.
-        mean, variance: of each entry.
-        eta: learning-rate multiplier, times the square of the scale.
-        axes: for each axis of the view, which axis of `layout` it is; None for an axis of length 1
-            that was added.
-        layout: the shape as which the leaf is read; a reshape that splits or merges axes starts a
-            new one.
-        box: the part of the leaf that the view covers: every cut.
-        factor: a deterministic value that multiplies it, entry by entry.
-    """
-
-    leaf: str
-    shape: Shape
-    mean: float
-    variance: float
-    eta: float
-    axes: tuple[int | None, ...]
-    layout: tuple[Hashable, ...]
-    box: tuple[Cut, ...] = ()
-    factor: Det | None = None
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it is a constant, neither random nor trained."""
-        return self.variance == 0 and self.eta == 0
+from ntk_jax.infinite.flax.values.parameters import Param, Squares
 
 
 @dataclass(eq=False)
@@ -267,7 +225,7 @@ class Noise:
 
 
 Part = Det | Param | Wide | Joined
-Value = Part | Noise
+Value = Part | Squares | Noise
 
 
 def gaussian(g: Field, wide: Sequence[int]) -> Wide:
