@@ -181,7 +181,8 @@ def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, til
     x, known = _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
     _, (rest, last) = split_layers(layers)
     each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
-    sides = side(arch, *each, known.variances, known.active) if len(last) else None
+    moments = known.variances, known.active
+    sides = side(arch, *each, *moments, known.factors) if len(last) else None
     return Rows(inputs(layers, arch, x, known), sides, (known.nngp, known.ntk))
 
 
