@@ -62,7 +62,8 @@ def test_one_kernel_is_that_of_both_in_tiles_and_blocks(activation, name):
     nearly_equal(one, getattr(both, name))
     assert jnp.array_equal(one, one.T)
     network, known, _ = _network(x, None, 9, activation, 1.0, 0.0, "ntk", None, True, False)
-    (block,) = jax.jit(in_blocks, static_argnums=(3, 5))(*network[:4], known, WHICH[name])
+    compiled = jax.jit(in_blocks, static_argnums=(3, 5, 6))
+    (block,) = compiled(*network[:4], known, WHICH[name], 8192)
     np.testing.assert_allclose(block[:700, :700], one, rtol=1e-8, atol=1e-8)
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
-from ntk_jax.infinite.mlp.tiles import asked, in_blocks, tiled
+from ntk_jax.infinite.mlp.tiles import asked, block_rows, in_blocks, tiled
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import mirror_upper
@@ -30,7 +30,7 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
     x1, x2, layers, arch, _ = network
     given = x1, x2, layers, arch, known, which
     if not is_on_cpu(x1):
-        return _compiled_blocks(*given)
+        return _compiled_blocks(*given, block_rows(x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
         return _compiled_tiles(*given)[0]
@@ -56,9 +56,10 @@ def _kernels(
     known = diagonals(Network(x1, x2, layers, arch, factors))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
+    rows = block_rows(x1.dtype)
     return by_platform(
         lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known, which)[0]),
-        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which)),
+        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which, rows)),
         x1,
         x2,
     )
@@ -114,5 +115,5 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
 
 _compiled = jax.jit(_kernels, static_argnums=(3, 5))
 _compiled_tiles = jax.jit(tiled, static_argnums=(3, 5), static_argnames="watched")
-_compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5))
+_compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5, 6))
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)
