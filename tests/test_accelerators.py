@@ -82,9 +82,11 @@ def keeps_one_branch():
 )
 def test_every_front_door_has_a_program_for_accelerators(name):
     call, arguments = DOORS[name]
-    traced = jax.jit(lenient(call)).trace(*arguments)
-    text = traced.lower(lowering_platforms=PLATFORMS).as_text()
+    with jax.default_matmul_precision("bfloat16"):
+        traced = jax.jit(lenient(call)).trace(*arguments)
+        text = traced.lower(lowering_platforms=PLATFORMS).as_text()
     assert "callback" not in text
+    assert "DEFAULT" not in text  # of products: HIGHEST, whatever the default is
     if keeps_one_branch() and "tanh" not in name:  # one sum over scales for k and k_dot
         assert "complex<" not in text  # two kernels as one number: for CPUs
 

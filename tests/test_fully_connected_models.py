@@ -3,6 +3,7 @@ equal to their interpretation, which stays for all others, and better where rows
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -50,6 +51,23 @@ def residual(x):
     return dense(1)(nn.relu(h))
 
 
+def layer_norm(x, phi=nn.relu, **options):
+    """Scales, shifts and an epsilon that shows."""
+    h = dense(8, bias_init=RANDOM)(flat(x))
+    for _ in range(2):
+        h = phi(nn.LayerNorm(epsilon=0.1, dtype=F64, param_dtype=F64, **options)(h))
+        h = dense(8, bias_init=RANDOM)(h)
+    return dense(1)(nn.relu(h) if phi is nn.relu else phi(h))
+
+
+def before_layers(x):
+    """Normalization inside of skip connections."""
+    h = dense(8)(flat(x))
+    for _ in range(2):
+        h = h + dense(8, bias_init=RANDOM)(nn.relu(nn.RMSNorm(dtype=F64, param_dtype=F64)(h)))
+    return dense(1)(nn.relu(h))
+
+
 def shared(x):
     layer = dense(8)
     h = layer(nn.relu(dense(8)(flat(x))))
@@ -82,11 +100,24 @@ RECOGNIZED = {
     "a scaled kink": lambda x: plain(x, lambda u: 3 * nn.relu(-2 * u)),
     "smooth": lambda x: plain(x, nn.tanh),
     "kinks": lambda x: plain(x, nn.hard_tanh),
+    "normalization": layer_norm,
+    "normalization before layers": before_layers,
+    "normalization, no scale": lambda x: layer_norm(x, jnp.abs, use_scale=False),
+    "normalization, a curved activation": lambda x: layer_norm(
+        x, jax.scipy.special.erf, use_scale=False
+    ),
+    "a factor of the example": lambda x: dense(1)(
+        nn.relu(dense(8, bias_init=RANDOM)(flat(x)) * jnp.sin(flat(x)[:, :1]))
+    ),
     "a constant feature": lambda x: plain(jnp.concatenate([flat(x), jnp.ones((len(x), 1))], 1)),
 }
 OTHERS = {
     "shared weights": shared,
-    "normalization": lambda x: dense(1)(nn.relu(nn.LayerNorm(dtype=F64)(dense(8)(flat(x))))),
+    "a trained scale, a curved activation": lambda x: layer_norm(x, jax.scipy.special.erf),
+    "normalization, a series": lambda x: layer_norm(x, nn.hard_tanh, use_scale=False),
+    "normalization after the activation": lambda x: dense(1)(
+        nn.LayerNorm(dtype=F64)(nn.relu(dense(8)(flat(x))))
+    ),
     "two activations": lambda x: dense(1)(nn.relu(dense(8)(nn.tanh(dense(8)(flat(x)))))),
     "positions": lambda x: dense(1)(nn.relu(dense(8)(x))).mean(1),
     "a sum of branches": lambda x: dense(1)(nn.relu(dense(8)(flat(x)))) + dense(1)(flat(x)),
@@ -95,7 +126,10 @@ OTHERS = {
     "two branches": twice,
     "a parallel layer": outside_and_inside,
 }
-SLOW = ("smooth", "kinks", "a scaled kink", "a constant feature", "half of the units")
+SLOW = (
+    *("smooth", "kinks", "a scaled kink", "a constant feature", "half of the units"),
+    *("normalization, no scale", "normalization, a curved activation", "a factor of the example"),
+)
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in RECOGNIZED]
 
 
@@ -126,7 +160,7 @@ def test_what_is_recognized_is_what_is_interpreted(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "features", "residual", "smooth"])
+@pytest.mark.parametrize("name", ["plain", "features", "residual", "smooth", "normalization"])
 def test_derivatives_are_those_of_the_interpretation(name):
     x, y = jnp.asarray(X[:3]), jnp.asarray(Y)
     total = lambda which: lambda x: jnp.sum(lenient(both_ways)(RECOGNIZED[name], x, y)[which].ntk)
@@ -152,3 +186,20 @@ def test_close_rows_are_told_apart_in_float32():
         for k in (kernel_fn(single), interpreted)
     )
     assert found < 1e-6 < 1e-4 < rounded
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4])
+def test_close_rows_keep_their_order_through_normalization(spread):
+    """Interpreted, eigenvalues at 1e-3 are -2 to -4 ε n λ_max."""
+    n = 100
+    x = np.random.default_rng(0).standard_normal((n, 20)) * spread + 1
+    kernel_fn = ntk_jax.infinite_width(Model(partial(single_precision, nn.LayerNorm)))
+    for k in kernel_fn(jnp.asarray(x, jnp.float32)):
+        values = np.linalg.eigvalsh(np.asarray(k, float))
+        assert values[0] >= -0.1 * np.finfo(np.float32).eps * n * values[-1]
+
+
+def single_precision(norm, x):
+    for _ in range(3):
+        x = nn.relu(norm()(nn.Dense(8, kernel_init=nn.initializers.normal(0.5))(x)))
+    return nn.Dense(1)(x)

@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from ntk_jax import mlp_kernels, mlp_kernels_by_layer
+from ntk_jax import memory, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import PoleGaps
 from ntk_jax.duals.hermite_series.nearly_parallel import pole_gaps
@@ -329,18 +329,33 @@ def test_at_moderate_distances_too_an_angle_is_known_to_its_rounding(dtype, dept
 
 
 @pytest.mark.parametrize("activation", ["relu", "sign", "hard_tanh", "tanh"])
-def test_blocks_of_accelerators_are_the_tiles_of_a_cpu(activation, monkeypatch):
+def test_blocks_of_accelerators_are_the_tiles_of_a_cpu(activation):
     x = cluster(40, 0.5, np.float64, d=6)
     x[3], x[4], x[6] = x[0], -x[1], 0
     x[7] = x[8] + 1e-7 * x[9]
     options = {"depth": 2, "W_std": 1.3, "b_std": 0.2, "activation": activation}
     whole = mlp_kernels(x, **options)
     network, known, _ = _network(x, None, **{**_DEFAULTS, **options})
-    for rows in (tiles.BLOCK, 16):  # in one block, in nine of which six are computed
-        monkeypatch.setattr(tiles, "BLOCK", rows)
-        compiled = jax.jit(partial(tiles.in_blocks), static_argnums=(3, 5))
-        blocks = compiled(*network, known, BOTH)
+    compiled = jax.jit(tiles.in_blocks, static_argnums=(3, 5, 6))
+    for rows in (8192, 16):  # in one block, in nine of which six are computed
+        blocks = compiled(*network[:4], known, BOTH, rows)
         for a, b in zip(whole, blocks, strict=True):
             b = np.asarray(b)[:40, :40]
             assert np.array_equal(b, b.T)
             np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
+def test_blocks_of_accelerators_are_sized_by_their_memory(monkeypatch):
+    """The memory is made up; 50,000 rows are two results, their cropped copies, and one block."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = {}
+    for free in (2**30, 2**34, 60 * 2**30):
+        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
+        found[free] = rows = tiles.block_rows(np.float32)
+        assert rows**2 == pytest.approx(2 * tiles.block_rows(np.float64) ** 2, rel=1e-3)
+        assert tiles.LIVE * 4 * rows**2 <= free / 4
+    assert found[2**34] == 8192
+    n, most = 50_000, found[60 * 2**30]
+    blocks = -(-n // most)
+    padded = blocks * -(-n // blocks)
+    assert 4 * (2 * n**2 + 2 * padded**2 + tiles.LIVE * most**2) < 60 * 2**30

@@ -27,7 +27,6 @@ COMMANDS = {
     "tabular_rows": "python -m benchmarks tabular --rows 30000",
     "scale_store": "python -m benchmarks scale --store",
     "suites": "python .ci/time_tests.py",
-    "suite_files": "python .ci/time_tests.py",
 }
 # Rooms of the reference, in the order of a reader's work.
 ROOMS = {

@@ -1,5 +1,6 @@
 """The tangent kernel and output covariance of a network with given parameters: the front door."""
 
+import jax
 from jax import Array
 from jaxtyping import Float, Inexact
 
@@ -271,7 +272,8 @@ def contract(
 def _nngp(
     apply_fn: ApplyFn, params: Params, x1: Examples, x2: Examples | None, *, outputs: str
 ) -> Array:
-    f1 = apply_fn(params, x1).reshape(num_rows(x1), -1)
-    f2 = f1 if x2 is None else apply_fn(params, x2).reshape(num_rows(x2), -1)
+    with jax.default_matmul_precision("highest"):
+        f1 = apply_fn(params, x1).reshape(num_rows(x1), -1)
+        f2 = f1 if x2 is None else apply_fn(params, x2).reshape(num_rows(x2), -1)
     k = nngp_of_outputs(f1, f2, outputs)
     return mirror_upper(k) if x2 is None else k

@@ -25,6 +25,7 @@ repeated rows), computed and diagonalized in float32, no eigenvalue that small w
 # TF32 and bfloat16 products make kernels indefinite: full precision unless the caller says
 # otherwise.
 matmul = partial(jnp.matmul, precision="highest")
+vdot = partial(jnp.vdot, precision="highest")
 einsum = partial(jnp.einsum, precision="highest")
 fixed = jax.lax.stop_gradient
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from ntk_jax.matrix_functions.basis import vdot
+
 
 class Solution(NamedTuple):
     """An approximate solution of A x = b, the residual b - A x, and how the iteration ended."""
@@ -57,16 +59,16 @@ def conjugate_residuals(
     Reference: Hestenes, Stiefel 1952; Stiefel 1955.
     """
     a_b = multiply(b)
-    rho_0 = jnp.vdot(b, a_b)
+    rho_0 = vdot(b, a_b)
 
     def going(state: _State) -> Array:
         return (state.rho > tolerance**2 * rho_0) & (state.step < max_steps)
 
     def step(state: _State) -> _State:
-        length = state.rho / jnp.vdot(state.a_direction, state.a_direction)
+        length = state.rho / vdot(state.a_direction, state.a_direction)
         residual = state.residual - length * state.a_direction
         a_residual = multiply(residual)  # the only product: that with the direction is a sum
-        rho = jnp.vdot(residual, a_residual)
+        rho = vdot(residual, a_residual)
         turn = rho / state.rho
         return _State(
             state.value + length * state.direction,

@@ -154,6 +154,6 @@ def dominant_eigenvector(
     )
     values, coefficients = jnp.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
     best = jnp.argmax(jnp.abs(values))
-    vector = basis.T @ coefficients[:, best]
+    vector = matmul(basis.T, coefficients[:, best])
     length = norm(vector)
     return values[best], jnp.where(length > 0, vector / jnp.where(length > 0, length, 1), start)

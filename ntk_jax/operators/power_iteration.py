@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from ntk_jax.matrix_functions.basis import vdot
 from ntk_jax.norms import magnitude
 
 
@@ -31,7 +32,7 @@ def largest_eigenvalue(
     v = jax.lax.fori_loop(0, num_steps, step, _scattered(shape, dtype))
     w = multiply(v)
     scale = magnitude(w)  # products would under- or overflow
-    return jnp.vdot(v, w / scale) / jnp.vdot(v, v) * scale
+    return vdot(v, w / scale) / vdot(v, v) * scale
 
 
 def _scattered(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:

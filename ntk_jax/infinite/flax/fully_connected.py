@@ -14,15 +14,18 @@ from jax.typing import DTypeLike
 
 from ntk_jax.compat import bind
 from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.contractions import DotContraction
-from ntk_jax.infinite.flax.moments.functions import rule_of
+from ntk_jax.infinite.flax.moments.expectations import scalar_function
+from ntk_jax.infinite.flax.moments.functions import multiple_of, rule_of
 from ntk_jax.infinite.flax.traced_model import Program, output_gaussian
 from ntk_jax.infinite.flax.values import (
     Combination,
     Det,
     Entries,
+    Factor,
     Field,
     Segment,
     Shape,
@@ -36,7 +39,7 @@ from ntk_jax.jaxprs import evaluate, shape_of
 from ntk_jax.types import Which
 
 MOVES = ("broadcast_in_dim", "reshape", "squeeze", "copy")  # of a trace without axes of examples
-Coefficients = tuple[float, float, float, float]  # W, b, W_eta, b_eta
+Coefficients = tuple[float, float, float, float, float]  # those of `Layers`
 Units = tuple[Hashable, ...]  # which of an infinite axis are taken; empty: all
 Part = tuple[float, Weight | Entries, Units]  # a Gaussian, and the number that it is multiplied by
 Features = tuple[Det, Shape]  # broadcast to that shape
@@ -45,12 +48,19 @@ Features = tuple[Det, Shape]  # broadcast to that shape
 class _Below(NamedTuple):
     """What a weight multiplies: a function of a Gaussian, or features, and the `factor` of the
     function's second moments, or of the features' mean product.
+
+    The Gaussian may be multiplied, as by a normalization, by one number for each example. Trained
+    constants are a `shift` and a `gain` of what the function sees: their learning rates.
     """
 
     factor: float
     gaussian: Field | None = None
     function: ScalarFunction | None = None
     features: Features | None = None
+    multiplier: Det | None = None
+    shift: float = 0.0
+    gain: float = 0.0
+    leaves: tuple[str, ...] = ()
 
 
 class _Layer(NamedTuple):
@@ -58,9 +68,8 @@ class _Layer(NamedTuple):
 
     coefficients: Coefficients
     leaves: tuple[str, ...]
-    below: Field | None
+    below: _Below | None
     function: ScalarFunction | None
-    features: Features | None
     skipped: bool
 
 
@@ -70,56 +79,77 @@ class FullyConnected:
     def __init__(self, layers: list[_Layer], features: ClosedJaxpr, dtype: DTypeLike):
         self.coefficients = [layer.coefficients for layer in layers]
         self.features, self.dtype = features, dtype
-        functions = {layer.function for layer in layers[1:]}
-        self.rule = rule_of(functions.pop()) if functions else dual_rule("relu")
+        self.rule = _rules(layers).pop() if layers[1:] else dual_rule("relu")
         self.residual = len(layers) > 2 and layers[1].skipped
         self.rows = jax.jit(jax.vmap(self._row))
 
     def kernels(self, x1: Examples, x2: Examples | None, which: Which) -> list[Array]:
         """NNGP, NTK or both of the outputs."""
-        a1, a2 = (None if x is None else self._features(x) for x in (x1, x2))
+        nothing = None, None
+        (a1, f1), (a2, f2) = (nothing if x is None else self._features(x) for x in (x1, x2))
         assert a1 is not None
         layers = Layers(*(stack(c, self.dtype) for c in zip(*self.coefficients, strict=True)))
-        network = Network(a1, a2, layers, Architecture(self.rule, self.residual))
+        if not any(c[-1] for c in self.coefficients):
+            layers = layers._replace(shift=None)
+        network = Network(a1, a2, layers, Architecture(self.rule, self.residual), (f1, f2))
         # Warnings point at the call of the kernel.
         return kernels_of(network, which, "infinite_width", out_of_range(self.dtype), 5)
 
-    def _features(self, x: Examples) -> Array:
-        """Rows of features; examples as they are where the model only moves their entries."""
+    def _features(self, x: Examples) -> tuple[Array, Array | None]:
+        """Rows of features, examples as they are where the model only moves their entries; factors
+        before activations, if there are any.
+        """
         leaves = jax.tree.leaves(x)
         moved = all(eqn.primitive.name in MOVES for eqn in self.features.jaxpr.eqns)
         entries = math.prod(shape_of(self.features.jaxpr.outvars[0]))
         if moved and len(leaves) == 1 and math.prod(leaves[0].shape[1:]) == entries:
-            return leaves[0].reshape(len(leaves[0]), -1).astype(self.dtype)
-        return self.rows(*leaves)
+            return leaves[0].reshape(len(leaves[0]), -1).astype(self.dtype), None
+        features, *factors = self.rows(*leaves)
+        return features, factors[0] if factors else None
 
-    def _row(self, *leaves: Array) -> Array:
+    def _row(self, *leaves: Array) -> list[Array]:
         jaxpr, consts = self.features.jaxpr, self.features.consts
-        return evaluate(jaxpr, consts, leaves, bind)[0].astype(self.dtype).ravel()
+        return [a.astype(self.dtype).ravel() for a in evaluate(jaxpr, consts, leaves, bind)]
 
 
 def fully_connected(program: Program) -> FullyConnected | None:
-    """The network that a program is, or None: it may have positions, different activations,
-    normalization, sums of branches...
+    """The network that a program is, or None: it may have positions, different activations, sums of
+    branches...
     """
     if not _may_be(program):
         return None
     found: list[list[_Layer]] = []
 
-    def features(*leaves: Array) -> Array:
+    def features(*leaves: Array) -> list[Array]:
         key = None if program.num_samples is None else jax.random.key(0)
         _, out = program.interpret((leaves, leaves), {}, key=key)
         layers = _layers(output_gaussian(out))
         # What is below holds this trace's values: they must not outlive it.
-        found.append([layer._replace(below=None, features=None) for layer in layers or []])
-        if layers is None or layers[0].features is None:
-            return jnp.zeros(())
-        inputs, shape = layers[0].features
-        return jnp.broadcast_to(jnp.asarray(inputs.sides[0]), shape)
+        found.append([layer._replace(below=None) for layer in layers or []])
+        below = [layer.below for layer in layers or [] if layer.below]
+        if not below or below[0].features is None:
+            return []
+        inputs, shape = below[0].features
+        return [jnp.broadcast_to(jnp.asarray(inputs.sides[0]), shape), *_factors(below[1:])]
 
     closed = jax.make_jaxpr(features)(*program.jaxpr.in_avals[len(program.params) :])
-    layers = found[-1]
-    return FullyConnected(layers, closed, program.dtype) if layers else None
+    layers, multiplied = found[-1], len(closed.out_avals) > 1
+    # a series is not summed before the variances are known, on which multipliers may depend
+    if not layers or (multiplied and not all(rule.exact for rule in _rules(layers))):
+        return None
+    return FullyConnected(layers, closed, program.dtype)
+
+
+def _factors(below: list[_Below]) -> list[Array]:
+    """What multiplies the Gaussians of the hidden layers: (depth,) of them, or nothing."""
+    multipliers = [b.multiplier for b in below]
+    one = [1.0 if m is None else jnp.asarray(m.sides[0]).reshape(()) for m in multipliers]
+    return [jnp.stack([jnp.asarray(m) for m in one])] if any(multipliers) else []
+
+
+def _rules(layers: list[_Layer]) -> set[DualRule]:
+    """The duals of the activations."""
+    return {rule_of(layer.function) for layer in layers[1:]}
 
 
 def _may_be(program: Program) -> bool:
@@ -134,14 +164,13 @@ def _layers(g: Field) -> list[_Layer] | None:
     below: Field | None = g
     while below is not None:
         layer = _layer(below)
-        if layer is None:
+        if layer is None or layer.below is None:
             return None
         layers.insert(0, layer)
-        below = layer.below
+        below = layer.below.gaussian
     leaves = [leaf for layer in layers for leaf in layer.leaves]
-    functions = {layer.function for layer in layers[1:]}
     skips = [layer.skipped for layer in layers[1:]]
-    alike = len(functions) <= 1 and len({*skips[:-1]}) <= 1 and not any(skips[-1:])
+    alike = len(_rules(layers)) <= 1 and len({*skips[:-1]}) <= 1 and not any(skips[-1:])
     return layers if alike and len({*leaves}) == len(leaves) else None
 
 
@@ -168,16 +197,17 @@ def _weights_of(parts: list[Part]) -> list[Part]:
 
 def _layer_of(own: list[Part], weight: Part, below: _Below, skipped: bool) -> _Layer:
     """Its coefficients add up those of its own parameters."""
-    law = {"W": 0.0, "b": 0.0, "W_eta": 0.0, "b_eta": 0.0}
+    law = {"W": 0.0, "b": 0.0, "W_eta": 0.0, "b_eta": 0.0, "shift": below.shift}
     for part in own:
         scale, field, _ = part
         by = scale**2 * (below.factor if part is weight else 1.0)
         name = "W" if part is weight else "b"
         law[name] += by * field.variance
         law[f"{name}_eta"] += by * field.eta
-    leaves = tuple(field.leaf for _, field, _ in own)
-    coefficients = law["W"], law["b"], law["W_eta"], law["b_eta"]
-    return _Layer(coefficients, leaves, below.gaussian, below.function, below.features, skipped)
+    law["W_eta"] += below.gain * law["W"]
+    leaves = (*(field.leaf for _, field, _ in own), *below.leaves)
+    coefficients = law["W"], law["b"], law["W_eta"], law["b_eta"], law["shift"]
+    return _Layer(coefficients, leaves, below, below.function, skipped)
 
 
 def _parts(g: Field) -> list[Part] | None:
@@ -217,9 +247,41 @@ def _below(weight: Part) -> _Below | None:
     if others or term.masked or scale is None or len(term.factors) != 1:
         return None
     (factor,) = term.factors
-    if factor.node is None or factor.operands or len(factor.gaussians) != 1:
+    return None if factor.node is None else _activation(factor, contract.units * scale**2)
+
+
+def _activation(f: Factor, of_moments: float) -> _Below | None:
+    """A function of one random Gaussian, which trained constants shift or scale at most."""
+    function = scalar_function(f, None)
+    if not isinstance(function, ScalarFunction):
         return None
-    (g,) = factor.gaussians
-    return (
-        None if g.degenerate else _Below(contract.units * scale**2, g, ScalarFunction(factor.node))
-    )
+    (main,) = f.nondegenerate
+    g, multiplier, constants = _multiplied(f.gaussians[main])
+    gained: list[Field] = []
+    for i, constant in enumerate(f.gaussians):
+        if i != main:
+            by, of_slope = multiple_of(scalar_function(f, i), function)
+            if abs(by) != 1 and abs(of_slope) != 1:
+                return None
+            (gained if by else constants).append(constant)
+    parts = [[_parts(h) for h in fields] for fields in (constants, gained)]
+    if None in [*parts[0], *parts[1]]:
+        return None
+    shifts, gains = ([part for found in kind for part in found or ()] for kind in parts)
+    shift, gain = (sum(s**2 * field.eta for s, field, _ in kind) for kind in (shifts, gains))
+    leaves = tuple(field.leaf for _, field, _ in (*shifts, *gains))
+    return _Below(of_moments, g, function, None, multiplier, shift, gain, leaves)
+
+
+def _multiplied(g: Field) -> tuple[Field, Det | None, list[Field]]:
+    """The Gaussian, the number of each example that it is multiplied by, if it is, and trained
+    constants that are added then.
+    """
+    parts = g.parts if isinstance(g, Combination) else []
+    random = [(by, h) for by, h in parts if not h.degenerate]
+    if len(random) == 1 and all(by is None for by, h in parts if h.degenerate):
+        ((by, inner),) = random
+        factor = None if by is None or by.scale is not None else by.factor
+        if factor is not None and math.prod(factor.shape) == 1:
+            return inner, factor, [h for _, h in parts if h.degenerate]
+    return g, None, []

@@ -14,18 +14,19 @@ from jax import Array
 
 from ntk_jax.compat import is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
-from ntk_jax.duals.numerics import ratio
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
+    Factors,
     Layers,
     Moments,
     Network,
     add_skip,
+    before_activation,
     dense,
     first_dense,
-    normalized,
     scan_layers,
     split_layers,
+    tangent_before_activation,
 )
 from ntk_jax.tiling import bucket, padded
 
@@ -33,14 +34,16 @@ from ntk_jax.tiling import bucket, padded
 class Diagonal(NamedTuple):
     """What each example has with itself, layer by layer.
 
-    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer, and
-    E[phi²] in it (depth, n); the kernels after the last layer (n,); the largest number met.
+    Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer,
+    E[phi²] in it, and the given factors before it (depth, n); the kernels after the last layer
+    (n,); the largest number met.
     """
 
     q0: Array
     variances: Array
     tangents: Array
     active: Array
+    factors: Array | None
     nngp: Array
     ntk: Array
     largest: Array
@@ -59,17 +62,23 @@ Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagonals:
     """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding."""
-    x1, x2, layers, arch = network
-    return _diagonals(x1, x2, layers, sizes, arch._replace(rule=arch.rule.own))
+    x1, x2, layers, arch, factors = network
+    return _diagonals(x1, x2, layers, factors, sizes, arch._replace(rule=arch.rule.own))
 
 
 @partial(jax.jit, static_argnames=("arch",))
 def _diagonals(
-    x1: Array, x2: Array | None, layers: Layers, sizes: Sizes, arch: Architecture
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    factors: Factors,
+    sizes: Sizes,
+    arch: Architecture,
 ) -> Diagonals:
     both = [x for x in (x1, x2) if x is not None]
     return tuple(
-        _diagonal(x, layers, arch, None if sizes is None else sizes[i]) for i, x in enumerate(both)
+        _diagonal(x, layers, arch, factors[i], None if sizes is None else sizes[i])
+        for i, x in enumerate(both)
     )
 
 
@@ -85,18 +94,19 @@ def fitted(
     Raises:
         ValueError: `overflow`, of a kernel that overflows.
     """
-    x1, x2, layers, arch = network
-    if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, layers)))):
+    x1, x2, layers, arch, factors = network
+    if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, layers, factors)))):
         return network, None
     sizes = tuple(len(x) for x in (x1, x2) if x is not None)
-    x1, *others = (padded(x, bucket(len(x))) for x in (x1, x2) if x is not None)
-    network = network._replace(x1=x1, x2=others[0] if others else None)
+    whole = lambda a: padded(a, bucket(len(a)))
+    x1, x2, factors = jax.tree.map(whole, (x1, x2, factors))
+    network = network._replace(x1=x1, x2=x2, factors=factors)
     found, depth = diagonals(network, sizes), len(layers.W) - 1
     if not all(np.isfinite(d.largest) for d in found):
         raise overflow
     if not depth:
         return network, found
-    q = 1.0 if arch.layer_norm else max(float(np.max(np.asarray(d.variances))) for d in found)
+    q = 1.0 if arch.layer_norm else max(map(_largest_variance, found))
     rule = fitted_rule(caller, arch.rule, q, x1.dtype, stacklevel=stacklevel)
     network = network._replace(arch=arch._replace(rule=rule))
     if rule.own == arch.rule.own:
@@ -105,29 +115,37 @@ def fitted(
     return network, diagonals(network, sizes)
 
 
-def _diagonal(x: Array, layers: Layers, arch: Architecture, size: Array | None) -> Diagonal:
+def _largest_variance(d: Diagonal) -> float:
+    """That an activation sees, without LayerNorm."""
+    factors = 1.0 if d.factors is None else np.asarray(d.factors)
+    return float(np.max(np.asarray(d.variances) * factors**2))
+
+
+def _diagonal(
+    x: Array, layers: Layers, arch: Architecture, factors: Array | None, size: Array | None
+) -> Diagonal:
     """Everything about examples alone: costs n, not n²."""
     real = lambda a: a if size is None else jnp.where(jnp.arange(len(x)) < size, a, 0)
     q0 = jnp.sum(x * x, axis=1) / x.shape[1]
     first, rest = split_layers(layers)
+    factors = None if factors is None else factors.T
 
-    def step(carry: Any, layer_and_last: Any) -> tuple[Any, tuple[Array, ...]]:
-        layer, last = layer_and_last
+    def step(carry: Any, inputs: Any) -> tuple[Any, tuple[Array, ...]]:
+        (layer, last), factor = inputs
         (q, theta), largest = carry
-        qn, thetan = q, theta
-        if arch.layer_norm:
-            qn, thetan = normalized(q)[0], ratio(theta, q)
-        k, k_dot = arch.rule.diagonal(qn)
-        nngp, ntk = add_skip(arch, last, dense(layer, k, k_dot, thetan), (q, theta))
+        v, scale = before_activation(arch, q, factor)
+        k, k_dot = arch.rule.diagonal(v)
+        before = tangent_before_activation(layer, theta, None if scale is None else scale**2)
+        nngp, ntk = add_skip(arch, last, dense(layer, k, k_dot, before), (q, theta))
         new = real(nngp), real(ntk)
         return (new, jnp.maximum(largest, _largest(new))), (q, theta, k)
 
     nngp, ntk = first_dense(first, q0)
     start = real(nngp), real(ntk)
     ((nngp, ntk), largest), (variances, tangents, active) = scan_layers(
-        arch, step, (start, _largest(start)), rest
+        arch, step, (start, _largest(start)), (rest, factors)
     )
-    return Diagonal(q0, variances, tangents, active, nngp, ntk, largest)
+    return Diagonal(q0, variances, tangents, active, factors, nngp, ntk, largest)
 
 
 def _largest(kernels: Moments) -> Array:

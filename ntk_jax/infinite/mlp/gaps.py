@@ -25,6 +25,7 @@ from ntk_jax.infinite.mlp.layers import (
     Moments,
     before_activation,
     dense,
+    tangent_before_activation,
 )
 from ntk_jax.platforms import by_platform
 
@@ -44,8 +45,8 @@ class Shares(NamedTuple):
 
 
 class GapSide(NamedTuple):
-    """One side at one hidden layer: rows of the dual, LayerNorm's factor, sqrt(E[phi²]), shares in
-    the variance to come.
+    """One side at one hidden layer: rows of the dual, its factor before the activation,
+    sqrt(E[phi²]), shares in the variance to come.
     """
 
     rows: Any
@@ -54,9 +55,13 @@ class GapSide(NamedTuple):
     shares: Shares
 
 
-def gap_side(arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array) -> GapSide:
-    """What a pair needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
-    v, scale = before_activation(arch, q)
+def gap_side(
+    arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array, factor: Array | None
+) -> GapSide:
+    """What a pair needs of one side, given the variances that enter a hidden layer, E[phi²], and
+    its factor.
+    """
+    v, scale = before_activation(arch, q, factor)
     skipped = jnp.where(last, 0, q) if arch.residual else jnp.zeros_like(q)
     total = layer.W * second + layer.b + skipped
     shares = _shares(second, skipped, total)
@@ -94,16 +99,23 @@ def gap_step(
     is the covariance after the `last`.
     """
     gap, theta = Gap(state[0]), state[1]
-    active, rho, k_dot = arch.rule.of_gap(gap, one.rows, other.rows)
+    scale = None if one.scale is None or other.scale is None else one.scale * other.scale
+    # a factor that is given may be negative
+    seen = gap if scale is None or arch.layer_norm else _turned(gap, scale < 0)
+    active, rho, k_dot = arch.rule.of_gap(seen, one.rows, other.rows)
     k = one.deviation * other.deviation * rho
-    before = theta
-    if one.scale is not None and other.scale is not None:
-        before = theta * (one.scale * other.scale)
-    nngp, new = dense(layer, k, k_dot, before)
+    nngp, new = dense(layer, k, k_dot, tangent_before_activation(layer, theta, scale))
     if arch.residual:
         new = new + jnp.where(last, 0, theta)
     skipped = gap.both if arch.residual else None
     return jnp.where(last, nngp, _in_sum(layer, one.shares, other.shares, active, skipped)), new
+
+
+def _turned(gap: Gap, where: Array) -> Gap:
+    """That of -rho `where` it is so."""
+    tiny = jnp.finfo(gap.signed.dtype).tiny
+    opposite = gap.by_pole(-jnp.maximum(gap.signed, tiny), -gap.signed)
+    return Gap(jnp.where(where, opposite, gap.signed))
 
 
 def _in_sum(

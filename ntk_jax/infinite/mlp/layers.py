@@ -17,13 +17,15 @@ from ntk_jax.duals.numerics import covariance_at_poles, ratio, root
 
 class Layers(NamedTuple):
     """The coefficients of each Dense layer: its covariance is W k + b, its own part of the tangent
-    kernel W_eta k + b_eta.
+    kernel W_eta k + b_eta; that of a trained `shift` of what the activation before it sees, if any
+    layer has one.
     """
 
     W: Array
     b: Array
     W_eta: Array
     b_eta: Array
+    shift: Array | None = None
 
 
 class Architecture(NamedTuple):
@@ -39,15 +41,21 @@ class Architecture(NamedTuple):
 Moments = tuple[Array, Array]
 Flag = Array | bool
 Carry = TypeVar("Carry")
+Factors = tuple[Array | None, Array | None]
 
 
 class Network(NamedTuple):
-    """What a kernel is of: examples in rows, x2 = None for x1 again, layers, and what is static."""
+    """What a kernel is of: examples in rows, x2 = None for x1 again, layers, and what is static.
+
+    `factors` are both sides': (n, depth), what each example multiplies its units by before each
+    activation, such as a normalization with an epsilon.
+    """
 
     x1: Array
     x2: Array | None
     layers: Layers
     arch: Architecture
+    factors: Factors = (None, None)
 
 
 def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:
@@ -95,18 +103,26 @@ def normalized(q: Array) -> tuple[Array, Array]:
     return jnp.where(q > 0, jnp.ones_like(q), 0), ratio(jnp.ones_like(q), root(q))
 
 
-def before_activation(arch: Architecture, q: Array) -> tuple[Array, Array | None]:
-    """Variances as the activation sees them, and the factor of one side's covariances: None without
-    LayerNorm.
+def before_activation(
+    arch: Architecture, q: Array, factor: Array | None
+) -> tuple[Array, Array | None]:
+    """Variances as the activation sees them, and the factor of one side's covariances: None where
+    there is neither a given one nor LayerNorm.
     """
+    if factor is not None:
+        return q * factor**2, factor
     return normalized(q) if arch.layer_norm else (q, None)
 
 
-def rows(arch: Architecture, q: Array) -> tuple[Any, Array | None]:
-    """What a pair needs of one side at one layer: the dual's rows, and the scale that LayerNorm
-    divides by.
-    """
-    variance, scale = before_activation(arch, q)
+def tangent_before_activation(layer: Layers, theta: Array, scale: Array | None) -> Array:
+    """The tangent kernel as the activation sees it, given the factor of covariances."""
+    theta = theta if scale is None else theta * scale
+    return theta if layer.shift is None else theta + layer.shift
+
+
+def rows(arch: Architecture, q: Array, factor: Array | None) -> tuple[Any, Array | None]:
+    """What a pair needs of one side at one layer: the dual's rows, and its factor."""
+    variance, scale = before_activation(arch, q, factor)
     return arch.rule.rows(variance), scale
 
 
@@ -121,11 +137,11 @@ def pair_step(
     """One hidden layer and the Dense after it, for (covariance, tangent kernel) of pairs."""
     (dual1, r1), (dual2, r2) = rows1, rows2
     q12, theta = moments
-    if r1 is not None and r2 is not None:
-        scale = r1 * r2
-        q12, theta = q12 * scale, theta * scale
+    scale = None if r1 is None or r2 is None else r1 * r2
+    q12 = q12 if scale is None else q12 * scale
     k, k_dot = arch.rule.pair(dual1, q12, dual2)
-    return add_skip(arch, last, dense(layer, k, k_dot, theta), moments)
+    new = dense(layer, k, k_dot, tangent_before_activation(layer, theta, scale))
+    return add_skip(arch, last, new, moments)
 
 
 def scan_layers(

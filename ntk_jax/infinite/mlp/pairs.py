@@ -43,9 +43,15 @@ def has_cusp(layers: Layers, arch: Architecture) -> bool:
     return layers.W.shape[0] > 1 and arch.rule.cusp
 
 
-def side(arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array) -> Side:
-    """What `step` needs of one side, given the variances that enter a hidden layer, and E[phi²]."""
-    return gap_side(arch, layer, last, q, second) if arch.rule.cusp else rows(arch, q)
+def side(
+    arch: Architecture, layer: Layers, last: Flag, q: Array, second: Array, factor: Array | None
+) -> Side:
+    """What `step` needs of one side, given the variances that enter a hidden layer, E[phi²], and
+    its factor.
+    """
+    if arch.rule.cusp:
+        return gap_side(arch, layer, last, q, second, factor)
+    return rows(arch, q, factor)
 
 
 def step(
@@ -126,12 +132,12 @@ def all_layers(
     With `every`, a leading axis of depth + 1 layers.
     """
     _, rest = split_layers(layers)
-    one, other = ((d.variances, d.active) for d in (known[0], known[-1]))
+    one, other = ((d.variances, d.active, d.factors) for d in (known[0], known[-1]))
 
     def through(state: Moments, inputs: Any) -> tuple[Moments, Moments | None]:
         (layer, last), left, right = inputs
-        a = side(arch, layer, last, *(v[:, None] for v in left))
-        b = side(arch, layer, last, *(v[None, :] for v in right))
+        a = side(arch, layer, last, *jax.tree.map(lambda v: v[:, None], left))
+        b = side(arch, layer, last, *jax.tree.map(lambda v: v[None, :], right))
         return step(arch, layer, last, a, state, b), state if every else None
 
     # in reverse, a few operations are quicker done again than their results read

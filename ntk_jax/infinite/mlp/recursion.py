@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network
+from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
-from ntk_jax.infinite.mlp.tiles import asked, in_blocks, tiled
+from ntk_jax.infinite.mlp.tiles import asked, block_rows, in_blocks, tiled
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import mirror_upper
@@ -27,14 +27,15 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
     """
     if known is None:
         return _compiled(*network, which)
-    x1, x2, layers, arch = network
+    x1, x2, layers, arch, _ = network
+    given = x1, x2, layers, arch, known, which
     if not is_on_cpu(x1):
-        return _compiled_blocks(*network, known, which)
+        return _compiled_blocks(*given, block_rows(x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
-        return _compiled_tiles(*network, known, which)[0]
+        return _compiled_tiles(*given)[0]
     out, near = _compiled_tiles(x1, x2, layers, far, known, which, watched=True)
-    return _compiled_tiles(*network, known, which)[0] if bool(near) else out
+    return _compiled_tiles(*given)[0] if bool(near) else out
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
@@ -42,17 +43,23 @@ def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
     return _compiled_by_layer(*network, known)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 5))
 def _kernels(
-    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, which: Which
+    x1: Array,
+    x2: Array | None,
+    layers: Layers,
+    arch: Architecture,
+    factors: Factors,
+    which: Which,
 ) -> tuple[Array, ...]:
     """In tiles or blocks, as the platform wants, with the derivatives of the reference path."""
-    known = diagonals(Network(x1, x2, layers, arch))
+    known = diagonals(Network(x1, x2, layers, arch, factors))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
+    rows = block_rows(x1.dtype)
     return by_platform(
         lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known, which)[0]),
-        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which)),
+        lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which, rows)),
         x1,
         x2,
     )
@@ -62,12 +69,10 @@ def _kernels(
 def _kernels_jvp(
     arch: Architecture, which: Which, primals: Any, tangents: Any
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    x1, x2, layers = primals
-    wanted = lambda x1, x2, layers: asked(_reference(x1, x2, layers, arch), which)
-    if x2 is None:
-        reference = lambda x1, layers: wanted(x1, None, layers)
-        return jax.jvp(reference, (x1, layers), (tangents[0], tangents[2]))
-    return jax.jvp(wanted, primals, tangents)
+    reference = lambda x1, x2, layers, factors: asked(
+        _reference(x1, x2, layers, arch, factors), which
+    )
+    return jax.jvp(reference, primals, tangents)
 
 
 def _reference(
@@ -75,11 +80,12 @@ def _reference(
     x2: Array | None,
     layers: Layers,
     arch: Architecture,
+    factors: Factors,
     known: Diagonals | None = None,
     every: bool = False,
 ) -> Moments:
     """The same without tiles; with `every` layer on a leading axis."""
-    known = diagonals(Network(x1, x2, layers, arch)) if known is None else known
+    known = diagonals(Network(x1, x2, layers, arch, factors)) if known is None else known
     one, other = known[0], known[-1]
     x2_, same = (x1, True) if x2 is None else (x2, False)
     products = matmul(x1, x2_.T) / x1.shape[1]
@@ -107,7 +113,7 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
     return jnp.where(jnp.eye(len(k), dtype=bool), diagonal[:, None], k)
 
 
-_compiled = jax.jit(_kernels, static_argnums=(3, 4))
+_compiled = jax.jit(_kernels, static_argnums=(3, 5))
 _compiled_tiles = jax.jit(tiled, static_argnums=(3, 5), static_argnames="watched")
-_compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5))
+_compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5, 6))
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

@@ -9,22 +9,26 @@ writes what is asked for. With x2 = None only blocks of the upper triangle are v
 mirrored.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from ntk_jax.duals.numerics import NEAR
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
+from ntk_jax.memory import memory_budget
 from ntk_jax.tiling import corners, even, own_mirrored, tile_size, write_both, write_each
 from ntk_jax.types import Which
 
-BLOCK = 8192  # rows of an accelerator's block: 256 MiB of an array in float32
+LIVE = 16  # arrays of an accelerator's block that are held at a time, at most: mixtures hold eight
 GROUP = 8  # layers in one pass: more take long to compile
 
 
@@ -101,6 +105,11 @@ def tiled(
     return write(state, both, len(starts) - 1), near
 
 
+def block_rows(dtype: DTypeLike) -> int:
+    """Of an accelerator's block at most, by its memory: 8,192 in float32 where 16 GiB are free."""
+    return math.isqrt(memory_budget(on_cpu=False) // (LIVE * np.dtype(dtype).itemsize))
+
+
 def in_blocks(
     x1: Array,
     x2: Array | None,
@@ -108,10 +117,11 @@ def in_blocks(
     arch: Architecture,
     known: Diagonals,
     which: Which,
+    most: int,
 ) -> tuple[Array, ...]:
-    """K, Theta or both in an accelerator's blocks, padded to whole ones."""
+    """K, Theta or both in an accelerator's blocks of at most so many rows, padded to whole ones."""
     symmetric = x2 is None
-    rows_of_block = lambda n: even(n, BLOCK)
+    rows_of_block = lambda n: even(n, most)
     (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, rows_of_block)
     if len(starts) == 1:
         return _block(layers, arch, one, other, (0, 0), symmetric, which)
@@ -181,7 +191,8 @@ def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, til
     x, known = _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
     _, (rest, last) = split_layers(layers)
     each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
-    sides = side(arch, *each, known.variances, known.active) if len(last) else None
+    moments = known.variances, known.active
+    sides = side(arch, *each, *moments, known.factors) if len(last) else None
     return Rows(inputs(layers, arch, x, known), sides, (known.nngp, known.ntk))
 
 

@@ -62,18 +62,8 @@ class Expectations:
 
     @remembered
     def scalar(self, f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:
-        """The scalar function of its one random Gaussian that f is (for `wrt` the derivative by a
-        trained constant), or None.
-        """
-        if len(f.nondegenerate) != 1 or f.operands:
-            return None
-        node = IDENTITY if f.node is None else f.node
-        (main,) = f.nondegenerate
-        if wrt is not None and wrt != main:
-            return PartialDerivative(node, len(f.gaussians), main, wrt)
-        zero = constant(0.0)
-        at = [IDENTITY if i == main else zero for i in range(len(f.gaussians))]
-        return ScalarFunction(substitute(node, at))
+        """`scalar_function`, once."""
+        return scalar_function(f, wrt)
 
     def function(self, half: Half) -> Callable[[Sequence[Array]], Array]:
         """f, or its derivative, of its random Gaussians; the others are at 0."""
@@ -90,6 +80,21 @@ class Expectations:
             return full(*zs) if d is None else mehler.differentiated(full, zs, d)
 
         return at
+
+
+def scalar_function(f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:
+    """The scalar function of its one random Gaussian that f is (for `wrt` the derivative by a
+    trained constant), or None.
+    """
+    if len(f.nondegenerate) != 1 or f.operands:
+        return None
+    node = IDENTITY if f.node is None else f.node
+    (main,) = f.nondegenerate
+    if wrt is not None and wrt != main:
+        return PartialDerivative(node, len(f.gaussians), main, wrt)
+    zero = constant(0.0)
+    at = [IDENTITY if i == main else zero for i in range(len(f.gaussians))]
+    return ScalarFunction(substitute(node, at))
 
 
 def value_at(f: Factor, side: int, zs: Sequence[Array], dtype: Any) -> Array:

@@ -149,6 +149,18 @@ def _ratio(values: np.ndarray, known: np.ndarray) -> float:
     return round(scale) if abs(scale - round(scale)) < 1e-6 else scale
 
 
+@lru_cache(maxsize=256)
+def multiple_of(function: object, of: object) -> tuple[float, float]:
+    """(c, d) if a scalar function is c times the function `of`, or d times its derivative; 0 where
+    it is not.
+    """
+    found, known = _values(function)[0], _values(of)
+    ratios = [_ratio(found, values) if np.any(values) else 0.0 for values in known]
+    alike = [np.allclose(found, r * v, 1e-6, 1e-6) for r, v in zip(ratios, known, strict=True)]
+    c, d = (r if same else 0.0 for r, same in zip(ratios, alike, strict=True))
+    return c, d
+
+
 @lru_cache(maxsize=1)
 def _named() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Values and slopes of the activations that have a name."""
