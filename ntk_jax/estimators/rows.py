@@ -66,7 +66,7 @@ class Scaler(NamedTuple):
 def scaler(x: Float[np.ndarray, "m d"], weights: Float[np.ndarray, " m"], how: str) -> Scaler:
     """Of columns one by one, of all together (one unit, such as pixels), or none.
 
-    A column that does not vary is centered, and not divided by its rounding.
+    A column that does not vary says nothing: it counts as zero, whatever new rows have there.
     """
     if how == "none":
         return Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
@@ -79,4 +79,4 @@ def scaler(x: Float[np.ndarray, "m d"], weights: Float[np.ndarray, " m"], how: s
     floor = (8 * np.finfo(float).eps * largest / unit) ** 2
     if how == "all":
         square = np.full_like(square, square.mean())
-    return Scaler(mean * unit, np.where(square > floor, np.sqrt(square) * unit, 1.0))
+    return Scaler(mean * unit, np.where(square > floor, np.sqrt(square) * unit, np.inf))
