@@ -18,6 +18,7 @@ SILENT = {
     *"__hash__ __setattr__ __delattr__ __dataclass_fields__ __dataclass_params__".split(),
     *"__match_args__ __qualname__ __post_init__ __init_subclass__ __abstractmethods__".split(),
     *"_abc_impl __firstlineno__ __static_attributes__".split(),
+    *"__annotate_func__ __annotations_cache__".split(),  # since Python 3.14
 }
 
 HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
@@ -31,6 +32,7 @@ PLAIN: tuple[type, ...] = (
     types.MemberDescriptorType,
     types.ClassMethodDescriptorType,
     types.GenericAlias,
+    types.UnionType,
     range,
 )
 

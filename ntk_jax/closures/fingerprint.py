@@ -154,8 +154,9 @@ class _Fingerprint:
         kind = type(value)
         if value is None or kind in (bool, int, str, bytes, type(...), object):
             self.parts += (kind, value)
-        elif kind is types.CodeType:  # which is equal to that of another file
-            self.parts += (value, value.co_filename)  # type: ignore[attr-defined]
+        elif isinstance(value, types.CodeType):  # which is equal to that of another file
+            # Generated code may be named by an address.
+            self.parts += (value, value.co_filename.partition(" at 0x")[0])
         elif kind in (float, complex):
             self.parts += (kind, repr(value))
         elif id(value) in self.seen:
