@@ -1,14 +1,19 @@
-"""How long the commands of docs/testing.md take: runs each, into benchmarks/results/suites.json.
+"""How long the commands of docs/testing.md take, and every file of tests in them: runs each, into
+benchmarks/results/suites.json and suite_files.json.
 
-Without arguments all; else those named, the rest of the file stays. From a fresh clone, and
+Without arguments all; else those named, the rest of the files stays. From a fresh clone, and
 nothing else running: the first `make test` sets up and compiles.
 """
 
 import json
-import re
+import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
 from benchmarks.harness import RESULTS, environment, save_json
 
@@ -17,19 +22,43 @@ COMMANDS = ("test", "test-slow", "test-oldest", "lint")
 
 def main(*names):
     """Raise if a command fails."""
-    path = RESULTS / "suites.json"
-    rows = {row["command"]: row for row in json.loads(path.read_text())["results"]}
     for name in names or COMMANDS:
-        start = time.perf_counter()
-        done = subprocess.run(["make", name], capture_output=True, text=True, check=True)
-        passed = re.search(r"(\d+) passed", done.stdout)
-        rows[f"make {name}"] = {
-            "command": f"make {name}",
-            "minutes": (time.perf_counter() - start) / 60,
-            "passed": int(passed[1]) if passed else None,
-            "measured": environment()["date"][:10],
-        }
-    save_json(path.parent, "suites", list(rows.values()), {})
+        with TemporaryDirectory() as folder:
+            report = Path(folder) / "report.xml"
+            start = time.perf_counter()
+            subprocess.run(
+                ["make", name],
+                check=True,
+                env=os.environ | {"PYTEST_ADDOPTS": f"--junitxml={report}"},
+            )
+            minutes = (time.perf_counter() - start) / 60
+            tests, seconds = files(report) if report.exists() else (Counter(), Counter())
+        line = {"command": f"make {name}", "passed": sum(tests.values()) or None}
+        line |= {"minutes": minutes, "measured": environment()["date"][:10]}
+        save("suites", "command", [line])
+        kind = {"test": "quick", "test-slow": "slow"}.get(name)
+        if kind:
+            found = [{"file": f, kind: tests[f], f"{kind}_seconds": s} for f, s in seconds.items()]
+            save("suite_files", "file", found)
+
+
+def files(report):
+    """Tests that passed, and seconds of one worker, of every file."""
+    tests, seconds = Counter(), Counter()
+    for case in ElementTree.parse(report).iter("testcase"):
+        file = case.get("classname").split(".")[1]
+        tests[file] += case.find("skipped") is None
+        seconds[file] += float(case.get("time"))
+    return tests, seconds
+
+
+def save(name, key, found):
+    """Lines of the file replaced or added, in the order of their keys."""
+    path = RESULTS / f"{name}.json"
+    rows = {r[key]: r for r in json.loads(path.read_text())["results"]} if path.exists() else {}
+    for row in found:
+        rows[row[key]] = rows.get(row[key], {}) | row
+    save_json(RESULTS, name, sorted(rows.values(), key=lambda row: row[key]), {})
 
 
 if __name__ == "__main__":

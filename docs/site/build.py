@@ -26,7 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 COMMANDS = {
     "tabular_rows": "python -m benchmarks tabular --rows 30000",
     "scale_store": "python -m benchmarks scale --store",
-    "suites": "python .ci/time_tests.py",
+    "suites": "PYTHONPATH=. python .ci/time_tests.py",
+    "suite_files": "PYTHONPATH=. python .ci/time_tests.py",
 }
 # Rooms of the reference, in the order of a reader's work.
 ROOMS = {
