@@ -21,25 +21,28 @@ COMMANDS = ("test", "test-slow", "test-oldest", "lint")
 
 
 def main(*names):
-    """Raise if a command fails."""
-    for name in names or COMMANDS:
-        with TemporaryDirectory() as folder:
-            report = Path(folder) / "report.xml"
-            start = time.perf_counter()
-            subprocess.run(
-                ["make", name],
-                check=True,
-                env=os.environ | {"PYTEST_ADDOPTS": f"--junitxml={report}"},
-            )
-            minutes = (time.perf_counter() - start) / 60
-            tests, seconds = files(report) if report.exists() else (Counter(), Counter())
-        line = {"command": f"make {name}", "passed": sum(tests.values()) or None}
-        line |= {"minutes": minutes, "measured": environment()["date"][:10]}
-        save("suites", "command", [line])
-        kind = {"test": "quick", "test-slow": "slow"}.get(name)
-        if kind:
-            found = [{"file": f, kind: tests[f], f"{kind}_seconds": s} for f, s in seconds.items()]
-            save("suite_files", "file", found)
+    """Raise if a command failed, after all."""
+    failed = [name for name in names or COMMANDS if not timed(name)]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def timed(name):
+    """Run and save; whether all was well."""
+    with TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        start = time.perf_counter()
+        reported = os.environ | {"PYTEST_ADDOPTS": f"--junitxml={report}"}
+        code = subprocess.run(["make", name], check=False, env=reported).returncode
+        minutes = (time.perf_counter() - start) / 60
+        tests, seconds = files(report) if report.exists() else (Counter(), Counter())
+    line = {"command": f"make {name}", "passed": sum(tests.values()) or None}
+    save("suites", "command", [line | {"minutes": minutes, "measured": environment()["date"][:10]}])
+    kind = {"test": "quick", "test-slow": "slow"}.get(name)
+    if kind:
+        found = [{"file": f, kind: tests[f], f"{kind}_seconds": s} for f, s in seconds.items()]
+        save("suite_files", "file", found)
+    return code == 0
 
 
 def files(report):
@@ -47,7 +50,7 @@ def files(report):
     tests, seconds = Counter(), Counter()
     for case in ElementTree.parse(report).iter("testcase"):
         file = case.get("classname").split(".")[1]
-        tests[file] += case.find("skipped") is None
+        tests[file] += all(case.find(kind) is None for kind in ("skipped", "failure", "error"))
         seconds[file] += float(case.get("time"))
     return tests, seconds
 
