@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_jax.data.encoding import standardized
+from ntk_jax.data.scaling import standardized
 
 
 def add_command(

@@ -139,19 +139,6 @@ def look_like_classes(y: Float[np.ndarray, "n *O"]) -> bool:
     return 1 < len(np.unique(y)) <= min(20, len(y) // 2) and bool(np.all(y == np.round(y)))
 
 
-def standardized(
-    columns: Float[np.ndarray, "n d"], like: Float[np.ndarray, "m d"]
-) -> Float[np.ndarray, "n d"]:
-    """By the means and deviations of `like`, column by column; one that is constant there to
-    rounding says nothing: 0, whatever `columns` has.
-    """
-    largest = np.max(np.abs(like), axis=0)
-    unit = np.where(largest > 0, largest, 1)  # so that squares of any numbers exist
-    columns, like = columns / unit, like / unit
-    std = like.std(axis=0)
-    return (columns - like.mean(axis=0)) / np.where(std > 8 * np.finfo(float).eps, std, np.inf)
-
-
 def text_of(cell: Cell) -> str:
     """A cell as the name of a class."""
     return "" if cell is None else f"{cell:g}" if isinstance(cell, float) else cell

@@ -14,10 +14,10 @@ from ntk_jax.data.encoding import (
     look_like_classes,
     number_of,
     numbers_of,
-    standardized,
     text_of,
 )
 from ntk_jax.data.reading import Table, read_table, shortened
+from ntk_jax.data.scaling import standardized
 
 Columns: TypeAlias = tuple[np.ndarray, tuple[str, ...] | None]
 """(n, k) numbers, and the texts that they stand for."""

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_jax.compat import double_precision
+from ntk_jax.data.scaling import scaler
 from ntk_jax.estimators.choice import Choice, mean_of_diagonal
 from ntk_jax.estimators.fitted import Fitted
 from ntk_jax.estimators.kernels import kernel_of_rows, padded_size
 from ntk_jax.estimators.ridges import most_probable_amplitude
-from ntk_jax.estimators.rows import Rows, scaler
+from ntk_jax.estimators.rows import Rows
 from ntk_jax.estimators.sources import MLPSource
 from ntk_jax.linalg import default_rcond
 from ntk_jax.memory import free_bytes

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
+from ntk_jax.data.scaling import Scaler, scaler
 from ntk_jax.estimators.kernels import kernels_by_depth, training_kernel
 from ntk_jax.estimators.ridges import Candidates, Solution, all_ridges, solve
-from ntk_jax.estimators.rows import Rows, Scaler, scaler
+from ntk_jax.estimators.rows import Rows
 from ntk_jax.estimators.sources import MLPSource, Source
 
 SAMPLE = 400  # rows on which kernels are compared: one eigendecomposition each

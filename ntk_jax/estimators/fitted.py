@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import cho_solve, solve_triangular
 
+from ntk_jax.data.scaling import Scaler
 from ntk_jax.estimators.choice import Kernel
 from ntk_jax.estimators.kernels import cross_kernel, kernel_of_rows, rows_at_once, training_kernel
 from ntk_jax.estimators.ridges import Solution, factored, inverse_diagonal
-from ntk_jax.estimators.rows import Rows, Scaler
+from ntk_jax.estimators.rows import Rows
 from ntk_jax.estimators.sources import Source
 from ntk_jax.progress import progress_bar
 

@@ -1,11 +1,9 @@
-"""Training rows as the kernel sees them: equal ones merged, weighted, on one scale."""
+"""Training rows as the kernel sees them: equal ones merged, weighted."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-SCALES = ("columns", "all", "none")
 
 
 class Rows(NamedTuple):
@@ -50,33 +48,3 @@ def merged(
     owner = np.full(len(x), -1)
     owner[kept] = inverse
     return Rows(values, means, total, scatter, owner, kept[first])
-
-
-class Scaler(NamedTuple):
-    """x -> (x - mean) / scale."""
-
-    mean: Float[np.ndarray, " d"]
-    scale: Float[np.ndarray, " d"]
-
-    def __call__(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Rows on the scale of the training rows."""
-        return (x - self.mean) / self.scale
-
-
-def scaler(x: Float[np.ndarray, "m d"], weights: Float[np.ndarray, " m"], how: str) -> Scaler:
-    """Of columns one by one, of all together (one unit, such as pixels), or none.
-
-    A column that does not vary says nothing: it counts as zero, whatever new rows have there.
-    """
-    if how == "none":
-        return Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
-    share = weights / weights.sum()
-    largest = np.abs(x).max(axis=0)
-    # Powers of 2, so that squares of any numbers exist, and no digit changes.
-    unit = np.ldexp(1.0, np.frexp(largest.max() if how == "all" else largest)[1] - 1)
-    mean = share @ (x / unit)
-    square = share @ np.square(x / unit - mean)
-    floor = (8 * np.finfo(float).eps * largest / unit) ** 2
-    if how == "all":
-        square = np.full_like(square, square.mean())
-    return Scaler(mean * unit, np.where(square > floor, np.sqrt(square) * unit, np.inf))

@@ -11,13 +11,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from ntk_jax.checks import check_integer, check_number, check_option
+from ntk_jax.data.scaling import SCALES
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.estimators.beyond_memory import Multiplied
 from ntk_jax.estimators.choice import MOST_REFINED, RIDGES, Criterion, Grid, choose, sample
 from ntk_jax.estimators.fitted import Factored, Fitted
 from ntk_jax.estimators.kernels import most_factored
 from ntk_jax.estimators.ridges import Candidates
-from ntk_jax.estimators.rows import SCALES, Rows
+from ntk_jax.estimators.rows import Rows
 from ntk_jax.estimators.sources import (
     FiniteSource,
     MLPSource,

@@ -6,8 +6,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 
 from ntk_jax.checks import check_integer, check_option
+from ntk_jax.data.scaling import SCALES, scaler
 from ntk_jax.estimators.kernels import cross_kernel, training_kernel
-from ntk_jax.estimators.rows import SCALES, scaler
 from ntk_jax.estimators.scikit import as_features, validated
 from ntk_jax.estimators.settings import Options, grid_of
 
