@@ -119,7 +119,9 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         pairs.append((a.singular, b.singular, -1))
     value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    def horner(value: Array, chunk: int) -> Array:
+    def in_chunks(value: Array) -> Array:
+        chunk = math.gcd(terms, CHUNK)
+
         def step(m: Array, value: Array) -> Array:
             at = terms - chunk * (m + 1)
             cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
@@ -130,8 +132,16 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
 
         return lax.fori_loop(0, terms // chunk, step, value)
 
-    cpu, whole = (partial(horner, chunk=chunk) for chunk in (math.gcd(terms, CHUNK), terms))
-    return by_platform(cpu, whole, value)
+    def in_one_pass(value: Array) -> Array:
+        # scanned, as a CPU traces this too: written out there, it was most of a first call
+        def step(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
+            signed = (sign * (a * b) for (a, b), (*_, sign) in zip(at, pairs, strict=True))
+            return value * rho + sum(signed), None
+
+        both = [(left, right) for left, right, _ in pairs]
+        return lax.scan(step, value, both, reverse=True, unroll=terms)[0]
+
+    return by_platform(in_chunks, in_one_pass, value)
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:
