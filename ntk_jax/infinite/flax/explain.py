@@ -63,8 +63,8 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 
     Reference: Yang 2020 (Tensor Programs II).
     """
-    x = as_example_tree("x", x)
     kernel = infinite_width(model, **options)
+    x = kernel.examples(as_example_tree("x", x))
     compiled = kernel.model.program(x)
     duals = compiled.observer.duals(x, None, kernel.key)
     row = jax.tree.map(lambda a: np.asarray(a)[0] if is_concrete(a) else a[0], x)
