@@ -78,13 +78,19 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
             of the free memory.
         num_samples: estimate what has no closed form (max pooling, other maxima over positions,
             attention with scores over the root of the width and infinitely many heads,
-            nonlinearities after pooling) from this many samples of the Gaussians below it, at all
+            nonlinearities after pooling, batch normalization) from this many samples of the Gaussians below it, at all
             positions of both examples of a pair. None refuses such models.
         key: a random key, for those samples.
         kernels: "both", or "nngp" or "ntk" for one of them, in half the memory.
         positions: of outputs at several (pixels, tokens, nodes): "mean" averages both kernels over
             equal positions, "full" keeps all pairs: (n1, n2, P, P), where P counts the positions
             of one example, all axes of an output but those of its units, in their order.
+        batch_coupled: the rows of x depend on each other, as in batch normalization in training
+            mode: they are one batch, and `kernel_fn(x)` is its kernel at these n rows, (n, n);
+            rows of other batches do not meet them, so that there is no x2. Functions of their
+            variance are sampled: see `num_samples`. Linen modules are told to use the batch, as in
+            training (`use_running_average=False`, or through `call`); what they would update is
+            dropped.
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, of arrays of examples, or of pytrees of them
@@ -109,7 +115,7 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
         UserWarning: an activation whose series misses its tolerance.
 
     Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020
-    (attention).
+    (attention); Yang et al. 2019 (arXiv:1902.08129, batch normalization).
     """
     check_option("inner_products", inner_products, ("error", "mean"))
     check_option("dropout", dropout, ("error", "expectation"))
@@ -150,8 +156,8 @@ class LimitKernel(Generic[K]):
 
     def _kernels(
         self,
-        x1: Any,
-        x2: Any,
+        x1: object,
+        x2: object,
         num_samples: int | None,
         keys: Sequence[Array | None],
     ) -> list[Any]:
@@ -216,7 +222,7 @@ def _of_rows(n: int, positions: str, k: Array) -> Array:
     return k if positions == "full" else jnp.trace(k, axis1=2, axis2=3) / k.shape[-1]
 
 
-def _example_pair(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
+def _example_pair(x1: object, x2: object) -> tuple[Examples, Examples | None]:
     """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they
     may be indices.
     """

@@ -58,7 +58,8 @@ class Program:
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
         positions: "mean" of the outputs, or "full" for all pairs of them.
-        batch_coupled: whether an example is a whole batch, whose rows are positions.
+        batch_coupled: whether an example is a whole batch, whose rows are positions; it meets
+            itself alone.
         checked: equations whose custom derivatives are known to be right.
         traces: its interpretations, for `pair`.
     """
@@ -131,10 +132,8 @@ class Program:
                 observed: Observed,
                 key: Array | None,
             ) -> Kernels:
-                # A batch meets itself alone.
-                sides = (0, 0) if self.batch_coupled else (0, 1)
-                known = {"same": same, "observed": observed, "key": key}
-                return self.kernels(examples, dict(duals), sides, **known)
+                rules, sides = dict(duals), (0, 0 if self.batch_coupled else 1)
+                return self.kernels(examples, rules, sides, same=same, observed=observed, key=key)
 
             self.traces[question] = traced_pair(
                 kernels, self.jaxpr.in_avals[len(self.params) :], key
@@ -167,8 +166,9 @@ def traced(
     dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
     if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
         dtype = jnp.zeros(()).dtype
-    how = {"num_samples": num_samples, "batch_coupled": batch_coupled}
-    return Program(jaxpr, found, jnp.dtype(dtype), options, **how)
+    return Program(
+        jaxpr, found, jnp.dtype(dtype), options, num_samples, batch_coupled=batch_coupled
+    )
 
 
 def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
