@@ -78,8 +78,9 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
             of the free memory.
         num_samples: estimate what has no closed form (max pooling, other maxima over positions,
             attention with scores over the root of the width and infinitely many heads,
-            nonlinearities after pooling, batch normalization) from this many samples of the Gaussians below it, at all
-            positions of both examples of a pair. None refuses such models.
+            nonlinearities after pooling, normalization by a batch) from this many samples of the
+            Gaussians below it, at all positions of both examples of a pair. None refuses such
+            models.
         key: a random key, for those samples.
         kernels: "both", or "nngp" or "ntk" for one of them, in half the memory.
         positions: of outputs at several (pixels, tokens, nodes): "mean" averages both kernels over
@@ -121,7 +122,6 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
     check_option("dropout", dropout, ("error", "expectation"))
     check_option("kernels", kernels, WHICH)
     check_option("positions", positions, ("mean", "full"))
-    check_option("batch_coupled", batch_coupled, (False, True))
     if (num_samples is None) != (key is None):
         raise ValueError(
             "num_samples and key: expected both (samples for what has no closed form) or neither; "
