@@ -219,7 +219,7 @@ def deep(depth):
 
 def rate_of_gradients(batch):
     """By what gradients grow in each layer of a deep rectified network: pi / (pi - 1) in the limit
-    of large batches (Yang et al. 2019, section on ReLU).
+    of large batches (Yang et al. 2019, arXiv:1902.08129).
     """
     c = -1 / (batch - 1)
     slope = (np.pi - np.arccos(c)) / np.pi
