@@ -180,10 +180,11 @@ class OfNNX(nnx.Module):
     def __init__(self, rngs):
         self.first = nnx.Linear(6, 8, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.last = nnx.Linear(8, 1, use_bias=False, rngs=rngs)
 
     def __call__(self, x):
-        return self.last(nnx.relu(self.norm(self.first(x))))
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
 
 
 @pytest.mark.slow
@@ -192,8 +193,16 @@ def test_both_apis_of_flax():
     linen = ntk_jax.infinite_width(Switched(), call={"train": True}, **options)
     of_nnx = ntk_jax.infinite_width(OfNNX, **options)
     x = X.astype(np.float32)
-    for a, b in zip(lenient(linen)(x), lenient(of_nnx)(x), strict=True):
+    found = lenient(of_nnx)(x)
+    for a, b in zip(lenient(linen)(x), found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+    module = OfNNX(nnx.Rngs(0))
+    module.train()
+    laws = {"first/kernel": (0, 1 / 6), "last/kernel": (0, 1 / 8)}
+    laws |= {"norm/scale": (1, 0), "norm/bias": (0, 0)}
+    dropped = ntk_jax.infinite_width(module, init_stats=laws, dropout="expectation", **options)
+    # A row meets its own mask, of second moment 2.
+    np.testing.assert_allclose(lenient(dropped)(x).nngp / found.nngp, 1 + np.eye(5), rtol=1e-5)
 
 
 @pytest.mark.slow

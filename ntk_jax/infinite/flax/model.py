@@ -42,7 +42,8 @@ def network(
     if isinstance(model, nn.Module):
         return _linen(model, call, {"dropout": zero_key} if with_dropout else {}, batch_coupled)
     if is_nnx_module(model):
-        apply_fn, params = from_nnx(_dropping(model) if with_dropout else model, **call)
+        module = _dropping(model, batch_coupled) if with_dropout else model
+        apply_fn, params = from_nnx(module, **call)
         return Network(None, lambda x: (apply_fn, params), _by_content(model))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init_fn, apply_fn = model
@@ -119,7 +120,7 @@ def _nnx_constructor(
             module.eval()
             if updates:
                 module.set_attributes(use_running_average=False, raise_if_not_found=False)
-            return _dropping(module) if with_dropout else module
+            return _dropping(module, updates) if with_dropout else module
 
         return from_nnx(outside_traces(evaluated), **call)
 
@@ -170,11 +171,14 @@ def is_sampled_key(dtype: Any) -> bool:
     return str(dtype) == f"key<{ZEROS}>"
 
 
-def _dropping(module: NnxModule) -> NnxModule:
-    """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
+def _dropping(module: NnxModule, updates: bool) -> NnxModule:
+    """A copy of a module with dropout turned on and keys of zero bits, in evaluation mode unless it
+    updates statistics of its batch.
+    """
     graph, state = nnx().split(module)
     is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)
     copy = nnx().merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
-    copy.eval()
+    if not updates:
+        copy.eval()
     copy.set_attributes(deterministic=False, raise_if_not_found=False)
     return copy
