@@ -12,7 +12,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from ntk_jax.checks import check_number
 from ntk_jax.closures.fingerprint import Reading as Fingerprint
 from ntk_jax.closures.fingerprint import read
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import is_concrete, on_device, outside_traces
 from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import USER_RULES
@@ -53,7 +53,9 @@ class Reading(NamedTuple):
         """Its program for examples like the rows of x."""
         example = shapes_of_rows(x)
         batch = example if self.batch_coupled else shapes_of_rows(x, 1)
-        blank = jax.tree.map(lambda leaf: on_device(np.zeros(leaf.shape, leaf.dtype)), batch)
+        zero = lambda leaf: on_device(np.zeros(leaf.shape, leaf.dtype))
+        # Statistics of a blank batch are drawn outside of someone's jit.
+        blank = outside_traces(jax.tree.map, zero, batch)
         apply_fn, params = net.build(blank)
         # Rows that depend on each other show in values only: not under someone's jit.
         if is_known(x) and not self.batch_coupled:
