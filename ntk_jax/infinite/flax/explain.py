@@ -52,7 +52,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 
     Args:
         model: a Flax Linen or NNX module, or a pair of functions, as `infinite_width` takes it.
-        x: examples in rows; the first is used.
+        x: examples in rows; the first is used, or all of them with `batch_coupled=True`.
         **options: those of `infinite_width`.
 
     Raises:
