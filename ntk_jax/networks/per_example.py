@@ -46,7 +46,8 @@ def check_per_example(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
             "mode, x - x.mean(0) and dropout with a fixed key do this: use running averages "
             "(train=False, use_running_average=True, module.eval()), turn dropout off "
             "(deterministic=True), or normalize the data beforehand. Where the batch is meant as a "
-            "whole: empirical_ntk(..., batch_coupled=True)."
+            "whole: empirical_ntk(..., batch_coupled=True), infinite_width(..., "
+            "batch_coupled=True)."
         )
 
 

@@ -80,30 +80,29 @@ class CompiledModel:
     """
 
     def __init__(self, reading: Reading, num_samples: int | None):
-        self.made_from = (reading, num_samples)
+        self.reading, self.num_samples = reading, num_samples
         self.network = reading.network()
         self.programs: dict[Any, CompiledProgram] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompiledModel, self.made_from
+        return CompiledModel, (self.reading, self.num_samples)
 
     def program(self, x: Examples) -> CompiledProgram:
         """That for examples like the rows of x."""
         # The default precision is that of what the model makes itself.
         traced_for = (*shapes_of(shapes_of_rows(x)), jnp.result_type(float), ambient_mesh())
         if traced_for not in self.programs:
-            reading, num_samples = self.made_from
+            reading, num_samples = self.reading, self.num_samples
             # Rows are not looked at under someone's jit: such a program is not for other calls.
             options = (*sorted(reading.options.items()), reading.positions, num_samples)
-            options = (*options, is_known(x))
+            options = (*options, reading.batch_coupled, is_known(x))
             self.programs[traced_for] = remember(
                 reading.read(self.network), (traced_for, options), partial(self._made, x), limits
             )
         return self.programs[traced_for]
 
     def _made(self, x: Examples, read: object) -> CompiledProgram:
-        reading, num_samples = self.made_from
-        return CompiledProgram(reading.program(self.network, x, num_samples))
+        return CompiledProgram(self.reading.program(self.network, x, self.num_samples))
 
 
 def _within_range(kernels: tuple[Array, ...], finite: Array | None) -> tuple[Array, ...]:

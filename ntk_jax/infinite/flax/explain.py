@@ -52,7 +52,7 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 
     Args:
         model: a Flax Linen or NNX module, or a pair of functions, as `infinite_width` takes it.
-        x: examples in rows; the first is used.
+        x: examples in rows; the first is used, or all of them with `batch_coupled=True`.
         **options: those of `infinite_width`.
 
     Raises:
@@ -63,8 +63,8 @@ def explain_limit(model: Any, x: Any, **options: Any) -> str:
 
     Reference: Yang 2020 (Tensor Programs II).
     """
-    x = as_example_tree("x", x)
     kernel = infinite_width(model, **options)
+    x = kernel.examples(as_example_tree("x", x))
     compiled = kernel.model.program(x)
     duals = compiled.observer.duals(x, None, kernel.key)
     row = jax.tree.map(lambda a: np.asarray(a)[0] if is_concrete(a) else a[0], x)

@@ -33,7 +33,16 @@ from ntk_jax.infinite.flax.values import (
     is_key,
     static_det,
 )
-from ntk_jax.jaxprs import INNER, Eqn, Jaxpr, dtype_of, evaluate, inner_jaxpr, source_line
+from ntk_jax.jaxprs import (
+    INNER,
+    Eqn,
+    Jaxpr,
+    dtype_of,
+    evaluate,
+    inner_jaxpr,
+    needed,
+    source_line,
+)
 
 Rule = Callable[["Interpreter", Eqn, Any], Sequence[Value]]
 Step = tuple[Eqn, list[Value], Sequence[Value]]
@@ -80,7 +89,10 @@ class Interpreter:
     def run(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
         """The values of the results."""
         known = [c if isinstance(c, Value) else self.constant(c) for c in consts]
-        return evaluate(jaxpr, known, args, self._logged, constant=self.constant)
+        # Statistics that a model updates, but does not return, need no rule.
+        equations = needed(jaxpr, jaxpr.outvars)
+        step, constant = self._logged, self.constant
+        return evaluate(jaxpr, known, args, step, constant=constant, equations=equations)
 
     def _logged(self, eqn: Eqn, values: list[Value]) -> Sequence[Value]:
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, overload
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from ntk_jax.checks import as_example_trees, check_integer, check_option, working_dtype
-from ntk_jax.examples import Examples
+from ntk_jax.examples import Examples, as_batch, num_rows
 from ntk_jax.infinite.flax.compiled_model import CompiledModel
 from ntk_jax.infinite.flax.reading import LearningRates, Reading
 from ntk_jax.infinite.flax.traced_model import Program
@@ -38,6 +39,7 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
     key: Array | None = None,
     kernels: str = "both",
     positions: str = "mean",
+    batch_coupled: bool = False,
 ) -> "LimitKernel[Any]":
     """The NNGP and NTK of a model as it is written, in the limit of infinite width.
 
@@ -76,13 +78,20 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
             of the free memory.
         num_samples: estimate what has no closed form (max pooling, other maxima over positions,
             attention with scores over the root of the width and infinitely many heads,
-            nonlinearities after pooling) from this many samples of the Gaussians below it, at all
-            positions of both examples of a pair. None refuses such models.
+            nonlinearities after pooling, normalization by a batch) from this many samples of the
+            Gaussians below it, at all positions of both examples of a pair. None refuses such
+            models.
         key: a random key, for those samples.
         kernels: "both", or "nngp" or "ntk" for one of them, in half the memory.
         positions: of outputs at several (pixels, tokens, nodes): "mean" averages both kernels over
             equal positions, "full" keeps all pairs: (n1, n2, P, P), where P counts the positions
             of one example, all axes of an output but those of its units, in their order.
+        batch_coupled: the rows of x depend on each other, as in batch normalization in training
+            mode: they are one batch, and `kernel_fn(x)` is its kernel at these n rows, (n, n);
+            rows of other batches do not meet them, so that there is no x2. Functions of their
+            variance are sampled: see `num_samples`. Linen modules are told to use the batch, as in
+            training (`use_running_average=False`, or through `call`); what they would update is
+            dropped.
 
     Returns:
         `kernel_fn(x1, x2=None) -> Kernels(nngp, ntk)`, of arrays of examples, or of pytrees of them
@@ -107,7 +116,7 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
         UserWarning: an activation whose series misses its tolerance.
 
     Reference: Yang 2019, 2020 (Tensor Programs I, II); Novak et al. 2020; Hron et al. 2020
-    (attention).
+    (attention); Yang et al. 2019 (arXiv:1902.08129, batch normalization).
     """
     check_option("inner_products", inner_products, ("error", "mean"))
     check_option("dropout", dropout, ("error", "expectation"))
@@ -125,7 +134,8 @@ def infinite_width(  # type: ignore[misc]  # the overloads name what decides abo
     if learning_rates is not None and not callable(learning_rates):
         check_option("learning_rates", learning_rates, ("variance", None))
     options = {"inner_products": inner_products, "dropout": dropout}
-    reading = Reading(model, dict(call or {}), init_stats, learning_rates, options, positions)
+    how = options, positions, batch_coupled
+    reading = Reading(model, dict(call or {}), init_stats, learning_rates, *how)
     compiled = CompiledModel(reading, num_samples)
     return LimitKernel(compiled, memory_limit, num_samples, key, WHICH[kernels])
 
@@ -142,19 +152,30 @@ class LimitKernel(Generic[K]):
 
     def __call__(self, x1: Any, x2: Any = None) -> K:
         """NNGP and NTK between the rows of x1 and those of x2 (None: of x1)."""
-        a1, a2 = _example_pair(x1, x2)
-        found = self._kernels(a1, a2, self.num_samples, [self.key])
-        return found[0]
+        return self._kernels(x1, x2, self.num_samples, [self.key])[0]
 
     def _kernels(
         self,
-        x1: Examples,
-        x2: Examples | None,
+        x1: object,
+        x2: object,
         num_samples: int | None,
         keys: Sequence[Array | None],
     ) -> list[Any]:
-        program = self.model.program(x1)
-        return program.kernels(x1, x2, num_samples, keys, self.memory_limit, self.which)
+        a1, a2 = _example_pair(x1, x2)
+        reading, examples = self.model.reading, self.examples(a1)
+        if reading.batch_coupled and a2 is not None:
+            raise ValueError(
+                "x2: expected None, as with batch_coupled=True the rows of x1 are one batch; got "
+                "more rows. Doors that take a kernel row by row or in tiles (tile, shard, "
+                "kernel_operator) have none of a batch: call the kernel function itself, "
+                "kernel_fn(x), on all rows that are normalized together."
+            )
+        program = self.model.program(examples)
+        how = num_samples, keys, self.memory_limit, self.which
+        found: list[Any] = program.kernels(examples, a2, *how)
+        if not reading.batch_coupled:
+            return found
+        return jax.tree.map(partial(_of_rows, num_rows(a1), reading.positions), found)
 
     def standard_error(self, x1: Any, x2: Any = None, *, num_groups: int = 16) -> K:
         """The standard error of both kernels as estimates from `num_samples`, entry by entry; 0
@@ -180,18 +201,28 @@ class LimitKernel(Generic[K]):
                 f"num_groups: expected at most half of num_samples = {self.num_samples}; got "
                 f"{num_groups}."
             )
-        a1, a2 = _example_pair(x1, x2)
         keys = [jax.random.fold_in(self.key, g) for g in range(num_groups)]
-        found = self._kernels(a1, a2, each, keys)
+        found = self._kernels(x1, x2, each, keys)
         spread = lambda *k: jnp.std(jnp.stack(k), axis=0, ddof=1) / num_groups**0.5
         return jax.tree.map(spread, *found)
 
     def program(self, x: Examples) -> Program:
         """The network traced for examples like the rows of x."""
-        return self.model.program(x).program
+        return self.model.program(self.examples(x)).program
+
+    def examples(self, x: Examples) -> Examples:
+        """The rows of x, or all of them as one example."""
+        return as_batch(x) if self.model.reading.batch_coupled else x
 
 
-def _example_pair(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
+@partial(jax.jit, static_argnums=(0, 1))
+def _of_rows(n: int, positions: str, k: Array) -> Array:
+    """From one example of n rows, (1, 1, n P, n P), to n rows of P positions."""
+    k = k.reshape(n, k.shape[-1] // n, n, -1).swapaxes(1, 2)
+    return k if positions == "full" else jnp.trace(k, axis1=2, axis2=3) / k.shape[-1]
+
+
+def _example_pair(x1: object, x2: object) -> tuple[Examples, Examples | None]:
     """Both sides in one dtype, by the rule of `mlp_kernels`; integers alone stay integers, as they
     may be indices.
     """

@@ -27,19 +27,23 @@ class Network(NamedTuple):
     content: object
 
 
-def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) -> Network:
+def network(
+    model: Any, call: Mapping[str, Any], *, with_dropout: bool = False, batch_coupled: bool = False
+) -> Network:
     """The network of what `infinite_width` takes as a model.
 
     With dropout its random numbers are drawn, from keys whose bits are all 0: masks that keep
-    everything when evaluated.
+    everything when evaluated. Of a coupled batch it may update statistics, and takes those of the
+    batch itself.
 
     Raises:
         ValueError: something else.
     """
     if isinstance(model, nn.Module):
-        return _linen(model, call, {"dropout": zero_key} if with_dropout else {})
+        return _linen(model, call, {"dropout": zero_key} if with_dropout else {}, batch_coupled)
     if is_nnx_module(model):
-        apply_fn, params = from_nnx(_dropping(model) if with_dropout else model, **call)
+        module = _dropping(model, batch_coupled) if with_dropout else model
+        apply_fn, params = from_nnx(module, **call)
         return Network(None, lambda x: (apply_fn, params), _by_content(model))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init_fn, apply_fn = model
@@ -52,7 +56,7 @@ def network(model: Any, call: Mapping[str, Any], *, with_dropout: bool = False) 
             model,
         )
     if callable(model):
-        return _nnx_constructor(model, call, with_dropout)
+        return _nnx_constructor(model, call, with_dropout, batch_coupled)
     raise ValueError(
         "model: expected a Flax Linen module, an NNX module, a function rngs -> NNX module, or a "
         f"pair (init_fn(key, x), apply_fn(params, x)); got {type(model).__name__}."
@@ -74,7 +78,10 @@ def _drawn(shapes: Params) -> Params:
 
 
 def _linen(
-    model: nn.Module, call: Mapping[str, Any], keys: Mapping[str, Callable[[], Array]]
+    model: nn.Module,
+    call: Mapping[str, Any],
+    keys: Mapping[str, Callable[[], Array]],
+    updates: bool,
 ) -> Network:
     def init(key: Array, x: Examples) -> Params:
         return model.init(key, x, **call)
@@ -85,14 +92,16 @@ def _linen(
         if others := [name for name in shapes if name != "params"]:
             draw = jax.jit(lambda: {name: init(jax.random.key(0), x)[name] for name in others})
             variables |= outside_traces(draw)
-        apply_fn, params = from_linen(model, variables, **call)
+        mutable = tuple(others) if updates else False
+        apply_fn, params = from_linen(model, variables, mutable=mutable, **call)
         if not keys:
             return apply_fn, params
         fixed = {name: value for name, value in variables.items() if name != "params"}
 
         def with_keys(params: Params, x: Examples) -> Any:
             rngs = {name: key() for name, key in keys.items()}
-            return model.apply({"params": params, **fixed}, x, rngs=rngs, **call)
+            out = model.apply({"params": params, **fixed}, x, mutable=mutable, rngs=rngs, **call)
+            return out[0] if updates else out
 
         return with_keys, params
 
@@ -100,7 +109,7 @@ def _linen(
 
 
 def _nnx_constructor(
-    make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool
+    make: Callable[..., Any], call: Mapping[str, Any], with_dropout: bool, updates: bool
 ) -> Network:
     def init(key: Array, x: Examples) -> Params:
         return nnx().state(make(rngs=nnx().Rngs(key)), nnx().Param).to_pure_dict()
@@ -109,7 +118,9 @@ def _nnx_constructor(
         def evaluated() -> Any:
             module = make(rngs=nnx().Rngs(0))
             module.eval()
-            return _dropping(module) if with_dropout else module
+            if updates:
+                module.set_attributes(use_running_average=False, raise_if_not_found=False)
+            return _dropping(module, updates) if with_dropout else module
 
         return from_nnx(outside_traces(evaluated), **call)
 
@@ -160,11 +171,14 @@ def is_sampled_key(dtype: Any) -> bool:
     return str(dtype) == f"key<{ZEROS}>"
 
 
-def _dropping(module: NnxModule) -> NnxModule:
-    """A copy of a module in evaluation mode, with dropout turned on and keys of zero bits."""
+def _dropping(module: NnxModule, updates: bool) -> NnxModule:
+    """A copy of a module with dropout turned on and keys of zero bits, in evaluation mode unless it
+    updates statistics of its batch.
+    """
     graph, state = nnx().split(module)
     is_key = lambda a: jnp.issubdtype(getattr(a, "dtype", np.float32), jax.dtypes.prng_key)
     copy = nnx().merge(graph, jax.tree.map(lambda a: zero_key() if is_key(a) else a, state))
-    copy.eval()
+    if not updates:
+        copy.eval()
     copy.set_attributes(deterministic=False, raise_if_not_found=False)
     return copy

@@ -1,6 +1,7 @@
 """How a model is read: its parameters' laws and learning rates, and the trace of its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,7 +12,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from ntk_jax.checks import check_number
 from ntk_jax.closures.fingerprint import Reading as Fingerprint
 from ntk_jax.closures.fingerprint import read
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import is_concrete, on_device, outside_traces
 from ntk_jax.examples import Examples, shapes_of_rows
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import USER_RULES
@@ -20,7 +21,7 @@ from ntk_jax.infinite.flax.traced_model import Program, Rate, traced
 from ntk_jax.initializers.stats import InitStats, as_given, given_stats, init_stats, leaf_path
 from ntk_jax.networks.adapters import TrainingModeError
 from ntk_jax.networks.per_example import check_per_example
-from ntk_jax.types import ApplyFn, Params
+from ntk_jax.types import Params
 
 Given: TypeAlias = Mapping[str, tuple[float, float]] | None
 LearningRates: TypeAlias = str | Rate | None
@@ -35,10 +36,13 @@ class Reading(NamedTuple):
     learning_rates: LearningRates
     options: Mapping[str, str]
     positions: str = "mean"
+    batch_coupled: bool = False
 
     def network(self) -> Network:
         """The model as functions of parameters and examples."""
-        return network(self.model, self.call, with_dropout=self.options["dropout"] == "expectation")
+        dropout = self.options["dropout"] == "expectation"
+        how = {"with_dropout": dropout, "batch_coupled": self.batch_coupled}
+        return network(self.model, self.call, **how)
 
     def read(self, net: Network) -> Fingerprint:
         """All that programs depend on, to be compared."""
@@ -47,18 +51,23 @@ class Reading(NamedTuple):
 
     def program(self, net: Network, x: Examples, num_samples: int | None) -> Program:
         """Its program for examples like the rows of x."""
-        zero = lambda leaf: on_device(np.zeros((1, *leaf.shape[1:]), leaf.dtype))
-        blank = jax.tree.map(zero, x)
+        example = shapes_of_rows(x)
+        batch = example if self.batch_coupled else shapes_of_rows(x, 1)
+        zero = lambda leaf: on_device(np.zeros(leaf.shape, leaf.dtype))
+        # Statistics of a blank batch are drawn outside of someone's jit.
+        blank = outside_traces(jax.tree.map, zero, batch)
         apply_fn, params = net.build(blank)
         # Rows that depend on each other show in values only: not under someone's jit.
-        if is_known(x):
-            _check_rows(apply_fn, params, x)
+        if is_known(x) and not self.batch_coupled:
+            with _refusals():
+                check_per_example(apply_fn, params, x)
         if (init_fn := net.init_fn) is not None:
             stats = init_stats(lambda key: init_fn(key, blank), given=self.given)
         else:
             stats = _given_for_all(params, as_given(self.given))
-        example = shapes_of_rows(x)
-        found = traced(apply_fn, params, stats, self._rate, example, self.options, num_samples)
+        how = self.options, num_samples, self.batch_coupled
+        with _refusals():
+            found = traced(apply_fn, params, stats, self._rate, example, *how)
         return replace(found, positions=self.positions)
 
     def _rate(self, path: str, stats: InitStats) -> float:
@@ -75,9 +84,11 @@ def is_known(x: Examples) -> bool:
     return all(map(is_concrete, jax.tree.leaves(x)))
 
 
-def _check_rows(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Where a model in training mode is evaluated."""
     try:
-        check_per_example(apply_fn, params, x)
+        yield
     except (TrainingModeError, InvalidRngError, ModifyScopeVariableError) as error:
         if getattr(error, "draws", isinstance(error, InvalidRngError)):
             raise NoLimitError(
@@ -89,9 +100,9 @@ def _check_rows(apply_fn: ApplyFn, params: Params, x: Examples) -> None:
             "the model updates statistics of its batch, so that its outputs depend on the other "
             "examples,",
             "Use running averages (use_running_average=True, train=False, module.eval()), through "
-            "the argument `call`. The limit at a fixed batch (Yang et al. 2019, arXiv:1902.08129) "
-            "is not a kernel of two examples; at finite width, "
-            "ntk_jax.empirical_ntk(..., batch_coupled=True) takes the batch as one.",
+            "the argument `call`. Or take the batch as a whole, whose limit (Yang et al. 2019, "
+            "arXiv:1902.08129) is sampled: infinite_width(..., batch_coupled=True, num_samples=, "
+            "key=); at finite width, ntk_jax.empirical_ntk(..., batch_coupled=True).",
         ) from error
 
 

@@ -12,11 +12,11 @@ from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values import (
     AnyArray,
     Det,
-    ExpressionBuilder,
     Factor,
     Sampled,
     Term,
     Wide,
+    bases,
     bind_elementwise,
     fields_of,
 )
@@ -36,9 +36,7 @@ def sampled(
             "Apply dropout behind it, turn dropout off, or estimate with "
             "ntk_jax.monte_carlo_kernels.",
         )
-    fields = fields_of(values)
-    resolved = ExpressionBuilder(fields).resolved
-    variables = tuple(dict.fromkeys(resolved[g][0] for g in fields))
+    variables = bases(fields_of(values))
     for g in variables:  # draws are counted in the order of the program
         moments.number(g)
     examples = [
@@ -46,7 +44,7 @@ def sampled(
         for v in values
     ]
     shape = cast(jax.Array, jax.eval_shape(partial(apply, 0), examples)).shape
-    function = Sampled(apply, list(values), variables, resolved, shape)
+    function = Sampled(apply, list(values), variables, shape)
     return Wide(shape, tuple(wide), [Term((Factor(variables, sampled=function),))])
 
 

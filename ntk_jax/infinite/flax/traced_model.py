@@ -14,7 +14,7 @@ from jax.extend import core as jex_core
 
 from ntk_jax.compat import abstract_value, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
-from ntk_jax.examples import Examples, as_batch
+from ntk_jax.examples import Examples, as_batch, num_rows
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
@@ -58,6 +58,8 @@ class Program:
         options: of the interpreter.
         num_samples: for what has no closed form; None refuses it.
         positions: "mean" of the outputs, or "full" for all pairs of them.
+        batch_coupled: whether an example is a whole batch, whose rows are positions; it meets
+            itself alone.
         checked: equations whose custom derivatives are known to be right.
         traces: its interpretations, for `pair`.
     """
@@ -68,6 +70,7 @@ class Program:
     options: Mapping[str, Any]
     num_samples: int | None = None
     positions: str = "mean"
+    batch_coupled: bool = False
     checked: dict[int, Any] = field(default_factory=dict)
     traces: dict[Any, PairTrace] = field(default_factory=dict)
 
@@ -109,7 +112,7 @@ class Program:
     ) -> Kernels:
         """Of the outputs, scalars averaged over their positions, or of all pairs of these."""
         moments, out = self.interpret(examples, duals, same=same, observed=observed, key=key)
-        g, mean = output_gaussian(out), self.positions == "mean"
+        g, mean = output_gaussian(out), self.positions == "mean" and not self.batch_coupled
         both = (ask(g, g, sides, mean) for ask in (moments.covariance, moments.tangent))
         shape = () if mean else (math.prod(g.shape),) * 2
         zero, of = (
@@ -129,8 +132,8 @@ class Program:
                 observed: Observed,
                 key: Array | None,
             ) -> Kernels:
-                rules = dict(duals)
-                return self.kernels(examples, rules, (0, 1), same=same, observed=observed, key=key)
+                rules, sides = dict(duals), (0, 0 if self.batch_coupled else 1)
+                return self.kernels(examples, rules, sides, same=same, observed=observed, key=key)
 
             self.traces[question] = traced_pair(
                 kernels, self.jaxpr.in_avals[len(self.params) :], key
@@ -146,11 +149,12 @@ def traced(
     example: Examples,
     options: Mapping[str, str],
     num_samples: int | None = None,
+    batch_coupled: bool = False,
 ) -> Program:
     """The program of a network for an example of this shape and dtype."""
     leaves, tree = cast(Any, jax.tree_util.tree_flatten_with_path(params))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
-    jaxpr = jax.make_jaxpr(lambda p, x: _one(apply_fn, p, x))(shapes, example)
+    jaxpr = jax.make_jaxpr(lambda p, x: _of_example(apply_fn, p, x, batch_coupled))(shapes, example)
     # Copies: what the model reads is not kept alive, nor are its changes followed.
     jaxpr = jex_core.ClosedJaxpr(jaxpr.jaxpr, list(map(_copied, jaxpr.consts)))
     found = [
@@ -162,7 +166,9 @@ def traced(
     dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
     if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
         dtype = jnp.zeros(()).dtype
-    return Program(jaxpr, found, jnp.dtype(dtype), options, num_samples)
+    return Program(
+        jaxpr, found, jnp.dtype(dtype), options, num_samples, batch_coupled=batch_coupled
+    )
 
 
 def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
@@ -170,13 +176,14 @@ def _copied(const: Array | np.ndarray) -> Array | np.ndarray:
     return np.array(const) if known else const
 
 
-def _one(apply_fn: ApplyFn, params: Params, x: Examples) -> Array:
-    out = apply_fn(params, as_batch(x))
-    if not isinstance(out, jax.Array) or out.ndim == 0 or out.shape[0] != 1:
+def _of_example(apply_fn: ApplyFn, params: Params, x: Examples, batch_coupled: bool) -> Array:
+    batch = x if batch_coupled else as_batch(x)
+    out = apply_fn(params, batch)
+    if not isinstance(out, jax.Array) or out.ndim == 0 or len(out) != num_rows(batch):
         raise ValueError(
             f"model: expected one array with a row per example; got {jax.tree.map(jnp.shape, out)}."
         )
-    return out[0]
+    return out if batch_coupled else out[0]
 
 
 def _param(path: str, shape: Shape, stats: InitStats, rate: Rate) -> Param:

@@ -22,14 +22,15 @@ from ntk_jax.infinite.flax.moments.pair import (
 from ntk_jax.infinite.flax.moments.samples import Samples, parts, product, size
 from ntk_jax.infinite.flax.values import (
     Det,
-    ExpressionBuilder,
     Factor,
     Field,
     Sampled,
     Shape,
     Term,
     Wide,
+    bases,
     fields_of_terms,
+    linear_map,
 )
 
 MOST_ENTRIES = 2**18  # of the products with Jacobians that are held at once
@@ -67,12 +68,10 @@ class Estimates:
         if len(factors) == 1 and factors[0].sampled is not None:
             return factors[0]
         product = Term(factors)
-        fields = fields_of_terms([product])
-        resolved = ExpressionBuilder(fields).resolved
-        variables = tuple(dict.fromkeys(resolved[g][0] for g in fields))
+        variables = bases(fields_of_terms([product]))
         whole = Wide(base, (1,) * len(base), [product])
         same = lambda _, arrays: jnp.asarray(arrays[0])
-        return Factor(variables, sampled=Sampled(same, [whole], variables, resolved, base))
+        return Factor(variables, sampled=Sampled(same, [whole], variables, base))
 
     @remembered
     def _second(self, f: Factor, g: Factor, sides: Sides) -> Array:
@@ -136,7 +135,8 @@ class Estimates:
         else:
             # units of a part of an infinite axis are other samples than those of the whole
             inner = memo if f.gaussians == s.variables else {}
-            look = partial(_multiple, s, dict(zip(s.variables, zs, strict=True)), side)
+            known = dict(zip(s.variables, zs, strict=True))
+            look = partial(linear_map, known=known, side=side)
             value = s.apply(side, [self._value(v, side, look, inner) for v in s.inputs])
         memo[f] = jnp.broadcast_to(value, f.shape)
         return memo[f]
@@ -160,12 +160,6 @@ class Estimates:
                 term = term * self._factor(f, side, [look(g) for g in f.gaussians], memo)
             total = total + (term if t.map is None else t.map.apply(side, term))
         return total
-
-
-def _multiple(s: Sampled, at: dict[Field, Array], side: int, g: Field) -> Array:
-    variable, factor = s.multiples[g]
-    z = at[variable]
-    return z if factor is None else z * jnp.asarray(factor.sides[side], z.dtype)
 
 
 def _with_constants(f: Factor, z: Array) -> Array:

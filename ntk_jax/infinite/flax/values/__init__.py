@@ -20,6 +20,7 @@ A pair of examples is interpreted at once. The words used in all of `infinite/fl
 - side: which example of the pair, 0 or 1; deterministic values hold one array per side.
 """
 
+from ntk_jax.infinite.flax.values.bases import bases, linear_map
 from ntk_jax.infinite.flax.values.deterministic import (
     AnyArray,
     Det,

@@ -120,8 +120,9 @@ def _check_scalar(t: Term) -> None:
     if t.map is not None and t.map.factor is None:
         raise NoLimitError(
             "a nonlinearity acts on a sum of finitely many random entries that is not Gaussian, "
-            "as after pooling a nonlinearity, or after a depthwise convolution (Novak et al. 2019, "
-            "arXiv:1810.05148, need sums over many channels): that has no closed form,",
+            "as after pooling a nonlinearity, after a depthwise convolution (Novak et al. 2019, "
+            "arXiv:1810.05148, need sums over many channels), or in the variance of a batch: that "
+            "has no closed form,",
             f"Put a linear layer between, or {SAMPLES}",
         )
     if any(f.sampled is not None for f in t.factors):

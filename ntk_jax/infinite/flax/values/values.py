@@ -23,16 +23,13 @@ class Sampled:
     Attributes:
         apply: (side, arrays) -> array, on stored shapes.
         inputs: the values (Wide or Det) that it takes.
-        variables: the Gaussians below them.
-        multiples: for each Gaussian of the inputs, the variable and the factor that it is a
-            multiple by.
+        variables: the Gaussians that all of theirs are linear maps of.
         shape: of the result.
     """
 
     apply: Callable[[int, list[AnyArray]], Array]
     inputs: "list[Wide | Det]"
     variables: tuple[Field, ...]
-    multiples: dict[Field, tuple[Field, Det | None]]
     shape: Shape
 
 
