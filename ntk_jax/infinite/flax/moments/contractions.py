@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -17,6 +18,7 @@ from jax.typing import DTypeLike
 from ntk_jax.infinite.flax.moments.pair import Answer, AskValues, Sides, plus
 from ntk_jax.infinite.flax.values import Det, InnerProduct, Shape, Weight
 from ntk_jax.infinite.flax.values.linear import diagonal
+from ntk_jax.platforms import by_platform
 
 
 @dataclass(frozen=True)
@@ -174,12 +176,23 @@ def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
     summed = [a in axes for a in range(k.ndim)]
     config = [(*padding, spacing - 1) if here else (0, 0, 0) for here in summed]
     k = lax.pad(k, jnp.zeros((), k.dtype), config)
-    reach = stride * (length - 1) + 1
-    starts = [[t * tap_spacing * here for here in summed] for t in range(taps)]
+    reach, none = stride * (length - 1) + 1, [0] * k.ndim
     size = [reach if here else n for n, here in zip(k.shape, summed, strict=True)]
     steps = [stride if here else 1 for here in summed]
-    stops = lambda start: [s + n for s, n in zip(start, size, strict=True)]
-    return reduce(operator.add, (lax.slice(k, s, stops(s), steps) for s in starts))
+    at = lambda t: [t * tap_spacing if here else t * 0 for here in summed]
+    strided = lambda k: lax.slice(k, none, size, steps)
+
+    def in_one_pass(k: Array) -> Array:
+        cut = lambda start: lax.slice(k, start, [s + n for s, n in zip(start, size, strict=True)])
+        return reduce(operator.add, (strided(cut(at(t))) for t in range(taps)))
+
+    # XLA for a CPU would compute k anew for every tap, and all layers below it, over and over.
+    def tap_by_tap(k: Array) -> Array:
+        add = lambda total, t: (total + strided(lax.dynamic_slice(k, at(t), size)), None)
+        zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
+        return lax.scan(add, zeros, np.arange(taps, dtype=np.int32))[0]
+
+    return in_one_pass(k) if taps == 1 else by_platform(tap_by_tap, in_one_pass, k)
 
 
 def inner_products(
