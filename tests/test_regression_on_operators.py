@@ -81,7 +81,9 @@ def test_a_posterior_with_an_operator_is_that_with_its_array(kind, whole, data, 
     np.testing.assert_allclose(alone, found.log_marginal_likelihood, rtol=1e-12)
 
 
-def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel():
+@pytest.fixture(scope="module")
+def coupled():
+    """Outputs, noise, full kernels of a network with two outputs, and its operators."""
     rng = np.random.default_rng(1)
     params = {"W": rng.standard_normal((3, 30)), "v": rng.standard_normal((30, 2)) / 30**0.5}
     f = lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"]
@@ -91,13 +93,23 @@ def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel():
         rng.standard_normal((20, 2)),
     )
     full = partial(ntk_jax.empirical_ntk, f, params, outputs="full")
-    noise = np.linspace(0.1, 0.2, 20)
-    k, k_test, prior = full(x), full(x_test, x), full(x_test)
-    operator, test = ntk_jax.ntk_operator(f, params, x), ntk_jax.ntk_operator(f, params, x_test, x)
+    operators = ntk_jax.ntk_operator(f, params, x), ntk_jax.ntk_operator(f, params, x_test, x)
+    return y, np.linspace(0.1, 0.2, 20), full, (x, x_test), operators
+
+
+def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel(coupled):
+    y, noise, full, (x, x_test), (operator, test) = coupled
+    k, k_test = full(x), full(x_test, x)
     dense = ntk_jax.kernel_regression(k, y, k_test, diag_reg=noise)
     found = ntk_jax.kernel_regression(operator, y, test, diag_reg=noise, solve_options=TIGHT)
     for one, other in zip(found[:3], dense[:3], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_posterior_of_coupled_outputs_is_that_of_the_full_kernel(coupled):
+    y, noise, full, (x, x_test), (operator, test) = coupled
+    k, k_test, prior = full(x), full(x_test, x), full(x_test)
     variances = np.einsum("nnoo->no", prior)
     for priors in (prior, variances):
         posterior = ntk_jax.gp_posterior(k, y, k_test, priors, noise=noise)
