@@ -31,13 +31,12 @@ FUNCTIONS = {
 CLASSES = {name: value for name, value in vars(estimators).items() if name.startswith("NTK")}
 # Examples that take the longest, of functions whose own tests are quick.
 LONG = (
-    *("check_limit", "compare", "critical_W_std", "duals.series", "effective_rank"),
-    *("eigenlearning", "ensemble_mse", "explain_limit", "fit_hyperparameters", "from_nnx"),
-    *("gaussian_initializer", "gradient_flow", "kernel_evolution", "kernel_operator"),
+    *("critical_W_std", "effective_rank", "eigenlearning", "ensemble_mse", "explain_limit"),
+    *("from_nnx", "gaussian_initializer", "kernel_evolution", "kernel_operator"),
     *("kernel_regression", "laziness", "learning_curve", "log_determinant"),
     *("mlp_kernels_by_layer", "monte_carlo_estimates", "monte_carlo_kernels", "parameter_flow"),
-    *("register_rule", "select_diag_reg", "shard", "spectral_density", "stochastic_trace"),
-    *("tangent_features", "tile", "top_eigenvalues", "torch_init", "train_ensemble"),
+    *("select_diag_reg", "shard", "spectral_density", "stochastic_trace", "tangent_features"),
+    *("tile", "top_eigenvalues", "torch_init", "train_ensemble"),
     *PLOTS,
     *CLASSES,
 )
