@@ -33,7 +33,6 @@ STAY: dict[str, tuple[str, ...]] = {
         "shape0-normal", "shape1-uniform", "shape2-rademacher", "shape3-normal",
     ),
     "test_compilation_duals.py::test_a_changed_closure_is_another_function": (),
-    "test_compilation_duals.py::test_padded_programs_give_the_bits_of_the_unpadded_one": (),
     "test_compilation_duals.py::test_padded_programs_give_the_values_of_the_unpadded_one": (
         "relu-sizes0",
     ),
