@@ -96,7 +96,7 @@ def dense_kernel(apply_fn, params, x1, x2):
 def test_kernel_of_a_network_down_to_one_pixel_and_its_gradient():
     x = jnp.asarray(RNG.standard_normal((3, 6, 6, 2)))
     model = Narrowing()
-    apply_fn, params = from_linen(model, model.init(jax.random.key(0), x))
+    apply_fn, params = from_linen(model, jax.jit(model.init)(jax.random.key(0), x))
     k = empirical_ntk(apply_fn, params, x, outputs="full")
     truth = jax.jit(lambda x: dense_kernel(apply_fn, params, x, x))(x)
     np.testing.assert_allclose(k, truth, rtol=1e-10, atol=1e-10)
@@ -110,7 +110,7 @@ def test_kernel_of_a_network_down_to_one_pixel_and_its_gradient():
 def test_a_few_rows_at_a_time_give_the_same_kernel(monkeypatch, outputs):
     x = jnp.asarray(RNG.standard_normal((7, 8, 8, 2)))
     model = Narrowing()
-    apply_fn, params = from_linen(model, model.init(jax.random.key(0), x))
+    apply_fn, params = from_linen(model, jax.jit(model.init)(jax.random.key(0), x))
     whole = empirical_ntk(apply_fn, params, x, x[:5], outputs=outputs)
     monkeypatch.setattr(cost, "IN_THE_MAKING", 49152)
     programs.forget()

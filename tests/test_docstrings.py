@@ -29,12 +29,23 @@ FUNCTIONS = {
     if inspect.isfunction(f) and f.__module__.startswith("ntk_jax")
 }
 CLASSES = {name: value for name, value in vars(estimators).items() if name.startswith("NTK")}
-# Their own tests are quick: test_plots, test_estimators.
-LATER = [pytest.param(name, marks=pytest.mark.slow) for name in [*PLOTS, *CLASSES]]
+# Examples that take the longest, of functions whose own tests are quick.
+LONG = (
+    *("critical_W_std", "effective_rank", "eigenlearning", "ensemble_mse", "explain_limit"),
+    *("from_nnx", "gaussian_initializer", "kernel_evolution", "kernel_operator"),
+    *("kernel_regression", "laziness", "learning_curve", "log_determinant"),
+    *("mlp_kernels_by_layer", "monte_carlo_estimates", "monte_carlo_kernels", "parameter_flow"),
+    *("select_diag_reg", "shard", "spectral_density", "stochastic_trace", "tangent_features"),
+    *("tile", "top_eigenvalues", "torch_init", "train_ensemble"),
+    *PLOTS,
+    *CLASSES,
+)
+QUICK = [name for name in FUNCTIONS if name not in LONG]
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in LONG]
 NAMES = {"jax": jax, "jnp": jnp, "np": np, "ntk_jax": ntk_jax}  # imported by every example
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in PLOTS] + LATER)
+@pytest.mark.parametrize("name", QUICK + LATER)
 def test_the_example_of_a_public_function_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for what writes files
     value = (FUNCTIONS | CLASSES)[name]

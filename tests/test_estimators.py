@@ -189,14 +189,14 @@ def test_predictions_and_deviations_are_those_of_the_gaussian_process():
     np.testing.assert_allclose(std, expected, rtol=1e-8)
 
 
-def test_repeated_rows_weigh_as_much_as_they_are_many():
+@pytest.mark.parametrize("method", ["ridge", pytest.param("gp", marks=pytest.mark.slow)])
+def test_repeated_rows_weigh_as_much_as_they_are_many(method):
     repeated = np.repeat(np.arange(24), WEIGHTS.astype(int))
-    for options in ({}, {"method": "gp"}):
-        one = NTKRegressor(**options).fit(X, Y, sample_weight=WEIGHTS)
-        other = NTKRegressor(**options).fit(X[repeated], Y[repeated])
-        assert one.kernel_ == other.kernel_ and one.ridge_ == other.ridge_
-        for a, b in zip(one.predict(NEW, True), other.predict(NEW, True), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-7)
+    one = NTKRegressor(method=method).fit(X, Y, sample_weight=WEIGHTS)
+    other = NTKRegressor(method=method).fit(X[repeated], Y[repeated])
+    assert one.kernel_ == other.kernel_ and one.ridge_ == other.ridge_
+    for a, b in zip(one.predict(NEW, True), other.predict(NEW, True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7)
 
 
 def test_influence_is_what_a_refit_without_the_row_changes():

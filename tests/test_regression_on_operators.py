@@ -11,7 +11,7 @@ from test_solve import OnlyMultiplied, WithColumns
 
 import ntk_jax
 
-N, M = 80, 13
+N, M = 80, 12
 TIGHT = {"tol": 1e-13, "progress": False}
 
 
@@ -26,8 +26,8 @@ class Stored(WithColumns):
 def data():
     rng = np.random.default_rng(0)
     x, x_test = rng.standard_normal((N, 4)), rng.standard_normal((M, 4))
-    k, k_test = np.asarray(kernel_fn(x).ntk), np.asarray(kernel_fn(x_test, x).ntk)
-    prior = np.asarray(kernel_fn(x_test).ntk)
+    kernel = jax.jit(lambda *rows: kernel_fn(*rows).ntk)
+    k, k_test, prior = (np.asarray(kernel(*rows)) for rows in ((x,), (x_test, x), (x_test,)))
     return x, x_test, k, k_test, prior, rng.standard_normal((N, 2))
 
 
@@ -65,7 +65,8 @@ def test_regression_with_an_operator_is_that_with_its_array(kind, data):
 @pytest.mark.parametrize("kind", ["recompute", "stored"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_posterior_with_an_operator_is_that_with_its_array(kind, whole, data, monkeypatch):
-    monkeypatch.setattr("ntk_jax.inference.posterior_on_operators.ROWS", 5)
+    # Ten rows, then two: as many right-hand sides as there are targets, which is one program.
+    monkeypatch.setattr("ntk_jax.inference.posterior_on_operators.ROWS", 10)
     *_, k, k_test, prior, y = data
     prior = prior if whole else np.diagonal(prior)
     dense = ntk_jax.gp_posterior(k, y, k_test, prior, noise=0.3)
@@ -81,7 +82,9 @@ def test_a_posterior_with_an_operator_is_that_with_its_array(kind, whole, data, 
     np.testing.assert_allclose(alone, found.log_marginal_likelihood, rtol=1e-12)
 
 
-def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel():
+@pytest.fixture(scope="module")
+def coupled():
+    """Outputs, noise, full kernels of a network with two outputs, and its operators."""
     rng = np.random.default_rng(1)
     params = {"W": rng.standard_normal((3, 30)), "v": rng.standard_normal((30, 2)) / 30**0.5}
     f = lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"]
@@ -91,13 +94,23 @@ def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel():
         rng.standard_normal((20, 2)),
     )
     full = partial(ntk_jax.empirical_ntk, f, params, outputs="full")
-    noise = np.linspace(0.1, 0.2, 20)
-    k, k_test, prior = full(x), full(x_test, x), full(x_test)
-    operator, test = ntk_jax.ntk_operator(f, params, x), ntk_jax.ntk_operator(f, params, x_test, x)
+    operators = ntk_jax.ntk_operator(f, params, x), ntk_jax.ntk_operator(f, params, x_test, x)
+    return y, np.linspace(0.1, 0.2, 20), full, (x, x_test), operators
+
+
+def test_coupled_outputs_of_a_network_are_those_of_its_full_kernel(coupled):
+    y, noise, full, (x, x_test), (operator, test) = coupled
+    k, k_test = full(x), full(x_test, x)
     dense = ntk_jax.kernel_regression(k, y, k_test, diag_reg=noise)
     found = ntk_jax.kernel_regression(operator, y, test, diag_reg=noise, solve_options=TIGHT)
     for one, other in zip(found[:3], dense[:3], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_posterior_of_coupled_outputs_is_that_of_the_full_kernel(coupled):
+    y, noise, full, (x, x_test), (operator, test) = coupled
+    k, k_test, prior = full(x), full(x_test, x), full(x_test)
     variances = np.einsum("nnoo->no", prior)
     for priors in (prior, variances):
         posterior = ntk_jax.gp_posterior(k, y, k_test, priors, noise=noise)
