@@ -5,6 +5,7 @@ Price's theorem reads d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) 
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform
 
+TRIP = 64  # terms of an accelerator
 CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
 
 
@@ -119,19 +121,21 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         pairs.append((a.singular, b.singular, -1))
     value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    def horner(value: Array, chunk: int) -> Array:
+    def by_horner(value: Array, trip: int, kept: Callable[[Any], Any]) -> Array:
         def step(m: Array, value: Array) -> Array:
-            at = terms - chunk * (m + 1)
-            cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
-            parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
-            for k in range(chunk - 1, -1, -1):
-                value = value * rho + sum(sign * (a[k] * b[k]) for a, b, sign in parts)
+            cut = lambda c: lax.dynamic_slice_in_dim(c, terms - trip * (m + 1), trip)
+            parts = kept([(cut(a), cut(b)) for a, b, _ in pairs])
+            for k in range(trip - 1, -1, -1):
+                added = sum(sign * (a[k] * b[k]) for (a, b), (*_, sign) in zip(parts, pairs))
+                value = value * rho + added
+                value = value if k % CHUNK else kept(value)
             return value
 
-        return lax.fori_loop(0, terms // chunk, step, value)
+        return lax.fori_loop(0, terms // trip, step, value)
 
-    cpu, whole = (partial(horner, chunk=chunk) for chunk in (math.gcd(terms, CHUNK), terms))
-    return by_platform(cpu, whole, value)
+    looped = partial(by_horner, trip=math.gcd(terms, CHUNK), kept=lambda a: a)
+    in_passes = partial(by_horner, trip=math.gcd(terms, TRIP), kept=lax.optimization_barrier)
+    return by_platform(looped, in_passes, value)
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:
