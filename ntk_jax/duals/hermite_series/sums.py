@@ -121,21 +121,37 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         pairs.append((a.singular, b.singular, -1))
     value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    def by_horner(value: Array, trip: int, kept: Callable[[Any], Any]) -> Array:
-        def step(m: Array, value: Array) -> Array:
-            cut = lambda c: lax.dynamic_slice_in_dim(c, terms - trip * (m + 1), trip)
-            parts = kept([(cut(a), cut(b)) for a, b, _ in pairs])
-            for k in range(trip - 1, -1, -1):
-                added = sum(sign * (a[k] * b[k]) for (a, b), (*_, sign) in zip(parts, pairs))
-                value = value * rho + added
-                value = value if k % CHUNK else kept(value)
-            return value
+    by_horner = lambda most, kept: partial(_by_horner, pairs, terms, math.gcd(terms, most), kept)
+    return by_platform(
+        by_horner(CHUNK, lambda a: a), by_horner(TRIP, lax.optimization_barrier), value, rho
+    )
 
-        return lax.fori_loop(0, terms // trip, step, value)
 
-    looped = partial(by_horner, trip=math.gcd(terms, CHUNK), kept=lambda a: a)
-    in_passes = partial(by_horner, trip=math.gcd(terms, TRIP), kept=lax.optimization_barrier)
-    return by_platform(looped, in_passes, value)
+def _by_horner(
+    pairs: list[tuple[Array, Array, int]],
+    terms: int,
+    trip: int,
+    kept: Callable[[Any], Any],
+    value: Array,
+    rho: Array,
+) -> Array:
+    """So many terms in each trip of a loop, and what is `kept` of each chunk of them."""
+    chunk = math.gcd(trip, CHUNK)
+
+    def add(at: Array | int, value: Array) -> Array:
+        cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
+        parts = kept([(cut(a), cut(b)) for a, b, _ in pairs])
+        signed = [(a, b, sign) for (a, b), (*_, sign) in zip(parts, pairs, strict=True)]
+        for k in range(chunk - 1, -1, -1):
+            value = value * rho + sum(sign * (a[k] * b[k]) for a, b, sign in signed)
+        return kept(value)
+
+    def step(m: Array, value: Array) -> Array:
+        for i in range(trip // chunk):
+            value = add(terms - trip * m - chunk * (i + 1), value)
+        return value
+
+    return lax.fori_loop(0, terms // trip, step, value)
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:
