@@ -99,22 +99,23 @@ def where_near(singular: Kinks, far: Array, inputs: Gap, one: Side, other: Side)
     if near.ndim != 2:
         return exact(near, far, inputs, one, other)
 
-    def in_parts(*given: Any, parts: int) -> Array:
+    def in_parts(near: Array, far: Array, inputs: Gap, one: Side, other: Side, parts: int) -> Array:
         rows = -(-len(near) // parts)
 
         def some_rows(m: Array, out: Array) -> Array:
             start = jnp.minimum(m * rows, len(near) - rows)
             cut = lambda a: lax.dynamic_slice_in_dim(a, start, rows, -2)
-            here = jax.tree.map(cut, given[:-1])
-            new = lax.cond(jnp.any(here[0]), exact, lambda near, far, *_: far, *here, given[-1])
+            here = jax.tree.map(cut, (near, far, inputs, one))
+            new = lax.cond(jnp.any(here[0]), exact, lambda near, far, *_: far, *here, other)
             return lax.dynamic_update_slice_in_dim(out, new, start, 0)
 
-        return lax.fori_loop(0, -(-len(near) // rows), some_rows, given[1])
+        return lax.fori_loop(0, -(-len(near) // rows), some_rows, far)
 
     cpu, accelerator = (partial(in_parts, parts=parts) for parts in (PARTS, FEW_PARTS))
     all_rows = lambda *given: by_platform(cpu, accelerator, *given)
-    given = near, far, inputs, one, other
-    return lax.cond(jnp.any(near), all_rows, lambda near, far, *_: far, *given)
+    return lax.cond(
+        jnp.any(near), all_rows, lambda near, far, *_: far, near, far, inputs, one, other
+    )
 
 
 def _deficit(coefficients: Array, pole_gap: Array) -> Array:

@@ -5,7 +5,6 @@ Price's theorem reads d M_ij = M_(i+1)(j+1) dq12 + M_(i+2)j / 2 dq11 + M_i(j+2) 
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,30 +120,31 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         pairs.append((a.singular, b.singular, -1))
     value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    by_horner = lambda most, kept: partial(_by_horner, pairs, terms, math.gcd(terms, most), kept)
-    return by_platform(
-        by_horner(CHUNK, lambda a: a), by_horner(TRIP, lax.optimization_barrier), value, rho
+    by_horner = lambda most, in_passes: partial(
+        _by_horner, pairs, terms, math.gcd(terms, most), in_passes
     )
+    return by_platform(by_horner(CHUNK, False), by_horner(TRIP, True), value, rho)
 
 
 def _by_horner(
     pairs: list[tuple[Array, Array, int]],
     terms: int,
     trip: int,
-    kept: Callable[[Any], Any],
+    in_passes: bool,
     value: Array,
     rho: Array,
 ) -> Array:
-    """So many terms in each trip of a loop, and what is `kept` of each chunk of them."""
+    """So many terms in each trip of a loop; each chunk of them may be a pass of its own."""
     chunk = math.gcd(trip, CHUNK)
 
     def add(at: Array | int, value: Array) -> Array:
         cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
-        parts = kept([(cut(a), cut(b)) for a, b, _ in pairs])
+        parts = [(cut(a), cut(b)) for a, b, _ in pairs]
+        parts = lax.optimization_barrier(parts) if in_passes else parts
         signed = [(a, b, sign) for (a, b), (*_, sign) in zip(parts, pairs, strict=True)]
         for k in range(chunk - 1, -1, -1):
             value = value * rho + sum(sign * (a[k] * b[k]) for a, b, sign in signed)
-        return kept(value)
+        return lax.optimization_barrier(value) if in_passes else value
 
     def step(m: Array, value: Array) -> Array:
         for i in range(trip // chunk):
