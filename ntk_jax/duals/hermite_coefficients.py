@@ -99,7 +99,7 @@ def _at(b: Array | np.ndarray, count: int) -> Array | np.ndarray:
 
     first = jnp.exp(-b * b / 2) / (2 * np.pi) ** 0.5
     roots = jnp.asarray(np.sqrt(np.arange(1.0, count + 1)), b.dtype)
-    return lax.scan(step, (first, jnp.zeros_like(b), jnp.zeros((), b.dtype)), roots)[1]
+    return lax.scan(step, (first, jnp.zeros_like(b), jnp.zeros((), b.dtype)), roots, unroll=8)[1]
 
 
 def _tail_probability(b: Any) -> Any:

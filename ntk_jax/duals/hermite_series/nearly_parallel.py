@@ -9,6 +9,7 @@ The distance is taken from the Hermite coefficients that the series sums, with t
 distance in full; what the series leaves out separates examples here as it does in the kernel.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,16 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.duals.dual_rule import Gap, PoleGaps
-from ntk_jax.duals.hermite_coefficients import RANGE, panel_rule
+from ntk_jax.duals.hermite_coefficients import NODES, RANGE
 from ntk_jax.duals.kinks import kinks
 from ntk_jax.duals.kinks.kinks import Kinks
+from ntk_jax.duals.kinks.orthant import density
 from ntk_jax.duals.numerics import LEFT_OUT, NEAR, ratio, ulps
+from ntk_jax.platforms import by_platform
 
 PANEL = RANGE / 4  # wide enough for one-sided powers and the density, between kinks
-CHUNKS = 64  # in how many parts rows are looked at
+PARTS = 64  # in which a CPU looks at rows
+FEW_PARTS = 4  # an accelerator, whose memory holds fifty numbers for each pair of one
 
 
 class Side(NamedTuple):
@@ -94,30 +98,46 @@ def where_near(singular: Kinks, far: Array, inputs: Gap, one: Side, other: Side)
 
     if near.ndim != 2:
         return exact(near, far, inputs, one, other)
-    rows = -(-len(near) // CHUNKS)
 
-    def some_rows(m: Array, out: Array) -> Array:
-        start = jnp.minimum(m * rows, len(near) - rows)
-        here = jax.tree.map(
-            lambda a: lax.dynamic_slice_in_dim(a, start, rows, -2), (near, far, inputs, one)
-        )
-        new = lax.cond(jnp.any(here[0]), exact, lambda near, far, *_: far, *here, other)
-        return lax.dynamic_update_slice_in_dim(out, new, start, 0)
+    def in_parts(near: Array, far: Array, inputs: Gap, one: Side, other: Side, parts: int) -> Array:
+        rows = -(-len(near) // parts)
 
-    all_rows = lambda: lax.fori_loop(0, -(-len(near) // rows), some_rows, far)
-    return lax.cond(jnp.any(near), all_rows, lambda: far)
+        def some_rows(m: Array, out: Array) -> Array:
+            start = jnp.minimum(m * rows, len(near) - rows)
+            cut = lambda a: lax.dynamic_slice_in_dim(a, start, rows, -2)
+            here = jax.tree.map(cut, (near, far, inputs, one))
+            new = lax.cond(jnp.any(here[0]), exact, lambda near, far, *_: far, *here, other)
+            return lax.dynamic_update_slice_in_dim(out, new, start, 0)
+
+        return lax.fori_loop(0, -(-len(near) // rows), some_rows, far)
+
+    cpu, accelerator = (partial(in_parts, parts=parts) for parts in (PARTS, FEW_PARTS))
+    all_rows = lambda *given: by_platform(cpu, accelerator, *given)
+    return lax.cond(
+        jnp.any(near), all_rows, lambda near, far, *_: far, near, far, inputs, one, other
+    )
 
 
-def _deficit(terms: Array, pole_gap: Array) -> Array:
-    """sum_k c_k (1 - (1 - pole_gap)^k), by Horner's rule after division by `pole_gap`."""
+def _deficit(coefficients: Array, pole_gap: Array) -> Array:
+    """sum_k c_k (1 - (1 - pole_gap)^k): by Horner's rule after division by `pole_gap`, or in one
+    pass.
+    """
+    terms = coefficients[1:]
 
-    def step(carry: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], None]:
-        value, total = carry
-        total = total + c
-        return (value * (1 - pole_gap) + total, total), None
+    def by_horner(terms: Array, pole_gap: Array) -> Array:
+        def step(carry: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], None]:
+            value, total = carry
+            total = total + c
+            return (value * (1 - pole_gap) + total, total), None
 
-    zero = jnp.zeros_like(pole_gap)
-    return pole_gap * lax.scan(step, (zero, zero), terms[1:], reverse=True)[0][0]
+        zero = jnp.zeros_like(pole_gap)
+        return pole_gap * lax.scan(step, (zero, zero), terms, reverse=True)[0][0]
+
+    def in_one_pass(terms: Array, pole_gap: Array) -> Array:
+        k = jnp.arange(1, len(coefficients), dtype=pole_gap.dtype).reshape(-1, *[1] * pole_gap.ndim)
+        return -jnp.sum(terms * jnp.expm1(k * jnp.log1p(-pole_gap)[None]), axis=0)
+
+    return by_platform(by_horner, in_one_pass, terms, pole_gap)
 
 
 def _half_squared_distances(a: Array, b: Array) -> tuple[Array, Array]:
@@ -129,19 +149,28 @@ def _singular_distances(
     singular: Kinks, one: Side, other: Side, pole: Array
 ) -> tuple[Array, Array]:
     """|S_1 -+ S_2(+-z)|² / 2 by panels with a break where either side sees a kink."""
-    away = jnp.asarray([c for c, _ in singular if c != 0], pole.dtype).reshape(-1, *[1] * pole.ndim)
-    fixed = jnp.asarray(np.arange(-RANGE, RANGE + PANEL / 2, PANEL), pole.dtype)
-    fixed = jnp.broadcast_to(fixed.reshape(-1, *[1] * pole.ndim), (fixed.size, *pole.shape))
-    moved = [
-        jnp.clip(away * (sign * side.rows.r)[None], -RANGE, RANGE)
-        for sign, side in ((1, one), (pole, other))
-    ]
-    u, w = panel_rule(jnp.moveaxis(jnp.sort(jnp.concatenate([fixed, *moved]), axis=0), 0, -1))
+    ends = jnp.stack(_breaks(singular, one, other, pole))[:, None]
+    x, weights = (
+        jnp.asarray(a, pole.dtype).reshape(1, -1, *[1] * pole.ndim)
+        for a in np.polynomial.legendre.leggauss(NODES)
+    )
+    half = (ends[1:] - ends[:-1]) / 2
+    u = (ends[1:] + ends[:-1]) / 2 + half * x
+    w = half * weights * density(u)
     first, second = (
-        kinks.values(singular, 0, (sign * side.rows.seen.s)[..., None] * u) * side.r[..., None]
+        kinks.values(singular, 0, (sign * side.rows.seen.s)[None, None] * u) * side.r[None, None]
         for sign, side in ((jnp.ones_like(pole), one), (pole, other))
     )
-    root_w = jnp.moveaxis(jnp.sqrt(w), -1, 0)
-    return _half_squared_distances(
-        root_w * jnp.moveaxis(first, -1, 0), root_w * jnp.moveaxis(second, -1, 0)
-    )
+    minus, plus = (jnp.sum(w * f**2, axis=(0, 1)) / 2 for f in (first - second, first + second))
+    return minus, plus
+
+
+def _breaks(singular: Kinks, one: Side, other: Side, pole: Array) -> list[Array]:
+    """The ends of the panels, in order: kinks are inserted one after the other."""
+    found = [jnp.full_like(pole, b) for b in np.arange(-RANGE, RANGE + PANEL / 2, PANEL)]
+    for sign, side in ((1, one), (pole, other)):
+        for c in (c for c, _ in singular if c != 0):
+            at = jnp.clip(c * (sign * side.rows.r), -RANGE, RANGE)
+            below, above = [found[0], *found], [*found, found[-1]]
+            found = [jnp.maximum(a, jnp.minimum(at, b)) for a, b in zip(below, above, strict=True)]
+    return found

@@ -23,7 +23,8 @@ from ntk_jax.duals.numerics import TAIL, ratio, root, ulps
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform
 
-CHUNK = 16  # terms per compiled loop: more make compilation slow, fewer make passes over the pairs
+CHUNK = 16  # terms in one pass: more make compilation slow, fewer make passes over the pairs
+AT_ONCE = 4  # passes in one trip on an accelerator
 
 
 class Coefficients(NamedTuple):
@@ -119,29 +120,27 @@ def series_sum(a: Coefficients, b: Coefficients, rho: Array, terms: int) -> Arra
         pairs.append((a.singular, b.singular, -1))
     value = jnp.broadcast_to(value, jnp.broadcast_shapes(*_shapes(value, pairs)))
 
-    def in_chunks(value: Array) -> Array:
-        chunk = math.gcd(terms, CHUNK)
+    by_horner = lambda trips: partial(_by_horner, pairs, math.gcd(terms, CHUNK), trips)
+    return by_platform(by_horner(1), by_horner(AT_ONCE), value, rho)
 
-        def step(m: Array, value: Array) -> Array:
-            at = terms - chunk * (m + 1)
-            cut = lambda c: lax.dynamic_slice_in_dim(c, at, chunk)
-            parts = [(cut(left), cut(right), sign) for left, right, sign in pairs]
-            for k in range(chunk - 1, -1, -1):
-                value = value * rho + sum(sign * (a[k] * b[k]) for a, b, sign in parts)
-            return value
 
-        return lax.fori_loop(0, terms // chunk, step, value)
+def _by_horner(
+    pairs: list[tuple[Array, Array, int]], chunk: int, at_once: int, value: Array, rho: Array
+) -> Array:
+    """A pass for every chunk of terms, and so many of them in each trip of a loop."""
+    # Terms are scanned, not written out: both schedules are traced, the other one for nothing.
 
-    def in_one_pass(value: Array) -> Array:
-        # scanned, as a CPU traces this too: written out there, it was most of a first call
-        def step(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
-            signed = (sign * (a * b) for (a, b), (*_, sign) in zip(at, pairs, strict=True))
-            return value * rho + sum(signed), None
+    def term(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
+        signed = (sign * (a * b) for (a, b), (*_, sign) in zip(at, pairs, strict=True))
+        return value * rho + sum(signed), None
 
-        both = [(left, right) for left, right, _ in pairs]
-        return lax.scan(step, value, both, reverse=True, unroll=terms)[0]
+    def terms(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
+        # A pass of all terms would have more operands than XLA for a GPU takes.
+        value, at = lax.optimization_barrier((value, at))
+        return lax.scan(term, value, at, reverse=True, unroll=chunk)
 
-    return by_platform(in_chunks, in_one_pass, value)
+    chunked = [[c.reshape(-1, chunk, *c.shape[1:]) for c in both] for *both, _ in pairs]
+    return lax.scan(terms, value, chunked, reverse=True, unroll=at_once)[0]
 
 
 def _shapes(value: Array, pairs: list[tuple[Array, Array, int]]) -> list[tuple[int, ...]]:

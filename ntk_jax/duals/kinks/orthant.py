@@ -7,6 +7,7 @@ short Gauss rule is exact to rounding at every h; a larger t is exchanged with 1
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import Array, lax
 from jax.scipy.special import erfc
 
 from ntk_jax.duals.numerics import ratio
+from ntk_jax.platforms import by_platform
 
 FAR = 40.0  # beyond, densities and tails are 0 in double precision
 
@@ -51,20 +53,20 @@ def orthant(
     The two lines meet at (a, beta1) of the first one's coordinates and at (b, beta2) of the
     second's. (Owen 1956, eq. 3.1.)
     """
-    h, beta, tail, mass_h = (
-        jnp.stack(jnp.broadcast_arrays(*pair))
-        for pair in (
-            (first.at, second.at),
-            (beta1, beta2),
-            (mass1, mass2),
-            (first.mass, second.mass),
-        )
-    )
+    sides = (first.at, beta1, mass1, first.mass), (second.at, beta2, mass2, second.mass)
+    stacked = lambda *pair: jnp.stack(jnp.broadcast_arrays(*pair))
+    together = lambda *sides: jnp.sum(_of_one_side(*map(stacked, *sides)), axis=0)
+    apart = lambda one, other: _of_one_side(*one) + _of_one_side(*other)
+    return by_platform(together, apart, *sides)
+
+
+def _of_one_side(h: Array, beta: Array, tail: Array, mass_h: Array) -> Array:
+    """Its part of the orthant's probability."""
     b = jnp.abs(beta)
     inside = _owen(jnp.maximum(h, b), ratio(jnp.minimum(h, b), jnp.maximum(h, b)))
     tail = jnp.where(beta > 0, tail, 1 - tail)
     outside = (mass_h + tail) / 2 - mass_h * tail - inside
-    return jnp.sum(mass_h / 2 - jnp.sign(beta) * jnp.where(b > h, outside, inside), axis=0)
+    return mass_h / 2 - jnp.sign(beta) * jnp.where(b > h, outside, inside)
 
 
 def _owen(h: Array, t: Array) -> Array:
@@ -74,9 +76,11 @@ def _owen(h: Array, t: Array) -> Array:
     count = 10 if h.dtype == jnp.float64 else 5
     x, w = (jnp.asarray(a[count:], h.dtype) for a in np.polynomial.legendre.leggauss(2 * count))
 
-    # a loop also keeps XLA from computing its operands again in every consumer
-    def node(i: Array, total: Array) -> Array:
+    def node(h: Array, t: Array, i: Array | int, total: Array | int) -> Array:
         stretch = 1 + x[i] ** 2 * (t * t)
         return total + w[i] * jnp.exp(-h * h / 2 * stretch) / stretch
 
-    return t / (2 * np.pi) * lax.fori_loop(0, count, node, jnp.zeros_like(h))
+    in_one_pass = lambda h, t: sum(node(h, t, i, 0) for i in range(count))
+    # also keeps XLA for a CPU from computing its operands again in every consumer
+    looped = lambda h, t: lax.fori_loop(0, count, partial(node, h, t), jnp.zeros_like(h))
+    return t / (2 * np.pi) * by_platform(looped, in_one_pass, h, t)
