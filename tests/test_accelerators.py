@@ -26,6 +26,8 @@ PLATFORMS = ("cuda", "rocm", "tpu")
 REPEATS = {
     "mlp_kernels relu, depth 20",
     "mlp_kernels gelu",
+    "mlp_kernels gelu_tanh",
+    "mlp_kernels hard_tanh",
     "mlp_kernels relu, x2",
     "infinite_width sampled CNN",
     "empirical_ntk MLP, x2",
@@ -40,6 +42,8 @@ MOST = {
     "mlp_kernels relu": (40, 48),
     "mlp_kernels tanh": (60, 160),
     "mlp_kernels gelu": (40, 96),
+    "mlp_kernels gelu_tanh": (72, 192),  # a series
+    "mlp_kernels hard_tanh": (500, 700),  # one with kinks, and with what near pairs need
     "mlp_kernels_by_layer": (60, 192),
     "mlp_kernels, value and gradient": (200, 400),
     "kernel_diagonal": (20, 1),

@@ -226,3 +226,26 @@ def test_the_line_of_the_model_is_found_whatever_its_folder_is_called(folder, tm
     spec.loader.exec_module(model)
     with pytest.raises(ntk_jax.NoLimitError, match=rf"`stop_gradient` in {path}:4 \(f\)"):
         kernel_of((draw, model.f))(X.astype(np.float32))
+
+
+class Pooled(nn.Module):
+    layers: int
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(self.layers):
+            x = nn.relu(nn.Conv(8, (3,))(x))
+        return nn.Dense(1)(x.mean(1))
+
+
+def test_every_convolution_costs_the_same():
+    x = np.zeros((2, 4, 2), np.float32)
+
+    def operations(layers):
+        kernel = kernel_of(Pooled(layers))
+        compiled = jax.jit(lambda x: kernel(x)).lower(x).compile()
+        return compiled.cost_analysis()["flops"]
+
+    one, two, three = map(operations, (1, 2, 3))
+    # Computed anew for every tap, layers below would cost more with each layer above.
+    assert three - two < 1.1 * (two - one)

@@ -130,11 +130,11 @@ def _by_horner(
     """A pass for every chunk of terms, and so many of them in each trip of a loop."""
     # Terms are scanned, not written out: both schedules are traced, the other one for nothing.
 
-    def term(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
+    def term(value: Array, at: list[list[Array]]) -> tuple[Array, None]:
         signed = (sign * (a * b) for (a, b), (*_, sign) in zip(at, pairs, strict=True))
         return value * rho + sum(signed), None
 
-    def terms(value: Array, at: list[tuple[Array, Array]]) -> tuple[Array, None]:
+    def terms(value: Array, at: list[list[Array]]) -> tuple[Array, None]:
         # A pass of all terms would have more operands than XLA for a GPU takes.
         value, at = lax.optimization_barrier((value, at))
         return lax.scan(term, value, at, reverse=True, unroll=chunk)
