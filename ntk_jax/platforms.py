@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -38,3 +39,14 @@ def by_platform(
     if on_cpu is None:
         return lax.platform_dependent(*arrays, cpu=cpu, default=accelerator)
     return (cpu if on_cpu else accelerator)(*arrays)
+
+
+def computed_once(a: Array) -> Array:
+    """The same array; on a CPU computed where it stands.
+
+    XLA computes cheap operations there anew in all that read them, which through the layers of a
+    network costs time, to compile and to run, that grows exponentially with depth. It leaves a loop
+    as it is, and takes no notice of `lax.optimization_barrier`.
+    """
+    looped = lambda a: lax.fori_loop(0, 2, lambda *_: a, jnp.zeros_like(a))
+    return by_platform(looped, lambda a: a, a)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from ntk_jax.infinite.flax.moments.pair import Answer, AskValues, Sides, plus
 from ntk_jax.infinite.flax.values import Det, InnerProduct, Shape, Weight
 from ntk_jax.infinite.flax.values.linear import diagonal
-from ntk_jax.platforms import by_platform
+from ntk_jax.platforms import by_platform, computed_once
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DotContraction:
             second = ask(g.value, h.value, sides, equal)
             if second is None:
                 return None
-            k = jnp.einsum(second, left if equal else left + right, out)
+            k = computed_once(jnp.einsum(second, left if equal else left + right, out))
         return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
 
     def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
@@ -185,13 +185,14 @@ def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
         cut = lambda start: lax.slice(k, start, [s + n for s, n in zip(start, size, strict=True)])
         return reduce(operator.add, (strided(cut(at(t))) for t in range(taps)))
 
-    # XLA for a CPU would compute k anew for every tap, and all layers below it, over and over.
     def tap_by_tap(k: Array) -> Array:
         add = lambda total, t: (total + strided(lax.dynamic_slice(k, at(t), size)), None)
         zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
         return lax.scan(add, zeros, np.arange(taps, dtype=np.int32))[0]
 
-    return in_one_pass(k) if taps == 1 else by_platform(tap_by_tap, in_one_pass, k)
+    if taps == 1:
+        return computed_once(in_one_pass(k))
+    return by_platform(tap_by_tap, in_one_pass, k)  # a loop, as in `computed_once`
 
 
 def inner_products(

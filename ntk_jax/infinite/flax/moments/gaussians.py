@@ -19,6 +19,7 @@ from ntk_jax.infinite.flax.moments.pair import (
     Sides,
     plus,
     remembered_block,
+    times,
 )
 from ntk_jax.infinite.flax.values import (
     Combination,
@@ -88,14 +89,13 @@ class Gaussians:
         scale = g.eta if tangent else g.variance
         if isinstance(g, Entries) or isinstance(h, Entries):
             return self._entries(g.shape, scale, diag) if scale else None
-        # The gradient by the weight itself, then what passes through the values it multiplies.
-        own = None
-        if scale and (k := g.contract(self.dtype, g, h, sides, diag, self.second)) is not None:
-            own = scale * k
-        if not tangent or not g.variance or isinstance(g.value, Det) or isinstance(h.value, Det):
-            return own
-        below = g.contract(self.dtype, g, h, sides, diag, self.theta)
-        return plus(own, None if below is None else g.variance * below)
+        if tangent and not isinstance(g.value, Det) and not isinstance(h.value, Det):
+            return g.contract(self.dtype, g, h, sides, diag, partial(self._tangent_below, g))
+        return times(scale, g.contract(self.dtype, g, h, sides, diag, self.second))
+
+    def _tangent_below(self, g: Weight, *query: Any) -> Answer:
+        """The gradient by the weight itself, then what passes through the values it multiplies."""
+        return plus(times(g.eta, self.second(*query)), times(g.variance, self.theta(*query)))
 
     def _entries(self, shape: Shape, scale: float, diag: bool) -> Array:
         if diag:

@@ -92,6 +92,11 @@ def plus(a: Answer, b: Answer) -> Answer:
     return b if a is None else a if b is None else a + b
 
 
+def times(scale: float, k: Answer) -> Answer:
+    """A multiple of an answer, which may be a structural zero."""
+    return None if k is None or not scale else scale * k
+
+
 def random_gaussians(f: Factor) -> tuple[Field, ...]:
     """Those that are not trained constants."""
     return tuple(f.gaussians[i] for i in f.nondegenerate)
