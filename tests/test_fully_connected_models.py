@@ -90,8 +90,19 @@ def outside_and_inside(x):
     return dense(1)(nn.relu(dense(8)(flat(x)) + dense(8)(nn.relu(h))))
 
 
+def convolutions(x, first=2):
+    """At one position, if the first one meets all of x."""
+    conv = lambda taps: nn.Conv(8, (taps,), padding="VALID", param_dtype=F64, dtype=F64)
+    return dense(1)(flat(nn.relu(conv(1)(nn.relu(conv(first)(x))))))
+
+
+def matrices(x):
+    return dense(1)(nn.relu(dense(8)(nn.relu(dense(8)(flat(x))))))
+
+
 RECOGNIZED = {
     "plain": plain,
+    "convolutions": convolutions,
     "no hidden layer": lambda x: dense(3)(flat(x)),
     "features": lambda x: plain(normalized(x)),
     "residual": residual,
@@ -119,6 +130,7 @@ OTHERS = {
         nn.LayerNorm(dtype=F64)(nn.relu(dense(8)(flat(x))))
     ),
     "two activations": lambda x: dense(1)(nn.relu(dense(8)(nn.tanh(dense(8)(flat(x)))))),
+    "convolutions at two positions": lambda x: convolutions(x, 1),
     "positions": lambda x: dense(1)(nn.relu(dense(8)(x))).mean(1),
     "a sum of branches": lambda x: dense(1)(nn.relu(dense(8)(flat(x)))) + dense(1)(flat(x)),
     "a product": lambda x: dense(1)(nn.relu(dense(8)(flat(x))) * dense(8)(flat(x))),
@@ -166,6 +178,12 @@ def test_derivatives_are_those_of_the_interpretation(name):
     total = lambda which: lambda x: jnp.sum(lenient(both_ways)(RECOGNIZED[name], x, y)[which].ntk)
     found, expected = (jax.jit(jax.grad(total(which)))(x) for which in (0, 1))
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_convolutions_at_one_position_are_matrices():
+    x = jnp.asarray(X)
+    found, expected = (ntk_jax.infinite_width(Model(f))(x) for f in (convolutions, matrices))
+    close(found, expected, 1e-14)
 
 
 @pytest.mark.parametrize("name", OTHERS)

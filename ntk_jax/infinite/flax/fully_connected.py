@@ -153,9 +153,13 @@ def _rules(layers: list[_Layer]) -> set[DualRule]:
 
 
 def _may_be(program: Program) -> bool:
-    """Whether it is worth interpreting: weights are matrices, and the outputs have no positions."""
+    """Whether it is worth interpreting: the outputs have no positions, and weights are matrices, or
+    kernels of convolutions that have one tap or meet all of an example.
+    """
     outputs = shape_of(program.jaxpr.jaxpr.outvars[0])
-    return len(outputs) <= 1 and all(len(p.shape) <= 2 for p in program.params)
+    examples = program.jaxpr.in_avals[len(program.params) :]
+    matrices = (1, *(math.prod(a.shape[:-1]) for a in examples))
+    return len(outputs) <= 1 and all(math.prod(p.shape[:-2]) in matrices for p in program.params)
 
 
 def _layers(g: Field) -> list[_Layer] | None:

@@ -3,7 +3,7 @@ patches.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +12,17 @@ from ntk_jax.infinite.flax import algebra
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter, rule
 from ntk_jax.infinite.flax.layouts import shape_after
-from ntk_jax.infinite.flax.moments.contractions import ConvContraction, Window
+from ntk_jax.infinite.flax.moments.contractions import ConvContraction, DotContraction, Window
 from ntk_jax.infinite.flax.parameter_views import check_norm
 from ntk_jax.infinite.flax.rules.grouped import by_group, depthwise
 from ntk_jax.infinite.flax.rules.weights import (
+    Contraction,
     axis_of_leaf,
     check_width,
     checked_input,
     weighted,
 )
-from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Value, Wide
+from ntk_jax.infinite.flax.values import Det, Joined, Linear, Param, Shape, Value, Wide
 from ntk_jax.jaxprs import Eqn, shape_of
 
 
@@ -51,15 +52,24 @@ def convolution(
     _check_channels(value, wide[channel], groups)
     stored = tuple(s // w for s, w in zip(full, wide, strict=True))
     out, windows, units = shape_of(eqn.outvars[0]), _windows(eqn), wide[channel] // groups
-    contraction = ConvContraction(
-        stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units
-    )
+    contraction = _contraction(stored, dims, windows, units)
     shape, counts = list(out), [1] * len(out)
     shape[dims.out_spec[1]], counts[dims.out_spec[1]] = 1, out[dims.out_spec[1]]
     use = (tuple(axis_of_leaf(param, a) for a in dims.rhs_spec), windows, groups)
     return [
         weighted(program, param, ("convolution", use), shape, value, units, contraction, counts)
     ]
+
+
+def _contraction(stored: Shape, dims: Any, windows: tuple[Window, ...], units: int) -> Contraction:
+    """That of a matrix where there is one position, which meets all of the input."""
+    example, channel, *spatial = dims.lhs_spec
+    whole = [
+        Window(stored[a], w.stride, (0, 0), 1, 1, 1) for a, w in zip(spatial, windows, strict=True)
+    ]
+    if whole == list(windows):
+        return DotContraction(stored, (channel, *spatial), (), (example,), units)
+    return ConvContraction(stored, tuple(dims.lhs_spec), tuple(dims.out_spec), windows, units)
 
 
 def _check_channels(value: Wide | Det, channels: int, groups: int) -> None:
