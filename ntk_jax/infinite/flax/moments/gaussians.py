@@ -18,6 +18,7 @@ from ntk_jax.infinite.flax.moments.pair import (
     AskValues,
     Sides,
     plus,
+    remembered,
     remembered_block,
     times,
 )
@@ -91,7 +92,11 @@ class Gaussians:
             return self._entries(g.shape, scale, diag) if scale else None
         if tangent and not isinstance(g.value, Det) and not isinstance(h.value, Det):
             return g.contract(self.dtype, g, h, sides, diag, partial(self._tangent_below, g))
-        return times(scale, g.contract(self.dtype, g, h, sides, diag, self.second))
+        return times(scale, self._contracted(g, h, sides, diag))
+
+    @remembered
+    def _contracted(self, g: Weight, h: Weight, sides: Sides, diag: bool) -> Answer:
+        return g.contract(self.dtype, g, h, sides, diag, self.second)
 
     def _tangent_below(self, g: Weight, *query: Any) -> Answer:
         """The gradient by the weight itself, then what passes through the values it multiplies."""
