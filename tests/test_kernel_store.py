@@ -68,8 +68,8 @@ def make(kernel_fn, path, *x, **options):
 
 
 def contents(path):
-    """When every tile was written, and its bytes."""
-    found = sorted(path.glob("*/c/*/*"))
+    """When every tile was written, and its bytes; a process that is killed may leave a lock."""
+    found = sorted(f for f in path.glob("*/c/*/*") if f.suffix != ".__lock")
     return {str(f.relative_to(path)): (f.stat().st_mtime_ns, f.read_bytes()) for f in found}
 
 
