@@ -22,21 +22,6 @@ from cases.device_doors import Cnn, doors
 
 DOORS = doors()
 PLATFORMS = ("cuda", "rocm", "tpu")
-# Further variants of one schedule.
-REPEATS = {
-    "mlp_kernels relu, depth 20",
-    "mlp_kernels gelu",
-    "mlp_kernels gelu_tanh",
-    "mlp_kernels hard_tanh",
-    "mlp_kernels relu, x2",
-    "infinite_width sampled CNN",
-    "empirical_ntk MLP, x2",
-    "empirical_ntk MLP, jacobian",
-    "empirical_ntk pooled CNN",
-    "ntk_operator, 32 vectors",
-    "gradient_descent_mse, momentum",
-    "diagonalize",
-}
 # Of the compiled programs for an H100, 2,048 rows: launches at most, temporaries [MiB] at most.
 MOST = {
     "mlp_kernels relu": (40, 48),
@@ -81,9 +66,7 @@ def keeps_one_branch():
     return "sine" not in text
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in REPEATS else ()) for n in DOORS]
-)
+@pytest.mark.parametrize("name", DOORS)
 def test_every_front_door_has_a_program_for_accelerators(name):
     call, arguments = DOORS[name]
     with jax.default_matmul_precision("bfloat16"):

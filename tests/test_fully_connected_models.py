@@ -138,11 +138,6 @@ OTHERS = {
     "two branches": twice,
     "a parallel layer": outside_and_inside,
 }
-SLOW = (
-    *("smooth", "kinks", "a scaled kink", "a constant feature", "half of the units"),
-    *("normalization, no scale", "normalization, a curved activation", "a factor of the example"),
-)
-CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in RECOGNIZED]
 
 
 def both_ways(call, x1, x2=None):
@@ -157,7 +152,7 @@ def close(found, expected, rtol):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", RECOGNIZED)
 def test_what_is_recognized_is_what_is_interpreted(name):
     x, y = jnp.asarray(X), jnp.asarray(Y)
     rtol = 1e-9 if name in ("smooth", "kinks") else 1e-12  # series of different lengths

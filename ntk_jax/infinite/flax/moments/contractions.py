@@ -133,6 +133,8 @@ class ConvContraction:
         spatial = len(self.windows)
         for i, window in enumerate(self.windows):
             k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), window)
+        if all(window.taps == 1 for window in self.windows):  # more are summed in a loop
+            k = computed_once(k)
         return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
 
     def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
@@ -190,9 +192,8 @@ def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
         zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
         return lax.scan(add, zeros, np.arange(taps, dtype=np.int32))[0]
 
-    if taps == 1:
-        return computed_once(in_one_pass(k))
-    return by_platform(tap_by_tap, in_one_pass, k)  # a loop, as in `computed_once`
+    # A loop for a CPU, as in `computed_once`.
+    return in_one_pass(k) if taps == 1 else by_platform(tap_by_tap, in_one_pass, k)
 
 
 def inner_products(
