@@ -100,6 +100,11 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+_trace_state: Callable[[], object] | None = getattr(jex_core, "get_opaque_trace_state", None)
+with jax.ensure_compile_time_eval():  # this file may be imported first in a trace
+    _OUTSIDE = None if _trace_state is None else _trace_state()
+
+
 def ambient_mesh() -> Hashable:
     """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
     get: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
@@ -117,6 +122,8 @@ def is_on_host(x: object) -> bool:
 
 def is_compiling() -> bool:
     """Whether this thread traces someone's `jax.jit`: then even constants are traced."""
+    if _trace_state is not None and _trace_state() == _OUTSIDE:
+        return False
     return not is_concrete(jax.device_put(np.float32(0)))
 
 

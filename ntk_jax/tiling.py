@@ -50,15 +50,17 @@ def bucket(n: int) -> int:
     return -(-n // tile_size(n)) * tile_size(n)
 
 
-def padded(x: Array, rows: int) -> Array:
-    """Concrete `x` with zero rows up to `rows`; on several devices it stays as it is."""
+def padded(x: Array, rows: int) -> Array | np.ndarray:
+    """Concrete `x` with zero rows up to `rows`; on several devices it stays as it is. NumPy's goes
+    to the device with the call of a program.
+    """
     if len(x) == rows or len(x.devices()) > 1:
         return x
     if not _is_host():
         return _padded(x, rows)
     out = np.zeros((rows, *x.shape[1:]), x.dtype)
     out[: len(x)] = np.asarray(x)
-    return jnp.asarray(out, out.dtype)  # without its dtype, a program would be compiled for it
+    return out
 
 
 def cropped(k: Array, shape: tuple[int, ...]) -> Array:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, overload
 
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -22,7 +20,7 @@ from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.mlp import recursion
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network, as_rows, stack
 from ntk_jax.networks.mlp import check_scales, per_layer
 from ntk_jax.tiling import cropped
 from ntk_jax.types import WHICH, Kernels, Which, as_asked
@@ -230,8 +228,7 @@ def _network(
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
-    a1 = a1.reshape(a1.shape[0], -1).astype(dtype)
-    a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
+    a1, a2 = as_rows(a1, dtype), None if a2 is None else as_rows(a2, dtype)
     check_integer("trainable_from", trainable_from, minimum=0)
     if trainable_from > depth:
         raise ValueError(
@@ -262,7 +259,8 @@ def _layers(
 ) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
     b = per_layer("b_std", b_std, depth + 1)
-    for W_l, b_l in zip(W, b, strict=True):
+    # one number for all layers is one object
+    for W_l, b_l in {tuple(map(id, pair)): pair for pair in zip(W, b, strict=True)}.values():
         check_scales(W_l, b_l, parameterization)
     of_dtype = partial(stack, dtype=dtype)
     trained = lambda values: of_dtype([0.0] * trainable_from + [*values[trainable_from:]])
@@ -291,10 +289,3 @@ def _square(value: Any) -> Any:
     1.9999999.
     """
     return float(value) ** 2 if is_concrete(value) else value * value
-
-
-def stack(values: Any, dtype: Any) -> Array:
-    """Coefficients of layers, traced ones among them."""
-    if all(map(is_concrete, values)):
-        return jnp.asarray(np.array([float(value) for value in values], dtype), dtype)
-    return jnp.stack([jnp.asarray(value, dtype) for value in values])

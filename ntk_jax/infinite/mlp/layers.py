@@ -4,13 +4,16 @@ Moments of pairs are their covariance and their tangent kernel; variances are co
 examples with themselves.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.numerics import covariance_at_poles, ratio, root
 
@@ -56,6 +59,21 @@ class Network(NamedTuple):
     layers: Layers
     arch: Architecture
     factors: Factors = (None, None)
+
+
+def stack(values: Sequence[Any], dtype: DTypeLike) -> Array:
+    """Coefficients of layers, traced ones among them; NumPy's, which go to the device with the call
+    of a program, where all are known.
+    """
+    if all(map(is_concrete, values)):
+        return cast(Array, np.array([float(value) for value in values], dtype))
+    return jnp.stack([jnp.asarray(value, dtype) for value in values])
+
+
+def as_rows(x: Array, dtype: DTypeLike) -> Array:
+    """Examples as rows of features."""
+    rows = x if x.ndim == 2 else x.reshape(x.shape[0], -1)
+    return rows if rows.dtype == dtype else rows.astype(dtype)
 
 
 def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:

@@ -29,7 +29,7 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
         return _compiled(*network, which)
     x1, x2, layers, arch, _ = network
     given = x1, x2, layers, arch, known, which
-    if not is_on_cpu(x1):
+    if not is_on_cpu(known):
         return _compiled_blocks(*given, block_rows(x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
