@@ -132,8 +132,15 @@ def on_device(x: np.ndarray) -> jax.Array:
     for every shape in JAX 0.10, `jnp.array` in JAX 0.6.
     """
     # On a CPU JAX takes the memory as it is where it can, and the caller may write to it later.
-    placed = jax.device_put(np.array(x))
-    return placed if is_concrete(placed) else jnp.asarray(x)
+    return given_to_device([np.array(x)])[0]
+
+
+def given_to_device(arrays: list[np.ndarray]) -> list[jax.Array]:
+    """The same of new arrays that nobody writes to any more: several at once take little longer
+    than one.
+    """
+    placed: list[jax.Array] = jax.device_put(arrays)
+    return placed if all(map(is_concrete, placed)) else list(map(jnp.asarray, arrays))
 
 
 def abstract_value(x: Any) -> Any:

@@ -22,14 +22,13 @@ def is_on_cpu(*arrays: object) -> bool | None:
 
     `arrays` are pytrees. NumPy's go to JAX's default device.
     """
-    placed = [leaf for leaf in jax.tree.leaves(arrays) if isinstance(leaf, Array)]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in placed):
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    placed = placed or [jax.device_put(np.float32(0))]
+    placed = [leaf for leaf in leaves if isinstance(leaf, Array)] or [jax.device_put(np.float32(0))]
     if isinstance(placed[0], jax.core.Tracer):  # someone's jit is under way
         return None
-    devices = {device for a in placed for device in a.devices()}
-    return all(device.platform == "cpu" for device in devices)
+    return all(device.platform == "cpu" for a in placed for device in a.devices())
 
 
 def by_platform(

@@ -6,7 +6,7 @@ are made: `finite/strategy/tiles.py` holds features between tiles, `infinite/fla
 one program, `infinite/mlp/tiles.py` fuses layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import TypeVar
@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Inexact, Int
 
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import given_to_device, is_concrete
 from ntk_jax.examples import Examples, num_rows, take_rows
 
 K = TypeVar("K", Array, np.ndarray)
@@ -63,13 +63,13 @@ def padded(x: Array, rows: int) -> Array | np.ndarray:
     return out
 
 
-def cropped(k: Array, shape: tuple[int, ...]) -> Array:
-    """The first entries along every axis of a concrete array."""
-    if k.shape == shape:
-        return k
+def cropped(arrays: Sequence[Array], shape: tuple[int, ...]) -> list[Array]:
+    """The first entries along every axis of concrete arrays, all of one shape."""
+    if arrays[0].shape == shape:
+        return list(arrays)
     if not _is_host():
-        return _cropped(k, shape)
-    return on_device(np.asarray(k)[tuple(map(slice, shape))])
+        return _cropped(list(arrays), shape)
+    return given_to_device([np.array(np.asarray(k)[tuple(map(slice, shape))]) for k in arrays])
 
 
 def _is_host() -> bool:
@@ -83,8 +83,8 @@ def _padded(x: Array, rows: int) -> Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _cropped(k: Array, shape: tuple[int, ...]) -> Array:
-    return k[tuple(map(slice, shape))]
+def _cropped(arrays: list[Array], shape: tuple[int, ...]) -> list[Array]:
+    return [k[tuple(map(slice, shape))] for k in arrays]
 
 
 def row_slices(n: int, rows: int) -> list[slice]:
@@ -194,9 +194,12 @@ def mirrored(k: Inexact[Array, "n n ..."]) -> Inexact[Array, "n n ..."]:
     """`mirror_upper` on its own: fused with what makes the kernel, an entry and its mirror image
     may be rounded differently.
     """
-    if is_small_on_host(k):
-        return on_device(mirror_upper(np.asarray(k)))
-    return _mirrored(k)
+    return mirrored_on_host([k])[0] if is_small_on_host(k) else _mirrored(k)
+
+
+def mirrored_on_host(kernels: Sequence[Array]) -> list[Array]:
+    """The same of several that are small."""
+    return given_to_device([mirror_upper(np.asarray(k)) for k in kernels])
 
 
 def is_small_on_host(k: Array) -> bool:

@@ -18,7 +18,7 @@ from ntk_jax.tiling import (
     even,
     is_small_on_host,
     mirror_upper,
-    mirrored,
+    mirrored_on_host,
     pad_rows,
     tile_size,
     write_both,
@@ -81,7 +81,7 @@ class Pairs:
             if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
             if is_small_on_host(out[0]):
-                return tuple(map(mirrored, out)), None
+                return tuple(mirrored_on_host(out)), None
             return cast(tuple[Results, Array], _mirrored(out))
 
         on_cpu = is_on_cpu(x1, x2, key)

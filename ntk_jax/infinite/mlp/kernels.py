@@ -126,7 +126,7 @@ def mlp_kernels(  # type: ignore[misc]  # the overloads name what decides about 
         trainable_from,
     )
     found = recursion.kernels(network, known, WHICH[kernels])
-    return as_asked([cropped(k, shape) for k in found])
+    return as_asked(cropped(found, shape))
 
 
 def kernels_of(
@@ -135,7 +135,7 @@ def kernels_of(
     """NNGP, NTK or both of a network whose examples are rows of features; see `fitted`."""
     shape = len(network.x1), len(network.x1 if network.x2 is None else network.x2)
     padded, known = fitted(network, caller, overflow, stacklevel + 1)
-    return [cropped(k, shape) for k in recursion.kernels(padded, known, which)]
+    return cropped(recursion.kernels(padded, known, which), shape)
 
 
 def mlp_kernels_by_layer(
@@ -169,7 +169,7 @@ def mlp_kernels_by_layer(
     """
     network, known, shape = _network(x1, x2, depth, **{**_DEFAULTS, **options})
     found = recursion.kernels_by_layer(network, known)
-    return Kernels(*(cropped(k, (depth + 1, *shape)) for k in found))
+    return Kernels(*cropped(found, (depth + 1, *shape)))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
@@ -194,7 +194,7 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
     """
     network, known, (n, _) = _network(x, None, depth, **{**_DEFAULTS, **options})
     (diagonal,) = known or diagonals(network)
-    return Kernels(cropped(diagonal.nngp, (n,)), cropped(diagonal.ntk, (n,)))
+    return Kernels(*cropped((diagonal.nngp, diagonal.ntk), (n,)))
 
 
 _DEFAULTS: dict[str, Any] = {
