@@ -5,7 +5,7 @@ examples with themselves.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import in_dtype, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.numerics import covariance_at_poles, ratio, root
+
+Coefficients: TypeAlias = Any
+"""An array (depth + 1,), or one of NumPy's, which goes to the device with the call of a program."""
 
 
 class Layers(NamedTuple):
@@ -61,19 +64,16 @@ class Network(NamedTuple):
     factors: Factors = (None, None)
 
 
-def stack(values: Sequence[Any], dtype: DTypeLike) -> Array:
-    """Coefficients of layers, traced ones among them; NumPy's, which go to the device with the call
-    of a program, where all are known.
-    """
+def stack(values: Sequence[Any], dtype: DTypeLike) -> Coefficients:
+    """Coefficients of layers, traced ones among them."""
     if all(map(is_concrete, values)):
-        return cast(Array, np.array([float(value) for value in values], dtype))
+        return np.array([float(value) for value in values], dtype)
     return jnp.stack([jnp.asarray(value, dtype) for value in values])
 
 
 def as_rows(x: Array, dtype: DTypeLike) -> Array:
     """Examples as rows of features."""
-    rows = x if x.ndim == 2 else x.reshape(x.shape[0], -1)
-    return rows if rows.dtype == dtype else rows.astype(dtype)
+    return in_dtype(x if x.ndim == 2 else x.reshape(x.shape[0], -1), dtype)
 
 
 def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:
