@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.experimental
@@ -24,7 +24,7 @@ else:  # JAX 0.6.0
 
     _UNCHECKED = {"check_rep": False}
 
-Tree = TypeVar("Tree")
+Arrays: TypeAlias = Any  # a pytree of arrays
 Specs: TypeAlias = Any  # a pytree of PartitionSpecs
 
 Literal = jex_core.Literal
@@ -145,14 +145,14 @@ def given_to_device(arrays: list[np.ndarray]) -> list[jax.Array]:
     return placed if all(map(is_concrete, placed)) else list(map(jnp.asarray, arrays))
 
 
-def fetched(tree: Tree) -> Tree:
+def fetched(tree: Arrays) -> Arrays:
     """The arrays of a pytree, which are in one place, as NumPy's: `jax.device_get`, and without its
     ten microseconds for each where NumPy reads them as they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     if not leaves or not is_on_host(leaves[0]):
-        return cast(Tree, jax.device_get(tree))
-    return cast(Tree, jax.tree.unflatten(structure, list(map(np.asarray, leaves))))
+        return jax.device_get(tree)
+    return jax.tree.unflatten(structure, list(map(np.asarray, leaves)))
 
 
 def in_dtype(x: jax.Array, dtype: DTypeLike) -> jax.Array:
