@@ -107,10 +107,12 @@ with jax.ensure_compile_time_eval():  # this file may be imported first in a tra
     _OUTSIDE = None if _trace_state is None else _trace_state()
 
 
+_abstract_mesh: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+
+
 def ambient_mesh() -> Hashable:
     """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
-    get: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
-    return get()
+    return _abstract_mesh()
 
 
 def is_on_host(x: object) -> bool:
@@ -160,10 +162,12 @@ def in_dtype(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
 
 
+_aval: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
+
+
 def abstract_value(x: Any) -> Any:
     """Shape, dtype and all else of `x` that programs depend on, hashable."""
-    get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
-    return get(x)
+    return _aval(x)
 
 
 def settings() -> dict[str, Any]:
