@@ -133,7 +133,7 @@ def _values(consts: Leaves, reading: Reading) -> Leaves:
     return [reading.objects[c] if isinstance(c, int) else c for c in consts]
 
 
-def _settings(of: attrgetter[tuple[Hashable, ...]]) -> tuple[Hashable, ...]:
+def _settings(of: Callable[[object], tuple[Hashable, ...]]) -> tuple[Hashable, ...]:
     return ambient_mesh(), *of(jax.config)
 
 
