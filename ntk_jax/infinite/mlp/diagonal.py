@@ -104,7 +104,7 @@ def fitted(
     found, depth = diagonals(network, sizes), len(layers.W) - 1
     if not all(np.isfinite(d.largest) for d in found):
         raise overflow
-    if not depth:
+    if not depth or not arch.rule.adaptive:
         return network, found
     q = 1.0 if arch.layer_norm else max(map(_largest_variance, found))
     rule = fitted_rule(caller, arch.rule, q, x1.dtype, stacklevel=stacklevel)

@@ -1,7 +1,7 @@
 """The infinite-width kernels of a fully connected network, written from the recursion."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, overload
 
 from jax import Array
@@ -235,8 +235,9 @@ def _network(
             f"trainable_from: expected a Dense layer from 0 to depth = {depth}; got "
             f"{trainable_from}: nothing would be trained."
         )
-    features = a1.shape[1]
-    layers = _layers(depth, W_std, b_std, parameterization, width, features, trainable_from, dtype)
+    given = W_std, b_std, parameterization, width
+    make = _layers_of_numbers if {*map(type, given)} <= {float, str, type(None)} else _layers
+    layers = make(depth, *given, a1.shape[1], trainable_from, dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     shape = len(a1), len(a1 if a2 is None else a2)
     overflow = ValueError(
@@ -282,6 +283,9 @@ def _layers(
         check_number("width", units, strict=True, max_ndim=0)
     b_eta = [0.0 if b_l is None else 1.0 for b_l in b]
     return Layers(of_dtype(W2), of_dtype(b2), trained(fan_in), trained(b_eta))
+
+
+_layers_of_numbers = lru_cache(maxsize=256)(_layers)
 
 
 def _square(value: Any) -> Any:
