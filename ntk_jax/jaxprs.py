@@ -90,6 +90,40 @@ def evaluate(
     return [read(a) for a in (jaxpr.outvars if wanted is None else wanted)]
 
 
+class Once:
+    """A step of `evaluate`: equal operations on the same operands are computed once, also inside
+    jits, which are opened.
+
+    Branches and steps that are alike ask equal questions, and each answer that is traced again is
+    compiled again.
+    """
+
+    def __init__(self, step: Callable[[Eqn, list[Any]], Sequence[Any]]):
+        self.step = step
+        self.met: dict[Any, list[tuple[Any, list[Any], Sequence[Any]]]] = defaultdict(list)
+
+    def __call__(self, eqn: Eqn, values: list[Any]) -> Sequence[Any]:
+        """Operands are told apart by their identity, so that they are kept, and small constants by
+        their entries.
+        """
+        known = self.met[eqn.primitive, *map(_identity, values)]
+        for params, _, results in known:
+            if params is eqn.params or same_value(params, eqn.params):
+                return results
+        if eqn.primitive.name in CALLS:
+            results: Sequence[Any] = evaluate(*inner_jaxpr(eqn), values, self)
+        else:
+            results = self.step(eqn, values)
+        known.append((eqn.params, values, results))
+        return results
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        return value.dtype, value.shape, value.tobytes()
+    return (type(value), value) if isinstance(value, bool | int | float) else id(value)
+
+
 def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Container[Var] = ()) -> list[Eqn]:
     """The equations that `wanted` depends on, in order, given the values of `known`."""
     variables = lambda atoms: {a for a in atoms if not isinstance(a, Literal) and a not in known}
