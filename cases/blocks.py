@@ -174,7 +174,7 @@ def gates_apart(x, width, num_outputs):
 
 
 def recurrent(cell):
-    """One step: after two, there is no closed form."""
+    """Of two steps or more by samples: there is no closed form."""
 
     def body(x, width, num_outputs):
         x = nn.RNN(cell(width, recurrent_kernel_init=by_width(width), param_dtype=x.dtype))(x)
@@ -407,5 +407,7 @@ SAMPLED_BLOCKS = [
     LimitCase("correlated_products", net(correlated_products), (6,)),
     LimitCase("rotary", net(rotary), (3, 4)),
     LimitCase("rectified_depthwise", net(rectified_depthwise), (4, 2)),
+    LimitCase("lstm", recurrent(nn.LSTMCell), (2, 3)),
+    LimitCase("gru", recurrent(nn.GRUCell), (2, 3)),
     LimitCase("grouped_queries_standard", grouped_queries(0, 2, divided=False, many=True), (3, 4)),
 ]

@@ -182,6 +182,7 @@ def test_is_within_four_standard_errors_of_wide_networks(case):
 
 
 @pytest.mark.slow
+@SERIES
 @pytest.mark.parametrize("case", SAMPLED_BLOCKS, ids=lambda case: case.name)
 def test_samples_are_within_four_standard_errors_of_wide_networks(case):
     check_against_networks(case, 128, 48, num_samples=4096, key=jax.random.key(3))
