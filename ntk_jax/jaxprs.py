@@ -5,7 +5,7 @@ value.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -90,6 +90,10 @@ def evaluate(
     return [read(a) for a in (jaxpr.outvars if wanted is None else wanted)]
 
 
+# (primitive, operands) -> parameters, operands and results of each equation that was met.
+Met: TypeAlias = dict[Hashable, list[tuple[dict[str, Any], list[Any], Sequence[Any]]]]
+
+
 class Once:
     """A step of `evaluate`: equal operations on the same operands are computed once, also inside
     jits, which are opened.
@@ -100,7 +104,7 @@ class Once:
 
     def __init__(self, step: Callable[[Eqn, list[Any]], Sequence[Any]]):
         self.step = step
-        self.met: dict[Any, list[tuple[Any, list[Any], Sequence[Any]]]] = defaultdict(list)
+        self.met: Met = defaultdict(list)
 
     def __call__(self, eqn: Eqn, values: list[Any]) -> Sequence[Any]:
         """Operands are told apart by their identity, so that they are kept, and small constants by
@@ -110,15 +114,13 @@ class Once:
         for params, _, results in known:
             if params is eqn.params or same_value(params, eqn.params):
                 return results
-        if eqn.primitive.name in CALLS:
-            results: Sequence[Any] = evaluate(*inner_jaxpr(eqn), values, self)
-        else:
-            results = self.step(eqn, values)
-        known.append((eqn.params, values, results))
-        return results
+        opened = eqn.primitive.name in CALLS
+        found = evaluate(*inner_jaxpr(eqn), values, self) if opened else self.step(eqn, values)
+        known.append((eqn.params, values, found))
+        return found
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Hashable:
     if isinstance(value, np.ndarray | np.generic) and value.size == 1:
         return value.dtype, value.shape, value.tobytes()
     return (type(value), value) if isinstance(value, bool | int | float) else id(value)
