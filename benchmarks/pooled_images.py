@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             there = {"n": n, "size": size, "path": str(folder / f"{n}.zarr")}
             memory = peak_memory("benchmarks.pooled_images:make_first_tiles", **there)
             used = {"peak_beyond_imports_mib": memory.used / 2**20, "seconds": memory.seconds}
-            rows.append({"case": "first_tiles", "n": n, "tiles": TILES, **used})
+            rows.append({"case": "first tiles", "n": n, "tiles": TILES, **used})
         rows.append(killed(n, size, folder / "killed.zarr"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
