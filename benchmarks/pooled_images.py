@@ -1,4 +1,4 @@
-"""Pooled kernels of many 32 x 32 images: seconds of a pair, memory for two numbers of images, kills.
+"""Pooled kernels of many 32 x 32 images: seconds of a pair, memory for two numbers of them, kills.
 
 The whole kernel of 1,200 such images would take hours: its first tiles to disk are measured, each
 peak of memory in a fresh process. Kills are SIGKILL while a tile is computed.
