@@ -106,25 +106,33 @@ def whole(n: int, path: Path) -> dict[str, Any]:
 
 def fill(n: int, path: str) -> None:
     """What is killed; says when a tile is about to be computed."""
+    ntk_jax.tile(announced(ntk), memory_limit=memory_limit(n), out=path, progress=False)(
+        examples(n)
+    )
 
-    def kernel_fn(x1: Array, x2: Array | None = None) -> Array:
+
+def announced(kernel_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, which says when it is asked."""
+
+    def loud(x1: Array, x2: Array | None = None) -> Any:
         print("tile", flush=True)
-        return ntk(x1, x2)
+        return kernel_fn(x1, x2)
 
-    ntk_jax.tile(kernel_fn, memory_limit=memory_limit(n), out=path, progress=False)(examples(n))
+    return loud
 
 
 def killed(n: int, path: Path, reference: Path, seconds: float) -> dict[str, Any]:
     """With SIGKILL at random moments of its work; then to the end."""
     generator, there, redone = random.Random(0), [], 0
+    fill_call = f"scale.fill({n}, {str(path)!r})"
     for _ in range(KILLS):
-        before = _written(path)
-        _fill(n, path, generator.uniform(0, 0.4 * seconds / KILLS))
-        redone += sum(_written(path).get(name) != when for name, when in before.items())
-        there.append(len(_written(path)))
-    before, missing = _written(path), len(ntk_jax.KernelStore.open(path).missing())
-    calls = _fill(n, path, None)
-    redone += sum(_written(path).get(name) != when for name, when in before.items())
+        before = written(path)
+        tiles_begun(fill_call, generator.uniform(0, 0.4 * seconds / KILLS))
+        redone += sum(written(path).get(name) != when for name, when in before.items())
+        there.append(len(written(path)))
+    before, missing = written(path), len(ntk_jax.KernelStore.open(path).missing())
+    calls = tiles_begun(fill_call, None)
+    redone += sum(written(path).get(name) != when for name, when in before.items())
     found = ntk_jax.KernelStore.open(path)
     return {
         "case": "killed",
@@ -139,10 +147,9 @@ def killed(n: int, path: Path, reference: Path, seconds: float) -> dict[str, Any
     }
 
 
-def _fill(n: int, path: Path, kill_after: float | None) -> int:
+def tiles_begun(call: str, kill_after: float | None) -> int:
     """How many tiles a process began; it is killed some seconds after all is compiled."""
-    code = f"from benchmarks.scale import fill; fill({n}, {str(path)!r})"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", f"from benchmarks import {call.partition('.')[0]}; {call}"]
     calls = 0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -152,7 +159,7 @@ def _fill(n: int, path: Path, kill_after: float | None) -> int:
                 time.sleep(kill_after)
                 process.send_signal(signal.SIGKILL)
     if process.returncode != (0 if kill_after is None else -signal.SIGKILL):
-        raise RuntimeError(f"fill({n}, {path}) ended with status {process.returncode}")
+        raise RuntimeError(f"{call} ended with status {process.returncode}")
     return calls
 
 
@@ -160,7 +167,8 @@ def _tiles(path: Path) -> list[Path]:
     return sorted(path.glob("kernel/c/*/[0-9]*[0-9]")) + sorted(path.glob("kernel/c/*/[0-9]"))
 
 
-def _written(path: Path) -> dict[str, int]:
+def written(path: Path) -> dict[str, int]:
+    """When each tile was."""
     return {str(f.relative_to(path)): f.stat().st_mtime_ns for f in _tiles(path)}
 
 

@@ -174,13 +174,28 @@ def gates_apart(x, width, num_outputs):
 
 
 def recurrent(cell):
-    """One step: after two, there is no closed form."""
+    """Of two steps or more by samples: there is no closed form."""
 
     def body(x, width, num_outputs):
         x = nn.RNN(cell(width, recurrent_kernel_init=by_width(width), param_dtype=x.dtype))(x)
         return nn.Dense(num_outputs)(x[:, -1])
 
     return net(body)
+
+
+def recurrent_beside_dense(x, width, num_outputs):
+    """The last state of an LSTM, joined with a rectified layer of the last inputs."""
+    cell = nn.LSTMCell(width, recurrent_kernel_init=by_width(width), param_dtype=x.dtype)
+    parts = [jnp.asarray(nn.RNN(cell)(x))[:, -1], nn.relu(nn.Dense(width)(x[:, -1]))]
+    return nn.Dense(num_outputs)(jnp.concatenate(parts, axis=-1))
+
+
+def recurrent_twice(x, width, num_outputs):
+    """One LSTM on the states of another."""
+    for _ in range(2):
+        cell = nn.LSTMCell(width, recurrent_kernel_init=by_width(width), param_dtype=x.dtype)
+        x = jnp.asarray(nn.RNN(cell)(x))
+    return nn.Dense(num_outputs)(x[:, -1])
 
 
 class Taps(nn.Module):
@@ -407,5 +422,9 @@ SAMPLED_BLOCKS = [
     LimitCase("correlated_products", net(correlated_products), (6,)),
     LimitCase("rotary", net(rotary), (3, 4)),
     LimitCase("rectified_depthwise", net(rectified_depthwise), (4, 2)),
+    LimitCase("lstm", recurrent(nn.LSTMCell), (2, 3)),
+    LimitCase("gru", recurrent(nn.GRUCell), (2, 3)),
+    LimitCase("lstm_beside_dense", net(recurrent_beside_dense), (2, 3)),
+    LimitCase("lstm_twice", net(recurrent_twice), (1, 3)),
     LimitCase("grouped_queries_standard", grouped_queries(0, 2, divided=False, many=True), (3, 4)),
 ]

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import ntk_jax
 from cases.compilations import compilations
+from ntk_jax.compat import bind
 from ntk_jax.draws import draw_flat
+from ntk_jax.jaxprs import Once, evaluate
 from ntk_jax.networks.per_example import check_per_example
 from ntk_jax.tiling import mirrored
 
@@ -67,3 +70,23 @@ def test_what_a_network_makes_of_nothing_is_not_computed_by_the_compiler(capfd):
 
     check_per_example(pooled, jnp.ones(1), jnp.ones((2, 256, 256)))
     assert "Constant folding" not in capfd.readouterr().err
+
+
+def test_equal_operations_on_the_same_operands_are_computed_once():
+    def answer(x):
+        return lax.scan(lambda total, _: (total + jnp.sin(x), None), x, None, 3)[0] * 2
+
+    def program(x, y):
+        return answer(x) + jax.jit(answer)(x) + answer(y)
+
+    x, y = np.float32(0.3), np.float32(0.7)
+    closed, met = jax.make_jaxpr(program)(x, y), []
+
+    def step(eqn, values):
+        met.append(eqn.primitive.name)
+        return bind(eqn, values)
+
+    (found,) = evaluate(closed.jaxpr, closed.consts, [x, y], Once(step))
+    assert met.count("scan") == 2 and met.count("mul") == 2 and "jit" not in met
+    truth = 2 * (2 * (x + 3 * np.sin(x))) + 2 * (y + 3 * np.sin(y))
+    np.testing.assert_allclose(found, truth, rtol=1e-6)

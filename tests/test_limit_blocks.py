@@ -87,6 +87,14 @@ def repeated_keys(x, width, num_outputs):
     return nn.Dense(num_outputs)(x.mean(axis=1)) + scores.mean((1, 2, 3))[:, None]
 
 
+def shared_queries(x, width, num_outputs):
+    """Queries that are the keys, scores over the root of their width."""
+    q, v = nn.DenseGeneral((4, width))(x), nn.DenseGeneral((4, width))(x)
+    weights = nn.softmax(jnp.einsum("bihd,bjhd->bhij", q, q) / width**0.5, axis=-1)
+    y = jnp.einsum("bhij,bjhd->bihd", weights, v)
+    return nn.Dense(num_outputs)(nn.DenseGeneral(width, axis=(-2, -1))(y).mean(axis=1))
+
+
 def weight_norm_of_inputs(x, width, num_outputs):
     return nn.Dense(num_outputs)(nn.relu(nn.WeightNorm(nn.Dense(width))(x)))
 
@@ -144,6 +152,7 @@ REFUSED = {
     "rotary of one head": (rotary_of_one_head, (3, 4), r"rotary one of a single head.*several"),
     "per-head scale of random scores": (per_head_scale, (3, 4), r"differs along an infinite axis"),
     "units in two orders": (turned, (6,), r"infinite axes change places"),
+    "shared queries over the root": (shared_queries, (3, 4), r"independent queries and keys"),
     "repeated keys": (repeated_keys, (3, 4), r"axis of their own.*bihgd,bjhd->bhgij"),
 }
 
@@ -182,6 +191,7 @@ def test_is_within_four_standard_errors_of_wide_networks(case):
 
 
 @pytest.mark.slow
+@SERIES
 @pytest.mark.parametrize("case", SAMPLED_BLOCKS, ids=lambda case: case.name)
 def test_samples_are_within_four_standard_errors_of_wide_networks(case):
     check_against_networks(case, 128, 48, num_samples=4096, key=jax.random.key(3))

@@ -14,7 +14,17 @@ from jax.extend.core import ClosedJaxpr
 from ntk_jax.compat import bind
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
-from ntk_jax.jaxprs import Atom, Eqn, Jaxpr, dtype_of, evaluate, needed, open_jaxpr, shape_of
+from ntk_jax.jaxprs import (
+    Atom,
+    Eqn,
+    Jaxpr,
+    Once,
+    dtype_of,
+    evaluate,
+    needed,
+    open_jaxpr,
+    shape_of,
+)
 from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
@@ -58,7 +68,8 @@ class PairTrace(NamedTuple):
         jaxpr = self.closed.jaxpr
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
         equations = needed(jaxpr, wanted)
-        return evaluate(jaxpr, self.closed.consts, args, bind, equations=equations, wanted=wanted)
+        step = Once(bind)
+        return evaluate(jaxpr, self.closed.consts, args, step, equations=equations, wanted=wanted)
 
 
 def traced_pair(

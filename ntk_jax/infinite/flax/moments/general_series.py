@@ -8,7 +8,14 @@ from jax import Array
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.moments import mehler
 from ntk_jax.infinite.flax.moments.expectations import Expectations
-from ntk_jax.infinite.flax.moments.pair import Answer, Half, Pair, lifted, remembered
+from ntk_jax.infinite.flax.moments.pair import (
+    Answer,
+    Half,
+    Pair,
+    lifted,
+    random_gaussians,
+    remembered,
+)
 from ntk_jax.infinite.flax.values import Factor, Shape
 from ntk_jax.infinite.flax.values.expression import nodes
 
@@ -22,7 +29,7 @@ class GeneralSeries:
 
     def __init__(self, expectations: Expectations, tails: list[tuple[str, Array]] | None):
         self.expectations, self.tails = expectations, tails
-        self.memory: dict[Any, Array] = {}
+        self.memory: dict[Any, Answer] = {}
 
     def moment(self, pair: Pair, covariances: list[list[Answer]]) -> Array:
         """E[f g'], given the covariances of f's random Gaussians and g's: variables of both are
@@ -33,12 +40,20 @@ class GeneralSeries:
         a = self._coefficients(pair.left, n, pair.shapes[0])
         b = self._coefficients(pair.right, n, pair.shapes[1])
         b = jnp.transpose(b, (*columns, *range(n, b.ndim)))
-        rhos = [self._correlation(pair, covariances, i, j) for i, j in enumerate(columns)]
+        # The same for all derivatives.
+        left, right = (h._replace(wrt=None) for h in (pair.left, pair.right))
+        plain = pair._replace(left=left, right=right)
+        rhos = [self._correlation(plain, i, j) for i, j in enumerate(columns)]
         out = mehler.total(pair.at_left(a), pair.at_right(b), rhos, n)
         return jnp.broadcast_to(out, pair.shape)
 
-    def _correlation(self, pair: Pair, covariances: list[list[Answer]], i: int, j: int) -> Answer:
-        c = covariances[i][j] if i < len(covariances) and j < len(covariances[0]) else None
+    @remembered
+    def _correlation(self, pair: Pair, i: int, j: int) -> Answer:
+        """Of the i-th random Gaussian of f and the j-th of g; None where one has fewer."""
+        us, vs = (random_gaussians(h.factor) for h in (pair.left, pair.right))
+        if i >= len(us) or j >= len(vs):
+            return None
+        c = pair.between(self.expectations.gaussians.covariance, us[i], vs[j])
         if c is None:
             return None
         q1, q2 = (
