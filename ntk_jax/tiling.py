@@ -61,11 +61,11 @@ def padded(x: Array, rows: int) -> Array:
     return jnp.asarray(out, out.dtype)  # without its dtype, a program would be compiled for it
 
 
-def cropped(k: Array, shape: tuple[int, ...]) -> Array:
-    """The first entries along every axis of a concrete array."""
-    if k.shape == shape:
+def cropped(k: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
+    """The first entries along every axis of a concrete array, as an array of JAX's."""
+    if isinstance(k, Array) and k.shape == shape:
         return k
-    if not _is_host():
+    if isinstance(k, Array) and not _is_host():
         return _cropped(k, shape)
     return on_device(np.asarray(k)[tuple(map(slice, shape))])
 
