@@ -5,6 +5,7 @@ example has with itself, are some thousand values: XLA would take longer to comp
 than NumPy to compute them.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 
@@ -14,7 +15,16 @@ import numpy as np
 
 from ntk_jax.compat import is_concrete, scan_counts
 from ntk_jax.duals.host_operations import UnknownOperationError, Value, operation, whole
-from ntk_jax.jaxprs import INNER, Atom, Eqn, Literal, closed_jaxpr, dtype_of, inner_jaxpr, shape_of
+from ntk_jax.jaxprs import (
+    INNER,
+    Atom,
+    Eqn,
+    Literal,
+    closed_jaxpr,
+    dtype_of,
+    inner_jaxpr,
+    shape_of,
+)
 
 
 def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
@@ -39,7 +49,7 @@ def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
 
 def on_host(f: Callable[..., Value], static: Hashable, *args: Value) -> Value:
     """`f(static, *args)` of pytrees of concrete arrays on the host, as NumPy's; None where NumPy
-    does not know an operation.
+    does not know an operation, or XLA is much faster: on arrays larger than those given.
 
     `f` is a function of a module: programs are remembered by it, `static`, shapes and dtypes.
     """
@@ -59,9 +69,14 @@ def _program(
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     closed, shapes = jax.make_jaxpr(f, static_argnums=0, return_shape=True)(static, *args)
     try:
-        return HostProgram(closed), jax.tree.structure(shapes)
+        program = HostProgram(closed)
     except UnknownOperationError:
         return None
+    given = max(math.prod(shape) for shape, _ in kinds)
+    return (program, jax.tree.structure(shapes)) if program.largest <= _GROWTH * given else None
+
+
+_GROWTH = 4
 
 
 class HostProgram:
@@ -76,6 +91,7 @@ class HostProgram:
         self.steps: list[tuple[Callable[..., Value], list[int], list[int]]] = []
         self.places: dict[Value, int] = {}  # of variables
         self.known: dict[Hashable, list[int]] = {}  # of equations: their results
+        self.largest = 0  # entries of a result
         jaxpr = closed.jaxpr
         self.inputs = [self._new() for _ in jaxpr.invars]
         self.places |= dict(zip(jaxpr.invars, self.inputs, strict=True))
@@ -122,7 +138,9 @@ class HostProgram:
             self._add(inner, consts)
             return [self._read(a) for a in inner.outvars]
         if eqn.primitive.name == "scan":
-            return self._later(_scan(eqn), eqn, operands)
+            body = HostProgram(closed_jaxpr(eqn.params["jaxpr"]))
+            self.largest = max(self.largest, body.largest)
+            return self._later(_scan(eqn, body), eqn, operands)
         key = eqn.primitive.name, str(eqn.params), tuple(operands)
         if key not in self.known:
             self.known[key] = self._computed(eqn, operands)
@@ -138,14 +156,15 @@ class HostProgram:
             return [self._new(f(*values))]
 
     def _later(self, f: Callable[..., Value], eqn: Eqn, operands: list[int]) -> list[int]:
+        self.largest = max(self.largest, *(math.prod(shape_of(v)) for v in eqn.outvars))
         results = [self._new() for _ in eqn.outvars]
         self.steps.append((f, operands, results))
         return results
 
 
-def _scan(eqn: Eqn) -> Callable[..., Value]:
+def _scan(eqn: Eqn, body: HostProgram) -> Callable[..., Value]:
     """A loop of Python over a program."""
-    params, body = eqn.params, HostProgram(closed_jaxpr(eqn.params["jaxpr"]))
+    params = eqn.params
     num_consts, num_carry = scan_counts(params)
     shapes = [shape_of(a) for a in eqn.invars]
     order = range(params["length"])[:: -1 if params["reverse"] else 1]
