@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
 
 _shard_map: Callable[..., Callable[..., Any]]
 if hasattr(jax, "shard_map"):
@@ -23,6 +24,7 @@ else:  # JAX 0.6.0
 
     _UNCHECKED = {"check_rep": False}
 
+Arrays: TypeAlias = Any  # a pytree of arrays
 Specs: TypeAlias = Any  # a pytree of PartitionSpecs
 
 Literal = jex_core.Literal
@@ -100,10 +102,17 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+_trace_state: Callable[[], object] | None = getattr(jex_core, "get_opaque_trace_state", None)
+with jax.ensure_compile_time_eval():  # this file may be imported first in a trace
+    _OUTSIDE = None if _trace_state is None else _trace_state()
+
+
+_abstract_mesh: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
+
+
 def ambient_mesh() -> Hashable:
     """The mesh that this thread traces a part of: what is traced there fits nowhere else."""
-    get: Callable[[], Hashable] = getattr(jax.sharding, "get_abstract_mesh", lambda: None)
-    return get()
+    return _abstract_mesh()
 
 
 def is_on_host(x: object) -> bool:
@@ -115,8 +124,18 @@ def is_on_host(x: object) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
+def default_platform() -> str:
+    """Where arrays of NumPy's go."""
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return str(getattr(device, "platform", device)).split(":")[0]
+
+
 def is_compiling() -> bool:
     """Whether this thread traces someone's `jax.jit`: then even constants are traced."""
+    if _trace_state is not None and _trace_state() == _OUTSIDE:
+        return False
     return not is_concrete(jax.device_put(np.float32(0)))
 
 
@@ -125,14 +144,38 @@ def on_device(x: np.ndarray) -> jax.Array:
     for every shape in JAX 0.10, `jnp.array` in JAX 0.6.
     """
     # On a CPU JAX takes the memory as it is where it can, and the caller may write to it later.
-    placed = jax.device_put(np.array(x))
-    return placed if is_concrete(placed) else jnp.asarray(x)
+    return given_to_device([np.array(x)])[0]
+
+
+def given_to_device(arrays: list[np.ndarray]) -> list[jax.Array]:
+    """The same of new arrays that nobody writes to any more: several at once take little longer
+    than one.
+    """
+    placed: list[jax.Array] = jax.device_put(arrays)
+    return placed if all(map(is_concrete, placed)) else list(map(jnp.asarray, arrays))
+
+
+def fetched(tree: Arrays) -> Arrays:
+    """The arrays of a pytree, which are in one place, as NumPy's: `jax.device_get`, and without its
+    ten microseconds for each where NumPy reads them as they are.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if not leaves or not is_on_host(leaves[0]):
+        return jax.device_get(tree)
+    return jax.tree.unflatten(structure, list(map(np.asarray, leaves)))
+
+
+def in_dtype(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`x.astype(dtype)`, which takes longer than a look where there is nothing to do."""
+    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
+
+
+_aval: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
 
 
 def abstract_value(x: Any) -> Any:
     """Shape, dtype and all else of `x` that programs depend on, hashable."""
-    get: Any = getattr(jax, "typeof", None) or jax.core.get_aval  # type: ignore[attr-defined]
-    return get(x)
+    return _aval(x)
 
 
 def settings() -> dict[str, Any]:

@@ -4,6 +4,7 @@ A budget is in bytes, for everything but the result.
 """
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -26,24 +27,30 @@ def free_bytes() -> int | None:
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(
-                int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-            )
-    except (OSError, StopIteration):
+        with open("/proc/meminfo", "rb", buffering=0) as file:
+            found = re.search(rb"MemAvailable:\s*(\d+) kB", file.read(1024))
+    except OSError:
         return None
+    return None if found is None else int(found[1]) * 1024
 
 
 def memory_budget(
-    memory_limit: float | None = None, *, most: float = math.inf, on_cpu: bool | None = None
+    memory_limit: float | None = None,
+    *,
+    most: float = math.inf,
+    on_cpu: bool | None = None,
+    needed: float = math.inf,
 ) -> int:
     """The caller's limit, or else an eighth to a quarter of the free memory, at most 4 GiB on CPU.
 
     The caller's other work needs room, too. `most` caps a budget on a CPU that the caller did not
-    set. `on_cpu` says for which device, None for the default one.
+    set. `on_cpu` says for which device, None for the default one. Where no more is `needed` than
+    the least budget, that is enough.
     """
     if memory_limit is not None:
         return int(memory_limit)
+    if needed <= LEAST_BUDGET:
+        return LEAST_BUDGET
     by_default = jax.default_backend() == "cpu"
     on_cpu = by_default if on_cpu is None else on_cpu
     free = ABSENT_DEVICE if by_default and not on_cpu else free_bytes()

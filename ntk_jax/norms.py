@@ -1,5 +1,7 @@
 """Norms of numbers of any scale: squares over- and underflow early, unless the largest is 1."""
 
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -28,13 +30,20 @@ def norm(x: Array, axis: int | None = None) -> Float[Array, "..."]:
 
 def host_norm(x: np.ndarray) -> float:
     """The Euclidean norm of all entries, by NumPy."""
-    info, flat = np.finfo(x.dtype), x.reshape(-1)
+    flat = x.reshape(-1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         square = float(np.dot(flat, flat))
-        if info.tiny / info.eps**2 < square < np.inf:
+        if _least_exact(x.dtype) < square < np.inf:
             return square**0.5
         scale = float(np.abs(flat).max(initial=0))
         return scale * host_norm(flat / scale) if scale > 0 else scale
+
+
+@cache
+def _least_exact(dtype: np.dtype) -> float:
+    """What a sum of squares must exceed for the smallest of them not to matter."""
+    info = np.finfo(dtype)
+    return float(info.tiny / info.eps**2)
 
 
 def norm_ratio(x: Array, y: Array) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ are made: `finite/strategy/tiles.py` holds features between tiles, `infinite/fla
 one program, `infinite/mlp/tiles.py` fuses layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import TypeVar
@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Inexact, Int
 
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import given_to_device, is_concrete
 from ntk_jax.examples import Examples, num_rows, take_rows
 
 K = TypeVar("K", Array, np.ndarray)
@@ -50,24 +50,27 @@ def bucket(n: int) -> int:
     return -(-n // tile_size(n)) * tile_size(n)
 
 
-def padded(x: Array, rows: int) -> Array:
-    """Concrete `x` with zero rows up to `rows`; on several devices it stays as it is."""
+def padded(x: Array, rows: int) -> Array | np.ndarray:
+    """Concrete `x` with zero rows up to `rows`; on several devices it stays as it is. NumPy's goes
+    to the device with the call of a program.
+    """
     if len(x) == rows or len(x.devices()) > 1:
         return x
     if not _is_host():
         return _padded(x, rows)
     out = np.zeros((rows, *x.shape[1:]), x.dtype)
     out[: len(x)] = np.asarray(x)
-    return jnp.asarray(out, out.dtype)  # without its dtype, a program would be compiled for it
+    return out
 
 
-def cropped(k: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
-    """The first entries along every axis of a concrete array, as an array of JAX's."""
-    if isinstance(k, Array) and k.shape == shape:
-        return k
-    if isinstance(k, Array) and not _is_host():
-        return _cropped(k, shape)
-    return on_device(np.asarray(k)[tuple(map(slice, shape))])
+def cropped(arrays: Sequence[Array | np.ndarray], shape: tuple[int, ...]) -> list[Array]:
+    """The first entries along every axis of concrete arrays, all of one shape."""
+    held = [k for k in arrays if isinstance(k, Array)]
+    if len(held) == len(arrays) and held[0].shape == shape:
+        return held
+    if held and not _is_host():
+        return _cropped(list(arrays), shape)
+    return given_to_device([np.array(np.asarray(k)[tuple(map(slice, shape))]) for k in arrays])
 
 
 def _is_host() -> bool:
@@ -81,8 +84,8 @@ def _padded(x: Array, rows: int) -> Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _cropped(k: Array, shape: tuple[int, ...]) -> Array:
-    return k[tuple(map(slice, shape))]
+def _cropped(arrays: list[Array], shape: tuple[int, ...]) -> list[Array]:
+    return [k[tuple(map(slice, shape))] for k in arrays]
 
 
 def row_slices(n: int, rows: int) -> list[slice]:
@@ -192,9 +195,15 @@ def mirrored(k: Inexact[Array, "n n ..."]) -> Inexact[Array, "n n ..."]:
     """`mirror_upper` on its own: fused with what makes the kernel, an entry and its mirror image
     may be rounded differently.
     """
-    if is_small_on_host(k):
-        return on_device(mirror_upper(np.asarray(k)))
-    return _mirrored(k)
+    return mirrored_on_host([k])[0] if is_small_on_host(k) else _mirrored(k)
+
+
+def mirrored_on_host(kernels: Sequence[Array]) -> list[Array]:
+    """The same of several that are small; as they are if, like most, they are symmetric already."""
+    found = list(map(np.asarray, kernels))
+    if all(k.tobytes() == swap_sides(k).tobytes() for k in found):  # 0 and -0 are equal numbers
+        return list(kernels)
+    return given_to_device(list(map(mirror_upper, found)))
 
 
 def is_small_on_host(k: Array) -> bool:

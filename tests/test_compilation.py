@@ -9,6 +9,7 @@ import ntk_jax
 from cases.compilations import compilations
 from ntk_jax.draws import draw_flat
 from ntk_jax.networks.per_example import check_per_example
+from ntk_jax.tiling import mirrored
 
 
 @pytest.mark.parametrize("sampler", [jax.random.normal, jax.random.uniform, jax.random.rademacher])
@@ -18,6 +19,24 @@ def test_flat_draws_are_the_same_draws(sampler, shape, getkey):
     np.testing.assert_array_equal(
         draw_flat(sampler, key, shape, jnp.float32), sampler(key, shape, jnp.float32)
     )
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 4, 3), (3, 3, 2, 2)])
+def test_small_kernels_are_mirrored_without_a_program(shape, draw):
+    k = jax.device_put(draw(shape).astype(np.float32))
+    with compilations() as made:
+        whole = mirrored(k)
+        again = mirrored(whole)
+    assert not made and again is whole
+    expected = np.array(k)
+    for i, j in np.ndindex(*shape[:2]):
+        if i > j:
+            expected[i, j] = expected[j, i].T
+        elif i == j and len(shape) == 4:
+            expected[i, i] = np.triu(expected[i, i]) + np.triu(expected[i, i], 1).T
+    np.testing.assert_array_equal(whole, expected)
+    zeros = mirrored(jax.device_put(np.array([[0.0, -0.0], [0.0, 0.0]])))
+    assert np.signbit(zeros)[1, 0]
 
 
 def regression(ridge):

@@ -44,7 +44,7 @@ def as_example_tree(name: str, x: object) -> Examples:
 
     An array and what NumPy makes one of, such as a list, is one array with at least two axes.
     """
-    if not _is_tree(x):
+    if isinstance(x, Array) or not _is_tree(x):
         return as_examples(name, x)
     found, structure = jax.tree_util.tree_flatten_with_path(x, is_leaf=_is_one)
     if not found:

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from ntk_jax.checks.values import all_finite, as_array, check_finite, working_dtype
-from ntk_jax.compat import is_concrete, on_device
+from ntk_jax.compat import in_dtype, is_concrete, on_device
 from ntk_jax.types import Kernels
 
 
@@ -155,7 +155,7 @@ def as_dtype(name: str, values: Array, dtype: DTypeLike) -> Array:
             "imaginary part."
         )
     if values.dtype == dtype or not is_concrete(values):
-        return values.astype(dtype)
+        return in_dtype(values, dtype)
     check_finite(name, values)
     with np.errstate(over="ignore"):  # NumPy compiles nothing
         cast = on_device(np.asarray(values).astype(dtype))

@@ -6,7 +6,7 @@ the inputs were wrong. Big arrays stay where they are, and nothing is compiled f
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks.values import check_finite, is_inexact
-from ntk_jax.compat import is_concrete, outside_traces
+from ntk_jax.compat import fetched, is_concrete, outside_traces
 
 
 class Look(NamedTuple):
@@ -52,13 +52,16 @@ def looks(
 
 def check_looks(seen: Mapping[str, Look | None], inputs: Mapping[str, Array | None]) -> None:
     """Raise for the first of the inputs, by name, that is not finite, or not symmetric."""
+    known: dict[str, Look] = {}
     for name, x in inputs.items():
         one = seen[name]
         if x is None or one is None or not is_concrete(x):
             continue
         if not is_concrete(one.scale):  # a constant inside someone's jit can still be looked at
             one = outside_traces(_look, x, one.gap is not None)
-        _check(name, x, *jax.device_get(one))
+        known[name] = one
+    for name, one in zip(known, fetched([*known.values()]), strict=True):
+        _check(name, cast(Array, inputs[name]), *one)
 
 
 def _check(name: str, x: Array, scales: np.ndarray, gaps: np.ndarray | None) -> None:

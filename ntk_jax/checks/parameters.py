@@ -16,7 +16,7 @@ def check_params(params: Params, *, complex_too: bool = False) -> None:
     """Raise unless `params` is a non-empty pytree of floating-point arrays, and nothing else; of
     complex ones where these are taken, too.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree.leaves(params)
     if not leaves:
         raise ValueError("params: expected a pytree with at least one array; got an empty one.")
     if isinstance(params, Mapping) and "params" in params and len(params) > 1:
@@ -26,16 +26,30 @@ def check_params(params: Params, *, complex_too: bool = False) -> None:
             f"{', '.join(others)}. Use apply_fn, params = ntk_jax.from_linen(model, variables), "
             "which keeps those fixed."
         )
-    for path, leaf in leaves:
-        _check_parameter(f"params{jax.tree_util.keystr(path)}", leaf, complex_too)
+    if not all(map(_is_real_array, leaves)):
+        for name, leaf in _named(params):
+            _check_parameter(name, leaf, complex_too)
     # All leaves in one program: one at a time, a deep network would wait seconds for it to compile.
-    arrays = (
-        (path, leaf if isinstance(leaf, Array) else jnp.asarray(leaf)) for path, leaf in leaves
-    )
-    known = [(path, leaf) for path, leaf in arrays if is_concrete(leaf)]
-    if known and not all_finite([leaf for _, leaf in known]):
-        for path, leaf in known:
-            check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
+    known = [array for array in map(_as_array, leaves) if is_concrete(array)]
+    if known and not all_finite(known):
+        for name, leaf in _named(params):
+            check_finite(name, _as_array(leaf))
+
+
+def _as_array(leaf: Params) -> Array:
+    return leaf if isinstance(leaf, Array) else jnp.asarray(leaf)
+
+
+def _named(params: Params) -> list[tuple[str, Params]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [(f"params{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves]
+
+
+def _is_real_array(leaf: object) -> bool:
+    """Whether there is nothing to say of a leaf, as of most."""
+    if not isinstance(leaf, Array) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return False
+    return not (is_concrete(leaf) and leaf.is_deleted())
 
 
 def _check_parameter(name: str, leaf: object, complex_too: bool) -> None:

@@ -122,9 +122,9 @@ def is_inexact(x: Array) -> bool:
 def all_finite(arrays: list[Array]) -> bool:
     """Whether no array holds NaN or infinity."""
     # Launching a program would take longer than reading a few numbers.
-    is_here = all(getattr(x, "is_fully_addressable", True) for x in arrays)
-    few = 2**20 if all(map(is_on_host, arrays)) else 2**18
-    if is_here and sum(x.size for x in arrays) <= few:
+    on_host = all(map(is_on_host, arrays))
+    is_here = on_host or all(getattr(x, "is_fully_addressable", True) for x in arrays)
+    if is_here and sum(x.size for x in arrays) <= (2**20 if on_host else 2**18):
         return all(np.isfinite(np.asarray(x)).all() for x in arrays)
     with jax.ensure_compile_time_eval():  # a constant inside someone's jit can still be looked at
         return bool(_all_finite_jit(arrays))

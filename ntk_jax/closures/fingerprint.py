@@ -54,6 +54,10 @@ _HELD: tuple[tuple[tuple[type, ...], Callable[[Any], Collection[object]]], ...] 
 )
 
 
+_BY_VALUE = frozenset((type(None), bool, int, str, bytes, type(...), object))
+_ARRAYS = jax.Array, np.ndarray, np.generic
+
+
 class UndecidedError(Exception):
     """Whether a value has changed cannot be told."""
 
@@ -152,7 +156,7 @@ class _Fingerprint:
     def visit(self, value: object) -> None:
         """Add what tells `value` from another one."""
         kind = type(value)
-        if value is None or kind in (bool, int, str, bytes, type(...), object):
+        if kind in _BY_VALUE:
             self.parts += (kind, value)
         elif isinstance(value, types.CodeType):  # which is equal to that of another file
             # Generated code may be named by an address.
@@ -170,10 +174,10 @@ class _Fingerprint:
             self._enter(kind, value)
 
     def _enter(self, kind: type, value: Any) -> None:
-        if isinstance(value, jax.Array | np.ndarray | np.generic):
-            self._array(value)
-        elif isinstance(value, types.FunctionType):
+        if isinstance(value, types.FunctionType):
             self._function(value)
+        elif isinstance(value, _ARRAYS):
+            self._array(value)
         elif isinstance(value, types.ModuleType):
             self.parts.append(value.__name__)
         elif isinstance(value, type):

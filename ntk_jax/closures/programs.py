@@ -6,6 +6,7 @@ that no program keeps them alive, and functions that differ in nothing else shar
 
 import functools
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
@@ -24,14 +25,15 @@ Shapes: TypeAlias = Any  # a pytree of `ShapeDtypeStruct`s
 Leaves: TypeAlias = list[Any]  # of arguments and results: arrays, and whatever JAX takes for one
 
 # Settings under which the same function has other outputs, or is traced to another program.
-_SETTINGS = (
-    "enable_x64",
-    "numpy_dtype_promotion",
-    "numpy_rank_promotion",
-    "default_prng_impl",
-    "threefry_partitionable",
+_OF_OUTPUTS = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
 )
-_FOR_PROGRAMS = (*_SETTINGS, "default_matmul_precision", "debug_nans", "disable_jit")
+_OF_PROGRAMS = (*_OF_OUTPUTS, "jax_default_matmul_precision", "jax_debug_nans", "jax_disable_jit")
+_SETTINGS, _FOR_PROGRAMS = attrgetter(*_OF_OUTPUTS), attrgetter(*_OF_PROGRAMS)
 
 _results, _programs, _runners = Cache(1024), Cache(1024), Cache(256)
 limits = Cache(128)  # programs of models at infinite width
@@ -131,8 +133,8 @@ def _values(consts: Leaves, reading: Reading) -> Leaves:
     return [reading.objects[c] if isinstance(c, int) else c for c in consts]
 
 
-def _settings(names: tuple[str, ...]) -> tuple[Hashable, ...]:
-    return ambient_mesh(), *(getattr(jax.config, f"jax_{name}") for name in names)
+def _settings(of: Callable[[object], tuple[Hashable, ...]]) -> tuple[Hashable, ...]:
+    return ambient_mesh(), *of(jax.config)
 
 
 class CompiledCall(NamedTuple):

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ntk_jax.checks import Look, as_array, check_looks, looks, working_dtype
+from ntk_jax.checks import Look, Number, as_array, check_looks, looks, working_dtype
 from ntk_jax.closures.programs import compiled
 from ntk_jax.compat import is_on_host
 from ntk_jax.examples import Examples, num_rows
@@ -68,17 +68,30 @@ def relative_change(params: Params, params_0: Params) -> RelativeChange:
         >>> round(float(change.total), 3), round(float(change.by_layer["a"]), 3)
         (0.077, 0.2)
     """
+    total, by_layer = changes(params, params_0)
+    total, *each = jax.device_put([total, *by_layer.values()])
+    return RelativeChange(total, dict(zip(by_layer, each, strict=True)))
+
+
+def changes(params: Params, params_0: Params) -> tuple[Number, dict[str, Number]]:
+    """`relative_change` where it was computed: NumPy's numbers of arrays in the memory of the CPU,
+    for which nothing is compiled.
+    """
     _check_same(params, params_0)
-    on_host = all(map(is_on_host, jax.tree.leaves((params, params_0))))
-    found = (_on_host if on_host else _changes)(params, params_0)
-    total, by_layer = jax.device_put(found)
-    return RelativeChange(total, dict(zip(_layers(params), by_layer, strict=True)))
+    layers = _layers(params)
+    if all(map(is_on_host, jax.tree.leaves((params, params_0)))):
+        total, by_layer = _on_host(params, params_0, list(layers.values()))
+    else:
+        total, by_layer = _changes(params, params_0)
+    return total, dict(zip(layers, by_layer, strict=True))
 
 
-def _on_host(params: Params, params_0: Params) -> tuple[np.ndarray, list[np.ndarray]]:
-    """`_changes` by NumPy, for arrays in the memory of the CPU: nothing is compiled."""
+def _on_host(
+    params: Params, params_0: Params, layers: list[list[int]]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`_changes` by NumPy."""
     pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(params_0), strict=True))
-    dtype = working_dtype(*(jnp.result_type(leaf) for pair in pairs for leaf in pair))
+    dtype = working_dtype(*{jnp.result_type(leaf) for pair in pairs for leaf in pair})
     arrays = ([np.asarray(leaf).astype(dtype, copy=False) for leaf in pair] for pair in pairs)
     norms = np.array([[host_norm(p - p_0), host_norm(p_0)] for p, p_0 in arrays])
 
@@ -87,7 +100,7 @@ def _on_host(params: Params, params_0: Params) -> tuple[np.ndarray, list[np.ndar
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return np.where(moved == 0, 0, np.divide(moved, start)).astype(dtype)
 
-    return change(list(range(len(pairs)))), [change(layer) for layer in _layers(params).values()]
+    return change(list(range(len(pairs)))), list(map(change, layers))
 
 
 @jax.jit

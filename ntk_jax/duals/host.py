@@ -100,15 +100,29 @@ class HostProgram:
 
     def __call__(self, *args: Value) -> list[np.ndarray]:
         """The results of the trace."""
+        with np.errstate(all="ignore"):
+            found = self.run(args)
+        return [
+            np.asarray(whole(value, shape), dtype)
+            for value, (_, shape, dtype) in zip(found, self.outputs, strict=True)
+        ]
+
+    def run(self, args: Sequence[Value]) -> list[Value]:
+        """The same, some with axes of one entry for more."""
         values = self.values.copy()
         for place, value in zip(self.inputs, args, strict=True):
             values[place] = value
-        with np.errstate(all="ignore"):
-            for f, operands, results in self.steps:
+        for f, operands, results in self.steps:
+            if len(operands) == 2:  # most of them
+                out = f(values[operands[0]], values[operands[1]])
+            else:
                 out = f(*[values[i] for i in operands])
-                for place, value in zip(results, out if len(results) > 1 else [out], strict=True):
+            if len(results) == 1:
+                values[results[0]] = out
+            else:
+                for place, value in zip(results, out, strict=True):
                     values[place] = value
-        return [np.asarray(whole(values[i], shape), dtype) for i, shape, dtype in self.outputs]
+        return [values[place] for place, _, _ in self.outputs]
 
     def _new(self, value: Value = None) -> int:
         self.values.append(value)
@@ -167,6 +181,7 @@ def _scan(eqn: Eqn, body: HostProgram) -> Callable[..., Value]:
     params = eqn.params
     num_consts, num_carry = scan_counts(params)
     shapes = [shape_of(a) for a in eqn.invars]
+    shapes_of_rows = [shape_of(a)[1:] for a in eqn.outvars[num_carry:]]
     order = range(params["length"])[:: -1 if params["reverse"] else 1]
 
     def run(*operands: Value) -> Value:
@@ -174,10 +189,10 @@ def _scan(eqn: Eqn, body: HostProgram) -> Callable[..., Value]:
         consts, xs = operands[:num_consts], operands[num_consts + num_carry :]
         carry, rows = list(operands[num_consts : num_consts + num_carry]), []
         for m in order:
-            out = body(*consts, *carry, *(x[m] for x in xs))
-            carry, row = out[:num_carry], out[num_carry:]
-            rows.append(row)
-        columns = [np.stack(column) for column in zip(*rows[:: order.step], strict=True)]
+            out = body.run([*consts, *carry, *(x[m] for x in xs)])
+            carry = out[:num_carry]
+            rows.append(list(map(whole, out[num_carry:], shapes_of_rows)))
+        columns = [np.array(column) for column in zip(*rows[:: order.step], strict=True)]
         out = [*carry, *columns]
         return out[0] if len(out) == 1 else out
 

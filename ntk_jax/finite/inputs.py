@@ -17,7 +17,7 @@ from ntk_jax.checks import (
 )
 from ntk_jax.closures.programs import remember
 from ntk_jax.examples import Examples, num_rows, shapes_of_rows
-from ntk_jax.networks.apply_fn import check_apply_fn, shapes_of, trace_of
+from ntk_jax.networks.apply_fn import check_apply_fn, shapes_of, shapes_of_example, trace_of
 from ntk_jax.networks.per_example import check_per_example
 from ntk_jax.networks.rows import FEW
 from ntk_jax.networks.views import holds_complex, in_parts, in_reals
@@ -82,7 +82,7 @@ def check_one(
     is_complex = False
     for a in batches:
         rows = num_rows(a) if allowed.coupled else None
-        key = "examined", rows, *shapes_of(params), *shapes_of(shapes_of_rows(a))
+        key = "examined", rows, *shapes_of(params), *shapes_of_example(a)
         is_complex = remember(apply_fn, key, partial(_examine, params=params, x=a, rows=rows))
     if is_complex and not allowed.complex:
         raise ValueError(

@@ -78,8 +78,21 @@ def as_arrays(params: Params) -> Params:
 def shapes_of(params: Params) -> tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]]:
     """The structure of a pytree, shape and dtype of every leaf: what plans are remembered by."""
     leaves, structure = jax.tree.flatten(params)
-    dtype = lambda leaf: getattr(leaf, "dtype", None) or jnp.result_type(leaf)
-    return structure, tuple((jnp.shape(leaf), dtype(leaf)) for leaf in leaves)
+    return structure, tuple(map(_shape_and_dtype, leaves))
+
+
+def _shape_and_dtype(leaf: Any) -> ShapeAndDtype:
+    if hasattr(leaf, "dtype"):
+        return leaf.shape, leaf.dtype
+    return jnp.shape(leaf), jnp.result_type(leaf)
+
+
+def shapes_of_example(
+    x: Examples,
+) -> tuple[jax.tree_util.PyTreeDef, tuple[ShapeAndDtype, ...]]:
+    """`shapes_of` one of the examples."""
+    leaves, structure = jax.tree.flatten(x)
+    return structure, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
 
 
 def trace_of(apply_fn: ApplyFn, params: Params, x: Examples) -> tuple[ClosedJaxpr, Any]:

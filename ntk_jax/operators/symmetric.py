@@ -40,8 +40,9 @@ Operator: TypeAlias = Array | SymmetricOperator
 
 def is_operator(k: object) -> TypeGuard[SymmetricOperator]:
     """Whether `k` is only multiplied: it has `@`, and is no array."""
-    sparse = hasattr(k, "todense")
-    return isinstance(k, SymmetricOperator) and not isinstance(k, Array | np.ndarray) and not sparse
+    if isinstance(k, Array | np.ndarray) or hasattr(k, "todense"):  # sooner than by the protocol
+        return False
+    return isinstance(k, SymmetricOperator)
 
 
 def as_operator(name: str, k: SymmetricOperator | ArrayLike) -> Operator:

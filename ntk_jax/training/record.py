@@ -10,7 +10,7 @@ from jax import Array
 from ntk_jax.checks import check_integer
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
-from ntk_jax.diagnostics.change import kernel_change, relative_change
+from ntk_jax.diagnostics.change import changes, kernel_change
 from ntk_jax.examples import Examples
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.training.step import Data, State, Stepper
@@ -75,8 +75,7 @@ class Recorder:
         row: dict[str, Any] = {"steps": state.step, "loss": state.loss}
         if self.evaluates:
             row |= _evaluated(self.stepper, state.params, *self.given, outputs=self.record_outputs)
-        moved = relative_change(state.params, self.params_0)
-        row |= {"relative_change": moved.total, "by_layer": moved.by_layer}
+        row["relative_change"], row["by_layer"] = changes(state.params, self.params_0)
         if self.k_0 is not None and self.x_kernel is not None:
             k = empirical_ntk(self.stepper.apply_fn, state.params, self.x_kernel)
             row["kernel_change"] = kernel_change(k, self.k_0)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from ntk_jax.checks import as_example_tree, check_integer, check_number, check_params
+from ntk_jax.closures.fingerprint import read
 from ntk_jax.closures.programs import compiled
 from ntk_jax.examples import Examples, num_rows
 from ntk_jax.losses import LossFn, loss_function
@@ -116,7 +117,9 @@ def train(
     lifted, rates = lift_rates(optimizer)
     stepper, data = Stepper(apply_fn, lifted, loss_fn, batch_size), Data(a, b, key, rates)
     recorder = Recorder(stepper, params, data, a_test, b_test, x_kernel, record_outputs, record)
-    state = start(stepper, params, data)
+    # What the network reads may change between two steps only where code of the user's runs there.
+    steps = read(stepper) if record is None else stepper
+    state = start(steps, params, data)
     check_start(state.loss)
     stop = -np.inf if stop_loss is None else stop_loss
     # The loss of a batch is noise: with batches, only records may stop.
@@ -127,7 +130,7 @@ def train(
     with progress_bar(num_steps, "training", enabled=progress) as bar:
         for target in targets:
             before = int(state.step)
-            state = advance(stepper, state, data, target, threshold, bound)
+            state = advance(steps, state, data, target, threshold, bound)
             if not np.asarray(state.loss) <= bound:
                 raise FloatingPointError(divergence_message(apply_fn, params, a, state))
             current = recorder(state)

@@ -18,7 +18,7 @@ from ntk_jax.tiling import (
     even,
     is_small_on_host,
     mirror_upper,
-    mirrored,
+    mirrored_on_host,
     pad_rows,
     tile_size,
     write_both,
@@ -76,12 +76,13 @@ class Pairs:
         arguments = x1, x2, rows, key
 
         def run(on_cpu: bool, *arguments: Any) -> tuple[Results, Array | None]:
-            schedule = self._schedule(num_rows(x1), x2 is None, duals, memory_limit, key, on_cpu)
+            n2 = None if x2 is None else num_rows(x2)
+            schedule = self._schedule(num_rows(x1), n2, duals, memory_limit, key, on_cpu)
             out = self.compiled(*arguments, duals, schedule)
             if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
             if is_small_on_host(out[0]):
-                return tuple(map(mirrored, out)), None
+                return tuple(mirrored_on_host(out)), None
             return cast(tuple[Results, Array], _mirrored(out))
 
         on_cpu = is_on_cpu(x1, x2, key)
@@ -92,18 +93,19 @@ class Pairs:
 
     def _schedule(
         self,
-        n: int,
-        symmetric: bool,
+        n1: int,
+        n2: int | None,
         duals: Duals,
         memory_limit: int | None,
         key: Array | None,
         on_cpu: bool,
     ) -> Schedule:
         per_pair = self.program.pair(duals, key).bytes
-        limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu)
+        at_once = LIVE * per_pair * max(n1, n2 or 0) ** 2
+        limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu, needed=at_once)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-        if on_cpu and symmetric and per_pair >= COSTLY:
-            most = min(most, -(-n // 4))  # ten tiles of sixteen
+        if on_cpu and n2 is None and per_pair >= COSTLY:
+            most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         return Schedule(most, on_cpu)
 
 

@@ -5,20 +5,20 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
+from jax.dtypes import canonicalize_dtype
 
 from ntk_jax.checks import all_finite
 from ntk_jax.closures.programs import limits, remember
 from ntk_jax.compat import ambient_mesh, is_concrete
-from ntk_jax.examples import Examples, shapes_of_rows
+from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.batch import Pairs
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.fully_connected import FullyConnected, fully_connected
 from ntk_jax.infinite.flax.observed import Observer
 from ntk_jax.infinite.flax.reading import Reading, is_known
 from ntk_jax.infinite.flax.traced_model import Duals, Program
-from ntk_jax.networks.apply_fn import shapes_of
+from ntk_jax.networks.apply_fn import shapes_of_example
 from ntk_jax.types import BOTH, Kernels, Which, as_asked
 
 
@@ -90,7 +90,7 @@ class CompiledModel:
     def program(self, x: Examples) -> CompiledProgram:
         """That for examples like the rows of x."""
         # The default precision is that of what the model makes itself.
-        traced_for = (*shapes_of(shapes_of_rows(x)), jnp.result_type(float), ambient_mesh())
+        traced_for = (*shapes_of_example(x), canonicalize_dtype(float), ambient_mesh())
         if traced_for not in self.programs:
             reading, num_samples = self.reading, self.num_samples
             # Rows are not looked at under someone's jit: such a program is not for other calls.

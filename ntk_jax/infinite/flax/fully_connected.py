@@ -33,8 +33,8 @@ from ntk_jax.infinite.flax.values import (
     Wide,
 )
 from ntk_jax.infinite.flax.values.expression import ScalarFunction
-from ntk_jax.infinite.mlp.kernels import kernels_of, stack
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
+from ntk_jax.infinite.mlp.kernels import kernels_of
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network, as_rows, stack
 from ntk_jax.jaxprs import evaluate, shape_of
 from ntk_jax.types import Which
 
@@ -77,7 +77,10 @@ class FullyConnected:
     """Dense layers with one activation between them, on features of an example."""
 
     def __init__(self, layers: list[_Layer], features: ClosedJaxpr, dtype: DTypeLike):
-        self.coefficients = [layer.coefficients for layer in layers]
+        each = zip(*(layer.coefficients for layer in layers), strict=True)
+        self.layers = Layers(*(stack(c, dtype) for c in each))
+        if not any(layer.coefficients[-1] for layer in layers):
+            self.layers = self.layers._replace(shift=None)
         self.features, self.dtype = features, dtype
         self.rule = _rules(layers).pop() if layers[1:] else dual_rule("relu")
         self.residual = len(layers) > 2 and layers[1].skipped
@@ -88,10 +91,8 @@ class FullyConnected:
         nothing = None, None
         (a1, f1), (a2, f2) = (nothing if x is None else self._features(x) for x in (x1, x2))
         assert a1 is not None
-        layers = Layers(*(stack(c, self.dtype) for c in zip(*self.coefficients, strict=True)))
-        if not any(c[-1] for c in self.coefficients):
-            layers = layers._replace(shift=None)
-        network = Network(a1, a2, layers, Architecture(self.rule, self.residual), (f1, f2))
+        arch = Architecture(self.rule, self.residual)
+        network = Network(a1, a2, self.layers, arch, (f1, f2))
         # Warnings point at the call of the kernel.
         return kernels_of(network, which, "infinite_width", out_of_range(self.dtype), 5)
 
@@ -103,7 +104,7 @@ class FullyConnected:
         moved = all(eqn.primitive.name in MOVES for eqn in self.features.jaxpr.eqns)
         entries = math.prod(shape_of(self.features.jaxpr.outvars[0]))
         if moved and len(leaves) == 1 and math.prod(leaves[0].shape[1:]) == entries:
-            return leaves[0].reshape(len(leaves[0]), -1).astype(self.dtype), None
+            return as_rows(leaves[0], self.dtype), None
         features, *factors = self.rows(*leaves)
         return features, factors[0] if factors else None
 

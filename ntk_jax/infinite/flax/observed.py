@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.compat import is_compiling, is_concrete
+from ntk_jax.compat import fetched, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.errors import out_of_range
@@ -42,7 +42,7 @@ class Observer:
         scales = self.program.jaxpr.consts
         if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, scales)))):
             return ()
-        found = jax.device_get([self.run(x, key) for x in (x1, x2) if x is not None])
+        found = fetched([self.run(x, key) for x in (x1, x2) if x is not None])
         largest = [float(max(variances)) for variances in zip(*(f for f, _ in found), strict=True)]
         if not np.isfinite(largest).all():
             raise out_of_range(self.program.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import is_compiling, is_concrete, is_on_host
+from ntk_jax.compat import default_platform, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.duals.host import on_host
 from ntk_jax.infinite.mlp.layers import (
@@ -63,10 +63,13 @@ Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 
 def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagonals:
-    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding."""
+    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding.
+
+    By NumPy where all is on one CPU and NumPy knows how: XLA would compile twenty small programs.
+    """
     x1, x2, layers, arch, factors = network
     arch = arch._replace(rule=arch.rule.own)
-    if is_one_host(x1, x2, layers, factors):
+    if _are_of_one_cpu(x1, x2, layers, factors):
         squares = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
         counts = None if sizes is None else tuple(np.array(n, jnp.result_type(int)) for n in sizes)
         found = on_host(_of_second_moments, arch, squares, layers, factors, counts)
@@ -108,10 +111,18 @@ def _of_second_moments(
     )
 
 
-def is_one_host(*trees: object) -> bool:
-    """Whether NumPy reads all these arrays where they are, on one device."""
-    leaves = jax.tree.leaves(trees)
-    return all(is_concrete(a) and is_on_host(a) and len(a.devices()) == 1 for a in leaves)
+def are_on_host(found: Diagonals) -> bool:
+    """Whether they are NumPy's."""
+    return isinstance(found[0].q0, np.ndarray)
+
+
+def _are_of_one_cpu(*trees: object) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if not isinstance(leaf, np.ndarray)]
+    if not all(map(is_concrete, leaves)):
+        return False
+    devices = {device for leaf in leaves for device in leaf.devices()}
+    platforms = {device.platform for device in devices} or {default_platform()}
+    return len(devices) < 2 and platforms == {"cpu"}
 
 
 def fitted(
@@ -136,7 +147,7 @@ def fitted(
     found, depth = diagonals(network, sizes), len(layers.W) - 1
     if not all(np.isfinite(d.largest) for d in found):
         raise overflow
-    if not depth:
+    if not depth or not arch.rule.adaptive:
         return network, found
     q = 1.0 if arch.layer_norm else max(map(_largest_variance, found))
     rule = fitted_rule(caller, arch.rule, q, x1.dtype, stacklevel=stacklevel)

@@ -1,11 +1,9 @@
 """The infinite-width kernels of a fully connected network, written from the recursion."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, overload
 
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -22,7 +20,7 @@ from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.mlp import recursion
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network, as_rows, stack
 from ntk_jax.networks.mlp import check_scales, per_layer
 from ntk_jax.tiling import cropped
 from ntk_jax.types import WHICH, Kernels, Which, as_asked
@@ -128,7 +126,7 @@ def mlp_kernels(  # type: ignore[misc]  # the overloads name what decides about 
         trainable_from,
     )
     found = recursion.kernels(network, known, WHICH[kernels])
-    return as_asked([cropped(k, shape) for k in found])
+    return as_asked(cropped(found, shape))
 
 
 def kernels_of(
@@ -137,7 +135,7 @@ def kernels_of(
     """NNGP, NTK or both of a network whose examples are rows of features; see `fitted`."""
     shape = len(network.x1), len(network.x1 if network.x2 is None else network.x2)
     padded, known = fitted(network, caller, overflow, stacklevel + 1)
-    return [cropped(k, shape) for k in recursion.kernels(padded, known, which)]
+    return cropped(recursion.kernels(padded, known, which), shape)
 
 
 def mlp_kernels_by_layer(
@@ -171,7 +169,7 @@ def mlp_kernels_by_layer(
     """
     network, known, shape = _network(x1, x2, depth, **{**_DEFAULTS, **options})
     found = recursion.kernels_by_layer(network, known)
-    return Kernels(*(cropped(k, (depth + 1, *shape)) for k in found))
+    return Kernels(*cropped(found, (depth + 1, *shape)))
 
 
 def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) -> Kernels:
@@ -196,7 +194,7 @@ def kernel_diagonal(x: Float[ArrayLike, "n *d"], *, depth: int, **options: Any) 
     """
     network, known, (n, _) = _network(x, None, depth, **{**_DEFAULTS, **options})
     (diagonal,) = known or diagonals(network)
-    return Kernels(cropped(diagonal.nngp, (n,)), cropped(diagonal.ntk, (n,)))
+    return Kernels(*cropped((diagonal.nngp, diagonal.ntk), (n,)))
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -230,16 +228,16 @@ def _network(
     check_integer("depth", depth, minimum=0)
     a1, a2 = as_example_pair(x1, x2)
     dtype = working_dtype(*(a.dtype for a in (a1, a2) if a is not None))
-    a1 = a1.reshape(a1.shape[0], -1).astype(dtype)
-    a2 = None if a2 is None else a2.reshape(a2.shape[0], -1).astype(dtype)
+    a1, a2 = as_rows(a1, dtype), None if a2 is None else as_rows(a2, dtype)
     check_integer("trainable_from", trainable_from, minimum=0)
     if trainable_from > depth:
         raise ValueError(
             f"trainable_from: expected a Dense layer from 0 to depth = {depth}; got "
             f"{trainable_from}: nothing would be trained."
         )
-    features = a1.shape[1]
-    layers = _layers(depth, W_std, b_std, parameterization, width, features, trainable_from, dtype)
+    given = W_std, b_std, parameterization, width
+    make = _layers_of_numbers if {*map(type, given)} <= {float, str, type(None)} else _layers
+    layers = make(depth, *given, a1.shape[1], trainable_from, dtype)
     arch = Architecture(dual_rule(activation), bool(residual), bool(layer_norm))
     shape = len(a1), len(a1 if a2 is None else a2)
     overflow = ValueError(
@@ -262,7 +260,8 @@ def _layers(
 ) -> Layers:
     W = per_layer("W_std", W_std, depth + 1)
     b = per_layer("b_std", b_std, depth + 1)
-    for W_l, b_l in zip(W, b, strict=True):
+    # one number for all layers is one object
+    for W_l, b_l in {tuple(map(id, pair)): pair for pair in zip(W, b, strict=True)}.values():
         check_scales(W_l, b_l, parameterization)
     of_dtype = partial(stack, dtype=dtype)
     trained = lambda values: of_dtype([0.0] * trainable_from + [*values[trainable_from:]])
@@ -286,15 +285,11 @@ def _layers(
     return Layers(of_dtype(W2), of_dtype(b2), trained(fan_in), trained(b_eta))
 
 
+_layers_of_numbers = lru_cache(maxsize=256)(_layers)
+
+
 def _square(value: Any) -> Any:
     """Numbers are squared in double precision: 2 for sqrt(2), where float32 would give
     1.9999999.
     """
     return float(value) ** 2 if is_concrete(value) else value * value
-
-
-def stack(values: Any, dtype: Any) -> Array:
-    """Coefficients of layers, traced ones among them."""
-    if all(map(is_concrete, values)):
-        return jnp.asarray(np.array([float(value) for value in values], dtype), dtype)
-    return jnp.stack([jnp.asarray(value, dtype) for value in values])

@@ -4,15 +4,21 @@ Moments of pairs are their covariance and their tangent kernel; variances are co
 examples with themselves.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
+from ntk_jax.compat import in_dtype, is_concrete
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.numerics import covariance_at_poles, ratio, root
+
+Coefficients: TypeAlias = Any
+"""An array (depth + 1,), or one of NumPy's, which goes to the device with the call of a program."""
 
 
 class Layers(NamedTuple):
@@ -56,6 +62,18 @@ class Network(NamedTuple):
     layers: Layers
     arch: Architecture
     factors: Factors = (None, None)
+
+
+def stack(values: Sequence[Any], dtype: DTypeLike) -> Coefficients:
+    """Coefficients of layers, traced ones among them."""
+    if all(map(is_concrete, values)):
+        return np.array([float(value) for value in values], dtype)
+    return jnp.stack([jnp.asarray(value, dtype) for value in values])
+
+
+def as_rows(x: Array, dtype: DTypeLike) -> Array:
+    """Examples as rows of features."""
+    return in_dtype(x if x.ndim == 2 else x.reshape(x.shape[0], -1), dtype)
 
 
 def dense(layer: Layers, k: Array, k_dot: Array, theta: Array) -> Moments:

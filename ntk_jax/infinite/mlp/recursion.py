@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, are_on_host, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
 from ntk_jax.infinite.mlp.tiles import (
@@ -35,7 +35,7 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
     if known is None:
         return _compiled(*network, which)
     x1, x2, layers, arch, _ = network
-    if not is_on_cpu(x1):
+    if not (are_on_host(known) or is_on_cpu(known)):
         return _compiled_blocks(x1, x2, layers, arch, known, which, block_rows(x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
@@ -49,7 +49,7 @@ def _in_tiles(
 ) -> tuple[tuple[Array, ...], Array]:
     """`in_tiles`, with what belongs to one side computed by NumPy where it can."""
     x1, x2, layers, arch, _ = network
-    sides = both_on_host(network, known)
+    sides = both_on_host(network, known) if are_on_host(known) else None
     if sides is None:
         return _compiled_tiles(x1, x2, layers, arch, known, which, watched)
     return _compiled_tiles_of_rows(*sides, layers, arch, which, watched)

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from ntk_jax.duals.host import on_host
 from ntk_jax.duals.numerics import NEAR
-from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, is_one_host
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
@@ -199,12 +199,9 @@ def both_rows(
 
 
 def both_on_host(network: Network, known: Diagonals) -> tuple[Rows, Rows | None] | None:
-    """The same of whole tiles by NumPy, which needs no dozen small programs; None where it
-    cannot.
-    """
+    """The same of whole tiles by NumPy, given what is on the host; None where it cannot."""
     x1, x2, layers, arch, _ = network
-    whole = all(len(x) % tile_size(len(x)) == 0 for x in (x1, x2) if x is not None)
-    if not (whole and is_one_host(x1, x2)):
+    if any(len(x) % tile_size(len(x)) for x in (x1, x2) if x is not None):
         return None
     found = on_host(_without_examples, arch, known, layers)
     if found is None:
