@@ -124,6 +124,14 @@ def is_on_host(x: object) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
+def default_platform() -> str:
+    """Where arrays of NumPy's go."""
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return str(getattr(device, "platform", device)).split(":")[0]
+
+
 def is_compiling() -> bool:
     """Whether this thread traces someone's `jax.jit`: then even constants are traced."""
     if _trace_state is not None and _trace_state() == _OUTSIDE:

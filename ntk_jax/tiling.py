@@ -63,11 +63,12 @@ def padded(x: Array, rows: int) -> Array | np.ndarray:
     return out
 
 
-def cropped(arrays: Sequence[Array], shape: tuple[int, ...]) -> list[Array]:
+def cropped(arrays: Sequence[Array | np.ndarray], shape: tuple[int, ...]) -> list[Array]:
     """The first entries along every axis of concrete arrays, all of one shape."""
-    if arrays[0].shape == shape:
-        return list(arrays)
-    if not _is_host():
+    held = [k for k in arrays if isinstance(k, Array)]
+    if len(held) == len(arrays) and held[0].shape == shape:
+        return held
+    if held and not _is_host():
         return _cropped(list(arrays), shape)
     return given_to_device([np.array(np.asarray(k)[tuple(map(slice, shape))]) for k in arrays])
 

@@ -70,8 +70,8 @@ INSIDE = {
         10: ["explain"],
     },
     "duals": {
-        0: ["content", "hermite_coefficients", "host", "numerics"],
-        1: ["angle", "gaussian_pair"],
+        0: ["content", "hermite_coefficients", "host_operations", "numerics"],
+        1: ["angle", "gaussian_pair", "host"],
         2: ["dual_rule", "kinks"],
         3: ["form", "hermite_series", "rectifiers"],
         4: ["closed_forms", "mixtures", "polynomials"],

@@ -14,7 +14,7 @@ from ntk_jax.closures.programs import forget
 from ntk_jax.duals.host import host_values
 from ntk_jax.infinite.mlp import kernels as front
 from ntk_jax.infinite.mlp.diagonal import diagonals
-from ntk_jax.infinite.mlp.tiles import tiled
+from ntk_jax.infinite.mlp.tiles import in_tiles
 from ntk_jax.tiling import TILE, bucket, padded, tile_size
 from ntk_jax.types import BOTH
 
@@ -137,7 +137,7 @@ def test_padded_programs_give_the_values_of_the_unpadded_one(name, sizes, monkey
     network, known, _ = front._network(
         x1, x2, *options.values(), "ntk", None, residual=False, layer_norm=False
     )
-    out, near = jax.jit(tiled, static_argnums=(3, 5))(*network[:4], known, BOTH)
+    out, near = jax.jit(in_tiles, static_argnums=(3, 5))(*network[:4], known, BOTH)
     assert not np.any(near)
     # rows at the end of a product, of no full block, are summed in another order
     close = partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)

@@ -1,26 +1,33 @@
-"""Elementwise functions on the host: their traces evaluated by NumPy, which compiles nothing.
+"""Functions of few values on the host: their traces evaluated by NumPy, which compiles nothing.
 
-What is looked at before a program is compiled, such as how many terms a series needs, are some
-thousand values: XLA would take longer to compile their program than NumPy to compute them.
+What is looked at before a program is compiled, such as how many terms a series needs, and what each
+example has with itself, are some thousand values: XLA would take longer to compile their program
+than NumPy to compute them.
 """
 
 import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_jax.compat import is_concrete
-from ntk_jax.jaxprs import INNER, Eqn, evaluate, inner_jaxpr
+from ntk_jax.compat import is_concrete, scan_counts
+from ntk_jax.duals.host_operations import UnknownOperationError, Value, operation, whole
+from ntk_jax.jaxprs import (
+    INNER,
+    Atom,
+    Eqn,
+    Literal,
+    closed_jaxpr,
+    dtype_of,
+    inner_jaxpr,
+    shape_of,
+)
 
-Value: TypeAlias = Any
-"""An array or a number of NumPy's; of parameters, whatever JAX holds there."""
 
-
-def host_values(f: Callable[..., Any], *args: np.ndarray) -> Value:
+def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
     """The arrays that `f` returns, as NumPy's, in the dtypes of JAX.
 
     By XLA in one program where NumPy does not know an operation.
@@ -28,13 +35,10 @@ def host_values(f: Callable[..., Any], *args: np.ndarray) -> Value:
     dtype = jnp.result_type(float)
     values = [np.asarray(a, dtype) for a in args]
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(*values)
-    structure = jax.tree.structure(shapes)
     if all(map(is_concrete, closed.consts)):
         try:
-            with np.errstate(all="ignore"):
-                out = evaluate(closed.jaxpr, list(map(np.asarray, closed.consts)), values, _step)
-            return jax.tree.unflatten(structure, out)
-        except _UnknownError:
+            return jax.tree.unflatten(jax.tree.structure(shapes), HostProgram(closed)(*values))
+        except UnknownOperationError:
             pass
     found = jax.jit(f)(*values)
     if not all(map(is_concrete, jax.tree.leaves(found))):  # under someone's jit
@@ -43,102 +47,155 @@ def host_values(f: Callable[..., Any], *args: np.ndarray) -> Value:
     return jax.tree.map(np.asarray, found)
 
 
-class _UnknownError(Exception):
-    """An operation that NumPy has no name for."""
+def on_host(f: Callable[..., Value], static: Hashable, *args: Value) -> Value:
+    """`f(static, *args)` of pytrees of concrete arrays on the host, as NumPy's; None where NumPy
+    does not know an operation, or XLA is much faster: on arrays larger than those given.
+
+    `f` is a function of a module: programs are remembered by it, `static`, shapes and dtypes.
+    """
+    leaves, structure = jax.tree.flatten(args)
+    kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    found = _program(f, static, structure, kinds, jax.config.read("jax_enable_x64"))
+    if found is None:
+        return None
+    program, results = found
+    return jax.tree.unflatten(results, program(*map(np.asarray, leaves)))
 
 
-def _step(eqn: Eqn, values: list[Any]) -> Sequence[Any]:
-    name = eqn.primitive.name
-    if name in INNER:
-        jaxpr, consts = inner_jaxpr(eqn)
-        return evaluate(jaxpr, list(map(np.asarray, consts)), values, _step)
-    aval: Value = eqn.outvars[0].aval
-    if name in _SHAPED:
-        return [_SHAPED[name](eqn.params, aval, *values)]
-    whole = not jnp.issubdtype(aval.dtype, jnp.inexact)
-    if name not in _ELEMENTWISE or (whole and name in _FLOATING):
-        raise _UnknownError
-    return [np.asarray(_ELEMENTWISE[name](*values)).astype(aval.dtype, copy=False)]
+@lru_cache(maxsize=256)
+def _program(
+    f: Callable[..., Value], static: Hashable, structure: Value, kinds: tuple[Value, ...], x64: bool
+) -> tuple["HostProgram", Value] | None:
+    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
+    closed, shapes = jax.make_jaxpr(f, static_argnums=0, return_shape=True)(static, *args)
+    try:
+        program = HostProgram(closed)
+    except UnknownOperationError:
+        return None
+    given = max(math.prod(shape) for shape, _ in kinds)
+    return (program, jax.tree.structure(shapes)) if program.largest <= _GROWTH * given else None
 
 
-def _each(f: Callable[[float], float]) -> Callable[[Any], Value]:
-    many = np.frompyfunc(f, 1, 1)
-    return lambda x: np.asarray(many(np.asarray(x, float)), float)
+_GROWTH = 4
 
 
-def _logistic(x: Value) -> Value:
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+class HostProgram:
+    """A trace whose every equation is an operation of NumPy.
+
+    Raises:
+        UnknownOperationError: one is not.
+    """
+
+    def __init__(self, closed: Value) -> None:
+        self.values: list[Value] = []  # of constants; None for variables
+        self.steps: list[tuple[Callable[..., Value], list[int], list[int]]] = []
+        self.places: dict[Value, int] = {}  # of variables
+        self.known: dict[Hashable, list[int]] = {}  # of equations: their results
+        self.largest = 0  # entries of a result
+        jaxpr = closed.jaxpr
+        self.inputs = [self._new() for _ in jaxpr.invars]
+        self.places |= dict(zip(jaxpr.invars, self.inputs, strict=True))
+        self._add(jaxpr, closed.consts)
+        self.outputs = [(self._read(a), shape_of(a), dtype_of(a)) for a in jaxpr.outvars]
+
+    def __call__(self, *args: Value) -> list[np.ndarray]:
+        """The results of the trace."""
+        with np.errstate(all="ignore"):
+            found = self.run(args)
+        return [
+            np.asarray(whole(value, shape), dtype)
+            for value, (_, shape, dtype) in zip(found, self.outputs, strict=True)
+        ]
+
+    def run(self, args: Sequence[Value]) -> list[Value]:
+        """The same, some with axes of one entry for more."""
+        values = self.values.copy()
+        for place, value in zip(self.inputs, args, strict=True):
+            values[place] = value
+        for f, operands, results in self.steps:
+            if len(operands) == 2:  # most of them
+                out = f(values[operands[0]], values[operands[1]])
+            else:
+                out = f(*[values[i] for i in operands])
+            if len(results) == 1:
+                values[results[0]] = out
+            else:
+                for place, value in zip(results, out, strict=True):
+                    values[place] = value
+        return [values[place] for place, _, _ in self.outputs]
+
+    def _new(self, value: Value = None) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def _read(self, a: Atom) -> int:
+        if not isinstance(a, Literal):
+            return self.places[a]
+        key = "literal", str(dtype_of(a)), repr(a.val)
+        if key not in self.known:
+            self.known[key] = [self._new(np.asarray(a.val, dtype_of(a)))]
+        return self.known[key][0]
+
+    def _add(self, jaxpr: Value, consts: Sequence[Value]) -> None:
+        self.places |= {
+            v: self._new(np.asarray(c)) for v, c in zip(jaxpr.constvars, consts, strict=True)
+        }
+        for eqn in jaxpr.eqns:
+            operands = [self._read(a) for a in eqn.invars]
+            self.places |= dict(zip(eqn.outvars, self._results(eqn, operands), strict=True))
+
+    def _results(self, eqn: Eqn, operands: list[int]) -> list[int]:
+        """Where an equation's are: of equal ones the same."""
+        if eqn.primitive.name in INNER:
+            inner, consts = inner_jaxpr(eqn)
+            self.places |= dict(zip(inner.invars, operands, strict=True))
+            self._add(inner, consts)
+            return [self._read(a) for a in inner.outvars]
+        if eqn.primitive.name == "scan":
+            body = HostProgram(closed_jaxpr(eqn.params["jaxpr"]))
+            self.largest = max(self.largest, body.largest)
+            return self._later(_scan(eqn, body), eqn, operands)
+        key = eqn.primitive.name, str(eqn.params), tuple(operands)
+        if key not in self.known:
+            self.known[key] = self._computed(eqn, operands)
+        return self.known[key]
+
+    def _computed(self, eqn: Eqn, operands: list[int]) -> list[int]:
+        f, values = operation(eqn), [self.values[i] for i in operands]
+        if f is None:
+            return operands[: len(eqn.outvars)]
+        if any(value is None for value in values):
+            return self._later(f, eqn, operands)
+        with np.errstate(all="ignore"):
+            return [self._new(f(*values))]
+
+    def _later(self, f: Callable[..., Value], eqn: Eqn, operands: list[int]) -> list[int]:
+        self.largest = max(self.largest, *(math.prod(shape_of(v)) for v in eqn.outvars))
+        results = [self._new() for _ in eqn.outvars]
+        self.steps.append((f, operands, results))
+        return results
 
 
-def _select(which: Value, *cases: Value) -> Value:
-    if len(cases) > 2:
-        raise _UnknownError
-    return np.where(np.asarray(which, bool), cases[-1], cases[0])
+def _scan(eqn: Eqn, body: HostProgram) -> Callable[..., Value]:
+    """A loop of Python over a program."""
+    params = eqn.params
+    num_consts, num_carry = scan_counts(params)
+    shapes = [shape_of(a) for a in eqn.invars]
+    shapes_of_rows = [shape_of(a)[1:] for a in eqn.outvars[num_carry:]]
+    order = range(params["length"])[:: -1 if params["reverse"] else 1]
 
+    def run(*operands: Value) -> Value:
+        operands = tuple(map(whole, operands, shapes))
+        consts, xs = operands[:num_consts], operands[num_consts + num_carry :]
+        carry, rows = list(operands[num_consts : num_consts + num_carry]), []
+        for m in order:
+            out = body.run([*consts, *carry, *(x[m] for x in xs)])
+            carry = out[:num_carry]
+            rows.append(list(map(whole, out[num_carry:], shapes_of_rows)))
+        columns = [np.array(column) for column in zip(*rows[:: order.step], strict=True)]
+        out = [*carry, *columns]
+        return out[0] if len(out) == 1 else out
 
-def _polynomial(x: Value, *coefficients: Value) -> Value:
-    total = coefficients[-1]
-    for c in coefficients[-2::-1]:
-        total = total * x + c
-    return total
-
-
-_FLOATING = ("div", "pow", "rem")
-_SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
-_ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(_SAME, lambda x: x),
-    **{
-        name: getattr(np, name)
-        for name in (
-            *"add exp exp2 expm1 log log1p log2 tanh sinh cosh sin cos tan sqrt cbrt".split(),
-            *"square abs sign floor ceil nextafter".split(),
-        )
-    },
-    **{
-        name: getattr(np, f"arc{name[1:]}")
-        for name in "asin acos atan atan2 asinh acosh atanh".split()
-    },
-    **{name: getattr(operator, name) for name in "gt ge lt le eq ne sub mul neg".split()},
-    "add_any": np.add,
-    "and": np.bitwise_and,
-    "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-    "div": np.divide,
-    "erf": _each(math.erf),
-    "erfc": _each(math.erfc),
-    "is_finite": np.isfinite,
-    "logistic": _logistic,
-    "max": np.maximum,
-    "min": np.minimum,
-    "not": np.invert,
-    "one_minus_square": lambda x: (1 - x) * (1 + x),
-    "or": np.bitwise_or,
-    "polynomial": _polynomial,
-    "pow": np.power,
-    "rem": np.fmod,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
-    "select_n": _select,
-    "xor": np.bitwise_xor,
-}
-_SHAPED: dict[str, Callable[..., Any]] = {
-    "broadcast_in_dim": lambda params, aval, x: _broadcast(params["broadcast_dimensions"], aval, x),
-    "convert_element_type": lambda params, aval, x: np.asarray(x).astype(aval.dtype),
-    "integer_pow": lambda params, aval, x: _integer_pow(x, params["y"]),
-    "reshape": lambda params, aval, x: np.reshape(x, aval.shape),
-    "squeeze": lambda params, aval, x: np.reshape(x, aval.shape),
-}
-
-
-def _broadcast(places: Sequence[int], aval: Value, x: Value) -> np.ndarray:
-    shape = [1] * len(aval.shape)
-    for place, size in zip(places, np.shape(x), strict=True):
-        shape[place] = size
-    return np.broadcast_to(np.reshape(x, shape), aval.shape)
-
-
-def _integer_pow(x: Value, y: int) -> Value:
-    """By products, as XLA: NumPy's power of single precision would round otherwise."""
-    power = np.ones_like(x)
-    for bit in bin(abs(y))[2:]:
-        power = power * power * (x if bit == "1" else 1)
-    return power if y >= 0 else 1 / power
+    if not params["length"]:
+        raise UnknownOperationError("a scan of nothing")
+    return run

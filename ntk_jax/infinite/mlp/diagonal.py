@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
-from ntk_jax.compat import is_compiling, is_concrete
+from ntk_jax.compat import default_platform, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
+from ntk_jax.duals.host import on_host
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Factors,
@@ -28,7 +30,7 @@ from ntk_jax.infinite.mlp.layers import (
     split_layers,
     tangent_before_activation,
 )
-from ntk_jax.tiling import bucket, padded
+from ntk_jax.tiling import K, bucket, padded
 
 
 class Diagonal(NamedTuple):
@@ -61,25 +63,66 @@ Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 
 def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagonals:
-    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding."""
+    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding.
+
+    By NumPy where all is on one CPU and NumPy knows how: XLA would compile twenty small programs.
+    """
     x1, x2, layers, arch, factors = network
-    return _diagonals(x1, x2, layers, factors, sizes, arch._replace(rule=arch.rule.own))
+    arch = arch._replace(rule=arch.rule.own)
+    if _are_of_one_cpu(x1, x2, layers, factors):
+        squares = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
+        counts = None if sizes is None else tuple(np.array(n, jnp.result_type(int)) for n in sizes)
+        found = on_host(_of_second_moments, arch, squares, layers, factors, counts)
+        if found is not None:
+            return found
+    return _diagonals(arch, x1, x2, layers, factors, sizes)
 
 
-@partial(jax.jit, static_argnames=("arch",))
+@partial(jax.jit, static_argnums=0)
 def _diagonals(
+    arch: Architecture,
     x1: Array,
     x2: Array | None,
     layers: Layers,
     factors: Factors,
     sizes: Sizes,
-    arch: Architecture,
 ) -> Diagonals:
-    both = [x for x in (x1, x2) if x is not None]
+    squares = tuple(_second_moments(x) for x in (x1, x2) if x is not None)
+    return _of_second_moments(arch, squares, layers, factors, sizes)
+
+
+def _second_moments(x: Float[K, "n d"]) -> Float[K, " n"]:
+    """Of the inputs; of arrays of NumPy one."""
+    if isinstance(x, np.ndarray):
+        return np.einsum("nd,nd->n", x, x) / x.shape[1]
+    return jnp.sum(x * x, axis=1) / x.shape[1]
+
+
+def _of_second_moments(
+    arch: Architecture,
+    squares: tuple[Array, ...],
+    layers: Layers,
+    factors: Factors,
+    sizes: Sizes,
+) -> Diagonals:
     return tuple(
-        _diagonal(x, layers, arch, factors[i], None if sizes is None else sizes[i])
-        for i, x in enumerate(both)
+        _diagonal(q0, layers, arch, factors[i], None if sizes is None else sizes[i])
+        for i, q0 in enumerate(squares)
     )
+
+
+def are_on_host(found: Diagonals) -> bool:
+    """Whether they are NumPy's."""
+    return isinstance(found[0].q0, np.ndarray)
+
+
+def _are_of_one_cpu(*trees: object) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if not isinstance(leaf, np.ndarray)]
+    if not all(map(is_concrete, leaves)):
+        return False
+    devices = {device for leaf in leaves for device in leaf.devices()}
+    platforms = {device.platform for device in devices} or {default_platform()}
+    return len(devices) < 2 and platforms == {"cpu"}
 
 
 def fitted(
@@ -122,11 +165,10 @@ def _largest_variance(d: Diagonal) -> float:
 
 
 def _diagonal(
-    x: Array, layers: Layers, arch: Architecture, factors: Array | None, size: Array | None
+    q0: Array, layers: Layers, arch: Architecture, factors: Array | None, size: Array | None
 ) -> Diagonal:
-    """Everything about examples alone: costs n, not n²."""
-    real = lambda a: a if size is None else jnp.where(jnp.arange(len(x)) < size, a, 0)
-    q0 = jnp.sum(x * x, axis=1) / x.shape[1]
+    """Everything about examples alone, given their second moments: costs n, not n²."""
+    real = lambda a: a if size is None else jnp.where(jnp.arange(len(q0)) < size, a, 0)
     first, rest = split_layers(layers)
     factors = None if factors is None else factors.T
 

@@ -9,10 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, diagonals
+from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, are_on_host, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
-from ntk_jax.infinite.mlp.tiles import asked, block_rows, in_blocks, tiled
+from ntk_jax.infinite.mlp.tiles import (
+    asked,
+    block_rows,
+    both_on_host,
+    in_blocks,
+    in_tiles,
+    tiled,
+)
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.tiling import mirror_upper
@@ -28,14 +35,24 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
     if known is None:
         return _compiled(*network, which)
     x1, x2, layers, arch, _ = network
-    given = x1, x2, layers, arch, known, which
-    if not is_on_cpu(known):
-        return _compiled_blocks(*given, block_rows(x1.dtype))
+    if not (are_on_host(known) or is_on_cpu(known)):
+        return _compiled_blocks(x1, x2, layers, arch, known, which, block_rows(x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
-        return _compiled_tiles(*given)[0]
-    out, near = _compiled_tiles(x1, x2, layers, far, known, which, watched=True)
-    return _compiled_tiles(*given)[0] if bool(near) else out
+        return _in_tiles(network, known, which)[0]
+    out, near = _in_tiles(network._replace(arch=far), known, which, watched=True)
+    return _in_tiles(network, known, which)[0] if bool(near) else out
+
+
+def _in_tiles(
+    network: Network, known: Diagonals, which: Which, watched: bool = False
+) -> tuple[tuple[Array, ...], Array]:
+    """`in_tiles`, with what belongs to one side computed by NumPy where it can."""
+    x1, x2, layers, arch, _ = network
+    sides = both_on_host(network, known) if are_on_host(known) else None
+    if sides is None:
+        return _compiled_tiles(x1, x2, layers, arch, known, which, watched)
+    return _compiled_tiles_of_rows(*sides, layers, arch, which, watched)
 
 
 def kernels_by_layer(network: Network, known: Diagonals | None) -> Moments:
@@ -58,7 +75,7 @@ def _kernels(
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
     rows = block_rows(x1.dtype)
     return by_platform(
-        lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known, which)[0]),
+        lambda x1, x2: cropped(in_tiles(x1, x2, layers, arch, known, which)[0]),
         lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which, rows)),
         x1,
         x2,
@@ -114,6 +131,7 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
 
 
 _compiled = jax.jit(_kernels, static_argnums=(3, 5))
-_compiled_tiles = jax.jit(tiled, static_argnums=(3, 5), static_argnames="watched")
+_compiled_tiles = jax.jit(in_tiles, static_argnums=(3, 5, 6))
+_compiled_tiles_of_rows = jax.jit(tiled, static_argnums=(3, 4, 5))
 _compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5, 6))
 _compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)

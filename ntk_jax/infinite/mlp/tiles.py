@@ -10,7 +10,6 @@ mirrored.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,9 +18,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from ntk_jax.duals.host import on_host
 from ntk_jax.duals.numerics import NEAR
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
-from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, split_layers
+from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.memory import memory_budget
@@ -33,6 +33,7 @@ GROUP = 8  # layers in one pass: more take long to compile
 
 
 Entry = TypeVar("Entry")
+Sizes = tuple[int, int]  # rows and columns of a tile
 NTK = 1  # its place in `Kernels`
 
 
@@ -51,7 +52,7 @@ class Rows(NamedTuple):
     own: Moments
 
 
-def tiled(
+def in_tiles(
     x1: Array,
     x2: Array | None,
     layers: Layers,
@@ -63,8 +64,24 @@ def tiled(
     """K, Theta or both in a CPU's tiles, padded to whole ones; if `watched`, whether any pair was
     nearly parallel before any hidden layer.
     """
-    depth, symmetric = len(layers.W) - 1, x2 is None
-    (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, tile_size)
+    sizes = tile_size(len(x1)), tile_size(len(x1 if x2 is None else x2))
+    sides = both_rows(x1, x2, layers, arch, known, sizes)
+    return tiled(*sides, layers, arch, which, watched)
+
+
+def tiled(
+    one: Rows,
+    other: Rows | None,
+    layers: Layers,
+    arch: Architecture,
+    which: Which,
+    watched: bool = False,
+) -> tuple[tuple[Array, ...], Array]:
+    """The same, given the rows of whole tiles."""
+    depth, symmetric = len(layers.W) - 1, other is None
+    other = one if other is None else other
+    t1, t2 = sizes = tile_size(len(one.own[0])), tile_size(len(other.own[0]))
+    starts = _starts(one, other, sizes, symmetric)
     _, (rest, _) = split_layers(layers)
     # K alone is packed, too, with nothing: real tiles JAX 0.6 computes anew for their mirror images
     packed = lambda s: lax.complex(s[0], s[1] if NTK in which else jnp.zeros_like(s[0]))
@@ -98,7 +115,7 @@ def tiled(
         new, found = tile(starts[m, 0], starts[m, 1])
         return write(state, both, jnp.maximum(m - 1, 0)), new, near | found
 
-    zeros, nothing = (_nothing(one, other),) * len(which), jnp.zeros((t1, t2), x1.dtype)
+    zeros, nothing = (_nothing(one, other),) * len(which), jnp.zeros((t1, t2), layers.W.dtype)
     last = nothing if which == (NTK,) else lax.complex(nothing, nothing)
     carry = zeros, last, jnp.bool(False)
     state, both, near = lax.fori_loop(0, len(starts), body, carry)
@@ -121,8 +138,10 @@ def in_blocks(
 ) -> tuple[Array, ...]:
     """K, Theta or both in an accelerator's blocks of at most so many rows, padded to whole ones."""
     symmetric = x2 is None
-    rows_of_block = lambda n: even(n, most)
-    (one, t1), (other, t2), starts = _walk(x1, x2, layers, arch, known, rows_of_block)
+    t1, t2 = sizes = even(len(x1), most), even(len(x1 if x2 is None else x2), most)
+    one, other = both_rows(x1, x2, layers, arch, known, sizes)
+    other = one if other is None else other
+    starts = _starts(one, other, sizes, symmetric)
     if len(starts) == 1:
         return _block(layers, arch, one, other, (0, 0), symmetric, which)
 
@@ -165,21 +184,34 @@ def _k_alone(state: Moments) -> Moments:
     return k, jnp.zeros_like(k)
 
 
-def _walk(
-    x1: Array,
-    x2: Array | None,
-    layers: Layers,
-    arch: Architecture,
-    known: Diagonals,
-    size: Callable[[int], int],
-) -> tuple[tuple[Rows, int], tuple[Rows, int], Array]:
-    """Both sides, filled up to whole tiles, with the `size` of these; where each tile starts."""
-    t1, t2 = (size(len(x)) for x in (x1, x1 if x2 is None else x2))
-    one = _all_rows(x1, known[0], layers, arch, t1)
-    other = one if x2 is None else _all_rows(x2, known[-1], layers, arch, t2)
-    shape = len(one.own[0]), len(other.own[0])
-    starts = jnp.asarray(corners(*shape, t1, t2, symmetric=x2 is None))
-    return (one, t1), (other, t2), starts
+def _starts(one: Rows, other: Rows, sizes: Sizes, symmetric: bool) -> Array:
+    """Where each tile starts."""
+    n1, n2 = (len(rows.own[0]) for rows in (one, other))
+    return jnp.asarray(corners(n1, n2, *sizes, symmetric=symmetric))
+
+
+def both_rows(
+    x1: Array, x2: Array | None, layers: Layers, arch: Architecture, known: Diagonals, sizes: Sizes
+) -> tuple[Rows, Rows | None]:
+    """Of both sides, filled up to whole tiles; None for x2 = None."""
+    one = _all_rows(x1, known[0], layers, arch, sizes[0])
+    return one, None if x2 is None else _all_rows(x2, known[-1], layers, arch, sizes[1])
+
+
+def both_on_host(network: Network, known: Diagonals) -> tuple[Rows, Rows | None] | None:
+    """The same of whole tiles by NumPy, given what is on the host; None where it cannot."""
+    x1, x2, layers, arch, _ = network
+    if any(len(x) % tile_size(len(x)) for x in (x1, x2) if x is not None):
+        return None
+    found = on_host(_without_examples, arch, known, layers)
+    if found is None:
+        return None
+    of = lambda rows, x: rows._replace(inputs=rows.inputs._replace(x=x))
+    return of(found[0], x1), None if x2 is None else of(found[1], x2)
+
+
+def _without_examples(arch: Architecture, known: Diagonals, layers: Layers) -> tuple[Rows, ...]:
+    return tuple(_rows(jnp.zeros(()), d, layers, arch) for d in known)
 
 
 def _nothing(one: Rows, other: Rows) -> Array:
@@ -188,7 +220,11 @@ def _nothing(one: Rows, other: Rows) -> Array:
 
 def _all_rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture, tile: int) -> Rows:
     """Of all examples, filled up to whole tiles."""
-    x, known = _pad(x, tile), jax.tree.map(lambda a: _pad(a, tile, -1), known)
+    known = jax.tree.map(lambda a: _pad(a, tile, -1), known)
+    return _rows(_pad(x, tile), known, layers, arch)
+
+
+def _rows(x: Array, known: Diagonal, layers: Layers, arch: Architecture) -> Rows:
     _, (rest, last) = split_layers(layers)
     each = jax.tree.map(lambda c: c[:, None], rest), last[:, None]
     moments = known.variances, known.active

@@ -1,0 +1,179 @@
+"""Operations of traces, by NumPy."""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_jax.jaxprs import Eqn
+
+Value: TypeAlias = Any
+"""An array or a number of NumPy's; of parameters, whatever JAX holds there."""
+
+
+class UnknownOperationError(Exception):
+    """An operation that NumPy has no name for."""
+
+
+def operation(eqn: Eqn) -> Callable[..., Value] | None:
+    """What NumPy makes of the operands of an equation with one result; None: what they are.
+
+    Both may have axes of one entry for more, which who needs them all broadcasts.
+
+    Raises:
+        UnknownOperationError: NumPy does not know it.
+    """
+    name, aval = eqn.primitive.name, _aval(eqn.outvars[0])
+    if name in _SAME:
+        return None
+    if name == "convert_element_type":
+        return _convert(eqn)
+    if name in _SHAPED:
+        whole = [_aval(a).shape for a in eqn.invars]
+        return _SHAPED[name](eqn.params, aval, *whole)
+    integers = not jnp.issubdtype(aval.dtype, jnp.inexact)
+    if name not in _ELEMENTWISE or (integers and name in _FLOATING):
+        raise UnknownOperationError(name)
+    f = _ELEMENTWISE[name]
+    if name == "select_n" and len(eqn.invars) > 3:
+        raise UnknownOperationError(name)
+    return (lambda *x: np.asarray(f(*x), aval.dtype)) if name in _DOUBLE else f
+
+
+def whole(x: Value, shape: tuple[int, ...]) -> Value:
+    """`x` with all its entries."""
+    return x if np.shape(x) == shape else np.broadcast_to(x, shape)
+
+
+def _aval(atom: Value) -> Value:
+    return atom.aval
+
+
+def _each(f: Callable[[float], float]) -> Callable[[Any], Value]:
+    many = np.frompyfunc(f, 1, 1)
+    return lambda x: np.asarray(many(np.asarray(x, float)), float)
+
+
+def _logistic(x: Value) -> Value:
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def _select(which: Value, *cases: Value) -> Value:
+    return np.where(which, cases[-1], cases[0])
+
+
+def _polynomial(x: Value, *coefficients: Value) -> Value:
+    total = coefficients[-1]
+    for c in coefficients[-2::-1]:
+        total = total * x + c
+    return total
+
+
+_SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
+_FLOATING = ("div", "pow", "rem")
+_DOUBLE = ("erf", "erfc", "logistic")
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    **{
+        name: getattr(np, name)
+        for name in (
+            *"add exp exp2 expm1 log log1p log2 tanh sinh cosh sin cos tan sqrt cbrt".split(),
+            *"square abs sign floor ceil nextafter".split(),
+        )
+    },
+    **{
+        name: getattr(np, f"arc{name[1:]}")
+        for name in "asin acos atan atan2 asinh acosh atanh".split()
+    },
+    **{name: getattr(operator, name) for name in "gt ge lt le eq ne sub mul neg".split()},
+    "add_any": np.add,
+    "and": np.bitwise_and,
+    "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    "div": np.divide,
+    "erf": _each(math.erf),
+    "erfc": _each(math.erfc),
+    "is_finite": np.isfinite,
+    "logistic": _logistic,
+    "max": np.maximum,
+    "min": np.minimum,
+    "not": np.invert,
+    "one_minus_square": lambda x: (1 - x) * (1 + x),
+    "or": np.bitwise_or,
+    "polynomial": _polynomial,
+    "pow": np.power,
+    "rem": np.fmod,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "select_n": _select,
+    "xor": np.bitwise_xor,
+}
+
+
+def _reshape(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value]:
+    return lambda x: np.reshape(whole(x, shape), aval.shape)
+
+
+def _broadcast(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value] | None:
+    places, rank = params["broadcast_dimensions"], len(aval.shape)
+    if tuple(places) == tuple(range(rank - len(shape), rank)):
+        return None
+    with_axes = [1] * rank
+    for place, size in zip(places, shape, strict=True):
+        with_axes[place] = size
+    return lambda x: np.reshape(whole(x, shape), with_axes)
+
+
+def _convert(eqn: Eqn) -> Callable[..., Value] | None:
+    dtype = _aval(eqn.outvars[0]).dtype
+    return None if _aval(eqn.invars[0]).dtype == dtype else lambda x: np.asarray(x, dtype)
+
+
+def _slice(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value]:
+    limits = params["start_indices"], params["limit_indices"], params["strides"] or [1] * len(shape)
+    taken = tuple(map(slice, *limits))
+    return lambda x: whole(x, shape)[taken]
+
+
+def _iota(params: Value, aval: Value) -> Callable[..., Value]:
+    shape = [1] * len(aval.shape)
+    shape[params["dimension"]] = -1
+    values = np.broadcast_to(
+        np.arange(params["shape"][params["dimension"]]).reshape(shape), aval.shape
+    )
+    return lambda: values.astype(aval.dtype)
+
+
+def _reduced(f: Callable[..., Value]) -> Callable[..., Callable[..., Value]]:
+    return lambda params, aval, shape: lambda x: f(whole(x, shape), axis=tuple(params["axes"]))
+
+
+def _stack(params: Value, aval: Value, *shapes: tuple[int, ...]) -> Callable[..., Value]:
+    return lambda *x: np.stack([*map(whole, x, shapes)], params["axis"])
+
+
+def _concatenate(params: Value, aval: Value, *shapes: tuple[int, ...]) -> Callable[..., Value]:
+    return lambda *x: np.concatenate([*map(whole, x, shapes)], params["dimension"])
+
+
+_SHAPED: dict[str, Callable[..., Callable[..., Value] | None]] = {
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenate,
+    "integer_pow": lambda params, aval, shape: lambda x: _integer_pow(x, params["y"]),
+    "iota": _iota,
+    "reduce_max": _reduced(np.max),
+    "reduce_sum": _reduced(np.sum),
+    "reshape": _reshape,
+    "slice": _slice,
+    "squeeze": _reshape,
+    "stack": _stack,
+}
+
+
+def _integer_pow(x: Value, y: int) -> Value:
+    """By products, as XLA: NumPy's power of single precision would round otherwise."""
+    power = np.ones_like(x)
+    for bit in bin(abs(y))[2:]:
+        power = power * power * (x if bit == "1" else 1)
+    return power if y >= 0 else 1 / power
