@@ -41,7 +41,7 @@ Row = dict[str, Any]
 def run(args: argparse.Namespace) -> None:
     """Compare, print the table, save `accuracy.json` in `args.out`."""
     depths = DEPTHS[:2] if args.quick else DEPTHS
-    names = ("relu", "hard_tanh") if args.quick else kinked_names()
+    names = ("relu", "step") if args.quick else kinked_names()
     x64 = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     try:

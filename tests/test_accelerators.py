@@ -164,6 +164,7 @@ def test_launches_are_counted_with_trips_and_the_larger_branch():
     program = read_program(PROGRAM.replace("KNOWN", known))
     # seven times two, the conditional and its larger branch, the copy
     assert program.launches == 7 * 2 + 2 + 1
+    assert program.in_branches == 1
     assert program.loops == ((7, 2),) and program.has_complex
     assert program.library_calls == {"__cublas$gemm": 7}
     open_ended = read_program(PROGRAM.replace("KNOWN", "metadata={}"))

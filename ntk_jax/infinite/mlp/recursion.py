@@ -30,7 +30,7 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
     x1, x2, layers, arch, _ = network
     given = x1, x2, layers, arch, known, which
     if not is_on_cpu(x1):
-        return _compiled_blocks(*given, block_rows(x1.dtype))
+        return _compiled_blocks(*given, block_rows(arch, x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
         return _compiled_tiles(*given)[0]
@@ -56,7 +56,7 @@ def _kernels(
     known = diagonals(Network(x1, x2, layers, arch, factors))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
-    rows = block_rows(x1.dtype)
+    rows = block_rows(arch, x1.dtype)
     return by_platform(
         lambda x1, x2: cropped(tiled(x1, x2, layers, arch, known, which)[0]),
         lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which, rows)),
