@@ -21,7 +21,7 @@ from cases.sixty_digits import DIGITS, by_depth
 from ntk_jax import mlp_kernels
 from ntk_jax.duals.catalogue import CATALOGUE, dual_rule
 
-SCALES = ((1.40625, 0.0), (1.25, 0.25))  # W_std, b_std, whose squares are exact
+SCALES = ((1.3125, 0.0), (1.25, 0.25))  # W_std, b_std, whose squares are exact
 DEPTHS = (1, 3, 10, 30)
 BANDS = {"near": 2e-5, "mid": 1e-2, "wide": 2.0}
 # Gaps of the inputs, and what each second row is scaled by.

@@ -18,7 +18,7 @@ from mpmath import erfc, exp, mp, mpf, npdf, workdps
 from mpmath.calculus.quadrature import GaussLegendre
 
 DIGITS = 60
-GUARD = 12  # digits more, of which sums and differences may take some
+GUARD = 24  # digits more, of which sums and differences may take some
 Dual = tuple[Any, Any]
 
 
@@ -157,14 +157,14 @@ def _density(a: Any, b: Any, cosine: Any, sine: Any) -> Any:
 
 def _nodes(phi: Kinked, s1: Any, s2: Any, rho: Any) -> Iterator[tuple[Any, Any]]:
     """Of t from 0 to arcsin(rho), by panels that halve towards the pole, as far as a density
-    changes there.
+    changes there, or an exponential of a variance up to 30.
     """
     pole, end = 1 if rho >= 0 else -1, mp.acos(abs(rho))
     apart = [abs(c.at / s1 - pole * d.at / s2) for c in phi.kinks for d in phi.kinks]
     apart = [a / 20 for a in apart if a > mpf(10) ** -DIGITS]
-    lowest = max(end, min(apart, default=mp.pi / 2))
+    lowest = max(end, min(apart, default=mp.pi / (32 if phi.scale else 2)))
     breaks = [mp.pi / 2]
-    while any(c.at for c in phi.kinks) and breaks[-1] > lowest:
+    while breaks[-1] > lowest:
         breaks.append(breaks[-1] / 2)
     breaks = [b for b in breaks if b > end] + [end]
     for high, low in itertools.pairwise(breaks):

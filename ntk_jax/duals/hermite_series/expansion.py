@@ -49,6 +49,11 @@ class Expansion:
         return self.terms or (CUBIC if self.piecewise else 64)
 
     @property
+    def complete(self) -> bool:
+        """Whether no terms are left out: then what the sum lacks of E[phi²] is rounding."""
+        return self.piecewise and self.count == CUBIC
+
+    @property
     def slope(self) -> "Expansion":
         """What phi' is almost everywhere: where phi jumps, a network has no delta function."""
         jumps = any(kink.jumps[0] for kink in self.kinks)

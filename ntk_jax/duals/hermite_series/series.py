@@ -119,7 +119,7 @@ class Series(Expansion, DualRule):
 
     def gap_rows(self, q: Array, second: Array) -> nearly_parallel.Side:
         rows = self.rows(q)
-        summed = self.pair(rows, q, rows).k if self.chords else second
+        summed = self.pair(rows, q, rows).k if self.chords and not self.complete else second
         return nearly_parallel.side(rows, second, summed)
 
     def of_gap(
