@@ -94,7 +94,8 @@ class _Counting(NamedTuple):
     def of(self, name: str) -> Counter[str]:
         total: Counter[str] = Counter()
         for line in self.computations.get(name, ()):
-            total += Counter(dict(self._of_instruction(line)))
+            for kind, count in self._of_instruction(line):
+                total[kind] += count
         return total
 
     def _of_instruction(self, line: str) -> Iterator[tuple[str, int]]:

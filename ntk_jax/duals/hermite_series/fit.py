@@ -270,7 +270,7 @@ def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float
         _jumps_between(low, high, gap)
         for low, high, gap in zip(sides[::2], sides[1::2], gaps, strict=True)
     ]
-    jumps = [round(j, 12) if math.isfinite(j) else math.inf for j in found[-1]]
+    jumps = [round(j, 15) if math.isfinite(j) else math.inf for j in found[-1]]
     same = [abs(a - b) <= 1e-6 * (1 + abs(b)) for a, b in zip(found[0], jumps, strict=True)]
     return tuple(j if ok and abs(j) > 1e-5 else 0.0 for j, ok in zip(jumps, same, strict=True))
 
