@@ -11,7 +11,7 @@ one at a kink with the mean of g given it. With r = sin t the densities have no 
 
 import itertools
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from mpmath import erfc, exp, mp, mpf, npdf, workdps
@@ -68,7 +68,17 @@ class Kinked(NamedTuple):
 
 def beyond(x: Any) -> Any:
     """P(Z > x)."""
+    return 1 - _tail(-x) if x < 0 else _tail(x)
+
+
+@lru_cache(maxsize=16)  # kinks at both sides of 0 ask for the same
+def _tail(x: Any) -> Any:
     return erfc(x / mp.sqrt(2)) / 2
+
+
+@lru_cache(maxsize=16)
+def _density_of_one(x: Any) -> Any:
+    return npdf(x)
 
 
 def rectifier(positive: Any, negative: Any) -> Kinked:
@@ -143,7 +153,7 @@ def _at_kinks(phi: Kinked, s1: Any, s2: Any, t: Any) -> tuple[Any, Any]:
         if any(kink.curvature for kink in phi.kinks):
             for s, other in ((s1, s2), (s2, s1)):
                 given = phi.curvature_mean(sine * c * other / s, other * cosine)
-                seen = other * cosine * npdf(c / s) * given
+                seen = other * cosine * _density_of_one(c / s) * given
                 W, H = W + J * seen, H + phi.rate * K * seen
     return W, H
 
