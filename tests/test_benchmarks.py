@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, harness, kernels, limits, memory
+from benchmarks import accuracy, gpu, harness, kernels, limits, memory
 from benchmarks.on_device import parity
 
 pytestmark = pytest.mark.slow
@@ -209,6 +209,17 @@ def test_dynamics_quick_run(tmp_path, capsys):
     ]
     assert all(row["median_s"] > 0 and row["over_diagonalize"] > 0 for row in document["results"])
     assert "/ diagonalize" in capsys.readouterr().out
+
+
+def test_accuracy_quick_run_and_that_closed_forms_with_kinks_were_measured(tmp_path):
+    command.main(["accuracy", "--quick", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "accuracy.json").read_text())["results"]
+    assert {(row["activation"], row["depth"]) for row in rows} == {
+        (name, depth) for name in ("relu", "step") for depth in (1, 3)
+    }
+    measured = json.loads((harness.RESULTS / "accuracy.json").read_text())["results"]
+    closed = {"abs", "leaky_relu", "rectifier", "relu", "sign", "step"}
+    assert closed < {row["activation"] for row in measured} <= set(accuracy.kinked_names())
 
 
 def test_equations_inside_calls_count_too():

@@ -2,14 +2,18 @@
 clusters stay definite.
 """
 
-from functools import cache, partial
+import json
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
+from cases.sixty_digits import dual
 from ntk_jax import memory, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import PoleGaps
@@ -19,6 +23,7 @@ from ntk_jax.duals.kinks.near_pole import PoleDeficit
 from ntk_jax.duals.kinks.orthant import threshold
 from ntk_jax.infinite.mlp import tiles
 from ntk_jax.infinite.mlp.kernels import _DEFAULTS, _network
+from ntk_jax.infinite.mlp.layers import Architecture
 from ntk_jax.types import BOTH
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
@@ -87,29 +92,6 @@ def around(centres, width, low, high):
             high,
         }
     )
-
-
-@cache
-def hard_tanh_dual(q1, c, q2):
-    """The dual of hard tanh: of one input given the other in closed form, then an integral at the
-    working precision.
-    """
-    s1, s2 = mpmath.sqrt(q1), mpmath.sqrt(q2)
-    cosine = min(max(c / (s1 * s2), -1), 1)
-    spread = s1 * mpmath.sqrt(1 - cosine**2)
-    if spread < mpmath.mpf(10) ** -25:
-        clip = lambda v: max(min(v, 1), -1)
-        value, slope = lambda v: clip(s1 * cosine / s2 * v), lambda v: abs(s1 * cosine / s2 * v) < 1
-    else:
-        at = lambda v: [(edge - s1 * cosine / s2 * v) / spread for edge in (-1, 1)]
-        value = lambda v: spread * (mean_beyond(1, at(v)[0]) - mean_beyond(1, at(v)[1])) - 1
-        slope = lambda v: mean_beyond(0, at(v)[0]) - mean_beyond(0, at(v)[1])
-    edges = [s * e for s in (-1, 1) for e in (1 / s2, 1 / s1)]
-    whole = around(edges, max(spread / s1, mpmath.mpf(10) ** -20), -14, 14)
-    integral = partial(mpmath.quad, method="gauss-legendre")  # smooth between breaks: few nodes
-    k = integral(lambda y: mpmath.npdf(y) * max(min(s2 * y, 1), -1) * value(s2 * y), whole)
-    inside = [b for b in sorted({*whole, -1 / s2, 1 / s2}) if abs(b) <= 1 / s2]
-    return k, integral(lambda y: mpmath.npdf(y) * slope(s2 * y), inside)
 
 
 def exact_kernels(
@@ -194,7 +176,7 @@ def test_pairs_that_ordered_layers_bring_together_equal_the_recursion_at_sixty_d
 
 @pytest.mark.slow
 @both_precisions
-def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_thirty_digits(dtype):
+def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_sixty_digits(dtype):
     x = cluster(1, 0.0, dtype, d=20)[0]
     away, distances = np.random.default_rng(1).standard_normal(20), EDGE[dtype][:7:2]
     y = np.stack([s * (x + t * away) for s in (1, -2) for t in distances]).astype(dtype)
@@ -202,9 +184,55 @@ def test_hard_tanh_of_nearly_parallel_pairs_equals_the_recursion_at_thirty_digit
         k[0] for k in mlp_kernels(x[None], y, depth=2, W_std=1.3, b_std=0.3, activation="hard_tanh")
     ]
     for i, row in enumerate(y):
-        exact = exact_kernels(x, row, 2, 1.3, 0.3, dual=hard_tanh_dual, digits=30)
+        exact = exact_kernels(x, row, 2, 1.3, 0.3, dual=partial(dual, "hard_tanh"))
         for k, (xx, xy, yy) in zip(ours, exact, strict=True):
             assert abs(float(k[i]) - xy) <= 40 * EPS[dtype] * (xx * yy) ** 0.5
+
+
+KINKED = json.loads((Path(__file__).parent / "references" / "kinked_duals.json").read_text())
+
+
+@pytest.mark.parametrize("activation", KINKED)
+def test_duals_at_sixty_digits_are_those_of_another_integral(activation):
+    for q11, q12, q22, *expected in KINKED[activation][:7]:
+        with mpmath.workdps(60):
+            found = dual(activation, *map(mpmath.mpf, (q11, q12, q22)))
+        np.testing.assert_allclose(np.array(found, float), expected, rtol=4e-16)
+
+
+@pytest.mark.parametrize("rho", ["0.3", "-0.8", "0.99"])
+def test_duals_at_sixty_digits_of_relu_and_selu_are_formula_and_integral(rho):
+    with mpmath.workdps(60):
+        q11, q22 = mpmath.mpf("1.3"), mpmath.mpf("0.6")
+        s1, s2, rho = mpmath.sqrt(q11), mpmath.sqrt(q22), mpmath.mpf(rho)
+        moments = q11, rho * s1 * s2, q22
+        for a, b in zip(dual("relu", *moments), relu_dual(*moments), strict=True):
+            assert abs(a - b) < 1e-58
+        found = [float(k) for k in dual("selu", *moments)]
+    np.testing.assert_allclose(found, selu_by_quadrature(s1, s2, rho), rtol=1e-12)
+
+
+def selu_by_quadrature(s1, s2, rho):
+    """k and k_dot: of v given u in closed form, over u by Gauss and Legendre."""
+    scale, alpha = 1.0507009873554805, 1.6732632423543772
+    s1, s2, rho = map(float, (s1, s2, rho))
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    total = np.zeros(2)
+    sine = s2 * np.sqrt(1 - rho**2)
+    for low, high, value, slope in (
+        (-12, 0, lambda u: scale * alpha * np.expm1(u), lambda u: scale * alpha * np.exp(u)),
+        (0, 12, lambda u: scale * u, lambda u: scale + 0 * u),
+    ):
+        z = (high + low) / 2 + 6 * nodes
+        w = 6 * weights * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+        mean = s2 * rho * z
+        above, density = ndtr(mean / sine), np.exp(-((mean / sine) ** 2) / 2) / np.sqrt(2 * np.pi)
+        decayed = np.exp(mean + sine**2 / 2) * ndtr(-(mean + sine**2) / sine)
+        first = mean * above + sine * density
+        given = scale * first + scale * alpha * (decayed - 1 + above)
+        given_slope = scale * above + scale * alpha * decayed
+        total += [np.sum(w * value(s1 * z) * given), np.sum(w * slope(s1 * z) * given_slope)]
+    return total
 
 
 ORDERS = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (0, 3), (3, 2)]
@@ -348,12 +376,13 @@ def test_blocks_of_accelerators_are_the_tiles_of_a_cpu(activation):
 def test_blocks_of_accelerators_are_sized_by_their_memory(monkeypatch):
     """The memory is made up; 50,000 rows are two results, their cropped copies, and one block."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = {}
+    relu, hard_tanh, found = (*(Architecture(dual_rule(a)) for a in ("relu", "hard_tanh")), {})
     for free in (2**30, 2**34, 60 * 2**30):
         monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
-        found[free] = rows = tiles.block_rows(np.float32)
-        assert rows**2 == pytest.approx(2 * tiles.block_rows(np.float64) ** 2, rel=1e-3)
+        found[free] = rows = tiles.block_rows(relu, np.float32)
+        assert rows**2 == pytest.approx(2 * tiles.block_rows(relu, np.float64) ** 2, rel=1e-3)
         assert tiles.LIVE * 4 * rows**2 <= free / 4
+        assert tiles.LIVE_NEAR * 4 * tiles.block_rows(hard_tanh, np.float32) ** 2 <= free / 4
     assert found[2**34] == 8192
     n, most = 50_000, found[60 * 2**30]
     blocks = -(-n // most)

@@ -26,6 +26,7 @@ def compiled_row(name: str, door: Door, where: Any, keep: str | None = None) -> 
     return {
         "door": name,
         "launches": program.launches,
+        "in_branches": program.in_branches,
         "loops": [list(loop) for loop in program.loops],
         "most_trips": max((loop.trips or 0 for loop in program.loops), default=0),
         "open_loops": sum(loop.trips is None for loop in program.loops),

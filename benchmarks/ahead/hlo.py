@@ -31,9 +31,12 @@ class Loop(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Launches by kind, loops, and whether complex numbers are computed with."""
+    """Launches by kind, how many of them in branches of conditionals, loops, and whether complex
+    numbers are computed with.
+    """
 
     kinds: Counter[str]
+    in_branches: int
     loops: tuple[Loop, ...]
     has_complex: bool
 
@@ -58,7 +61,9 @@ def read_program(text: str) -> Program:
     found, entry = _computations(text)
     loops: list[Loop] = []
     kinds = _Counting(found, loops).of(entry)
-    return Program(kinds, tuple(loops), bool(re.search(r"\bc(64|128)\[", text)))
+    always = _Counting(found, [], branches=False).of(entry)
+    in_branches = kinds.total() - always.total()
+    return Program(kinds, in_branches, tuple(loops), bool(re.search(r"\bc(64|128)\[", text)))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -78,15 +83,19 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 class _Counting(NamedTuple):
-    """Counts the launches of computations; notes loops on the way."""
+    """Counts the launches of computations, with or without those in `branches` of conditionals;
+    notes loops on the way.
+    """
 
     computations: dict[str, list[str]]
     loops: list[Loop]
+    branches: bool = True
 
     def of(self, name: str) -> Counter[str]:
         total: Counter[str] = Counter()
         for line in self.computations.get(name, ()):
-            total += Counter(dict(self._of_instruction(line)))
+            for kind, count in self._of_instruction(line):
+                total[kind] += count
         return total
 
     def _of_instruction(self, line: str) -> Iterator[tuple[str, int]]:
@@ -94,9 +103,9 @@ class _Counting(NamedTuple):
         if operation == "while":
             yield from self._of_loop(line).items()
         elif operation == "conditional":
-            branches = map(self.of, _branches(line))
-            yield from max(branches, key=Counter.total).items()
             yield "conditional", 1
+            if self.branches:
+                yield from max(map(self.of, _branches(line)), key=Counter.total).items()
         elif operation in CALLS:
             yield from self.of(_named(line, "to_apply|calls")).items()
         elif operation == "custom-call":

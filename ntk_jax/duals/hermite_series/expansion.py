@@ -10,6 +10,7 @@ from ntk_jax.duals.hermite_coefficients import RANGE
 from ntk_jax.duals.kinks.kinks import Kink
 
 LEVELS = 12  # resolve variances up to 4^10: one quadrature serves nearly every fit
+CUBIC = 4  # terms of a polynomial of degree 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Expansion:
         kinks: where it is not smooth.
         terms: how many terms of the series; None leaves it to the variances, or takes 64 where they
             are not known (inside jit).
+        piecewise: whether phi is polynomial between its kinks, of degree 3 at most: what remains
+            when these are split off has four terms, whatever the variances are.
         levels: the quadrature resolves 0 for standard deviations up to about 2^levels.
         tolerance: of the tail; None for 1e-10 in float64 and 1e-7 in float32.
         reach: the quadrature ends at this many standard deviations.
@@ -31,6 +34,7 @@ class Expansion:
     phi: Callable[[Array], Array]
     kinks: tuple[Kink, ...] = ()
     terms: int | None = None
+    piecewise: bool = False
     levels: int = LEVELS
     tolerance: float | None = None
     reach: float = RANGE
@@ -42,7 +46,12 @@ class Expansion:
     @property
     def count(self) -> int:
         """How many terms are summed."""
-        return self.terms or 64
+        return self.terms or (CUBIC if self.piecewise else 64)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no terms are left out: then what the sum lacks of E[phi²] is rounding."""
+        return self.piecewise and self.count == CUBIC
 
     @property
     def slope(self) -> "Expansion":

@@ -15,16 +15,23 @@ from jax import Array
 from ntk_jax.duals.content import remembered
 from ntk_jax.duals.dual_rule import DualRule, derivative
 from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
-from ntk_jax.duals.hermite_series.expansion import LEVELS, Expansion, kinks_of_derivative
+from ntk_jax.duals.hermite_series.expansion import (
+    CUBIC,
+    LEVELS,
+    Expansion,
+    kinks_of_derivative,
+)
 from ntk_jax.duals.hermite_series.resolution import (
     FEW,
     Seen,
     check_resolved,
+    evaluated,
     look,
     split_moment,
 )
 from ntk_jax.duals.host import host_values
 from ntk_jax.duals.kinks.kinks import Kink, powers
+from ntk_jax.duals.kinks.kinks import values as singular
 
 ORDERS = 6  # phi and its derivatives whose jumps are split off
 SIZES = (
@@ -105,7 +112,8 @@ def _enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:
         rest = np.max(
             [_left_out(series, *c, s, most) for c, s in zip(cases, seen, strict=True)], axis=0
         )
-        enough = [size for size in SIZES if size <= most and rest[size] <= tolerance]
+        sizes = (CUBIC, *SIZES) if series.piecewise else SIZES
+        enough = [size for size in sizes if size <= most and rest[size] <= tolerance]
         if enough:
             return replace(series, terms=enough[0])
     return replace(series, terms=most)
@@ -223,6 +231,24 @@ def find_kinks(phi: Callable[[Array], Array], at: Sequence[float]) -> tuple[Kink
     return tuple(kink for kink in found if kink is not None)
 
 
+def is_piecewise(phi: Callable[[Array], Array], kinks: tuple[Kink, ...]) -> bool:
+    """Whether a polynomial of degree 3 at most remains of phi when its kinks are split off."""
+
+    def fits() -> bool:
+        end = 8 + 2 * max(abs(c) for c, _ in kinks)
+        v = np.linspace(-end, end, 64)
+        f = evaluated(phi, 0, v)
+        rest = f - singular(kinks, 0, v)
+        if not np.all(np.isfinite(rest)):
+            return False
+        powers_of = np.polynomial.legendre.legvander(v / end, CUBIC - 1)
+        fitted = powers_of @ np.linalg.lstsq(powers_of, rest)[0]
+        rounding = 64 * float(jnp.finfo(jnp.result_type(float)).eps) + 1e-11  # of jumps
+        return bool(np.max(np.abs(rest - fitted)) <= rounding * np.max(np.abs(f)))
+
+    return bool(kinks) and remembered(phi, (kinks, "piecewise"), fits)
+
+
 def find_kink(phi: Callable[[Array], Array], at: float = 0.0) -> Kink | None:
     """The jumps of phi and of its first derivatives at a point; None if those up to the third are
     0.
@@ -244,7 +270,7 @@ def _jumps(phi: Callable[[Array], Array], at: float, orders: int) -> tuple[float
         _jumps_between(low, high, gap)
         for low, high, gap in zip(sides[::2], sides[1::2], gaps, strict=True)
     ]
-    jumps = [round(j, 12) if math.isfinite(j) else math.inf for j in found[-1]]
+    jumps = [round(j, 15) if math.isfinite(j) else math.inf for j in found[-1]]
     same = [abs(a - b) <= 1e-6 * (1 + abs(b)) for a, b in zip(found[0], jumps, strict=True)]
     return tuple(j if ok and abs(j) > 1e-5 else 0.0 for j, ok in zip(jumps, same, strict=True))
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 
 from ntk_jax.duals.dual_rule import Gap, PoleGaps
 from ntk_jax.duals.hermite_coefficients import NODES, RANGE
@@ -113,9 +114,14 @@ def where_near(singular: Kinks, far: Array, inputs: Gap, one: Side, other: Side)
 
     cpu, accelerator = (partial(in_parts, parts=parts) for parts in (PARTS, FEW_PARTS))
     all_rows = lambda *given: by_platform(cpu, accelerator, *given)
+    # in one array: each of many would be copied first, whether any pair is near or not
+    sides, apart = ravel_pytree((one, other))
     return lax.cond(
-        jnp.any(near), all_rows, lambda near, far, *_: far, near, far, inputs, one, other
-    )
+        jnp.any(near),
+        lambda near, far, inputs, sides: all_rows(near, far, inputs, *apart(sides)),
+        lambda near, far, *_: far,
+        near, far, inputs, lax.optimization_barrier(sides),
+    )  # fmt: skip
 
 
 def _deficit(coefficients: Array, pole_gap: Array) -> Array:

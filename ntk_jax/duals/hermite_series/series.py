@@ -30,6 +30,7 @@ from ntk_jax.duals.hermite_series.fit import (
     errors,
     find_kinks,
     fitted_rule,
+    is_piecewise,
     relative_error,
 )
 from ntk_jax.duals.hermite_series.sums import (
@@ -118,7 +119,7 @@ class Series(Expansion, DualRule):
 
     def gap_rows(self, q: Array, second: Array) -> nearly_parallel.Side:
         rows = self.rows(q)
-        summed = self.pair(rows, q, rows).k if self.chords else second
+        summed = self.pair(rows, q, rows).k if self.chords and not self.complete else second
         return nearly_parallel.side(rows, second, summed)
 
     def of_gap(
@@ -165,4 +166,5 @@ def series_rule(
 ) -> Series:
     """The series of a scalar function; a kink at 0 is found, others are named."""
     phi = by_content(phi)
-    return Series(phi, find_kinks(phi, (0.0, *kinks)), tolerance=tolerance)
+    found = find_kinks(phi, (0.0, *kinks))
+    return Series(phi, found, piecewise=is_piecewise(phi, found), tolerance=tolerance)

@@ -135,8 +135,9 @@ def _by_horner(
         return value * rho + sum(signed), None
 
     def terms(value: Array, at: list[list[Array]]) -> tuple[Array, None]:
-        # A pass of all terms would have more operands than XLA for a GPU takes.
-        value, at = lax.optimization_barrier((value, at))
+        if len(pairs[0][0]) > chunk:
+            # A pass of all terms would have more operands than XLA for a GPU takes.
+            value, at = lax.optimization_barrier((value, at))
         return lax.scan(term, value, at, reverse=True, unroll=chunk)
 
     chunked = [[c.reshape(-1, chunk, *c.shape[1:]) for c in both] for *both, _ in pairs]

@@ -36,7 +36,7 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
         return _compiled(*network, which)
     x1, x2, layers, arch, _ = network
     if not (are_on_host(known) or is_on_cpu(known)):
-        return _compiled_blocks(x1, x2, layers, arch, known, which, block_rows(x1.dtype))
+        return _compiled_blocks(x1, x2, layers, arch, known, which, block_rows(arch, x1.dtype))
     far = arch._replace(rule=arch.rule.far)
     if not has_cusp(layers, arch) or far == arch:
         return _in_tiles(network, known, which)[0]
@@ -73,7 +73,7 @@ def _kernels(
     known = diagonals(Network(x1, x2, layers, arch, factors))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cropped = lambda out: jax.tree.map(lambda k: k[:n1, :n2], out)
-    rows = block_rows(x1.dtype)
+    rows = block_rows(arch, x1.dtype)
     return by_platform(
         lambda x1, x2: cropped(in_tiles(x1, x2, layers, arch, known, which)[0]),
         lambda x1, x2: cropped(in_blocks(x1, x2, layers, arch, known, which, rows)),
