@@ -410,6 +410,7 @@ BLOCKS = [
     LimitCase("experts", net(experts_stacked), (6,)),
     LimitCase("one_expert", net(one_expert), (6,)),
     LimitCase("grouped_queries", grouped_queries(2, 2), (3, 4)),
+    LimitCase("multi_query", grouped_queries(1, 3), (3, 4)),
     LimitCase("bias_by_head", BY_HEAD, (3, 4)),
     LimitCase("separable", separable(by_flax), (7, 2)),
     LimitCase("inverted_bottleneck", net(inverted_bottleneck), (4, 4, 2)),
