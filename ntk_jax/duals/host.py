@@ -76,7 +76,7 @@ def _program(
     return (program, jax.tree.structure(shapes)) if program.largest <= _GROWTH * given else None
 
 
-_GROWTH = 4
+_GROWTH = 16  # a mixture has ten scales
 
 
 class HostProgram:

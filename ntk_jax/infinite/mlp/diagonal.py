@@ -5,6 +5,7 @@ variances the dual must be exact, and it is the diagonal of the result to the bi
 """
 
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import default_platform, is_compiling, is_concrete
+from ntk_jax.compat import default_platform, fetched, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.duals.host import on_host
 from ntk_jax.infinite.mlp.layers import (
@@ -38,7 +39,7 @@ class Diagonal(NamedTuple):
 
     Second moments of the inputs (n,); variances and tangent kernels entering each hidden layer,
     E[phi²] in it, and the given factors before it (depth, n); the kernels after the last layer
-    (n,); the largest number met.
+    (n,).
     """
 
     q0: Array
@@ -48,7 +49,6 @@ class Diagonal(NamedTuple):
     factors: Array | None
     nngp: Array
     ntk: Array
-    largest: Array
 
     @property
     def by_layer(self) -> Moments:
@@ -58,37 +58,38 @@ class Diagonal(NamedTuple):
         return nngp, ntk
 
 
-Sizes = tuple[Array, ...] | None
 Diagonals = tuple[Diagonal, ...]  # of x1 and x2; of x1 alone where x2 is None
 
 
 def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagonals:
-    """Of both sets of examples; all is 0 of the rows beyond `sizes`, which are padding.
+    """Of both sets of examples; variances and tangent kernels of rows beyond `sizes`, which are
+    padding, are 0.
 
-    By NumPy where all is on one CPU and NumPy knows how: XLA would compile twenty small programs.
+    NumPy's where all is on one CPU, and by NumPy if it knows how: XLA would compile twenty small
+    programs.
     """
     x1, x2, layers, arch, factors = network
     arch = arch._replace(rule=arch.rule.own)
-    if _are_of_one_cpu(x1, x2, layers, factors):
-        squares = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
-        counts = None if sizes is None else tuple(np.array(n, jnp.result_type(int)) for n in sizes)
-        found = on_host(_of_second_moments, arch, squares, layers, factors, counts)
-        if found is not None:
-            return found
-    return _diagonals(arch, x1, x2, layers, factors, sizes)
+    if not _are_of_one_cpu(x1, x2, layers, factors):
+        return _diagonals(arch, x1, x2, layers, factors, sizes)
+    given = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
+    found = on_host(_of_second_moments, arch, given, layers, factors)
+    if found is None:
+        found = jax.tree.map(np.asarray, _by_xla(arch, given, layers, factors))
+    return _of_real_rows(found, sizes)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 5))
 def _diagonals(
     arch: Architecture,
     x1: Array,
     x2: Array | None,
     layers: Layers,
     factors: Factors,
-    sizes: Sizes,
+    sizes: tuple[int, ...] | None,
 ) -> Diagonals:
-    squares = tuple(_second_moments(x) for x in (x1, x2) if x is not None)
-    return _of_second_moments(arch, squares, layers, factors, sizes)
+    given = tuple(_second_moments(x) for x in (x1, x2) if x is not None)
+    return _of_real_rows(_of_second_moments(arch, given, layers, factors), sizes)
 
 
 def _second_moments(x: Float[K, "n d"]) -> Float[K, " n"]:
@@ -99,16 +100,27 @@ def _second_moments(x: Float[K, "n d"]) -> Float[K, " n"]:
 
 
 def _of_second_moments(
-    arch: Architecture,
-    squares: tuple[Array, ...],
-    layers: Layers,
-    factors: Factors,
-    sizes: Sizes,
+    arch: Architecture, given: tuple[Array, ...], layers: Layers, factors: Factors
 ) -> Diagonals:
-    return tuple(
-        _diagonal(q0, layers, arch, factors[i], None if sizes is None else sizes[i])
-        for i, q0 in enumerate(squares)
-    )
+    return tuple(_diagonal(q0, layers, arch, factors[i]) for i, q0 in enumerate(given))
+
+
+_by_xla = jax.jit(_of_second_moments, static_argnums=0)
+
+
+def _of_real_rows(found: Diagonals, sizes: tuple[int, ...] | None) -> Diagonals:
+    if sizes is None:
+        return found
+    return tuple(_without_padding(d, n) for d, n in zip(found, sizes, strict=True))
+
+
+def _without_padding(d: Diagonal, n: int) -> Diagonal:
+    if len(d.q0) == n:
+        return d
+    xp: ModuleType = np if isinstance(d.q0, np.ndarray) else jnp
+    parts = d.variances, d.tangents, d.nngp, d.ntk
+    variances, tangents, nngp, ntk = (xp.where(xp.arange(len(d.q0)) < n, a, 0) for a in parts)
+    return d._replace(variances=variances, tangents=tangents, nngp=nngp, ntk=ntk)
 
 
 def are_on_host(found: Diagonals) -> bool:
@@ -145,7 +157,7 @@ def fitted(
     x1, x2, factors = jax.tree.map(whole, (x1, x2, factors))
     network = network._replace(x1=x1, x2=x2, factors=factors)
     found, depth = diagonals(network, sizes), len(layers.W) - 1
-    if not all(np.isfinite(d.largest) for d in found):
+    if not all(map(_is_finite, found)):
         raise overflow
     if not depth or not arch.rule.adaptive:
         return network, found
@@ -158,38 +170,32 @@ def fitted(
     return network, diagonals(network, sizes)
 
 
+def _is_finite(d: Diagonal) -> bool:
+    """Whether no layer overflows."""
+    parts = fetched([d.variances, d.tangents, d.nngp, d.ntk])
+    return all(np.isfinite(a).all() for a in parts)
+
+
 def _largest_variance(d: Diagonal) -> float:
     """That an activation sees, without LayerNorm."""
     factors = 1.0 if d.factors is None else np.asarray(d.factors)
     return float(np.max(np.asarray(d.variances) * factors**2))
 
 
-def _diagonal(
-    q0: Array, layers: Layers, arch: Architecture, factors: Array | None, size: Array | None
-) -> Diagonal:
+def _diagonal(q0: Array, layers: Layers, arch: Architecture, factors: Array | None) -> Diagonal:
     """Everything about examples alone, given their second moments: costs n, not n²."""
-    real = lambda a: a if size is None else jnp.where(jnp.arange(len(q0)) < size, a, 0)
     first, rest = split_layers(layers)
     factors = None if factors is None else factors.T
 
-    def step(carry: Any, inputs: Any) -> tuple[Any, tuple[Array, ...]]:
+    def step(carry: Moments, inputs: Any) -> tuple[Moments, tuple[Array, ...]]:
         (layer, last), factor = inputs
-        (q, theta), largest = carry
+        q, theta = carry
         v, scale = before_activation(arch, q, factor)
         k, k_dot = arch.rule.diagonal(v)
         before = tangent_before_activation(layer, theta, None if scale is None else scale**2)
-        nngp, ntk = add_skip(arch, last, dense(layer, k, k_dot, before), (q, theta))
-        new = real(nngp), real(ntk)
-        return (new, jnp.maximum(largest, _largest(new))), (q, theta, k)
+        new = add_skip(arch, last, dense(layer, k, k_dot, before), carry)
+        return new, (q, theta, k)
 
-    nngp, ntk = first_dense(first, q0)
-    start = real(nngp), real(ntk)
-    ((nngp, ntk), largest), (variances, tangents, active) = scan_layers(
-        arch, step, (start, _largest(start)), (rest, factors)
-    )
-    return Diagonal(q0, variances, tangents, active, factors, nngp, ntk, largest)
-
-
-def _largest(kernels: Moments) -> Array:
-    """The largest entry: infinite or NaN if any is, as maxima propagate both."""
-    return jnp.maximum(*(jnp.max(jnp.abs(k)) for k in kernels))
+    start = first_dense(first, q0)
+    (nngp, ntk), (variances, tangents, active) = scan_layers(arch, step, start, (rest, factors))
+    return Diagonal(q0, variances, tangents, active, factors, nngp, ntk)
