@@ -17,12 +17,14 @@ demo test test-slow docs benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIM
 demo: $(VENV)/.demo          ## train wide networks and predict them from their kernel: figures and numbers in out/
 	$(RUN) -m ntk_jax demo
 
-# Small problems are slower to compile than to compute: XLA optimizes little here, and fully in test-slow and test-oldest.
-# Flags that a version of XLA does not know would end every process.
-QUICK_FLAGS := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+# Small problems take longer to compile than to compute: XLA optimizes little in `make test`, and as for users in the
+# others and in `make test OPTIMIZED=1`. A flag that a version of XLA does not know would end every process.
+ifndef OPTIMIZED
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+LITTLE := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+endif
 test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
-	if XLA_FLAGS="$(QUICK_FLAGS)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then export XLA_FLAGS="$$XLA_FLAGS $(QUICK_FLAGS)"; fi; \
+	if XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then export XLA_FLAGS="$$XLA_FLAGS $(LITTLE)"; fi; \
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint aot test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
