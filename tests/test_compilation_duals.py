@@ -11,9 +11,12 @@ import pytest
 from cases.compilations import compilations
 from ntk_jax import duals, kernel_diagonal, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.closures.programs import forget
-from ntk_jax.duals.host import host_values
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.duals.host import host_values, on_host
+from ntk_jax.infinite.mlp import diagonal, tiles
 from ntk_jax.infinite.mlp import kernels as front
 from ntk_jax.infinite.mlp.diagonal import diagonals
+from ntk_jax.infinite.mlp.layers import Architecture, Layers
 from ntk_jax.infinite.mlp.tiles import in_tiles
 from ntk_jax.tiling import TILE, bucket, padded, tile_size
 from ntk_jax.types import BOTH
@@ -177,3 +180,52 @@ def test_what_is_looked_at_beforehand_compiles_nothing(f, most):
     assert len(compiled) <= most
     for a, b in zip(found, jax.jit(both)(x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("options", [{}, {"residual": True}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "abs", "step", "erf", "gelu", "cos", "identity"])
+def test_what_single_examples_bring_is_alike_by_numpy_and_by_xla(activation, options):
+    x = np.random.default_rng(0).normal(size=(16, 3)) * np.geomspace(1e-3, 10, 16)[:, None]
+    x[5] = 0
+    arch = Architecture(dual_rule(activation), **options)
+    layers = Layers(*np.random.default_rng(1).uniform(0.5, 1.5, (4, 4)))
+    given = (np.sum(x * x, axis=1) / 3,), layers, (None, None)
+    diagonals_by_numpy = on_host(diagonal._of_second_moments, arch, *given)
+    rows_by_numpy = on_host(tiles._without_examples, arch, diagonals_by_numpy, layers)
+    close = partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-14)
+    jax.tree.map(close, diagonals_by_numpy, diagonal._by_xla(arch, *given))
+    by_xla = jax.jit(tiles._without_examples, static_argnums=0)(arch, diagonals_by_numpy, layers)
+    jax.tree.map(close, rows_by_numpy, by_xla)
+
+
+def of_many_shapes(power, x):
+    """Operations that change shapes, and a loop that goes backwards."""
+
+    def step(carry, row):
+        return carry + row**power, jnp.stack([carry, jnp.full_like(carry, 2.0)])
+
+    carry, rows = jax.lax.scan(step, jnp.zeros(3), x, reverse=True)
+    joined = jnp.concatenate([rows[:, 0], jnp.arange(4.0)[:, None] * carry[None]])
+    return (
+        carry,
+        joined.max(axis=1),
+        joined[1:6:2, None, 1:],
+        jnp.broadcast_to(carry[:, None], (3, 2)),
+    )
+
+
+def test_operations_that_change_shapes_are_alike_by_numpy_and_by_xla():
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    found = on_host(of_many_shapes, 3, x)
+    for a, b in zip(found, of_many_shapes(3, x), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+def test_what_numpy_does_not_know_or_would_be_slow_at_is_left_to_xla():
+    x = np.ones((4, 3))
+    assert on_host(lambda _, x: jnp.sort(x), None, x) is None
+    assert (
+        on_host(lambda _, x: jnp.sum(x[..., None] * jnp.ones((1, 1, 100)), axis=-1), None, x)
+        is None
+    )

@@ -55,7 +55,8 @@ def on_host(f: Callable[..., Value], static: Hashable, *args: Value) -> Value:
     """
     leaves, structure = jax.tree.flatten(args)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    found = _program(f, static, structure, kinds, jax.config.read("jax_enable_x64"))
+    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    found = _program(f, static, structure, kinds, x64)
     if found is None:
         return None
     program, results = found
