@@ -73,7 +73,7 @@ def test_rows_that_are_in_both_sets_take_no_further_program():
     jax.clear_caches()
     with compilations() as first:
         k = mlp_kernels(part, x, depth=3)
-    assert len(first) == 2
+    assert len(first) == 1
     own = mlp_kernels(x, depth=3)
     # two programs round a layer in two ways (JAX 0.6)
     np.testing.assert_allclose(jnp.diagonal(k.ntk), jnp.diagonal(own.ntk)[:4], rtol=3e-7)
