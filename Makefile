@@ -24,7 +24,8 @@ test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 LITTLE := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 endif
 test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
-	if XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then export XLA_FLAGS="$$XLA_FLAGS $(LITTLE)"; fi; \
+	if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \
+	export XLA_FLAGS="$(LITTLE) $$XLA_FLAGS"; fi; \
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint aot test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
