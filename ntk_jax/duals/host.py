@@ -17,11 +17,10 @@ from ntk_jax.compat import is_concrete, scan_counts
 from ntk_jax.duals.host_operations import UnknownOperationError, Value, operation, whole
 from ntk_jax.jaxprs import (
     INNER,
-    Atom,
     Eqn,
-    Literal,
     closed_jaxpr,
     dtype_of,
+    evaluate,
     inner_jaxpr,
     shape_of,
 )
@@ -90,14 +89,13 @@ class HostProgram:
     def __init__(self, closed: Value) -> None:
         self.values: list[Value] = []  # of constants; None for variables
         self.steps: list[tuple[Callable[..., Value], list[int], list[int]]] = []
-        self.places: dict[Value, int] = {}  # of variables
-        self.known: dict[Hashable, list[int]] = {}  # of equations: their results
+        self.known: dict[Hashable, list[int]] = {}  # of equations and literals: their results
         self.largest = 0  # entries of a result
         jaxpr = closed.jaxpr
         self.inputs = [self._new() for _ in jaxpr.invars]
-        self.places |= dict(zip(jaxpr.invars, self.inputs, strict=True))
-        self._add(jaxpr, closed.consts)
-        self.outputs = [(self._read(a), shape_of(a), dtype_of(a)) for a in jaxpr.outvars]
+        places = self._evaluated(jaxpr, closed.consts, self.inputs)
+        of = zip(places, jaxpr.outvars, strict=True)
+        self.outputs = [(place, shape_of(a), dtype_of(a)) for place, a in of]
 
     def __call__(self, *args: Value) -> list[np.ndarray]:
         """The results of the trace."""
@@ -129,29 +127,22 @@ class HostProgram:
         self.values.append(value)
         return len(self.values) - 1
 
-    def _read(self, a: Atom) -> int:
-        if not isinstance(a, Literal):
-            return self.places[a]
-        key = "literal", str(dtype_of(a)), repr(a.val)
-        if key not in self.known:
-            self.known[key] = [self._new(np.asarray(a.val, dtype_of(a)))]
-        return self.known[key][0]
+    def _evaluated(self, jaxpr: Value, consts: Sequence[Value], places: list[int]) -> list[int]:
+        """Where the results of a trace are, given where its arguments are."""
+        constants = [self._new(np.asarray(c)) for c in consts]
+        return evaluate(jaxpr, constants, places, self._results, constant=self._literal)
 
-    def _add(self, jaxpr: Value, consts: Sequence[Value]) -> None:
-        self.places |= {
-            v: self._new(np.asarray(c)) for v, c in zip(jaxpr.constvars, consts, strict=True)
-        }
-        for eqn in jaxpr.eqns:
-            operands = [self._read(a) for a in eqn.invars]
-            self.places |= dict(zip(eqn.outvars, self._results(eqn, operands), strict=True))
+    def _literal(self, value: Value) -> int:
+        array = np.asarray(value, getattr(value, "dtype", None))
+        key = "literal", array.dtype, array.tobytes()
+        if key not in self.known:
+            self.known[key] = [self._new(array)]
+        return self.known[key][0]
 
     def _results(self, eqn: Eqn, operands: list[int]) -> list[int]:
         """Where an equation's are: of equal ones the same."""
         if eqn.primitive.name in INNER:
-            inner, consts = inner_jaxpr(eqn)
-            self.places |= dict(zip(inner.invars, operands, strict=True))
-            self._add(inner, consts)
-            return [self._read(a) for a in inner.outvars]
+            return self._evaluated(*inner_jaxpr(eqn), operands)
         if eqn.primitive.name == "scan":
             body = HostProgram(closed_jaxpr(eqn.params["jaxpr"]))
             self.largest = max(self.largest, body.largest)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import default_platform, fetched, is_compiling, is_concrete
+from ntk_jax.compat import default_platform, fetched, is_compiling, is_concrete, is_on_host
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.duals.host import on_host
 from ntk_jax.infinite.mlp.layers import (
@@ -130,11 +130,9 @@ def are_on_host(found: Diagonals) -> bool:
 
 def _are_of_one_cpu(*trees: object) -> bool:
     leaves = [leaf for leaf in jax.tree.leaves(trees) if not isinstance(leaf, np.ndarray)]
-    if not all(map(is_concrete, leaves)):
-        return False
-    devices = {device for leaf in leaves for device in leaf.devices()}
-    platforms = {device.platform for device in devices} or {default_platform()}
-    return len(devices) < 2 and platforms == {"cpu"}
+    if not leaves:
+        return default_platform() == "cpu"
+    return all(map(is_on_host, leaves)) and len(set().union(*(a.devices() for a in leaves))) == 1
 
 
 def fitted(
