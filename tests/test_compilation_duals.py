@@ -205,11 +205,12 @@ def of_many_shapes(power, x):
         return carry + row**power, jnp.stack([carry, jnp.full_like(carry, 2.0)])
 
     carry, rows = jax.lax.scan(step, jnp.zeros(3), x, reverse=True)
-    joined = jnp.concatenate([rows[:, 0], jnp.arange(4.0)[:, None] * carry[None]])
+    first = jax.lax.index_in_dim(rows, 0, 1, keepdims=False)  # `rows[:, 0]` gathers in JAX 0.6
+    joined = jnp.concatenate([first, jnp.arange(4.0)[:, None] * carry[None]])
     return (
         carry,
         joined.max(axis=1),
-        joined[1:6:2, None, 1:],
+        jax.lax.slice(joined, (1, 1), (6, 3), (2, 1))[:, None],
         jnp.broadcast_to(carry[:, None], (3, 2)),
     )
 
