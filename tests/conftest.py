@@ -3,6 +3,7 @@ shapes checked.
 """
 
 import gc
+import os
 from typing import Any
 
 import beartype
@@ -44,6 +45,14 @@ def checked(signature):
 
 # The tests that take longest. Nothing else is left to run beside one of them that starts last.
 FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
+
+
+def pytest_sessionstart():
+    """In `make test OPTIMIZED=1` every program is compiled as those of large arrays are."""
+    if os.environ.get("OPTIMIZED"):
+        from ntk_jax import small_programs
+
+        small_programs.LARGEST = 0
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

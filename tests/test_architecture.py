@@ -24,7 +24,16 @@ MAX_LINES = 300
 # A file imports lower levels or its own folder; rooms of one level do not know each other.
 LEVELS = {
     0: ["types", "compat", "examples", "extras", "platforms", "signatures"],
-    1: ["checks", "draws", "jaxprs", "matrix_functions", "memory", "norms", "progress"],
+    1: [
+        "checks",
+        "draws",
+        "jaxprs",
+        "matrix_functions",
+        "memory",
+        "norms",
+        "progress",
+        "small_programs",
+    ],
     2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
     3: ["devices", "duals", "initializers", "operators"],
     4: ["modes", "networks"],

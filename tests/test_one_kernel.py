@@ -93,7 +93,9 @@ def test_one_kernel_compiles_no_more_and_takes_half_the_memory():
         assert not again
     assert counts == {"both": 1, "ntk": 1}
     network, known, _ = _network(x, None, 1, "erf", 1.3, 0.2, "ntk", None, False, False)
-    compiled = lambda which: recursion._compiled_tiles.lower(*network[:4], known, which).compile()
+    compiled = lambda which: recursion._compiled_tiles.large.lower(
+        *network[:4], known, which
+    ).compile()
     one, both = (compiled(which).memory_analysis() for which in (WHICH["ntk"], BOTH))
     assert one.output_size_in_bytes <= 0.51 * both.output_size_in_bytes
     assert one.temp_size_in_bytes <= both.temp_size_in_bytes

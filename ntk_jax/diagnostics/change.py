@@ -18,6 +18,7 @@ from ntk_jax.finite.linearize import linearize
 from ntk_jax.finite.uses.plan import outputs_of_one
 from ntk_jax.memory import how_many
 from ntk_jax.norms import host_norm, norm, norm_ratio
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.types import ApplyFn, Params
 
 # Numbers in the gradients that are held at the same time.
@@ -103,7 +104,7 @@ def _on_host(
     return change(list(range(len(pairs)))), list(map(change, layers))
 
 
-@jax.jit
+@jit_by_size
 def _changes(params: Params, params_0: Params) -> tuple[Array, list[Array]]:
     """The change of all parameters, and of each layer."""
     leaves, leaves_0 = jax.tree.leaves(params), jax.tree.leaves(params_0)
@@ -161,7 +162,7 @@ def kernel_change(
     return change
 
 
-@jax.jit
+@jit_by_size
 def _distance_ratio(k: Array, k_0: Array) -> tuple[Float[Array, ""], dict[str, Look | None]]:
     seen, dtype = looks({"k": k, "k_0": k_0}), working_dtype(k.dtype, k_0.dtype)
     k, k_0 = k.astype(dtype), k_0.astype(dtype)

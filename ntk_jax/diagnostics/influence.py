@@ -13,6 +13,7 @@ from ntk_jax.examples import Examples
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.losses import LossFn, loss_function
 from ntk_jax.networks.apply_fn import check_apply_fn, check_outputs, examples_and_targets
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.types import ApplyFn, Params
 
 
@@ -73,7 +74,7 @@ def _slope(functions: Reading, params: Params, x: Examples, y: Array) -> tuple[A
     return f, jax.grad(loss)(f, y)
 
 
-@jax.jit
+@jit_by_size
 def _influence(
     k: Float[Array, "n_test n O O"], slope: Float[Array, "n ..."]
 ) -> Float[Array, "n_test n ..."]:

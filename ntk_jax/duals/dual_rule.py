@@ -18,6 +18,7 @@ from jaxtyping import Float
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.gaussian_pair import as_moments
+from ntk_jax.small_programs import LESS, jit_by_size
 
 
 class Dual(NamedTuple):
@@ -182,7 +183,7 @@ def _of_pairs(rule: DualRule, q11: Array, q12: Array, q22: Array) -> Dual:
     return rule.pair(rule.rows(q11), q12, rule.rows(q22))
 
 
-_called = jax.jit(_of_pairs, static_argnums=0)
+_called = jit_by_size(_of_pairs, 0, LESS)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jax import Array, lax
 from ntk_jax.checks import working_dtype
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.numerics import covariance_slack
+from ntk_jax.small_programs import jit_by_size
 
 NAMES = ("q11", "q12", "q22")
 
@@ -97,7 +98,7 @@ def _check_possible(xp: Any, q11: Any, q12: Any, q22: Any) -> None:
         )
 
 
-@jax.jit
+@jit_by_size
 def _nearest_possible(q11: Array, q12: Array, q22: Array) -> list[Array]:
     """With the derivatives of what was given."""
     v1, c, v2 = lax.stop_gradient((q11, q12, q22))

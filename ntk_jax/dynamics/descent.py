@@ -24,6 +24,7 @@ from ntk_jax.dynamics.least_squares import (
 )
 from ntk_jax.linalg import matmul
 from ntk_jax.modes.modes import Modes, Prediction, as_momentum, max_learning_rate
+from ntk_jax.small_programs import jit_by_size
 
 
 def gradient_descent_mse(
@@ -168,7 +169,7 @@ class _Rates(NamedTuple):
     decay: Array
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+@partial(jit_by_size, static_argnums=(3, 4, 5, 6))
 def _descent(
     problem: Problem,
     numbers: tuple[Number, Number, Number, Number],

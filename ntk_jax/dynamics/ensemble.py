@@ -40,6 +40,7 @@ from ntk_jax.modes.kind import (
 from ntk_jax.modes.modes import Modes, modes_of
 from ntk_jax.modes.targets import rows_in_modes
 from ntk_jax.platforms import by_platform
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.types import Kernels
 
 
@@ -153,7 +154,7 @@ class _Found(NamedTuple):
     variances: tuple[Array, Array]
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(jit_by_size, static_argnums=(3, 4))
 def _ensemble(
     inputs: _Inputs, times: Float[Array, "*T"], ridge: Array, traced: bool, whole: bool
 ) -> _Found:

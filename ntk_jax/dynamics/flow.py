@@ -40,6 +40,7 @@ from ntk_jax.matrix_functions.basis import Function, divided_difference
 from ntk_jax.modes.modes import Modes, Prediction
 from ntk_jax.modes.multiplied import data_of
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+from ntk_jax.small_programs import jit_by_size
 
 
 class Rest(NamedTuple):
@@ -155,7 +156,7 @@ def gradient_flow_mse(
     return out
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(jit_by_size, static_argnums=(3, 4))
 def _flow(
     problem: Problem,
     times: Float[Array, "*T"],

@@ -24,6 +24,7 @@ from ntk_jax.matrix_functions.basis import fixed, matmul
 from ntk_jax.matrix_functions.functions import apply, trace
 from ntk_jax.modes.solves import inverse
 from ntk_jax.norms import magnitude
+from ntk_jax.small_programs import jit_by_size
 
 
 def generalized_cross_validation(
@@ -79,7 +80,7 @@ def generalized_cross_validation(
     return estimates
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit_by_size, static_argnums=2)
 def _estimates(
     inputs: dict[str, Array], ridges: Array, traced: bool
 ) -> tuple[Float[Array, "*R"], dict[str, Look | None], Float[Array, " n"], Float[Array, "*R"]]:

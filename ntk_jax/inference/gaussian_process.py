@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -33,6 +32,7 @@ from ntk_jax.modes.kind import (
 )
 from ntk_jax.modes.multiplied import data_of
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.types import Estimate
 
 
@@ -121,7 +121,7 @@ class _Found(NamedTuple):
     variances: tuple[Array, Array]
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit_by_size, static_argnums=2)
 def _posterior(inputs: dict[str, Array], noises: Array, whole: bool) -> _Found:
     k, y, k_test, prior = (
         inputs[name] for name in ("k_train_train", "y_train", "k_test_train", "k_test_test")
@@ -218,7 +218,7 @@ def log_marginal_likelihood(
     return Estimate(evidence, jnp.zeros_like(evidence)) if return_error else evidence
 
 
-@jax.jit
+@jit_by_size
 def _evidence(
     inputs: dict[str, Array], noises: Array
 ) -> tuple[Float[Array, ""], dict[str, Look | None], Bool[Array, ""]]:

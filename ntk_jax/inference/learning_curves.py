@@ -31,6 +31,7 @@ from ntk_jax.checks import (
 from ntk_jax.compat import is_concrete
 from ntk_jax.matrix_functions.basis import fixed
 from ntk_jax.platforms import by_platform
+from ntk_jax.small_programs import jit_by_size
 
 # Halvings of the bracket of log κ: no digit of float64 is left after these.
 _BISECTIONS = 80
@@ -101,7 +102,7 @@ def eigenlearning(
     return curve
 
 
-@jax.jit
+@jit_by_size
 def _curves(
     s: Array, v: Array, numbers: Float[Array, "*T"], diag_reg: Array, noise: Array
 ) -> tuple[LearningCurve, Look | None]:

@@ -25,6 +25,7 @@ from ntk_jax.modes.solves import inverse
 from ntk_jax.modes.targets import as_test_kernel_of, targets_of
 from ntk_jax.operators.inverse_diagonal import PROBES
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+from ntk_jax.small_programs import jit_by_size
 
 
 class LeaveOneOut(NamedTuple):
@@ -120,7 +121,7 @@ def leave_one_out(
     return found
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jit_by_size, static_argnums=3)
 def _leave_one_out(
     modes: Modes, inputs: dict[str, Array], ridge: Array, traced: bool
 ) -> tuple[LeaveOneOut, dict[str, Look | None], Bool[Array, ""]]:

@@ -22,6 +22,7 @@ from ntk_jax.operators.lanczos import gauss_quadrature
 from ntk_jax.operators.solve import Solved, solve_system
 from ntk_jax.operators.symmetric import Operator, multiply
 from ntk_jax.progress import progress_bar
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.tiling import row_slices
 from ntk_jax.types import Estimate
 
@@ -43,7 +44,7 @@ class Ridged:
         return _ridged(multiply(self.k, v), self.noise, v)
 
 
-@jax.jit
+@jit_by_size
 def _ridged(product: Array, noise: Array, v: Array) -> Array:
     return product + (noise[:, None] if noise.ndim else noise) * v
 
@@ -90,7 +91,7 @@ def _solved(data: Data, b: Array, ridge: Array, options: Options) -> Solved:
     return solve_system(data.k, b, ridge, options, stacklevel=5, name="k_train_train")
 
 
-@jax.jit
+@jit_by_size
 def _squares(columns: Float[Array, "n b"], gain: Float[Array, "n b"]) -> Float[Array, " b"]:
     return jnp.sum(columns * gain, axis=0)
 

@@ -50,6 +50,7 @@ from ntk_jax.modes.solves import (
 from ntk_jax.norms import norm
 from ntk_jax.operators.cholesky import factors_on_host
 from ntk_jax.operators.symmetric import SymmetricOperator, is_operator
+from ntk_jax.small_programs import jit_by_size
 
 IN_PLACE = 2048
 """Rows from which a matrix on a CPU is factored in one copy: smaller ones are one program."""
@@ -207,12 +208,12 @@ def _copied(k: Array, kind: Kind, output: int) -> Float[np.ndarray, "N N"]:
     return np.array(whole if kind.name == "shared" else whole[..., output], order="C")
 
 
-@jax.jit
+@jit_by_size
 def _looks(inputs: _Inputs) -> dict[str, Look | None]:
     return looks(inputs._asdict(), symmetric=("k_train_train",))
 
 
-@jax.jit
+@jit_by_size
 def _finish(
     inputs: _Inputs, alpha: Array, report: SolveReport, seen: dict[str, Look | None]
 ) -> _Found:
@@ -224,7 +225,7 @@ def _finish(
     return _Found(fit, seen, None, norm(y - f_0), norm(y - train))
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jit_by_size, static_argnums=(2, 3))
 def _regression(inputs: _Inputs, value: Array, ridgeless: bool, traced: bool) -> _Found:
     """Cholesky with a ridge, which `value` is then; the pseudo-inverse without, to that rcond."""
     k, y, k_test, f_0, f_test_0 = inputs

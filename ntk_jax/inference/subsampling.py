@@ -32,6 +32,7 @@ from ntk_jax.checks import (
 from ntk_jax.inference.learning_curves import as_counts, check_below_rank, solve_kappa
 from ntk_jax.linalg import check_psd, matmul, null_rcond
 from ntk_jax.norms import magnitude
+from ntk_jax.small_programs import jit_by_size
 
 _MAX_STEPS = 100
 
@@ -108,7 +109,7 @@ def learning_curve(
     return curve
 
 
-@jax.jit
+@jit_by_size
 def _curve(
     inputs: dict[str, Array], n: Float[Array, "*T"], ridge: Array
 ) -> tuple[PoolCurve, dict[str, Look | None], Float[Array, " N"]]:

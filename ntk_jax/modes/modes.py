@@ -31,6 +31,7 @@ from ntk_jax.linalg import (
 )
 from ntk_jax.matrix_functions.basis import Basis
 from ntk_jax.modes.kind import SHARED, Kind, as_matrices, kind_of
+from ntk_jax.small_programs import jit_by_size
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ class Modes:
         )
 
 
-@jax.jit
+@jit_by_size
 def _rank(s: Float[Array, "*O n"]) -> Int[Array, "*O"]:
     return jnp.sum(s > 0, axis=-1)
 
 
-@jax.jit
+@jit_by_size
 def _condition_number(s: Float[Array, "*O n"]) -> Float[Array, "*O"]:
     return s[..., 0] / s[..., -1]
 
@@ -152,7 +153,7 @@ def diagonalize(
     return modes
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit_by_size, static_argnums=2)
 def _decompose(
     k: Float[Array, "n n *outputs"], rcond: Array, traced: bool
 ) -> tuple[Modes, Float[Array, "B N"], Look | None]:
@@ -174,7 +175,7 @@ def modes_of(
     return Modes(*parts, kind), s
 
 
-@jax.jit
+@jit_by_size
 def spectrum_of(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "B N"], Look | None]:
     """The eigenvalues of a kernel, largest first, and what checks see of it."""
     return ascending_eigenvalues(as_matrices(k))[:, ::-1], look(k, symmetric=True)
@@ -225,7 +226,7 @@ def max_learning_rate(
     return _largest_step(s, as_momentum(momentum, s.dtype), sharing, nesterov)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jit_by_size, static_argnums=(2, 3))
 def _largest_step(
     s: Float[Array, "*O n"], momentum: Array, sharing: int, nesterov: bool
 ) -> Float[Array, ""]:

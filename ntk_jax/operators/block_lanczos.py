@@ -13,6 +13,7 @@ from ntk_jax.compat import on_device
 from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import matmul
 from ntk_jax.operators.symmetric import Operator, multiply
+from ntk_jax.small_programs import jit_by_size
 
 
 class Krylov(NamedTuple):
@@ -48,12 +49,12 @@ class BlockLanczos:
         return Krylov(self.basis, np.triu(inside) + np.triu(inside, 1).T, np.asarray(remainder))
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jit_by_size, static_argnums=(1, 2))
 def _start(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "n b"]:
     return jnp.linalg.qr(draw_flat(jax.random.normal, key, shape, dtype))[0]
 
 
-@jax.jit
+@jit_by_size
 def _orthogonalize(
     basis: Array, block: Array, m: int | Array, product: Array
 ) -> tuple[Array, Array, Array, Array]:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from ntk_jax.checks import Number
 from ntk_jax.compat import is_on_host, on_device, scipy_linalg
+from ntk_jax.small_programs import jit_by_size
 
 
 class HostFactor(NamedTuple):
@@ -71,7 +71,7 @@ def cholesky_solve(
     return on_device(value), on_device(right - matrix @ value - scale * value)
 
 
-@jax.jit
+@jit_by_size
 def _on_device(
     k: Array, ridge: Array, b: Array
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"], Bool[Array, ""]]:

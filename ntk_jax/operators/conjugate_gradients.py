@@ -18,6 +18,7 @@ from ntk_jax.checks import Number
 from ntk_jax.linalg import matmul
 from ntk_jax.operators.nystrom import LowRank
 from ntk_jax.operators.symmetric import Operator, multiply
+from ntk_jax.small_programs import jit_by_size
 
 Preconditioner: TypeAlias = LowRank | Callable[[Array], ArrayLike] | None
 
@@ -111,7 +112,7 @@ def _preconditioned(m: Preconditioner, residual: Array) -> Array:
     return z
 
 
-@jax.jit
+@jit_by_size
 def _start(b: Float[Array, "n m"], z: Float[Array, "n m"], tol: Array) -> State:
     every = jnp.sqrt(jnp.sum(b * b, axis=0)) > tol
     seen = jnp.asarray([jnp.inf, 0], b.dtype)
@@ -128,7 +129,7 @@ def _start(b: Float[Array, "n m"], z: Float[Array, "n m"], tol: Array) -> State:
     return _restarted(state, every, z)
 
 
-@jax.jit
+@jit_by_size
 def _chunk(
     k: Array, ridge: Array, m: LowRank | None, state: State, num_steps: Array, tol: Array
 ) -> State:
@@ -143,7 +144,7 @@ def _chunk(
     return jax.lax.while_loop(going, step, state)
 
 
-_apply = jax.jit(LowRank.__call__)
+_apply = jit_by_size(LowRank.__call__)
 
 
 def _step(m: LowRank | None, ridge: Array, state: State, product: Array, tol: Array) -> State:
@@ -181,10 +182,10 @@ def _turned(state: State, z: Array) -> State:
     )
 
 
-_whole_step, _advance, _turn = jax.jit(_step), jax.jit(_advanced), jax.jit(_turned)
+_whole_step, _advance, _turn = jit_by_size(_step), jit_by_size(_advanced), jit_by_size(_turned)
 
 
-@jax.jit
+@jit_by_size
 def _renew(ridge: Array, b: Array, state: State, product: Array, tol: Array) -> Renewed:
     residual = b - product - _of_rows(ridge) * state.value
     length = lambda v: jnp.sqrt(jnp.sum(v * v, axis=0))
@@ -205,7 +206,7 @@ def _restarted(state: State, anew: Bool[Array, " m"], z: Float[Array, "n m"]) ->
     )
 
 
-_restart = jax.jit(_restarted)
+_restart = jit_by_size(_restarted)
 
 
 def _of_rows(ridge: Array) -> Array:

@@ -27,6 +27,7 @@ from ntk_jax.operators.conjugate_gradients import (
 from ntk_jax.operators.nystrom import LowRank, default_rank, nystrom, uniform
 from ntk_jax.operators.symmetric import Operator
 from ntk_jax.progress import Bar, progress_bar
+from ntk_jax.small_programs import jit_by_size
 
 CHUNK = 25
 """Steps between two true residuals, and two checkpoints."""
@@ -94,7 +95,7 @@ def iterate(
     return found._replace(bounds=(low, high))
 
 
-@jax.jit
+@jit_by_size
 def _signature(b: Float[Array, "n m"]) -> Float[Array, "2 m"]:
     """Numbers that tell right-hand sides apart."""
     wave = jnp.cos(jnp.arange(len(b), dtype=b.dtype) ** 2)
@@ -171,13 +172,13 @@ class _Run:
             )
 
 
-@jax.jit
+@jit_by_size
 def _first_best(state: State) -> _Best:
     size = jnp.sqrt(jnp.sum(jnp.square(state.residual), axis=0))
     return _Best(state.value, state.residual, size, jnp.zeros_like(state.active))
 
 
-@jax.jit
+@jit_by_size
 def _kept(renewed: Renewed, best: _Best, tol: Array) -> tuple[State, _Best]:
     """The best of both, and which columns rounding stops: the recursion tells nothing of the
     residual any more, or has broken down, and the residual has not halved since.

@@ -7,7 +7,6 @@ Krylov space of its own.
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -17,6 +16,7 @@ from ntk_jax.compat import on_device
 from ntk_jax.operators.lanczos import lanczos_steps
 from ntk_jax.operators.symmetric import Operator, multiply
 from ntk_jax.progress import progress_bar
+from ntk_jax.small_programs import jit_by_size
 
 STRIDE = 10
 """Steps between two looks at the error."""
@@ -86,7 +86,7 @@ def apply_functions(
             before = now
 
 
-@jax.jit
+@jit_by_size
 def _start(
     b: Float[Array, "n p"],
 ) -> tuple[Float[Array, "m n p"], Float[Array, "n p"], Float[Array, " p"]]:
@@ -95,7 +95,7 @@ def _start(
     return empty, b / jnp.where(size > 0, size, 1)[None], size
 
 
-@jax.jit
+@jit_by_size
 def _grown(basis: Float[Array, "m n p"]) -> Float[Array, "m2 n p"]:
     return jnp.concatenate([basis, jnp.zeros_like(basis)])
 
@@ -124,7 +124,7 @@ def _change(
     return np.linalg.norm(change, axis=1) / np.where(size > 0, size, 1)
 
 
-@jax.jit
+@jit_by_size
 def _combined(
     basis: Float[Array, "m n p"], coefficients: Float[Array, "T k p"]
 ) -> Float[Array, "n T p"]:

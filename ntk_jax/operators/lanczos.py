@@ -18,6 +18,7 @@ from ntk_jax.draws import draw_flat
 from ntk_jax.linalg import matmul
 from ntk_jax.norms import norm
 from ntk_jax.operators.symmetric import Operator, multiply
+from ntk_jax.small_programs import jit_by_size
 
 
 class Quadrature(NamedTuple):
@@ -50,7 +51,7 @@ def lanczos_step(
     return following, alpha + correction, jnp.where(exhausted, 0, beta)
 
 
-@jax.jit
+@jit_by_size
 def lanczos_steps(
     basis: Float[Array, "m n p"], step: int | Array, vectors: Array, product: Array
 ) -> tuple[Array, Array, Array, Array]:
@@ -81,7 +82,7 @@ def gauss_quadrature(k: Operator, key: Array, num_probes: int, num_steps: int) -
     return _rule_of_steps(entries)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jit_by_size, static_argnums=(1, 2, 3))
 def _start(
     key: Array, shape: tuple[int, int], num_steps: int, dtype: jnp.dtype
 ) -> tuple[Float[Array, "n p"], Float[Array, "m n p"]]:
@@ -89,7 +90,7 @@ def _start(
     return probes / norm(probes, axis=0)[None], jnp.zeros((num_steps, *shape), dtype)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jit_by_size, static_argnums=(2, 3))
 def _rule_of_matrix(
     k: Float[Array, "n n"], key: Array, shape: tuple[int, int], num_steps: int
 ) -> Quadrature:
@@ -106,7 +107,7 @@ def _rule_of_matrix(
     return _gauss_rule(alphas.T, betas.T[:, :-1])
 
 
-@jax.jit
+@jit_by_size
 def _rule_of_steps(entries: Sequence[Sequence[Array]]) -> Quadrature:
     alphas, betas = (jnp.stack(part, 1) for part in zip(*entries, strict=True))
     return _gauss_rule(alphas, betas[:, :-1])

@@ -22,6 +22,7 @@ from ntk_jax.compat import on_device
 from ntk_jax.linalg import matmul
 from ntk_jax.operators.power_iteration import largest_eigenvalue
 from ntk_jax.operators.symmetric import Operator, columns
+from ntk_jax.small_programs import jit_by_size
 
 
 class LowRank(NamedTuple):
@@ -58,7 +59,7 @@ def uniform(k: Operator, ridge: Number, rank: int, rng: np.random.Generator) -> 
     return _of_columns(found, chosen, ridge, others, _at(columns(k, others), others))
 
 
-@jax.jit
+@jit_by_size
 def _at(found: Float[Array, "n r"], rows: Int[ArrayLike, " r"]) -> Float[Array, " r"]:
     return found[jnp.asarray(rows), jnp.arange(found.shape[1])]
 
@@ -140,7 +141,7 @@ def _lower(block: Float[np.ndarray, "b b"]) -> Float[np.ndarray, "b b"]:
     return np.linalg.cholesky((vectors * np.maximum(values, floor)) @ vectors.T)
 
 
-@jax.jit
+@jit_by_size
 def _of_columns(
     found: Float[Array, "n r"],
     chosen: Int[ArrayLike, " r"],

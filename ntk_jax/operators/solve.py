@@ -29,6 +29,7 @@ from ntk_jax.norms import norm
 from ntk_jax.operators.cholesky import cholesky_solve
 from ntk_jax.operators.iteration import LOW_RANK, Found, Options, iterate
 from ntk_jax.operators.symmetric import Operator, SymmetricOperator, as_operator, columns
+from ntk_jax.small_programs import jit_by_size
 
 FORMED = 512
 """Rows up to which an operator is formed: its columns cost less than an iteration may."""
@@ -197,7 +198,7 @@ def _checked(options: Options, k: Operator) -> float:
     return float(options.tol)
 
 
-@jax.jit
+@jit_by_size
 def _unit_columns(b: Float[Array, "n *O"]) -> tuple[Float[Array, "n k"], Float[Array, " k"]]:
     flat = b.reshape(len(b), -1)
     scale = norm(flat, axis=0)
@@ -205,7 +206,7 @@ def _unit_columns(b: Float[Array, "n *O"]) -> tuple[Float[Array, "n k"], Float[A
     return flat / scale[None], scale
 
 
-@jax.jit
+@jit_by_size
 def _in_units(b: Array, scale: Float[Array, " k"], v: Float[Array, "n k"]) -> Float[Array, "n *O"]:
     return (v * scale[None]).reshape(b.shape)
 

@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from ntk_jax.checks import Look, as_coupled_kernel, check_looks, look
 from ntk_jax.compat import on_device
 from ntk_jax.linalg import as_matrix, matmul
+from ntk_jax.small_programs import jit_by_size
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ def as_operator(name: str, k: SymmetricOperator | ArrayLike) -> Operator:
     return kernel if kernel.ndim == 2 else matrix
 
 
-@jax.jit
+@jit_by_size
 def _seen(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, "N N"], Look | None]:
     return as_matrix(k), look(k, symmetric=True)
 
@@ -79,7 +79,7 @@ def multiply(k: Operator, v: Float[Array, "n2 b"]) -> Float[Array, "n1 b"]:
     return _product(k, v) if isinstance(k, Array) else jnp.asarray(k @ v)
 
 
-_product = jax.jit(matmul)
+_product = jit_by_size(matmul)
 
 
 def columns(k: Operator, indices: np.ndarray) -> Float[Array, "n r"]:
@@ -91,7 +91,7 @@ def columns(k: Operator, indices: np.ndarray) -> Float[Array, "n r"]:
     return multiply(k, on_device(_units(k.shape[1], indices, jnp.dtype(k.dtype))))
 
 
-@jax.jit
+@jit_by_size
 def _columns(k: Float[Array, "n n"], indices: Int[ArrayLike, " r"]) -> Float[Array, "n r"]:
     return jnp.take(k, jnp.asarray(indices), axis=1)
 

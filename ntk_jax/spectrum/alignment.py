@@ -21,6 +21,7 @@ from ntk_jax.checks import (
 from ntk_jax.compat import is_concrete, outside_traces
 from ntk_jax.linalg import as_matrix, matmul
 from ntk_jax.norms import magnitude, norm
+from ntk_jax.small_programs import jit_by_size
 
 Looks: TypeAlias = dict[str, Look | None]
 Norms: TypeAlias = dict[str, Array]
@@ -145,7 +146,7 @@ class _Pairs(NamedTuple):
     smallest: Float[Array, ""]
 
 
-@jax.jit
+@jit_by_size
 def _cosine(k: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], _Pairs, Look | None]:
     root = jnp.sqrt(jnp.diagonal(k))
     return k / root[:, None] / root[None, :], _pairs(k), look(k, symmetric=True)
@@ -178,7 +179,7 @@ def kernel_distance(k: Float[ArrayLike, "n n"]) -> Float[Array, "n n"]:
     return distances
 
 
-@jax.jit
+@jit_by_size
 def _distance(k: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], _Pairs, Look | None]:
     scale = magnitude(k)
     norms = jnp.diagonal(k) / scale
@@ -211,7 +212,7 @@ def _pairs(k: Array) -> _Pairs:
     return _Pairs(excess, smallest)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jit_by_size, static_argnums=1)
 def _alignment(inputs: dict[str, Array], centered: bool) -> tuple[Array, Norms, Looks]:
     """The alignment, and the norms of both."""
     matrix = as_matrix(inputs["k"])
@@ -227,7 +228,7 @@ def _alignment(inputs: dict[str, Array], centered: bool) -> tuple[Array, Norms, 
     return value, norms, looks(inputs, symmetric=("k",))
 
 
-@jax.jit
+@jit_by_size
 def _centered_alignment(inputs: dict[str, Array]) -> tuple[Array, Norms, Looks]:
     """The alignment, and the norms of both."""
     centered = {name: _center(k / magnitude(k), (0, 1)) for name, k in inputs.items()}

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -27,6 +26,7 @@ from ntk_jax.compat import is_concrete
 from ntk_jax.linalg import as_matrix, check_psd, matmul, null_rcond
 from ntk_jax.modes.solves import SolveReport, check_definite, pseudo_solve, ridge_solve
 from ntk_jax.norms import magnitude
+from ntk_jax.small_programs import jit_by_size
 
 
 @runtime_checkable
@@ -80,7 +80,7 @@ def learning_times(modes: Eigenmodes, num_outputs: int = 1) -> Float[Array, " k"
     return _times(s, entries)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jit_by_size, static_argnums=1)
 def _times(s: Float[Array, "*O k"], entries: int) -> Float[Array, "*O k"]:
     return jnp.where(s > 0, entries / jnp.where(s > 0, s, 1), jnp.inf)
 
@@ -122,7 +122,7 @@ def cumulative_power(modes: Eigenmodes, y: Num[ArrayLike, "n *O"]) -> Float[Arra
     return shares
 
 
-@jax.jit
+@jit_by_size
 def _cumulative_power(
     vectors: Float[Array, "n k"], targets: Float[Array, "..."]
 ) -> tuple[Float[Array, " k"], Float[Array, ""], Look | None]:
@@ -182,7 +182,7 @@ def rkhs_norm(
     return norms
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jit_by_size, static_argnums=(2, 3))
 def _rkhs_norm(
     inputs: dict[str, Array], value: Array, ridgeless: bool, traced: bool
 ) -> tuple[Array, SolveReport, dict[str, Look | None], Array | None]:

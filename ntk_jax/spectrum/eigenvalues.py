@@ -36,6 +36,7 @@ from ntk_jax.modes.modes import spectrum_of
 from ntk_jax.norms import magnitude, norm
 from ntk_jax.operators.block_lanczos import BlockLanczos, Krylov
 from ntk_jax.operators.symmetric import SymmetricOperator, as_operator, multiply
+from ntk_jax.small_programs import jit_by_size
 
 
 class TopEigenvalues(NamedTuple):
@@ -72,7 +73,7 @@ def eigenvalues(k: Float[ArrayLike, "n n *outputs"]) -> Float[Array, " n_O"]:
     return values
 
 
-@jax.jit
+@jit_by_size
 def _eigenvalues(k: Float[Array, "n n *outputs"]) -> tuple[Float[Array, " N"], Look | None]:
     values, seen = spectrum_of(k)
     return values[0], seen
@@ -155,7 +156,7 @@ def top_eigenvalues(
             return TopEigenvalues(*found, converged, space.dimension)
 
 
-@jax.jit
+@jit_by_size
 def _in_full(basis: Float[Array, "n m"], coefficients: Float[Array, "d k"]) -> Float[Array, "n k"]:
     return matmul(basis[:, : len(coefficients)], coefficients)
 
@@ -171,7 +172,7 @@ def _rayleigh_ritz(krylov: Krylov, num: int) -> tuple[np.ndarray, np.ndarray, np
     return values.copy(), vectors.copy(), residuals
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jit_by_size, static_argnums=1)
 def _by_diagonalization(matrix: Float[Array, "n n"], num: int) -> tuple[Array, Array, Array]:
     values, vectors = symmetric_eigh((matrix + matrix.T) / 2)
     values, vectors = values[:num], vectors[:, :num]
@@ -238,7 +239,7 @@ class _Rank(NamedTuple):
     rounding: Float[Array, ""] | None = None
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jit_by_size, static_argnums=(1, 2))
 def _effective_rank(k: Float[Array, "n n *outputs"], kind: str, traced: bool) -> _Rank:
     matrix, seen = as_matrix(k), look(k, symmetric=True)
     # Sums of squares would overflow, or underflow, at scales far from 1.

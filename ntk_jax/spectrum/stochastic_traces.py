@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -16,6 +15,7 @@ from ntk_jax.linalg import default_rcond
 from ntk_jax.norms import standard_error
 from ntk_jax.operators.lanczos import Quadrature, gauss_quadrature
 from ntk_jax.operators.symmetric import SymmetricOperator, as_operator
+from ntk_jax.small_programs import jit_by_size
 from ntk_jax.types import Estimate
 
 
@@ -81,7 +81,7 @@ def _checked(rule: Quadrature, estimate: Estimate, finite: Array) -> Estimate:
     return estimate
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit_by_size, static_argnums=0)
 def _mean(n: int, rule: Quadrature, values: Array) -> tuple[Estimate, Bool[Array, ""]]:
     samples = n * jnp.sum(rule.weights * values, axis=1)
     estimate = Estimate(jnp.mean(samples), standard_error(samples))
@@ -136,7 +136,7 @@ def log_determinant(
     return _checked(rule, *_mean_logarithm(n, rule, ridge))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit_by_size, static_argnums=0)
 def _mean_logarithm(n: int, rule: Quadrature, ridge: Array) -> tuple[Estimate, Bool[Array, ""]]:
     # Rounding may leave a node at -eps.
     return _mean(n, rule, jnp.log(jnp.maximum(rule.nodes, 0) + ridge))
@@ -173,7 +173,7 @@ def spectral_density(
     return _density(rule)
 
 
-@jax.jit
+@jit_by_size
 def _density(rule: Quadrature) -> SpectralDensity:
     order = jnp.argsort(rule.nodes.reshape(-1))
     weights = rule.weights.reshape(-1)[order] / len(rule.weights)

@@ -13,6 +13,7 @@ from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.memory import memory_budget
 from ntk_jax.platforms import by_platform, is_on_cpu
+from ntk_jax.small_programs import LESS, jit_by_size
 from ntk_jax.tiling import (
     corners,
     even,
@@ -58,7 +59,8 @@ class Pairs:
 
     def __init__(self, program: Program, which: Which):
         self.program = program
-        self.compiled = jax.jit(partial(_all_pairs, program, which), static_argnums=(4, 5))
+        every = partial(_all_pairs, program, which)
+        self.compiled = jit_by_size(every, (4, 5), LESS, partial(_entries, program))
 
     def __call__(
         self,
@@ -107,6 +109,20 @@ class Pairs:
         if on_cpu and n2 is None and per_pair >= COSTLY:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         return Schedule(most, on_cpu)
+
+
+def _entries(
+    program: Program,
+    x1: Examples,
+    x2: Examples | None,
+    rows: object,
+    key: Array | None,
+    duals: Duals,
+    _: Schedule,
+) -> int:
+    """Of the moments of all pairs."""
+    per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
+    return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
 
 
 def block(

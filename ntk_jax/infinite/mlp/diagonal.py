@@ -31,7 +31,10 @@ from ntk_jax.infinite.mlp.layers import (
     split_layers,
     tangent_before_activation,
 )
+from ntk_jax.small_programs import LESS, jit_by_size
 from ntk_jax.tiling import K, bucket, padded
+
+NODES = 256  # of the quadrature of a variance, about
 
 
 class Diagonal(NamedTuple):
@@ -105,7 +108,9 @@ def _of_second_moments(
     return tuple(_diagonal(q0, layers, arch, factors[i]) for i, q0 in enumerate(given))
 
 
-_by_xla = jax.jit(_of_second_moments, static_argnums=0)
+_by_xla = jit_by_size(
+    _of_second_moments, 0, LESS, lambda arch, given, *_: NODES * max(map(len, given))
+)
 
 
 def _of_real_rows(found: Diagonals, sizes: tuple[int, ...] | None) -> Diagonals:

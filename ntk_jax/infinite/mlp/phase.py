@@ -4,13 +4,13 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.checks import check_number
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.small_programs import jit_by_size
 
 
 class Phase(NamedTuple):
@@ -123,8 +123,8 @@ def critical_W_std(
     return (low + high) / 2
 
 
-_compiled_diagonal = jax.jit(lambda rule, q: rule.diagonal(q), static_argnums=0)
-_compiled_pair = jax.jit(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
+_compiled_diagonal = jit_by_size(lambda rule, q: rule.diagonal(q), static_argnums=0)
+_compiled_pair = jit_by_size(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
 
 
 def _diagonal(rule: DualRule, q: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 path.
 """
 
+from collections.abc import Sized
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, are_on_host, diag
 from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
 from ntk_jax.infinite.mlp.tiles import (
+    Rows,
     asked,
     block_rows,
     both_on_host,
@@ -22,8 +24,11 @@ from ntk_jax.infinite.mlp.tiles import (
 )
 from ntk_jax.linalg import matmul
 from ntk_jax.platforms import by_platform, is_on_cpu
+from ntk_jax.small_programs import LESS, jit_by_size
 from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import Which
+
+SERIES = 4  # times the time of a closed form, about
 
 
 def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Array, ...]:
@@ -130,8 +135,25 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
     return jnp.where(jnp.eye(len(k), dtype=bool), diagonal[:, None], k)
 
 
+def _work(rows: int, columns: int, arch: Architecture) -> int:
+    """Entries of a kernel; those of a series take longer to compute."""
+    return rows * columns * (1 if arch.rule.exact else SERIES)
+
+
+def _work_of_examples(
+    x1: Sized, x2: Sized | None, layers: Layers, arch: Architecture, *_: object
+) -> int:
+    return _work(len(x1), len(x1 if x2 is None else x2), arch)
+
+
+def _work_of_rows(
+    one: Rows, other: Rows | None, layers: Layers, arch: Architecture, *_: object
+) -> int:
+    return _work(len(one.own[0]), len((other or one).own[0]), arch)
+
+
 _compiled = jax.jit(_kernels, static_argnums=(3, 5))
-_compiled_tiles = jax.jit(in_tiles, static_argnums=(3, 5, 6))
-_compiled_tiles_of_rows = jax.jit(tiled, static_argnums=(3, 4, 5))
+_compiled_tiles = jit_by_size(in_tiles, (3, 5, 6), LESS, _work_of_examples)
+_compiled_tiles_of_rows = jit_by_size(tiled, (3, 4, 5), LESS, _work_of_rows)
 _compiled_blocks = jax.jit(in_blocks, static_argnums=(3, 5, 6))
-_compiled_by_layer = jax.jit(partial(_reference, every=True), static_argnums=3)
+_compiled_by_layer = jit_by_size(partial(_reference, every=True), 3, LESS, _work_of_examples)

@@ -1,0 +1,79 @@
+"""Programs on small arrays, which take longer to compile than to run: on a CPU XLA optimizes them
+little.
+
+Their values differ by roundings from those of the same program on large arrays, as those of any two
+programs do.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, update_wrapper
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_jax.compat import default_platform, is_compiling, is_concrete, is_on_host
+
+ARRAYS = jax.Array, np.ndarray, np.generic
+LARGEST = 128 * 128  # entries of a small array
+
+# For programs whose time is in LAPACK and in products of matrices, which are compiled already.
+LITTLE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+# For loops over entries, which stay vectorized.
+LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+
+
+class jit_by_size:  # noqa: N801  # it stands where jax.jit would
+    """`jax.jit(f)`: on a CPU with other options of XLA while no argument has more than `LARGEST`
+    entries, or as many as `entries` says of the arguments.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        static_argnums: int | tuple[int, ...] = (),
+        options: Mapping[str, bool | int] = LITTLE,
+        entries: Callable[..., int] | None = None,
+    ) -> None:
+        self.large = jax.jit(f, static_argnums=static_argnums)
+        self.options, self.entries = options, entries
+        self.with_options = cache(
+            lambda *known: jax.jit(f, static_argnums=static_argnums, compiler_options=dict(known))
+        )
+        update_wrapper(self, f)
+
+    def __call__(self, *args: object) -> Any:
+        """`f` of them."""
+        arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
+        count = self.entries
+        most = max((a.size for a in arrays), default=0) if count is None else count(*args)
+        small = most <= LARGEST and _are_on_cpu(arrays)
+        return (self.small if small else self.large)(*args)
+
+    def small(self, *args: object) -> object:
+        """With those of the options that this version of XLA knows."""
+        known = [option for option in self.options.items() if option[0] not in _UNKNOWN]
+        try:
+            return self.with_options(*known)(*args)
+        except RuntimeError as error:
+            refused = {name for name in self.options if f"option: '{name}'" in str(error)}
+            if not refused:
+                raise
+        _UNKNOWN.update(refused)
+        return self.small(*args)
+
+
+_UNKNOWN: set[str] = set()  # "xla_cpu_use_fusion_emitters" since JAX 0.12
+
+
+def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
+    """Whether a computation on these is one of the CPU: False in a trace, where nobody knows."""
+    if is_compiling() or not all(map(is_concrete, arrays)):
+        return False
+    placed = [a for a in arrays if isinstance(a, jax.Array)]
+    return all(map(is_on_host, placed)) if placed else default_platform() == "cpu"

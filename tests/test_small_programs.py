@@ -1,0 +1,89 @@
+"""Programs of small arrays are compiled with less effort: the same results, in every context."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import ntk_jax
+from cases.compilations import compilations
+from ntk_jax import small_programs
+from ntk_jax.small_programs import LITTLE, jit_by_size
+
+LARGEST = 128 * 128
+RNG = np.random.default_rng(0)
+SMALL = jnp.asarray(RNG.standard_normal((6, 6)))
+
+
+@pytest.fixture(autouse=True)
+def with_less_effort(monkeypatch):
+    """Also in a run of the tests that compiles all as for large arrays."""
+    monkeypatch.setattr(small_programs, "LARGEST", LARGEST)
+
+
+def program(f, **options):
+    """`f`, and which of its programs ran."""
+    made, ran = jit_by_size(f, **options), []
+    for name in ("small", "large"):
+        run = getattr(made, name)
+        setattr(made, name, lambda *args, name=name, run=run: (ran.append(name), run(*args))[1])
+    return made, ran
+
+
+def test_the_largest_array_decides():
+    made, ran = program(lambda a, b: jnp.sum(jnp.exp(a)) + b)
+    edge = np.zeros(LARGEST + 1)
+    for a in (SMALL, np.asarray(SMALL), edge[1:], edge):
+        assert_allclose(made(a, np.float64(1)), np.exp(a).sum() + 1, rtol=1e-13)
+    assert ran == ["small", "small", "small", "large"]
+
+
+def test_what_is_said_of_the_arguments_decides():
+    made, ran = program(lambda a, n: a + n, static_argnums=1, entries=lambda a, n: n)
+    made(SMALL, 2)
+    made(SMALL, LARGEST + 1)
+    assert ran == ["small", "large"]
+
+
+def test_traces_take_the_one_that_can_be_inlined():
+    made, ran = program(lambda a: jnp.sum(jnp.sin(a)))
+    assert_allclose(jax.grad(made)(SMALL), np.cos(SMALL), rtol=1e-13)
+    assert_allclose(jax.vmap(made)(SMALL), np.sin(SMALL).sum(1), rtol=1e-13)
+    assert_allclose(jax.jit(made)(SMALL), np.sin(SMALL).sum(), rtol=1e-13)
+    inside = jax.jit(lambda b: made(SMALL) + b)  # values that are known, in someone's program
+    assert_allclose(inside(1.0), np.sin(SMALL).sum() + 1, rtol=1e-13)
+    assert set(ran) == {"large"}
+
+
+def test_options_that_a_version_does_not_know_are_left_out():
+    made = jit_by_size(lambda a: a + 1, options=LITTLE | {"xla_of_another_version": 1})
+    with compilations() as programs:
+        assert_allclose(made(SMALL), np.asarray(SMALL) + 1)
+        assert_allclose(made(SMALL), np.asarray(SMALL) + 1)
+    assert len(programs) <= 1 + 1  # the one that was refused, and the one that ran
+
+
+def test_errors_are_those_of_the_function():
+    def fail(_):
+        raise RuntimeError("of the function")
+
+    with pytest.raises(RuntimeError, match="of the function"):
+        jit_by_size(fail)(SMALL)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_kernels_and_dynamics_are_the_same_with_any_effort(activation, monkeypatch):
+    x, y = RNG.standard_normal((12, 5)), RNG.standard_normal((12, 1))
+
+    def results():
+        _, theta = ntk_jax.mlp_kernels(x, depth=2, activation=activation)
+        modes = ntk_jax.diagonalize(theta)
+        flow = ntk_jax.gradient_flow_mse(modes, y, 3.0, diag_reg=0.1)
+        posterior = ntk_jax.gp_posterior(theta, y, theta[:3], theta[:3, :3], noise=0.1)
+        return theta, modes.eigenvalues, flow.train, posterior.mean
+
+    small = results()
+    monkeypatch.setattr(small_programs, "LARGEST", 0)
+    for a, b in zip(small, results(), strict=True):
+        assert_allclose(a, b, rtol=1e-11, atol=1e-12)
