@@ -18,6 +18,7 @@ from ntk_jax.closures.cache import Cache
 from ntk_jax.closures.fingerprint import Function, Reading, read
 from ntk_jax.compat import abstract_value, ambient_mesh, is_concrete, without_consts
 from ntk_jax.jaxprs import Jaxpr, same_jaxpr
+from ntk_jax.small_programs import LESS, jit_by_size
 
 T = TypeVar("T")
 Made = TypeVar("Made", "CompiledCall", "Traced")
@@ -201,4 +202,4 @@ def _runner(name: str, jaxpr: Jaxpr) -> Callable[[Leaves, Leaves], Leaves]:
         return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
     evaluate.__name__ = evaluate.__qualname__ = name
-    return jax.jit(evaluate)
+    return jit_by_size(evaluate, options=LESS)
