@@ -26,7 +26,7 @@ def started(what, path, devices=1, *cluster):
         **os.environ,
         "PYTHONPATH": str(SCRIPT.parents[1]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
     }
     command = [sys.executable, str(SCRIPT), what, str(path), *cluster]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
