@@ -40,6 +40,8 @@ def optimized(much: bool) -> Iterator[None]:
     jax.config.update(name, not much)
     try:
         with mock.patch.dict(os.environ, {name.upper(): str(int(not much))}):
+            if much:
+                os.environ.pop("XLA_FLAGS", None)
             yield
     finally:
         jax.config.update(name, before)

@@ -7,7 +7,10 @@ By file and function: the cases that stay quick, by their ids; all others become
 
 # Files whose slow tests compute for longer than XLA takes to optimize their programs.
 COMPUTE: dict[str, str] = {
-    "test_benchmarks.py": "memory of programs as users have them, and parity of such",
+    "test_benchmarks.py": "parity and memory of programs as users have them",
+    "test_limit_batch_norm.py": "wide networks whose batches are large",
+    "test_meshes.py": "kernels equal to the bit on any number of devices, which little optimized tiles are not",
+    "test_notebooks.py": "what readers run, as they run it",
 }
 
 STAY: dict[str, tuple[str, ...]] = {
