@@ -44,17 +44,17 @@ def cluster(n, distance, dtype, d=50, seed=0):
 
 
 DTYPES = (np.float32, np.float64)
-SLOW = [
+KINKS = [
     (a, dtype) for a in ("abs", "sign", "relu6", "hard_sigmoid", "hard_swish") for dtype in DTYPES
 ]
-SLOW.append(("selu", np.float64))  # in float32 it cancels, as the README says
+KINKS.append(("selu", np.float64))  # in float32 it cancels, as the README says
 
 
 @pytest.mark.parametrize(
     "activation, dtype",
     [
         *((activation, dtype) for activation in ("relu", "hard_tanh") for dtype in DTYPES),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+        *KINKS,
     ],
 )
 def test_clusters_are_positive_semidefinite_at_every_distance(activation, dtype):
@@ -158,7 +158,7 @@ def test_pairs_at_every_distance_equal_the_recursion_at_sixty_digits(dtype, opti
 
 
 @both_precisions
-@pytest.mark.parametrize("depth", [12, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [12, 30])
 def test_pairs_that_ordered_layers_bring_together_equal_the_recursion_at_sixty_digits(dtype, depth):
     x = np.random.default_rng(0).standard_normal((24, 10)).astype(dtype)
     x[1] = x[0] + dtype(1e-3) * x[2]  # one pair is near from the start
@@ -344,7 +344,7 @@ def moderate_and_near(dtype):
 
 
 @both_precisions
-@pytest.mark.parametrize("depth", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [3, 30])
 @pytest.mark.parametrize("b_std", [0.0, 0.1])
 def test_at_moderate_distances_too_an_angle_is_known_to_its_rounding(dtype, depth, b_std):
     x, y = moderate_and_near(dtype)
