@@ -9,7 +9,6 @@ By file and function: the cases that stay quick, by their ids; all others become
 COMPUTE: dict[str, str] = {
     "test_benchmarks.py": "parity and memory of programs as users have them",
     "test_limit_batch_norm.py": "wide networks whose batches are large",
-    "test_meshes.py": "kernels equal to the bit on any number of devices, which little optimized tiles are not",
     "test_notebooks.py": "what readers run, as they run it",
 }
 
