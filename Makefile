@@ -17,24 +17,26 @@ demo test test-slow docs benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIM
 demo: $(VENV)/.demo          ## train wide networks and predict them from their kernel: figures and numbers in out/
 	$(RUN) -m ntk_jax demo
 
-# Small problems take longer to compile than to compute: XLA optimizes little in `make test`, and as for users in the
-# others and in `make test OPTIMIZED=1`. A flag that a version of XLA does not know would end every process.
+# Small problems take longer to compile than to compute: XLA optimizes little but in the files of tests/repeats.py that compute,
+# and everywhere as for users with OPTIMIZED=1. A flag that a version of XLA does not know would end every process.
 ifndef OPTIMIZED
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test test-slow test-oldest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 LITTLE := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 endif
-test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
-	if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \
+PYTEST = if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(1) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \
 	export XLA_FLAGS="$(LITTLE) $$XLA_FLAGS"; fi; \
-	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
+	$(1) -m pytest -n 2 --dist worksteal -m
+
+test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
+	$(call PYTEST,$(RUN)) "not slow"
 
 test-all: lint aot test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
 
 test-slow: $(VENV)/.test     ## what repeats or samples: further cases, statistics, notebooks, README, pictures
-	$(RUN) -m pytest -n 2 --dist worksteal -m slow
+	$(call PYTEST,$(RUN)) slow
 
 test-oldest: $(OLDEST)/.test ## as `make test`, on the oldest supported versions: the lower bounds of pyproject.toml
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(call PYTEST,$(OLDEST)/bin/python) "not slow"
 
 lint: $(VENV)/.dev           ## formatting, style and types
 	$(RUN) -m ruff format --check .

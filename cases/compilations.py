@@ -1,7 +1,9 @@
-"""Counting the programs that XLA compiles, by the events of `jax.monitoring`."""
+"""The programs that XLA compiles: how many, by the events of `jax.monitoring`, and how well."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import jax
 
@@ -26,3 +28,20 @@ def compilations() -> Iterator[list[float]]:
     before = len(_SECONDS)
     yield found
     found += _SECONDS[before:]
+
+
+@contextmanager
+def optimized(much: bool) -> Iterator[None]:
+    """What XLA does with programs that are compiled in this context, and by processes that are
+    started there.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, not much)
+    try:
+        with mock.patch.dict(os.environ, {name.upper(): str(int(not much))}):
+            if much:
+                os.environ.pop("XLA_FLAGS", None)
+            yield
+    finally:
+        jax.config.update(name, before)

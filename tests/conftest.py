@@ -4,6 +4,7 @@ shapes checked.
 
 import gc
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import beartype
@@ -13,7 +14,9 @@ import jaxtyping
 import matplotlib
 import numpy as np
 import pytest
-from repeats import STAY
+from repeats import COMPUTE, STAY
+
+from cases.compilations import optimized
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -89,9 +92,16 @@ def forget_compiled_programs():
 @pytest.fixture(scope="module")
 def unoptimized():
     """For a file that counts programs, however good they are: XLA takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with optimized(False):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_for_users(request):
+    """In the files that compute for longer than they compile, `make test-slow` optimizes."""
+    computes = request.path.name in COMPUTE and request.config.option.markexpr == "slow"
+    with optimized(True) if computes else nullcontext():
+        yield
 
 
 @pytest.fixture

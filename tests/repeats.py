@@ -5,6 +5,13 @@ those whose time goes to compiling one mechanism again.
 By file and function: the cases that stay quick, by their ids; all others become slow.
 """
 
+# Files whose slow tests compute for longer than XLA takes to optimize their programs.
+COMPUTE: dict[str, str] = {
+    "test_benchmarks.py": "parity and memory of programs as users have them",
+    "test_limit_batch_norm.py": "wide networks whose batches are large",
+    "test_notebooks.py": "what readers run, as they run it",
+}
+
 STAY: dict[str, tuple[str, ...]] = {
     "test_accelerators.py::test_an_exported_kernel_has_the_schedule_of_every_platform": (),
     "test_accelerators.py::test_every_front_door_has_a_program_for_accelerators": (

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import accuracy, gpu, harness, kernels, limits, memory
 from benchmarks.on_device import parity
+from cases.compilations import optimized
 
 pytestmark = pytest.mark.slow
 
@@ -237,11 +238,8 @@ def test_peers_quick_run_compares_results_before_times(tmp_path):
 
 def without_optimizations(rows, sizes):
     """Rows of times that nobody reads, compiled in half the time; parity is of optimized ones."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
+    with optimized(False):
         yield from rows(sizes)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_a_run_on_a_device_compares_all_and_measures_all(tmp_path, monkeypatch):

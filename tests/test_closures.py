@@ -225,23 +225,9 @@ FUNCTIONS = {
         ).mean.ntk
     ),
 }
-NOT_SLOW = (
-    "empirical_nngp",
-    "vector_products",
-    "ntk_operator",
-    "linearize",
-    "train",
-    "monte_carlo",
-)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in NOT_SLOW else pytest.param(name, marks=pytest.mark.slow)
-        for name in FUNCTIONS
-    ],
-)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_sees_the_change(name):
     call, held = FUNCTIONS[name], {"mask": jnp.array([[1.0, 2.0]])}
     net = lambda w, x: jnp.tanh(x @ w) * held["mask"]

@@ -41,11 +41,7 @@ ACTIVATIONS = {
 
 CASES = [
     (mlp_kernels, "own"),
-    *(
-        pytest.param(mlp_kernels, name, marks=pytest.mark.slow)
-        for name in ACTIVATIONS
-        if name != "own"
-    ),
+    *((mlp_kernels, name) for name in ACTIVATIONS if name != "own"),
     (mlp_kernels_by_layer, "own"),
     (kernel_diagonal, "own"),
 ]
@@ -110,9 +106,7 @@ MANY = itertools.product(
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"), [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MANY)]
-)
+@pytest.mark.parametrize(("name", "sizes"), [*FEW, *MANY])
 def test_padded_programs_give_the_values_of_the_unpadded_one(name, sizes, monkeypatch):
     x1, x2 = rows(sizes[0]), None if sizes[1] is None else rows(sizes[1], seed=1)
     options = {"depth": 2, "activation": name, "W_std": 1.3, "b_std": 0.2}

@@ -88,7 +88,7 @@ def test_methods_agree(mlp, method, outputs):
 @pytest.mark.parametrize("outputs", MODES)
 @pytest.mark.parametrize(
     "memory_limit",
-    [20_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (1, 60_000))],
+    [20_000, 1, 60_000],
 )
 def test_blocks_of_any_size_give_the_same_symmetric_kernel(mlp, memory_limit, outputs):
     apply_fn, params, x, jacobian = mlp
@@ -274,7 +274,7 @@ def test_kernels_that_are_not_finite_are_refused(kind, unchecked_shapes):
         ntk_jax.empirical_ntk(apply_fn, params, X[3:], x)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_networks(dtype):
     """Parameters and examples in half precision give kernels in single, within the rounding of the
     network itself.

@@ -24,16 +24,7 @@ def close(found, expected, rtol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [
-        "relu",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("tanh", "gelu", "erf", "leaky_relu")
-        ),
-    ],
-)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "erf", "leaky_relu"])
 def test_equals_the_recursion_of_fully_connected_networks(activation):
     width = (8, 16)
     for parameterization in ("ntk", "standard") if activation in ("relu", "gelu") else ("ntk",):
@@ -361,7 +352,7 @@ def test_joined_stacked_and_scattered_values_are_sums_of_their_parts():
         close(a, b, 1e-10)
 
 
-@pytest.mark.parametrize("d", [50, pytest.param(784, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("d", [50, 784])
 def test_equal_and_parallel_rows_have_exact_kernels_in_float32(d):
     x = np.abs(np.random.default_rng(0).standard_normal((20, d))).astype(np.float32)
     model = ntk_jax.MLP((8, 8, 8), 1, "relu", 2**0.5)

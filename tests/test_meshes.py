@@ -22,10 +22,11 @@ THREE = 3
 def started(what, path, devices=1, *cluster):
     """A process of the script."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {
+    env = {  # tiles that are optimized little round otherwise on other numbers of devices
         **os.environ,
         "PYTHONPATH": str(SCRIPT.parents[1]),
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
         "XLA_FLAGS": flags,
     }
     command = [sys.executable, str(SCRIPT), what, str(path), *cluster]

@@ -93,7 +93,7 @@ def test_clusters_are_positive_semidefinite(dtype, distance):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("d", [50, pytest.param(784, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("d", [50, 784])
 def test_equal_and_parallel_rows_have_the_kernels_of_equal_and_parallel_rows(dtype, d):
     # a product of matrices and a sum of squares round differently: the root of that is 5e-4 in
     # float32
@@ -219,9 +219,7 @@ def test_overflow_is_an_error_that_says_so():
         mlp_kernels(data(3, 4), depth=300, W_std=3.0)
 
 
-@pytest.mark.parametrize(
-    "activation", ["relu", pytest.param("gelu", marks=pytest.mark.slow), "tanh"]
-)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 def test_gradients(activation):
     x = data(3, 4, np.float64)
     y = np.stack([x[0], -x[0], 2 * x[0], 0 * x[0], x[1] + 0.1])

@@ -149,7 +149,7 @@ def test_more_steps_than_32_bits_hold(single_precision):
     assert ntk_jax.gradient_descent_mse(modes, y, steps[1], slow).train.shape == (N, O)
 
 
-@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_descent_equals_optax_on_the_linearized_network(momentum, draw):
     x, x_test = draw((N, 3)), draw((N_TEST, 3))
     y = draw((N, O))

@@ -166,9 +166,7 @@ def many_rows(x, y, x_test, storage):
     return ntk_jax.kernel_regression(op, y, op_test, diag_reg=1.0).test
 
 
-@pytest.mark.parametrize(
-    ("n", "storage"), [(400, "recompute"), pytest.param(20_000, "memory", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("n", "storage"), [(400, "recompute"), (20_000, "memory")])
 def test_regression_on_many_rows(n, storage):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((n + 200, 6)).astype(np.float32)

@@ -37,18 +37,7 @@ def signs(params, key=KEY):
     return np.asarray(rows)
 
 
-# In an order of its own: groups, batched products, a transposed use, a reshaped one, stacked
-# layers.
-QUICK = ("conv_groups", "expert", "left_operand", "scanned_layers")
-
-
-@pytest.mark.parametrize(
-    "index",
-    [
-        pytest.param(i, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow)
-        for i, c in enumerate(CASES)
-    ],
-)
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[c.name for c in CASES])
 def test_matrix_is_the_jacobian_and_its_projection(index):
     apply_fn, params, x = CASES[index].build(index)
     jacobian = dense_jacobian(apply_fn, params, x)

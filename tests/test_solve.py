@@ -278,7 +278,8 @@ print(np.abs(found.value - exact).max() < 1e-9 * np.abs(exact).max())
 
 @pytest.mark.slow
 def test_an_array_on_eight_devices_is_never_factored():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    devices = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     run = [sys.executable, "-c", ON_DEVICES]
     out = subprocess.run(run, env=os.environ | flags, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["True", "True", "8", "True"], out.stderr

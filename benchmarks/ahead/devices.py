@@ -24,6 +24,7 @@ REQUIREMENTS = (
 SETTINGS = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     # Products that were not tuned on a device would be kernels of Triton's, instead of a library's.
     "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
 }
