@@ -10,13 +10,13 @@ as their angle.
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.angle import beyond_cusp
@@ -75,7 +75,7 @@ class ExponentialLinear(DualRule):
     def own(self) -> DualRule:
         return replace(self, level=LEVEL)
 
-    def fitted(self, q_max: float, dtype: Any) -> DualRule:
+    def fitted(self, q_max: float, dtype: DTypeLike) -> DualRule:
         level = math.log(max(q_max * self.rate**2, 1.0), 4)
         return replace(self, level=min(math.ceil(level - 1e-6), MOST))
 
@@ -137,8 +137,8 @@ def _values(rule: ExponentialLinear, s: Array) -> Array:
 def _mean(values: Array) -> Array:
     """E[f] / s: above 0, less that below."""
     _, weights = _half_line(values.dtype == jnp.float64)
-    weights = _column(np.concatenate([[math.pi**-0.5], -weights]), values[0])
-    return jnp.sum(weights * values, axis=0)
+    signed = np.concatenate([[math.pi**-0.5], -weights])
+    return jnp.sum(_column(signed, values[0]) * values, axis=0)
 
 
 def _column(a: np.ndarray, like: Array) -> Array:
@@ -146,10 +146,14 @@ def _column(a: np.ndarray, like: Array) -> Array:
     return jnp.asarray(a, like.dtype).reshape(-1, *[1] * like.ndim)
 
 
+_Given = tuple[Rows, Array, Rows, Array | None]
+_Out = tuple[Array, Array, Array]
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pair(
     rule: ExponentialLinear, rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None
-) -> tuple[Array, Array, Array]:
+) -> _Out:
     """k, k_dot, and 1 less the correlation of the activations, whose derivative is that of k: it
     has none of its own.
     """
@@ -187,7 +191,7 @@ def _half_squared_distance(a: Array, b: Array) -> Array:
 
 
 @_pair.defjvp
-def _pair_jvp(rule: ExponentialLinear, primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _pair_jvp(rule: ExponentialLinear, primals: _Given, tangents: _Given) -> tuple[_Out, _Out]:
     """Partial derivatives first: a reverse pass then need not remember every step of the sums."""
     (rows1, q12, rows2, pole_gap), (d1, d12, d2, _) = primals, tangents
     out = _pair(rule, *primals)

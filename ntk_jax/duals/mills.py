@@ -7,8 +7,6 @@ enough for a loop.
 come from tests/references/mills_coefficients.py; relative errors are 4e-9 and 1e-17.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -45,7 +43,7 @@ def mills(c: Array) -> Array:
 
 
 @mills.defjvp
-def _mills_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _mills_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return mills(*primals), -first_moment(*primals) * tangents[0]
 
 
