@@ -109,7 +109,7 @@ class ExponentialLinear(DualRule):
 
     def of_gap(self, gap: Gap, rows1: Rows, rows2: Rows) -> DualOfGap:
         q12 = gap.rho * (root(rows1.q) * root(rows2.q))
-        k, k_dot, minus = _pair(self, rows1, q12, rows2, beyond_cusp(gap.pole_gap))
+        k, k_dot, minus = _pair(self, rows1, q12, rows2, gap.pole_gap)
         far = -k * (ratio(1, rows1.norm) * ratio(1, rows2.norm))
         minus = with_derivative(minus, far)
         return DualOfGap(PoleGaps(minus, 2 - minus), 1 - minus, k_dot)
@@ -226,6 +226,7 @@ def _slope(rule: ExponentialLinear, rows1: Rows, rows2: Rows, to: Way) -> Array:
     """
     s1, s2, jump, sine = rows1.s, rows2.s, rule.a - rule.c, to.angle.sine
     at_one = s1 * mills(s1 * sine) + s2 * mills(s2 * sine)
-    singular = jump * (jump * to.angle.inverse_sine(CORRELATION) + rule.c * at_one) / (2 * math.pi)
+    cusp = jnp.where(beyond_cusp(to.angle.u) > 0, to.angle.inverse_sine(), 0)
+    singular = jump * (jump * cusp + rule.c * at_one) / (2 * math.pi)
     both, _ = integrals(0.0, rule.c, rule.level, s1, rows1.tail, s2, rows2.tail, to)
     return rule.rate**2 * (singular + s1 * s2 * both)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.angle import Angle, angle
+from ntk_jax.duals.angle import Angle, angle, beyond_cusp
 from ntk_jax.duals.mills import first_moment, mills
 from ntk_jax.duals.numerics import ratio
 from ntk_jax.platforms import by_platform
@@ -51,7 +51,9 @@ class Way(NamedTuple):
 
 def way(rho: Array, pole_gap: Array) -> Way:
     """Given 1 - |rho|."""
-    at, positive = angle(pole_gap), rho > 0
+    # no derivative at the cusp: that of the angle would be rounding over rounding
+    held = jnp.where(beyond_cusp(pole_gap) > 0, pole_gap, lax.stop_gradient(pole_gap))
+    at, positive = angle(held), rho > 0
     size = 1 - at.u
     t = jnp.where(positive, at.sine / (1 + size), size / (1 + at.sine))
     return Way(positive, jnp.where(positive, at.u, size), at, t)
