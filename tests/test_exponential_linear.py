@@ -126,7 +126,7 @@ def test_derivatives_at_generic_and_degenerate_moments(name):
         for i, found in enumerate(jacobian(*q)[1]):
             step = 1e-5 * q[i] * np.eye(3)[i]
             numeric = (jacobian(*(q + step))[0] - jacobian(*(q - step))[0]) / (2 * step[i])
-            rounding = 8 * EPS[np.float64] / step[i]
+            rounding = 8 * EPS[np.float64] / abs(step[i])
             np.testing.assert_allclose(found, numeric, rtol=1e-6, atol=1e-8 + rounding)
     for q in (1e-6, 0.3, 2.0, 1e3):  # along equal inputs, a pair is one input
         value, found, own = jacobian(q, q, q)
