@@ -172,7 +172,7 @@ def _to(rows1: Rows, q12: Array, rows2: Rows, pole_gap: Array | None) -> tuple[W
     rho = jnp.clip(q12 * (r1 * r2), -1, 1)
     if pole_gap is None:
         far = 1 - jnp.where(rho > 0, rho, -rho)  # not `abs`: orthogonal inputs have a derivative
-        pole_gap = jnp.where(far > ulps(CORRELATION, far.dtype), far, 0)
+        pole_gap = jnp.where(far <= ulps(CORRELATION, far.dtype), 0, far)
     return way(rho, pole_gap), rho
 
 

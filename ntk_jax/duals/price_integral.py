@@ -54,9 +54,9 @@ def way(rho: Array, pole_gap: Array) -> Way:
     # no derivative at the cusp: that of the angle would be rounding over rounding
     held = jnp.where(beyond_cusp(pole_gap) > 0, pole_gap, lax.stop_gradient(pole_gap))
     at, positive = angle(held), rho > 0
-    size = 1 - at.u
+    size = 1 - held  # NaN, which the angle does not keep
     t = jnp.where(positive, at.sine / (1 + size), size / (1 + at.sine))
-    return Way(positive, jnp.where(positive, at.u, size), at, t)
+    return Way(positive, jnp.where(positive, held, size), at, t)
 
 
 def tail(s: Array) -> Array:
