@@ -225,7 +225,7 @@ def _polynomial(x: np.ndarray, values: np.ndarray, at: _Values) -> Iterator[Cand
 def _exponential_linear(x: np.ndarray, at: _Values) -> Iterator[Candidate]:
     """slope u above 0, c (exp(rate u) - 1) below."""
     slope, c = at.meant(at(4.0) / 4), at.meant(-at(-1e3))
-    if math.isfinite(c) and c and 0 < -at(-1.0) / c < 1:
+    if math.isfinite(c) and c and 1e-6 < -at(-1.0) / c < 1:
         rate = at.meant(-math.log1p(at(-1.0) / c))
         a = c if math.isclose(slope / rate, c, rel_tol=at.tolerance) else slope / rate
         rule = ExponentialLinear(a, c, rate)
