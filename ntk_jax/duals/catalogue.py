@@ -19,6 +19,7 @@ from ntk_jax.checks import check_integer, check_option
 from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.content import by_content, remembered
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.duals.exponential_linear import ExponentialLinear
 from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_series.series import series_rule
 from ntk_jax.duals.mixtures import Mixture
@@ -96,14 +97,16 @@ def _sinusoid(frequency: float, phase: float) -> DualRule:
 _network, _family = partial(Entry, in_networks=True), partial(Entry, in_family=True)
 ERF, GELU = ClosedForm(closed_forms.ERF), ClosedForm(closed_forms.GELU)
 SMOOTH_RELU = ClosedForm(closed_forms.SMOOTH_RELU)
+ELU = ExponentialLinear(1.0, 1.0)
+SELU = ExponentialLinear(1.0507009873554804934, 1.0507009873554804934 * 1.6732632423543772848)
 CATALOGUE: dict[str, Entry] = {
     "abs": _family(jnp.abs, lambda: Rectifier(1.0, 1.0)),
-    "celu": _series(jax.nn.celu),
+    "celu": _network(jax.nn.celu, lambda: ELU),
     "cos": Entry(
         lambda u, frequency=1.0: jnp.cos(frequency * u),
         lambda frequency=1.0: _sinusoid(frequency, math.pi / 2),
     ),
-    "elu": _series(jax.nn.elu),
+    "elu": _network(jax.nn.elu, lambda: ELU),
     "erf": _network(special.erf, lambda: ERF),
     "exp": Entry(
         lambda u, rate=1.0: jnp.exp(rate * u),
@@ -152,7 +155,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "relu": _family(jax.nn.relu, lambda: Rectifier(1.0, 0.0), in_networks=True),
     "relu6": _series(jax.nn.relu6, 6.0),
-    "selu": _series(jax.nn.selu),
+    "selu": _network(jax.nn.selu, lambda: SELU),
     "sigmoid": _network(
         jax.nn.sigmoid,
         lambda: Mixture(ERF, jax.nn.sigmoid, gain=0.5, rate=0.5**0.5, shift=0.5),

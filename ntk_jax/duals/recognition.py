@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from ntk_jax.duals import closed_forms, polynomials
 from ntk_jax.duals.dual_rule import DualRule, Scaled
+from ntk_jax.duals.exponential_linear import ExponentialLinear
 from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
 from ntk_jax.duals.hermite_series.expansion import LEVELS
@@ -198,6 +199,7 @@ def _families(x: np.ndarray, values: np.ndarray, at: _Values) -> Iterator[Candid
     steps of 0.2 and `FINE`.
     """
     yield from _polynomial(x, values, at)
+    yield from _exponential_linear(x, at)
     yield Candidate(Step(at(-4.0), at(4.0)), np.where(x > 0, at(4.0), at(-4.0)))
     square = at.meant(at(4.0) / 16)
     yield Candidate(scaled(RectifiedSquare(), square), square * np.maximum(x, 0) ** 2)
@@ -218,6 +220,16 @@ def _polynomial(x: np.ndarray, values: np.ndarray, at: _Values) -> Iterator[Cand
         ClosedForm(polynomials.POLYNOMIAL, (tuple(found),)),
         powers[:, : len(found)] @ np.array(found),
     )
+
+
+def _exponential_linear(x: np.ndarray, at: _Values) -> Iterator[Candidate]:
+    """slope u above 0, c (exp(rate u) - 1) below."""
+    slope, c = at.meant(at(4.0) / 4), at.meant(-at(-1e3))
+    if math.isfinite(c) and c and 1e-6 < -at(-1.0) / c < 1:
+        rate = at.meant(-math.log1p(at(-1.0) / c))
+        a = c if math.isclose(slope / rate, c, rel_tol=at.tolerance) else slope / rate
+        rule = ExponentialLinear(a, c, rate)
+        yield Candidate(rule, np.where(x > 0, slope * x, c * np.expm1(rate * np.minimum(x, 0))))
 
 
 def _exponentials(x: np.ndarray, at: _Values) -> Iterator[Candidate]:
