@@ -18,25 +18,25 @@ demo: $(VENV)/.demo          ## train wide networks and predict them from their 
 	$(RUN) -m ntk_jax demo
 
 # Small problems take longer to compile than to compute: XLA optimizes little but in the files of tests/repeats.py that compute,
-# and everywhere as for users with OPTIMIZED=1. A flag that a version of XLA does not know would end every process.
+# and as for large arrays with OPTIMIZED=1. A flag that a version of XLA does not know would end every process.
 ifndef OPTIMIZED
-test test-slow test-oldest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 LITTLE := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 endif
-PYTEST = if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(1) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \
+PYTEST := if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \
 	export XLA_FLAGS="$(LITTLE) $$XLA_FLAGS"; fi; \
-	$(1) -m pytest -n 2 --dist worksteal -m
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.test          ## every public function against its truth, on the newest JAX that the package index has
-	$(call PYTEST,$(RUN)) "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint aot test test-slow test-oldest ## everything: what `make test` leaves out, and the oldest versions
 
 test-slow: $(VENV)/.test     ## what repeats or samples: further cases, statistics, notebooks, README, pictures
-	$(call PYTEST,$(RUN)) slow
+	$(PYTEST) -m slow
 
 test-oldest: $(OLDEST)/.test ## as `make test`, on the oldest supported versions: the lower bounds of pyproject.toml
-	$(call PYTEST,$(OLDEST)/bin/python) "not slow"
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev           ## formatting, style and types
 	$(RUN) -m ruff format --check .

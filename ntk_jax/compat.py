@@ -139,6 +139,11 @@ def is_compiling() -> bool:
     return not is_concrete(jax.device_put(np.float32(0)))
 
 
+def is_tracing() -> bool:
+    """Whether this thread traces anything, derivatives too: functions may hold traced values."""
+    return is_compiling() if _trace_state is None else _trace_state() != _OUTSIDE
+
+
 def on_device(x: np.ndarray) -> jax.Array:
     """A copy of an array of NumPy's as one of JAX's, by what compiles nothing: `jnp.asarray` does
     for every shape in JAX 0.10, `jnp.array` in JAX 0.6.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_jax.compat import default_platform, is_compiling, is_concrete, is_on_host
+from ntk_jax.compat import default_platform, is_concrete, is_on_host, is_tracing
 
 ARRAYS = jax.Array, np.ndarray, np.generic
 LARGEST = 128 * 128  # entries of a small array
@@ -52,7 +52,7 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
         count = self.entries
         most = max((a.size for a in arrays), default=0) if count is None else count(*args)
-        small = most <= LARGEST and _are_on_cpu(arrays)
+        small = most <= LARGEST and _are_on_cpu(arrays) and not jax.config.read(_LITTLE)
         return (self.small if small else self.large)(*args)
 
     def small(self, *args: object) -> object:
@@ -68,12 +68,13 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         return self.small(*args)
 
 
+_LITTLE = "jax_disable_most_optimizations"  # then all programs are optimized little
 _UNKNOWN: set[str] = set()  # "xla_cpu_use_fusion_emitters" since JAX 0.12
 
 
 def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
     """Whether a computation on these is one of the CPU: False in a trace, where nobody knows."""
-    if is_compiling() or not all(map(is_concrete, arrays)):
+    if is_tracing() or not all(map(is_concrete, arrays)):
         return False
     placed = [a for a in arrays if isinstance(a, jax.Array)]
     return all(map(is_on_host, placed)) if placed else default_platform() == "cpu"

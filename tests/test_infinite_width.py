@@ -185,9 +185,9 @@ def test_explain_limit_is_a_table_of_what_became_of_each_operation(unchecked_sha
     assert any(
         "dot_general" in line and "Gaussian: first/kernel" in line and "∞" in line for line in lines
     )
-    assert (
-        "closed form: rectifier" in table and "series of" in table and "architectures.py:" in table
-    )
+    for part in ("closed form: rectifier", "one integral", "architectures.py:"):
+        assert part in table
+    assert "series of" in lenient(ntk_jax.explain_limit)(flax_mlp(jax.nn.mish, 8), X)
 
 
 def test_a_rule_of_the_users_own():

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import ntk_jax
-from cases.compilations import compilations
+from cases.compilations import compilations, optimized
 from ntk_jax import small_programs
 from ntk_jax.small_programs import LITTLE, jit_by_size
 
@@ -18,8 +18,10 @@ SMALL = jnp.asarray(RNG.standard_normal((6, 6)))
 
 @pytest.fixture(autouse=True)
 def with_less_effort(monkeypatch):
-    """Also in a run of the tests that compiles all as for large arrays."""
+    """Also in runs of the tests that compile all alike."""
     monkeypatch.setattr(small_programs, "LARGEST", LARGEST)
+    with optimized(True):
+        yield
 
 
 def program(f, **options):
@@ -51,6 +53,8 @@ def test_traces_take_the_one_that_can_be_inlined():
     assert_allclose(jax.grad(made)(SMALL), np.cos(SMALL), rtol=1e-13)
     assert_allclose(jax.vmap(made)(SMALL), np.sin(SMALL).sum(1), rtol=1e-13)
     assert_allclose(jax.jit(made)(SMALL), np.sin(SMALL).sum(), rtol=1e-13)
+    held = lambda s: jit_by_size(lambda a: jnp.sum(s * a))(SMALL)  # a traced value in a closure
+    assert_allclose(jax.grad(held)(2.0), np.asarray(SMALL).sum(), rtol=1e-13)
     inside = jax.jit(lambda b: made(SMALL) + b)  # values that are known, in someone's program
     assert_allclose(inside(1.0), np.sin(SMALL).sum() + 1, rtol=1e-13)
     assert set(ran) == {"large"}

@@ -28,7 +28,7 @@ from ntk_jax.small_programs import LESS, jit_by_size
 from ntk_jax.tiling import mirror_upper
 from ntk_jax.types import Which
 
-SERIES = 4  # times the time of a closed form, about
+TERMS = 4  # times the time of a closed form, about, of series, mixtures and integrals
 
 
 def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Array, ...]:
@@ -136,8 +136,9 @@ def _with_diagonal(k: Array, diagonal: Array) -> Array:
 
 
 def _work(rows: int, columns: int, arch: Architecture) -> int:
-    """Entries of a kernel; those of a series take longer to compute."""
-    return rows * columns * (1 if arch.rule.exact else SERIES)
+    """Entries of a kernel; those with many terms count more."""
+    closed = arch.rule.exact and not arch.rule.adaptive
+    return rows * columns * (1 if closed else TERMS)
 
 
 def _work_of_examples(
