@@ -61,6 +61,7 @@ def _analytic(n: int) -> dict[str, Door]:
         "mlp_kernels relu, depth 20": of("relu", 20),
         "mlp_kernels tanh": of("tanh"),
         "mlp_kernels gelu": of("gelu"),
+        "mlp_kernels selu": of("selu"),
         "mlp_kernels gelu_tanh": of("gelu_tanh"),
         "mlp_kernels hard_tanh": of("hard_tanh"),
         "mlp_kernels relu, x2": Door(

@@ -27,6 +27,7 @@ MOST = {
     "mlp_kernels relu": (40, 48),
     "mlp_kernels tanh": (60, 160),
     "mlp_kernels gelu": (40, 96),
+    "mlp_kernels selu": (60, 288),  # an integral over the angle
     "mlp_kernels gelu_tanh": (72, 192),  # a series
     "mlp_kernels hard_tanh": (320, 640),  # one with kinks, and with what near pairs need
     "mlp_kernels_by_layer": (60, 192),
