@@ -73,8 +73,13 @@ _UNKNOWN: set[str] = set()  # "xla_cpu_use_fusion_emitters" since JAX 0.12
 
 
 def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
-    """Whether a computation on these is one of the CPU: False in a trace, where nobody knows."""
+    """Whether a computation on these is one of the CPU, and of no mesh, where entries shall not
+    depend on the number of devices: False in a trace, where nobody knows.
+    """
     if is_tracing() or not all(map(is_concrete, arrays)):
         return False
     placed = [a for a in arrays if isinstance(a, jax.Array)]
-    return all(map(is_on_host, placed)) if placed else default_platform() == "cpu"
+    single = jax.sharding.SingleDeviceSharding
+    if placed:
+        return all(isinstance(a.sharding, single) and is_on_host(a) for a in placed)
+    return default_platform() == "cpu"

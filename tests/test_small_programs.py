@@ -60,6 +60,14 @@ def test_traces_take_the_one_that_can_be_inlined():
     assert set(ran) == {"large"}
 
 
+def test_meshes_take_the_one_for_large_arrays():
+    mesh = jax.make_mesh((1,), ("rows",))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    made, ran = program(lambda a: a + 1)
+    made(jax.device_put(SMALL, where))
+    assert ran == ["large"]
+
+
 def test_options_that_a_version_does_not_know_are_left_out():
     made = jit_by_size(lambda a: a + 1, options=LITTLE | {"xla_of_another_version": 1})
     with compilations() as programs:
