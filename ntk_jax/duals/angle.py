@@ -95,7 +95,7 @@ def angle(u: Array, noise: float = 0) -> Angle:
 @jax.custom_jvp
 def first_gap(u: Array) -> Array:
     """s - |rho| phi of |rho| = 1 - u; its derivative is phi."""
-    return angle(_held(u)).first_gap
+    return angle(held(u)).first_gap
 
 
 @first_gap.defjvp
@@ -106,12 +106,12 @@ def _first_gap_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 @jax.custom_jvp
 def to_pole(u: Array) -> Array:
     """phi = arccos |rho| of |rho| = 1 - u; its derivative is 1 / s, 0 at the cusp."""
-    return angle(_held(u)).to_pole
+    return angle(held(u)).to_pole
 
 
 @to_pole.defjvp
 def _to_pole_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    u = _held(primals[0])
+    u = held(primals[0])
     return to_pole(u), jnp.where(u > _cusp(u), angle(u).inverse_sine(), 0) * tangents[0]
 
 
@@ -120,7 +120,7 @@ def beyond_cusp(u: Array) -> Array:
     return jnp.where(u > _cusp(u), u, 0)
 
 
-def _held(u: Array) -> Array:
+def held(u: Array) -> Array:
     """u, without a derivative at the cusp: there that of the angle would be rounding over
     rounding. Custom rules alone will not do: reverse mode through `scan` loses them.
     """

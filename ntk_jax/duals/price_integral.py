@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ntk_jax.duals.angle import Angle, angle, beyond_cusp
+from ntk_jax.duals.angle import Angle, angle, held
 from ntk_jax.duals.mills import first_moment, mills
 from ntk_jax.duals.numerics import ratio
 from ntk_jax.platforms import by_platform
@@ -51,12 +51,11 @@ class Way(NamedTuple):
 
 def way(rho: Array, pole_gap: Array) -> Way:
     """Given 1 - |rho|."""
-    # no derivative at the cusp: that of the angle would be rounding over rounding
-    held = jnp.where(beyond_cusp(pole_gap) > 0, pole_gap, lax.stop_gradient(pole_gap))
-    at, positive = angle(held), rho > 0
-    size = 1 - held  # NaN, which the angle does not keep
+    pole_gap = held(pole_gap)
+    at, positive = angle(pole_gap), rho > 0
+    size = 1 - pole_gap  # NaN, which the angle does not keep
     t = jnp.where(positive, at.sine / (1 + size), size / (1 + at.sine))
-    return Way(positive, jnp.where(positive, held, size), at, t)
+    return Way(positive, jnp.where(positive, pole_gap, size), at, t)
 
 
 def tail(s: Array) -> Array:
