@@ -132,6 +132,14 @@ def default_platform() -> str:
     return str(getattr(device, "platform", device)).split(":")[0]
 
 
+def are_of_one_cpu(*trees: Arrays) -> bool:
+    """Whether all arrays are on one CPU, where NumPy reads them; False in a trace of theirs."""
+    placed = [a for a in jax.tree.leaves(trees) if isinstance(a, jax.Array)]
+    if not placed:
+        return default_platform() == "cpu"
+    return all(map(is_on_host, placed)) and len(set().union(*(a.devices() for a in placed))) == 1
+
+
 def is_compiling() -> bool:
     """Whether this thread traces someone's `jax.jit`: then even constants are traced."""
     if _trace_state is not None and _trace_state() == _OUTSIDE:

@@ -12,20 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_jax.compat import default_platform, is_concrete, is_on_host, is_tracing
+from ntk_jax.compat import are_of_one_cpu, is_tracing
 
 ARRAYS = jax.Array, np.ndarray, np.generic
 LARGEST = 128 * 128  # entries of a small array
 
-# For programs whose time is in LAPACK and in products of matrices, which are compiled already.
-LITTLE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 # For loops over entries, which stay vectorized.
 LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+# For programs whose time is in LAPACK and in products of matrices, which are compiled already.
+LITTLE = LESS | {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 class jit_by_size:  # noqa: N801  # it stands where jax.jit would
@@ -76,10 +74,7 @@ def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
     """Whether a computation on these is one of the CPU, and of no mesh, where entries shall not
     depend on the number of devices: False in a trace, where nobody knows.
     """
-    if is_tracing() or not all(map(is_concrete, arrays)):
+    if is_tracing() or not are_of_one_cpu(arrays):
         return False
-    placed = [a for a in arrays if isinstance(a, jax.Array)]
     single = jax.sharding.SingleDeviceSharding
-    if placed:
-        return all(isinstance(a.sharding, single) and is_on_host(a) for a in placed)
-    return default_platform() == "cpu"
+    return all(isinstance(a.sharding, single) for a in arrays if isinstance(a, jax.Array))

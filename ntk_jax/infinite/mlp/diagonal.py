@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ntk_jax.compat import default_platform, fetched, is_compiling, is_concrete, is_on_host
+from ntk_jax.compat import are_of_one_cpu, fetched, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.duals.host import on_host
 from ntk_jax.infinite.mlp.layers import (
@@ -73,7 +73,7 @@ def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagona
     """
     x1, x2, layers, arch, factors = network
     arch = arch._replace(rule=arch.rule.own)
-    if not _are_of_one_cpu(x1, x2, layers, factors):
+    if not are_of_one_cpu(x1, x2, layers, factors):
         return _diagonals(arch, x1, x2, layers, factors, sizes)
     given = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
     found = on_host(_of_second_moments, arch, given, layers, factors)
@@ -131,13 +131,6 @@ def _without_padding(d: Diagonal, n: int) -> Diagonal:
 def are_on_host(found: Diagonals) -> bool:
     """Whether they are NumPy's."""
     return isinstance(found[0].q0, np.ndarray)
-
-
-def _are_of_one_cpu(*trees: object) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(trees) if not isinstance(leaf, np.ndarray)]
-    if not leaves:
-        return default_platform() == "cpu"
-    return all(map(is_on_host, leaves)) and len(set().union(*(a.devices() for a in leaves))) == 1
 
 
 def fitted(
