@@ -18,11 +18,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from ntk_jax.compat import is_concrete
 from ntk_jax.duals.angle import beyond_cusp
 from ntk_jax.duals.dual_rule import Dual, DualOfGap, DualRule, Gap, PoleGaps
 from ntk_jax.duals.gaussian_pair import as_moments
-from ntk_jax.duals.hermite_series.fit import fitted_rule
+from ntk_jax.duals.hermite_series.fit import fitted_to
 from ntk_jax.duals.mills import mills
 from ntk_jax.duals.numerics import CORRELATION, ratio, root, ulps, with_derivative
 from ntk_jax.duals.price_integral import DENSITY, Way, integrals, tail, unit_interval, way
@@ -65,11 +64,7 @@ class ExponentialLinear(DualRule):
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         moments = as_moments(q11, q12, q22)
-        if not all(map(is_concrete, moments)):
-            return super().__call__(*moments)
-        q_max = max(float(np.max(np.asarray(q), initial=0)) for q in (moments[0], moments[2]))
-        fitted = fitted_rule("duals", self, q_max, moments[0].dtype, stacklevel=2)
-        return DualRule.__call__(fitted, *moments)
+        return DualRule.__call__(fitted_to(self, moments), *moments)
 
     @property
     def own(self) -> DualRule:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ntk_jax.compat import is_concrete
 from ntk_jax.duals.content import remembered
 from ntk_jax.duals.dual_rule import DualRule, derivative
 from ntk_jax.duals.hermite_coefficients import WIDE, basis, step_coefficients
@@ -71,6 +72,14 @@ def fitted_rule(
     if shortfall is not None:
         warnings.warn(f"{caller}: {shortfall}", stacklevel=stacklevel + 1)
     return fitted
+
+
+def fitted_to(rule: DualRule, moments: list[Array]) -> DualRule:
+    """The rule for these (q11, q12, q22); itself in a trace, where nothing can be looked at."""
+    if not all(map(is_concrete, moments)):
+        return rule
+    q_max = max(float(np.max(np.asarray(q), initial=0)) for q in (moments[0], moments[2]))
+    return fitted_rule("duals", rule, q_max, moments[0].dtype, stacklevel=3)
 
 
 def enough_terms(series: E, q_max: float, dtype: jnp.dtype) -> E:

@@ -29,7 +29,7 @@ from ntk_jax.duals.hermite_series.fit import (
     enough_terms,
     errors,
     find_kinks,
-    fitted_rule,
+    fitted_to,
     is_piecewise,
     relative_error,
 )
@@ -62,11 +62,8 @@ class Series(Expansion, DualRule):
 
     def __call__(self, q11: ArrayLike, q12: ArrayLike, q22: ArrayLike) -> Dual:
         moments = as_moments(q11, q12, q22)
-        if self.terms is not None or not all(map(is_concrete, moments)):
-            return super().__call__(*moments)
-        q_max = max(float(np.max(np.asarray(q), initial=0)) for q in (moments[0], moments[2]))
-        fitted = fitted_rule("duals", self, q_max, moments[0].dtype, stacklevel=2)
-        return fitted(*moments)
+        fitted = self if self.terms is not None else fitted_to(self, moments)
+        return DualRule.__call__(fitted, *moments)
 
     @property
     def own(self) -> DualRule:
