@@ -41,6 +41,19 @@ def by_platform(
     return (cpu if on_cpu else accelerator)(*arrays)
 
 
+def packed_sum(term: Callable[[Array], tuple[Array, Array]], count: int, zero: Array) -> Array:
+    """The sums over m < count of both arrays of `term(m)`, each like `zero`, as the real and the
+    imaginary part of one: XLA would compute what two sums have in common twice.
+    """
+
+    def step(m: Array, total: Array) -> Array:
+        return total + lax.complex(*term(m))
+
+    loop = lambda zero: lax.fori_loop(0, count, step, zero)
+    in_one_pass = lambda zero: jnp.sum(jax.vmap(step, (0, None))(jnp.arange(count), zero), axis=0)
+    return by_platform(loop, in_one_pass, lax.complex(zero, zero))
+
+
 def computed_once(a: Array) -> Array:
     """The same array; on a CPU computed where it stands.
 

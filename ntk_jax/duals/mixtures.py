@@ -23,7 +23,7 @@ from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.duals.form import ClosedForm, partial_derivatives
 from ntk_jax.duals.hermite_series.fit import enough_terms
 from ntk_jax.duals.hermite_series.series import Series
-from ntk_jax.platforms import by_platform
+from ntk_jax.platforms import packed_sum
 
 
 class Logistic(NamedTuple):
@@ -166,18 +166,13 @@ def _zero(rows1: _Rows, q12: Array, rows2: _Rows) -> Array:
 def _pair(rule: Mixture, rows1: _Rows, q12: Array, rows2: _Rows) -> tuple[Array, Array]:
     at, zero = _pairs(rule, q12.dtype), _zero(rows1, q12, rows2)
 
-    def step(m: Array, total: Array) -> Array:
+    def term(m: Array) -> tuple[Array, Array]:
         dual = rule.base.form.dual(*_moments(at, m, rows1, q12, rows2), *rule.base.options)
-        # in one complex number: XLA would compute what two sums have in common twice
-        return total + lax.complex(at.k[m] * dual.k, at.k_dot[m] * dual.k_dot)
+        return at.k[m] * dual.k, at.k_dot[m] * dual.k_dot
 
-    count = len(at.k)
-    loop = lambda zero: lax.fori_loop(0, count, step, zero)
-    in_one_pass = lambda zero: jnp.sum(jax.vmap(step, (0, None))(jnp.arange(count), zero), axis=0)
-    total = by_platform(loop, in_one_pass, lax.complex(zero, zero))
     # the two orders are added last: exchanging the sides exchanges two numbers, and their sum has
     # the same bits
-    total = jnp.sum(total, axis=0)
+    total = jnp.sum(packed_sum(term, len(at.k), zero), axis=0)
     return total.real + rule.shift**2, total.imag
 
 

@@ -25,15 +25,14 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from ntk_jax.duals.angle import Angle, angle, held
 from ntk_jax.duals.mills import first_moment, mills
 from ntk_jax.duals.numerics import ratio
-from ntk_jax.platforms import by_platform
+from ntk_jax.platforms import packed_sum
 
 DENSITY = (2 * math.pi) ** -0.5
 
@@ -92,7 +91,7 @@ def integrals(
     p = s1 * s2
     inverse, t = ratio(1, p), to.t
 
-    def node(i: Array, total: Array) -> Array:
+    def node(i: Array) -> tuple[Array, Array]:
         tau = t * y[i]
         stretch = 1 / (1 + tau * tau)
         d = to.length * (1 - y[i]) * jnp.where(to.positive, 1 + y[i], 1 - t * tau) * stretch
@@ -101,15 +100,11 @@ def integrals(
         gone = -jnp.expm1(-p * d)
         apart, together = a * c * Z - a * a, c * c * (1 - Z)
         k_dot = apart + together * (1 - gone)
-        # in one complex number: XLA would compute what two sums have in common twice
         dx = weights[i] * stretch
-        return total + lax.complex(dx * k_dot, dx * (d * apart + together * (gone * inverse)))
+        return dx * k_dot, dx * (d * apart + together * (gone * inverse))
 
     zero = jnp.zeros(jnp.broadcast_shapes(p.shape, t.shape), s1.dtype)
-    count = len(weights)
-    loop = lambda zero: lax.fori_loop(0, count, node, zero)
-    in_one_pass = lambda zero: jnp.sum(jax.vmap(node, (0, None))(jnp.arange(count), zero), axis=0)
-    total = by_platform(loop, in_one_pass, lax.complex(zero, zero))
+    total = packed_sum(node, len(weights), zero)
     k_dot, lack = (part * (t / math.pi) for part in (total.real, total.imag))
     gone = -jnp.expm1(-p * to.length)
     together = c * c * jnp.where(to.positive, tail(s1 + s2), tail1 * tail2)
