@@ -21,7 +21,7 @@ THREE = 3
 
 def started(what, path, devices=1, *cluster):
     """A process of the script."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     env = {  # tiles that are optimized little round otherwise on other numbers of devices
         **os.environ,
         "PYTHONPATH": str(SCRIPT.parents[1]),
