@@ -17,6 +17,9 @@ demo test test-slow docs benchmarks: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIM
 demo: $(VENV)/.demo          ## train wide networks and predict them from their kernel: figures and numbers in out/
 	$(RUN) -m ntk_jax demo
 
+# Both workers use a core each. Threads of OpenBLAS (NumPy's, SciPy's and jaxlib's LAPACK) that find none wait by spinning.
+test test-slow test-oldest: export OPENBLAS_NUM_THREADS = 1
+
 # Small problems take longer to compile than to compute: XLA optimizes little but in the files of tests/repeats.py that compute,
 # and as for large arrays with OPTIMIZED=1. A flag that a version of XLA does not know would end every process.
 ifndef OPTIMIZED
