@@ -28,7 +28,7 @@ LITTLE = LESS | {
 
 class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     """`jax.jit(f)`: on a CPU with other options of XLA while no argument has more than `LARGEST`
-    entries, or as many as `entries` says of the arguments.
+    entries, or `times` as many, or as many as `entries` says of the arguments.
     """
 
     def __init__(
@@ -37,9 +37,10 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         static_argnums: int | tuple[int, ...] = (),
         options: Mapping[str, bool | int] = LITTLE,
         entries: Callable[..., int] | None = None,
+        times: int = 1,
     ) -> None:
         self.large = jax.jit(f, static_argnums=static_argnums)
-        self.options, self.entries = options, entries
+        self.options, self.entries, self.times = options, entries, times
         self.with_options = cache(
             lambda *known: jax.jit(f, static_argnums=static_argnums, compiler_options=dict(known))
         )
@@ -50,7 +51,8 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
         count = self.entries
         most = max((a.size for a in arrays), default=0) if count is None else count(*args)
-        small = most <= LARGEST and _are_on_cpu(arrays) and not jax.config.read(_LITTLE)
+        few = most <= LARGEST * self.times
+        small = few and _are_on_cpu(arrays) and not jax.config.read(_LITTLE)
         return (self.small if small else self.large)(*args)
 
     def small(self, *args: object) -> object:

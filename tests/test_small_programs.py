@@ -41,6 +41,13 @@ def test_the_largest_array_decides():
     assert ran == ["small", "small", "small", "large"]
 
 
+def test_some_programs_count_as_small_for_longer():
+    made, ran = program(jnp.sum, times=2)
+    for size in (2 * LARGEST, 2 * LARGEST + 1):
+        assert made(np.ones(size)) == size
+    assert ran == ["small", "large"]
+
+
 def test_what_is_said_of_the_arguments_decides():
     made, ran = program(lambda a, n: a + n, static_argnums=1, entries=lambda a, n: n)
     made(SMALL, 2)
