@@ -16,6 +16,7 @@ from ntk_jax.compat import are_of_one_cpu, is_tracing
 
 ARRAYS = jax.Array, np.ndarray, np.generic
 LARGEST = 128 * 128  # entries of a small array
+OF_MATRICES = 64  # times as many, where the time is in LAPACK: matrices of 1,024 rows
 
 # For loops over entries, which stay vectorized.
 LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
@@ -28,7 +29,10 @@ LITTLE = LESS | {
 
 class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     """`jax.jit(f)`: on a CPU with other options of XLA while no argument has more than `LARGEST`
-    entries, or `times` as many, or as many as `entries` says of the arguments.
+    entries, or as many as `entries` says of the arguments.
+
+    Programs of matrices, by default, are optimized little, and less up to `OF_MATRICES` times as
+    many.
     """
 
     def __init__(
@@ -37,10 +41,9 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         static_argnums: int | tuple[int, ...] = (),
         options: Mapping[str, bool | int] = LITTLE,
         entries: Callable[..., int] | None = None,
-        times: int = 1,
     ) -> None:
         self.large = jax.jit(f, static_argnums=static_argnums)
-        self.options, self.entries, self.times = options, entries, times
+        self.options, self.entries = options, entries
         self.with_options = cache(
             lambda *known: jax.jit(f, static_argnums=static_argnums, compiler_options=dict(known))
         )
@@ -51,21 +54,22 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
         count = self.entries
         most = max((a.size for a in arrays), default=0) if count is None else count(*args)
-        few = most <= LARGEST * self.times
-        small = few and _are_on_cpu(arrays) and not jax.config.read(_LITTLE)
-        return (self.small if small else self.large)(*args)
+        options = self.options if most <= LARGEST else LESS if self.options is LITTLE else None
+        if most > LARGEST * OF_MATRICES or jax.config.read(_LITTLE) or not _are_on_cpu(arrays):
+            options = None
+        return self.large(*args) if options is None else self.small(options, *args)
 
-    def small(self, *args: object) -> object:
+    def small(self, options: Mapping[str, bool | int], *args: object) -> object:
         """With those of the options that this version of XLA knows."""
-        known = [option for option in self.options.items() if option[0] not in _UNKNOWN]
+        known = [option for option in options.items() if option[0] not in _UNKNOWN]
         try:
             return self.with_options(*known)(*args)
         except RuntimeError as error:
-            refused = {name for name in self.options if f"option: '{name}'" in str(error)}
+            refused = {name for name in options if f"option: '{name}'" in str(error)}
             if not refused:
                 raise
         _UNKNOWN.update(refused)
-        return self.small(*args)
+        return self.small(options, *args)
 
 
 _LITTLE = "jax_disable_most_optimizations"  # then all programs are optimized little

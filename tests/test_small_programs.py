@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 import ntk_jax
 from cases.compilations import compilations, optimized
 from ntk_jax import small_programs
-from ntk_jax.small_programs import LITTLE, jit_by_size
+from ntk_jax.small_programs import LESS, LITTLE, OF_MATRICES, jit_by_size
 
 LARGEST = 128 * 128
 RNG = np.random.default_rng(0)
@@ -25,34 +25,34 @@ def with_less_effort(monkeypatch):
 
 
 def program(f, **options):
-    """`f`, and which of its programs ran."""
+    """`f`, and with which options its programs ran: None are those of large arrays."""
     made, ran = jit_by_size(f, **options), []
-    for name in ("small", "large"):
-        run = getattr(made, name)
-        setattr(made, name, lambda *args, name=name, run=run: (ran.append(name), run(*args))[1])
+    small, large = made.small, made.large
+    made.small = lambda options, *args: (ran.append(options), small(options, *args))[1]
+    made.large = lambda *args: (ran.append(None), large(*args))[1]
     return made, ran
 
 
 def test_the_largest_array_decides():
-    made, ran = program(lambda a, b: jnp.sum(jnp.exp(a)) + b)
+    made, ran = program(lambda a, b: jnp.sum(jnp.exp(a)) + b, options=LESS)
     edge = np.zeros(LARGEST + 1)
     for a in (SMALL, np.asarray(SMALL), edge[1:], edge):
         assert_allclose(made(a, np.float64(1)), np.exp(a).sum() + 1, rtol=1e-13)
-    assert ran == ["small", "small", "small", "large"]
+    assert ran == [LESS, LESS, LESS, None]
 
 
-def test_some_programs_count_as_small_for_longer():
-    made, ran = program(jnp.sum, times=2)
-    for size in (2 * LARGEST, 2 * LARGEST + 1):
+def test_programs_of_matrices_are_optimized_little_and_then_less():
+    made, ran = program(jnp.sum)
+    for size in (LARGEST, LARGEST + 1, OF_MATRICES * LARGEST, OF_MATRICES * LARGEST + 1):
         assert made(np.ones(size)) == size
-    assert ran == ["small", "large"]
+    assert ran == [LITTLE, LESS, LESS, None]
 
 
 def test_what_is_said_of_the_arguments_decides():
     made, ran = program(lambda a, n: a + n, static_argnums=1, entries=lambda a, n: n)
     made(SMALL, 2)
     made(SMALL, LARGEST + 1)
-    assert ran == ["small", "large"]
+    assert ran == [LITTLE, LESS]
 
 
 def test_traces_take_the_one_that_can_be_inlined():
@@ -64,7 +64,7 @@ def test_traces_take_the_one_that_can_be_inlined():
     assert_allclose(jax.grad(held)(2.0), np.asarray(SMALL).sum(), rtol=1e-13)
     inside = jax.jit(lambda b: made(SMALL) + b)  # values that are known, in someone's program
     assert_allclose(inside(1.0), np.sin(SMALL).sum() + 1, rtol=1e-13)
-    assert set(ran) == {"large"}
+    assert set(ran) == {None}
 
 
 def test_meshes_take_the_one_for_large_arrays():
@@ -72,7 +72,7 @@ def test_meshes_take_the_one_for_large_arrays():
     where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
     made, ran = program(lambda a: a + 1)
     made(jax.device_put(SMALL, where))
-    assert ran == ["large"]
+    assert ran == [None]
 
 
 def test_options_that_a_version_does_not_know_are_left_out():

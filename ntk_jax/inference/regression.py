@@ -225,7 +225,7 @@ def _finish(
     return _Found(fit, seen, None, norm(y - f_0), norm(y - train))
 
 
-@partial(jit_by_size, static_argnums=(2, 3), times=64)  # of 1,024 rows, too, the time is in LAPACK
+@partial(jit_by_size, static_argnums=(2, 3))
 def _regression(inputs: _Inputs, value: Array, ridgeless: bool, traced: bool) -> _Found:
     """Cholesky with a ridge, which `value` is then; the pseudo-inverse without, to that rcond."""
     k, y, k_test, f_0, f_test_0 = inputs
