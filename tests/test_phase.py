@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from ntk_jax import critical_W_std, phase
+from ntk_jax.infinite.mlp.phase import critical_line
 from ntk_jax.plots import plot_phase_diagram
 
 
@@ -33,6 +35,14 @@ def test_no_critical_point_is_an_error():
 
 
 @pytest.mark.slow
-def test_plot_shows_the_line():
-    ax = plot_phase_diagram("erf", W_std=np.linspace(0.5, 3, 5), b_std=np.linspace(0, 0.4, 3))
-    assert len(ax.lines[0].get_xdata()) == 3
+def test_plot_shows_phases_point_by_point_and_the_line():
+    W, b = np.linspace(0.5, 3, 5), np.linspace(0, 0.4, 3)
+    ax = plot_phase_diagram("erf", W_std=W, b_std=b)
+    shown = np.reshape(ax.collections[0].get_array(), (3, 5))
+    assert_allclose(shown, [[phase("erf", W_i, b_i).chi_1 for W_i in W] for b_i in b], rtol=1e-12)
+    assert_allclose(ax.lines[0].get_xdata(), [critical_W_std("erf", b_i) for b_i in b], rtol=1e-7)
+
+
+def test_a_line_without_a_critical_point_names_where():
+    with pytest.raises(ValueError, match=r"b_std = 0\.2"):
+        critical_line("relu", np.array([0.2, 0.3]), bounds=(0.1, 1.0))

@@ -6,7 +6,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ntk_jax.infinite.mlp.phase import critical_W_std, phase
+from ntk_jax.checks import check_number
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.infinite.mlp.phase import critical_line, fixed_point_and_chi_1
 from ntk_jax.plots.style import Axes, new_axes
 
 
@@ -39,8 +41,10 @@ def plot_phase_diagram(
     """
     W = np.linspace(0.5, 3, 25) if W_std is None else np.asarray(W_std, float)
     b = np.linspace(0, 0.6, 13) if b_std is None else np.asarray(b_std, float)
-    chi = np.array([[phase(activation, W_i, b_i).chi_1 for W_i in W] for b_i in b])
-    line = [critical_W_std(activation, b_i) for b_i in b]
+    for name, values in (("W_std", W), ("b_std", b)):
+        check_number(name, values, max_ndim=1)
+    _, chi = fixed_point_and_chi_1(dual_rule(activation), W**2, b[:, None] ** 2)
+    line = critical_line(activation, b)
     ax = new_axes(ax)
     mesh = ax.pcolormesh(W, b, chi, cmap="RdBu_r", vmin=0, vmax=2, shading="nearest")
     ax.plot(line, b, color="black", linewidth=1.5, label=r"critical, $\chi_1 = 1$")

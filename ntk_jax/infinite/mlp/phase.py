@@ -2,15 +2,20 @@
 (Schoenholz et al. 2017).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from ntk_jax.checks import check_number
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.small_programs import jit_by_size
+
+Activation: TypeAlias = str | Callable[[Array], Array] | DualRule
 
 
 class Phase(NamedTuple):
@@ -36,7 +41,7 @@ class Phase(NamedTuple):
     name: str
 
 
-def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
+def phase(activation: Activation, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
     """The phase of an infinitely wide, deep network: ordered, critical or chaotic.
 
     q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² +
@@ -67,8 +72,9 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
     check_number("b_std", b_std, max_ndim=0)
     check_number("tolerance", tolerance, max_ndim=0)
     rule, W2, b2 = dual_rule(activation), float(W_std) ** 2, float(b_std) ** 2
-    q = _fixed_point(rule, W2, b2)
-    chi_1 = W2 * _diagonal(rule, q)[1]
+    q, chi_1 = (
+        float(found[0]) for found in fixed_point_and_chi_1(rule, np.array([W2]), np.array([b2]))
+    )
     name = "critical" if abs(chi_1 - 1) <= tolerance else "ordered" if chi_1 < 1 else "chaotic"
     if not 0 < q < 1e12:
         length = 1 / abs(np.log(chi_1)) if chi_1 > 0 and chi_1 != 1 else np.inf
@@ -79,7 +85,7 @@ def phase(activation: Any, W_std: float, b_std: float, *, tolerance: float = 1e-
 
 
 def critical_W_std(
-    activation: Any, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)
+    activation: Activation, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)
 ) -> float:
     """The W_std at which chi_1 = 1 for this b_std, by bisection to 1e-7 (float32: the rounding of
     the duals).
@@ -104,56 +110,77 @@ def critical_W_std(
         1.414
     """
     check_number("b_std", b_std, max_ndim=0)
-    rule, b2 = dual_rule(activation), float(b_std) ** 2
+    return float(critical_line(activation, np.array([b_std], float), bounds)[0])
 
-    def excess(W: float) -> float:
-        return W * W * _diagonal(rule, _fixed_point(rule, W * W, b2))[1] - 1
 
-    low, high = map(float, bounds)
-    if not excess(low) < 0 < excess(high):
+def critical_line(
+    activation: Activation,
+    b_std: Float[np.ndarray, " b"],
+    bounds: tuple[float, float] = (0.05, 20.0),
+) -> Float[np.ndarray, " b"]:
+    """`critical_W_std` at each of these b_std."""
+    rule, b2 = dual_rule(activation), b_std**2
+    excess = lambda W: fixed_point_and_chi_1(rule, W * W, b2)[1] - 1
+    low, high = (np.full(b2.shape, float(bound)) for bound in bounds)
+    at_low, at_high = excess(low), excess(high)
+    wrong = ~((at_low < 0) & (at_high > 0))
+    if wrong.any():
+        b, below, above = (a[wrong][0] for a in (b_std, at_low, at_high))
         raise ValueError(
-            f"critical_W_std: expected chi_1 - 1 to change sign between W_std = {low:g} and "
-            f"{high:g}; got {excess(low):.3g} and "
-            f"{excess(high):.3g} for {activation!r}, b_std = {b_std:g}. Widen `bounds`; some "
-            "activations have no critical point."
+            f"critical_W_std: expected chi_1 - 1 to change sign between W_std = {bounds[0]:g} and "
+            f"{bounds[1]:g}; got {below:.3g} and {above:.3g} for {activation!r}, b_std = {b:g}. "
+            "Widen `bounds`; some activations have no critical point."
         )
-    while high - low > 1e-7 * high:
+    while np.any(high - low > 1e-7 * high):
         middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+        below = excess(middle) < 0
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
     return (low + high) / 2
+
+
+def fixed_point_and_chi_1(
+    rule: DualRule, W2: np.ndarray, b2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """q* and chi_1 at every pair of squared scales."""
+    W2, b2 = np.broadcast_arrays(W2, b2)
+    q = _fixed_points(rule, W2, b2)
+    return q, W2 * _diagonal(rule, q)[1]
 
 
 _compiled_diagonal = jit_by_size(lambda rule, q: rule.diagonal(q), static_argnums=0)
 _compiled_pair = jit_by_size(lambda rule, q, c: rule(q, c * q, q), static_argnums=0)
 
 
-def _diagonal(rule: DualRule, q: float) -> tuple[float, float]:
-    k, k_dot = _compiled_diagonal(rule, jnp.asarray(min(q, 1e30), float))
-    return float(k), float(k_dot)
+def _diagonal(rule: DualRule, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    at = np.minimum(q, 1e30).astype(jnp.result_type(float))
+    k, k_dot = (np.asarray(a, float) for a in _compiled_diagonal(rule, at))
+    return k, k_dot
 
 
-def _fixed_point(rule: DualRule, W2: float, b2: float, num_steps: int = 200) -> float:
+def _fixed_points(
+    rule: DualRule, W2: np.ndarray, b2: np.ndarray, num_steps: int = 200
+) -> np.ndarray:
     """Newton-accelerated iteration (Aitken) from q = 1; 0 and infinity are answers."""
     step = lambda q: b2 + W2 * _diagonal(rule, q)[0]
-    q, rounding = 1.0, 4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
+    rounding = 4 * float(jnp.finfo(jnp.result_type(float)).eps)
+    q, found = np.ones_like(b2), np.full(b2.shape, np.nan)
     for _ in range(num_steps):
-        q1 = step(q)
-        q2 = step(q1)
-        if not np.isfinite(q2) or q2 > 1e25:
-            return np.inf
-        if q2 < 1e-20:
-            return 0.0
-        if abs(q2 - q1) <= rounding * q2:
-            return q2
-        bend = (q2 - q1) - (q1 - q)
-        jump = q - (q1 - q) ** 2 / bend if bend else q2
-        ahead = (jump - q2) * (
-            q2 - q
-        ) > 0  # leaps only in the direction of the iteration, and not out of sight
-        q = jump if ahead and 0 <= jump < 1e3 * max(q2, 1.0) else q2
-        if q < 1e-14 and b2 == 0:
-            return 0.0
-    return q
+        with np.errstate(all="ignore"):  # of those that were found, or are nowhere
+            q1 = step(q)
+            q2 = step(q1)
+            settled = abs(q2 - q1) <= rounding * q2
+            diverged, vanished = ~(q2 <= 1e25), q2 < 1e-20
+            answer = np.select([diverged, vanished, settled], [np.inf, 0.0, q2], np.nan)
+            found = np.where(np.isnan(found), answer, found)
+            bend = (q2 - q1) - (q1 - q)
+            jump = np.where(bend == 0, q2, q - (q1 - q) ** 2 / bend)
+            # leaps only in the direction of the iteration, and not out of sight
+            ahead = ((jump - q2) * (q2 - q) > 0) & (jump >= 0) & (jump < 1e3 * np.maximum(q2, 1))
+            q = np.where(ahead, jump, q2)
+        found = np.where(np.isnan(found) & (q < 1e-14) & (b2 == 0), 0, found)
+        if not np.isnan(found).any():
+            break
+    return np.where(np.isnan(found), q, found)
 
 
 def _correlation(
