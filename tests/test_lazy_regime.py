@@ -90,8 +90,6 @@ def two_points(width, zero, num_seeds):
     model = ntk_jax.MLP((width, width), parameterization="standard")
     template = jax.eval_shape(model.init, jax.random.key(0), TWO_X)["params"]
 
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None))
     def one_seed(key, alpha):
         params = ntk_jax.torch_init(template, key)
         f = lambda p, x: model.apply({"params": p}, x)
@@ -102,9 +100,10 @@ def two_points(width, zero, num_seeds):
             (f(params, TWO_X) - TWO_Y) ** 2
         )
 
-    return lambda alpha: [
-        np.median(v) for v in one_seed(jax.random.split(jax.random.key(0), num_seeds), alpha)
-    ]
+    # One seed after the other: the weights of one stay in the caches, and it ends by itself.
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    every = jax.jit(lambda alpha: jax.lax.map(lambda key: one_seed(key, alpha), keys))
+    return lambda alpha: [np.median(v) for v in every(alpha)]
 
 
 # Wide networks differ little from each other, and take long.
