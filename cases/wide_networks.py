@@ -27,38 +27,32 @@ def estimate(
     """NNGP and NTK of `num_samples` networks; `network(width, num_outputs)` is an (init_fn,
     apply_fn) pair.
 
-    The NTK is that of one output. The NNGP kernel is averaged over 128 outputs, which costs a
-    forward pass.
+    The NTK is that of the first output. The NNGP kernel is averaged over 128 outputs, which costs
+    little beside it.
     """
-    ntk = _samples(
-        *_gaussian(network(width, 1)), x, jax.random.key(seed), num_samples, _tangent_kernel
-    )
-    nngp = _samples(
-        *_gaussian(network(width, 128)), x, jax.random.key(seed), num_samples, _output_covariance
+    init_fn, apply_fn = network(width, 128)
+    kernels = _samples(
+        gaussian_initializer(init_fn), apply_fn, x, jax.random.key(seed), num_samples
     )
     error = lambda k: k.std(axis=0, ddof=1) / num_samples**0.5
-    return Estimate(nngp.mean(axis=0), ntk.mean(axis=0), error(nngp), error(ntk))
+    return Estimate(*(k.mean(axis=0) for k in kernels), *map(error, kernels))
 
 
-def _gaussian(pair: tuple[Any, Any]) -> tuple[Any, Any]:
-    init_fn, apply_fn = pair
-    return gaussian_initializer(init_fn), apply_fn
-
-
-@partial(jax.jit, static_argnums=(0, 1, 4, 5))
-def _samples(init_fn: Any, apply_fn: Any, x: Any, key: Any, num_samples: int, kernel: Any) -> Any:
+@partial(jax.jit, static_argnums=(0, 1, 4))
+def _samples(init_fn: Any, apply_fn: Any, x: Any, key: Any, num_samples: int) -> Any:
     return jax.lax.map(
-        lambda k: kernel(apply_fn, init_fn(k), x), jax.random.split(key, num_samples)
+        lambda k: _kernels(apply_fn, init_fn(k), x), jax.random.split(key, num_samples)
     )
 
 
-def _output_covariance(apply_fn: Any, params: Any, x: Any) -> Any:
-    f = apply_fn(params, x)
-    return jnp.matmul(f, f.T, precision="highest") / f.shape[1]
+def _kernels(apply_fn: Any, params: Any, x: Any) -> tuple[Any, Any]:
+    """The NTK from the Jacobian of the network's first output, written in the plainest way."""
 
+    def first(params: Any) -> tuple[Any, Any]:
+        f = apply_fn(params, x)
+        return f[:, 0], f
 
-def _tangent_kernel(apply_fn: Any, params: Any, x: Any) -> Any:
-    """From the Jacobian of the network's first output, written in the plainest way."""
-    jacobian = jax.jacrev(lambda p: apply_fn(p, x)[:, 0])(params)
+    jacobian, f = jax.jacrev(first, has_aux=True)(params)
     flat = [j.reshape(x.shape[0], -1) for j in jax.tree.leaves(jacobian)]
-    return sum(jnp.matmul(j, j.T, precision="highest") for j in flat)
+    product = partial(jnp.matmul, precision="highest")
+    return product(f, f.T) / f.shape[1], sum(product(j, j.T) for j in flat)

@@ -8,6 +8,7 @@ By file and function: the cases that stay quick, by their ids; all others become
 # Files whose slow tests compute for longer than XLA takes to optimize their programs.
 COMPUTE: dict[str, str] = {
     "test_benchmarks.py": "parity and memory of programs as users have them",
+    "test_lazy_regime.py": "wide networks that are trained",
     "test_limit_batch_norm.py": "wide networks whose batches are large",
     "test_notebooks.py": "what readers run, as they run it",
 }

@@ -2,7 +2,7 @@
 program.
 """
 
-import functools
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,6 @@ def by_width():
 
 
 def measure(model, apply_fn, x, y, limit, learning_rate):
-    @jax.jit
-    @jax.vmap
     def one_seed(key):
         params = model.init(key, x)["params"]
         trained = descend(apply_fn, params, x, y, learning_rate, 500)
@@ -71,7 +69,8 @@ def measure(model, apply_fn, x, y, limit, learning_rate):
             ntk_jax.jacobian_change(apply_fn, trained, params, x),
         )
 
-    return [float(jnp.mean(values)) for values in one_seed(jax.random.split(jax.random.key(0), 5))]
+    keys = jax.random.split(jax.random.key(0), 5)
+    return [float(jnp.mean(v)) for v in jax.jit(partial(jax.lax.map, one_seed))(keys)]
 
 
 def test_slopes_in_width(by_width):
@@ -82,7 +81,7 @@ def test_slopes_in_width(by_width):
     assert slope(WIDTHS, kernel) < -0.4 and np.all(np.diff(kernel) < 0)
 
 
-@functools.cache
+@cache
 def two_points(width, zero, num_seeds):
     """Of an output scale: median relative weight change and initial loss in the two-point
     experiment, as PyTorch initializes.
@@ -90,8 +89,6 @@ def two_points(width, zero, num_seeds):
     model = ntk_jax.MLP((width, width), parameterization="standard")
     template = jax.eval_shape(model.init, jax.random.key(0), TWO_X)["params"]
 
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None))
     def one_seed(key, alpha):
         params = ntk_jax.torch_init(template, key)
         f = lambda p, x: model.apply({"params": p}, x)
@@ -102,9 +99,10 @@ def two_points(width, zero, num_seeds):
             (f(params, TWO_X) - TWO_Y) ** 2
         )
 
-    return lambda alpha: [
-        np.median(v) for v in one_seed(jax.random.split(jax.random.key(0), num_seeds), alpha)
-    ]
+    # One seed after the other: the weights of one stay in the caches, and it ends by itself.
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    every = jax.jit(lambda alpha: jax.lax.map(lambda key: one_seed(key, alpha), keys))
+    return lambda alpha: [np.median(v) for v in every(alpha)]
 
 
 # Wide networks differ little from each other, and take long.

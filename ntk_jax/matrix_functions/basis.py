@@ -73,6 +73,8 @@ class SpectralFunction(Protocol):
 # Gauss-Legendre on [-1/2, 1/2]: of a function that varies on the scale of twice the interval, the
 # mean to 1e-16.
 _NODES, _WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(8))
+# Where a divided difference looks: sign in f(a) - f(b), place between b and a, weight in the mean.
+_POINTS = np.concatenate([[[1, 0, 0], [-1, 0, 0]], np.stack([0 * _NODES, _NODES, _WEIGHTS], 1)])
 
 
 def divided_difference(
@@ -95,8 +97,14 @@ def _slope(
     """g[a, b]."""
     gap = a - b
     near = jnp.abs(gap) <= reach(jnp.minimum(a, b)) / 2
-    derivative = lambda u: jax.jvp(g, (u,), (jnp.ones_like(u),))[1]
-    nodes, weights = (jnp.asarray(part, a.dtype) for part in (_NODES, _WEIGHTS))
-    between = jax.vmap(lambda x: derivative((a + b) / 2 + x * gap))(nodes)
-    mean = jnp.tensordot(weights, between, 1, precision="highest")
-    return jnp.where(near, mean, (g(a) - g(b)) / jnp.where(near, 1, gap))
+
+    def add(sums: tuple[Array, Array], node: Array) -> tuple[tuple[Array, Array], None]:
+        sign, x, weight = node
+        at = jnp.where(sign > 0, a, jnp.where(sign < 0, b, (a + b) / 2 + x * gap))
+        value, slope = jax.jvp(g, (at,), (jnp.ones_like(at),))
+        return (sums[0] + sign * value, sums[1] + weight * slope), None
+
+    # In a loop, as g is large if it is a divided difference itself.
+    zero = jnp.zeros_like(gap)
+    (difference, mean), _ = jax.lax.scan(add, (zero, zero), jnp.asarray(_POINTS, a.dtype))
+    return jnp.where(near, mean, difference / jnp.where(near, 1, gap))
