@@ -102,7 +102,8 @@ def _slope(
         sign, x, weight = node
         at = jnp.where(sign > 0, a, jnp.where(sign < 0, b, (a + b) / 2 + x * gap))
         value, slope = jax.jvp(g, (at,), (jnp.ones_like(at),))
-        return (sums[0] + sign * value, sums[1] + weight * slope), None
+        # the slope at the ends is not asked for, and may be infinite
+        return (sums[0] + sign * value, sums[1] + jnp.where(weight > 0, weight * slope, 0)), None
 
     # In a loop, as g is large if it is a divided difference itself.
     zero = jnp.zeros_like(gap)
