@@ -22,6 +22,7 @@ from ntk_jax.checks import (
 from ntk_jax.compat import is_concrete
 from ntk_jax.extras import missing
 from ntk_jax.progress import solver_meter
+from ntk_jax.small_programs import LESS, jit_by_size
 
 State: TypeAlias = Any
 """What moves: a pytree of floating-point arrays."""
@@ -84,7 +85,8 @@ def solve_ode(
         solver_meter(diffrax, caller.replace("_", " "), enabled=progress and known) as meter,
     ):
         # Inside jit nobody can look at the result.
-        found = equinox.filter_jit(_solve)(diffrax, problem, meter, throw=not known)
+        solve = jit_by_size(_solve, options=LESS, jit=equinox.filter_jit)
+        found = solve(diffrax, problem, meter, not known)
     stats, failure = found.stats, None
     if known:
         stats = {name: int(value) for name, value in stats.items()}
@@ -120,7 +122,7 @@ class _Found(NamedTuple):
     solution: Diffrax
 
 
-def _solve(diffrax: ModuleType, problem: _Problem, meter: Diffrax, *, throw: bool) -> _Found:
+def _solve(diffrax: ModuleType, problem: _Problem, meter: Diffrax, throw: bool) -> _Found:
     times, (rtol, atol) = jnp.asarray(problem.times), problem.tolerances
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(problem.velocity),

@@ -32,7 +32,7 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     entries, or as many as `entries` says of the arguments.
 
     Programs of matrices, by default, are optimized little, and less up to `OF_MATRICES` times as
-    many.
+    many. `jit` is what stands for `jax.jit`.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         static_argnums: int | tuple[int, ...] = (),
         options: Mapping[str, bool | int] = LITTLE,
         entries: Callable[..., int] | None = None,
+        jit: Callable[..., Callable[..., Any]] = jax.jit,
     ) -> None:
-        self.large = jax.jit(f, static_argnums=static_argnums)
+        static = {} if static_argnums == () else {"static_argnums": static_argnums}
+        self.large = jit(f, **static)
         self.options, self.entries = options, entries
-        self.with_options = cache(
-            lambda *known: jax.jit(f, static_argnums=static_argnums, compiler_options=dict(known))
-        )
+        self.with_options = cache(lambda *known: jit(f, compiler_options=dict(known), **static))
         update_wrapper(self, f)
 
     def __call__(self, *args: object) -> Any:

@@ -22,6 +22,7 @@ from ntk_jax.modes.kind import (
 )
 from ntk_jax.modes.modes import Prediction, as_momentum
 from ntk_jax.ode import OdeSolution, State, Times, solve_ode
+from ntk_jax.small_programs import jit_by_size
 
 Outputs: TypeAlias = tuple[Array, ...]
 """Train outputs, and test outputs if there are any."""
@@ -196,7 +197,7 @@ def _force(equation: _Equation, f: Outputs) -> Outputs:
     return tuple(-apply_kernel(k, gradient) for k in equation.kernels)
 
 
-@jax.jit
+@jit_by_size
 def _first_velocity(equation: _Equation, f_0: Outputs, momentum: Array) -> Outputs:
     return tuple(f / (1 + momentum) for f in _force(equation, f_0))
 
@@ -214,7 +215,7 @@ def _acceleration(
     return v, tuple((a - friction * b) / mass for a, b in zip(force, v, strict=True))
 
 
-@jax.jit
+@jit_by_size
 def _prepared(
     inputs: dict[str, Array],
 ) -> tuple[Float[Array, "B N"], dict[str, Look | None], Outputs]:

@@ -30,6 +30,7 @@ from ntk_jax.infinite.flax.values import (
     Wide,
 )
 from ntk_jax.jaxprs import Eqn, dtype_of, source_line
+from ntk_jax.small_programs import LESS, jit_by_size
 
 Logged: TypeAlias = tuple[Eqn, list[Value], list[Value]]
 
@@ -87,7 +88,7 @@ class _Explained:
     def __init__(self, program: Program, duals: Duals):
         self.program, self.duals = program, dict(duals)
         self.steps: list[tuple[str, ...]] = []
-        self.run = jax.jit(self._second_moments)
+        self.run = jit_by_size(self._second_moments, options=LESS)
 
     def _second_moments(self, row: Examples, key: Array | None) -> list[Array]:
         log: list[Logged] = []

@@ -36,6 +36,7 @@ from ntk_jax.infinite.flax.values.expression import ScalarFunction
 from ntk_jax.infinite.mlp.kernels import kernels_of
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network, as_rows, stack
 from ntk_jax.jaxprs import evaluate, shape_of
+from ntk_jax.small_programs import LESS, jit_by_size
 from ntk_jax.types import Which
 
 MOVES = ("broadcast_in_dim", "reshape", "squeeze", "copy")  # of a trace without axes of examples
@@ -84,7 +85,7 @@ class FullyConnected:
         self.features, self.dtype = features, dtype
         self.rule = _rules(layers).pop() if layers[1:] else dual_rule("relu")
         self.residual = len(layers) > 2 and layers[1].skipped
-        self.rows = jax.jit(jax.vmap(self._row))
+        self.rows = jit_by_size(jax.vmap(self._row), options=LESS)
 
     def kernels(self, x1: Examples, x2: Examples | None, which: Which) -> list[Array]:
         """NNGP, NTK or both of the outputs."""

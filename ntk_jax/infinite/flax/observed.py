@@ -19,6 +19,7 @@ from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.platforms import by_platform
+from ntk_jax.small_programs import LESS, jit_by_size
 
 AT_ONCE = 256  # examples that a CPU looks at together
 MOST_BYTES = 2**29  # of those that an accelerator does
@@ -29,7 +30,7 @@ class Observer:
 
     def __init__(self, program: Program):
         self.program = program
-        self.run = jax.jit(partial(_observed, program))
+        self.run = jit_by_size(partial(_observed, program), options=LESS)
 
     def duals(self, x1: Examples, x2: Examples | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""
