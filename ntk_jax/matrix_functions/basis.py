@@ -105,7 +105,8 @@ def _slope(
         # the slope at the ends is not asked for, and may be infinite
         return (sums[0] + sign * value, sums[1] + jnp.where(weight > 0, weight * slope, 0)), None
 
-    # In a loop, as g is large if it is a divided difference itself.
+    # In a loop: at once they would take ten times the memory, and g is a large program where it is
+    # a divided difference itself.
     zero = jnp.zeros_like(gap)
     (difference, mean), _ = jax.lax.scan(add, (zero, zero), jnp.asarray(_POINTS, a.dtype))
     return jnp.where(near, mean, difference / jnp.where(near, 1, gap))
