@@ -61,15 +61,15 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
 
     def small(self, options: Mapping[str, bool | int], *args: object) -> object:
         """With those of the options that this version of XLA knows."""
-        known = [option for option in options.items() if option[0] not in _UNKNOWN]
-        try:
-            return self.with_options(*known)(*args)
-        except RuntimeError as error:
-            refused = {name for name in options if f"option: '{name}'" in str(error)}
-            if not refused:
-                raise
-        _UNKNOWN.update(refused)
-        return self.small(options, *args)
+        while True:
+            known = [option for option in options.items() if option[0] not in _UNKNOWN]
+            try:
+                return self.with_options(*known)(*args)
+            except RuntimeError as error:
+                refused = {name for name in options if f"option: '{name}'" in str(error)}
+                if not refused:
+                    raise
+            _UNKNOWN.update(refused)
 
 
 _LITTLE = "jax_disable_most_optimizations"  # then all programs are optimized little
