@@ -54,10 +54,17 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
         count = self.entries
         most = max((a.size for a in arrays), default=0) if count is None else count(*args)
-        options = self.options if most <= LARGEST else LESS if self.options is LITTLE else None
-        if most > LARGEST * OF_MATRICES or jax.config.read(_LITTLE) or not _are_on_cpu(arrays):
-            options = None
-        return self.large(*args) if options is None else self.small(options, *args)
+        options = self._options_for(most)
+        if options is None or jax.config.read(_LITTLE) or not _are_on_cpu(arrays):
+            return self.large(*args)
+        return self.small(options, *args)
+
+    def _options_for(self, most: int) -> Mapping[str, bool | int] | None:
+        """With so many entries; None: as large arrays."""
+        if most <= LARGEST:
+            return self.options
+        of_matrices = self.options is LITTLE and most <= LARGEST * OF_MATRICES
+        return LESS if of_matrices else None
 
     def small(self, options: Mapping[str, bool | int], *args: object) -> object:
         """With those of the options that this version of XLA knows."""

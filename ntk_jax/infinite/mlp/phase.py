@@ -2,20 +2,17 @@
 (Schoenholz et al. 2017).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Float
 
 from ntk_jax.checks import check_number
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
+from ntk_jax.networks.mlp import Activation
 from ntk_jax.small_programs import jit_by_size
-
-Activation: TypeAlias = str | Callable[[Array], Array] | DualRule
 
 
 class Phase(NamedTuple):
@@ -41,7 +38,9 @@ class Phase(NamedTuple):
     name: str
 
 
-def phase(activation: Activation, W_std: float, b_std: float, *, tolerance: float = 1e-3) -> Phase:
+def phase(
+    activation: Activation | DualRule, W_std: float, b_std: float, *, tolerance: float = 1e-3
+) -> Phase:
     """The phase of an infinitely wide, deep network: ordered, critical or chaotic.
 
     q* = b_std² + W_std² k(q*), chi_1 = W_std² E[phi'(sqrt(q*) z)²]; correlations c ← (b_std² +
@@ -85,7 +84,7 @@ def phase(activation: Activation, W_std: float, b_std: float, *, tolerance: floa
 
 
 def critical_W_std(
-    activation: Activation, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)
+    activation: Activation | DualRule, b_std: float, *, bounds: tuple[float, float] = (0.05, 20.0)
 ) -> float:
     """The W_std at which chi_1 = 1 for this b_std, by bisection to 1e-7 (float32: the rounding of
     the duals).
@@ -114,7 +113,7 @@ def critical_W_std(
 
 
 def critical_line(
-    activation: Activation,
+    activation: Activation | DualRule,
     b_std: Float[np.ndarray, " b"],
     bounds: tuple[float, float] = (0.05, 20.0),
 ) -> Float[np.ndarray, " b"]:
