@@ -105,12 +105,14 @@ class Once:
     def __init__(self, step: Callable[[Eqn, list[Any]], Sequence[Any]]):
         self.step = step
         self.met: Met = defaultdict(list)
+        self.arrays: dict[Hashable, np.ndarray] = {}
 
     def __call__(self, eqn: Eqn, values: list[Any]) -> Sequence[Any]:
         """Operands are told apart by their identity, so that they are kept, and small constants by
         their entries.
         """
-        known = self.met[eqn.primitive, *map(_identity, values)]
+        values = [self._one(v) if isinstance(v, np.ndarray) else v for v in values]
+        known = self.met[eqn.primitive, *map(identity, values)]
         for params, _, results in known:
             if params is eqn.params or same_value(params, eqn.params):
                 return results
@@ -119,8 +121,13 @@ class Once:
         known.append((eqn.params, values, found))
         return found
 
+    def _one(self, array: np.ndarray) -> np.ndarray:
+        """The same array for equal constants."""
+        return self.arrays.setdefault((array.dtype, array.shape, array.tobytes()), array)
 
-def _identity(value: object) -> Hashable:
+
+def identity(value: object) -> Hashable:
+    """Equal for one and the same object, and for small constants of equal entries."""
     if isinstance(value, np.ndarray | np.generic) and value.size == 1:
         return value.dtype, value.shape, value.tobytes()
     return (type(value), value) if isinstance(value, bool | int | float) else id(value)

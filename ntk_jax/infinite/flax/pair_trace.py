@@ -2,36 +2,34 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.compat import bind
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
 from ntk_jax.jaxprs import (
-    Atom,
     Eqn,
     Jaxpr,
-    Once,
     dtype_of,
     evaluate,
-    needed,
     open_jaxpr,
     shape_of,
 )
+from ntk_jax.loops import Rolled, rolled
 from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
 FIRST, SECOND = 1, 2  # what a value depends on, added up
 
 
-class PairTrace(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class PairTrace:
     """(a, b, same, *key) -> nngp, ntk, the variances of the functions met, the tails of series.
 
     Attributes:
@@ -39,37 +37,38 @@ class PairTrace(NamedTuple):
         functions: the scalar functions whose largest variances it returns.
         names: of the functions whose tails it returns.
         bytes: the largest array that depends on both examples.
+        programs: of some of the results, with loops for equal layers.
     """
 
     closed: ClosedJaxpr
     functions: list[Function]
     names: list[str]
     bytes: int
+    programs: dict[Sequence[int], Rolled] = field(default_factory=dict)
 
     def kernels(
         self, a: Examples, b: Examples, same: Array | bool, key: Array | None, which: Which
     ) -> list[Array]:
         """Of one pair of examples."""
-        return self._results([self.closed.jaxpr.outvars[i] for i in which], a, b, same, key)
+        return self._results(which, a, b, same, key)
 
     def observed(self, a: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
-        found = self._results(self.closed.jaxpr.outvars[len(BOTH) :], a, a, True, key)
+        found = self._results(range(len(BOTH), len(self.closed.jaxpr.outvars)), a, a, True, key)
         return found[: len(self.functions)], found[len(self.functions) :]
 
     def _results(
         self,
-        wanted: Sequence[Atom],
+        wanted: Sequence[int],
         a: Examples,
         b: Examples,
         same: Array | bool,
         key: Array | None,
     ) -> list[Array]:
-        jaxpr = self.closed.jaxpr
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
-        equations = needed(jaxpr, wanted)
-        step = Once(bind)
-        return evaluate(jaxpr, self.closed.consts, args, step, equations=equations, wanted=wanted)
+        if wanted not in self.programs:
+            self.programs[wanted] = rolled(self.closed, wanted, BOTH[:1] if set(wanted) <= set(BOTH) else ())
+        return self.programs[wanted](*args)
 
 
 def traced_pair(

@@ -1,6 +1,7 @@
 """Moments of two factors, entry by entry: where the duals come in."""
 
 import math
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.duals.numerics import covariance_at_poles
 from ntk_jax.infinite.flax.moments.estimates import Estimates
 from ntk_jax.infinite.flax.moments.expectations import Expectations
@@ -150,7 +152,7 @@ class Factors:
         # What both sides know of q12 = sqrt(q1 q2) at a pole decides which pairs count as there.
         c = pair.between(self.gaussians.covariance, u, v)
         assert c is not None
-        dual = rule.pair(rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
+        dual = _dual_of(rule, rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
         k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in dual)
         same = True if itself else self.same
         if alike and same is not None:
@@ -166,6 +168,12 @@ class Factors:
     def _rows(self, f: Factor, function: Function, side: int, rank: int) -> Any:
         q = self.expectations.variance(f, f.nondegenerate[0], side)
         return self.expectations.rule(function).rows(lifted(q, rank))
+
+
+@partial(jax.jit, static_argnums=0)
+def _dual_of(rule: DualRule, rows1: Any, q12: Array, rows2: Any) -> Dual:
+    """`rule.pair`, traced once for layers that are alike: its custom derivatives, too, are one."""
+    return rule.pair(rows1, q12, rows2)
 
 
 def _diagonal(shape: Shape) -> Array:
