@@ -5,7 +5,7 @@ value.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -88,49 +88,6 @@ def evaluate(
     for eqn in jaxpr.eqns if equations is None else equations:
         env.update(zip(eqn.outvars, step(eqn, [read(a) for a in eqn.invars]), strict=True))
     return [read(a) for a in (jaxpr.outvars if wanted is None else wanted)]
-
-
-# (primitive, operands) -> parameters, operands and results of each equation that was met.
-Met: TypeAlias = dict[Hashable, list[tuple[dict[str, Any], list[Any], Sequence[Any]]]]
-
-
-class Once:
-    """A step of `evaluate`: equal operations on the same operands are computed once, also inside
-    jits, which are opened.
-
-    Branches and steps that are alike ask equal questions, and each answer that is traced again is
-    compiled again.
-    """
-
-    def __init__(self, step: Callable[[Eqn, list[Any]], Sequence[Any]]):
-        self.step = step
-        self.met: Met = defaultdict(list)
-        self.arrays: dict[Hashable, np.ndarray] = {}
-
-    def __call__(self, eqn: Eqn, values: list[Any]) -> Sequence[Any]:
-        """Operands are told apart by their identity, so that they are kept, and small constants by
-        their entries.
-        """
-        values = [self._one(v) if isinstance(v, np.ndarray) else v for v in values]
-        known = self.met[eqn.primitive, *map(identity, values)]
-        for params, _, results in known:
-            if params is eqn.params or same_value(params, eqn.params):
-                return results
-        opened = eqn.primitive.name in CALLS
-        found = evaluate(*inner_jaxpr(eqn), values, self) if opened else self.step(eqn, values)
-        known.append((eqn.params, values, found))
-        return found
-
-    def _one(self, array: np.ndarray) -> np.ndarray:
-        """The same array for equal constants."""
-        return self.arrays.setdefault((array.dtype, array.shape, array.tobytes()), array)
-
-
-def identity(value: object) -> Hashable:
-    """Equal for one and the same object, and for small constants of equal entries."""
-    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
-        return value.dtype, value.shape, value.tobytes()
-    return (type(value), value) if isinstance(value, bool | int | float) else id(value)
 
 
 def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Container[Var] = ()) -> list[Eqn]:

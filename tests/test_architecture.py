@@ -34,7 +34,7 @@ LEVELS = {
         "progress",
         "small_programs",
     ],
-    2: ["closures", "data", "linalg", "losses", "ode", "tiling"],
+    2: ["closures", "data", "linalg", "loops", "losses", "ode", "tiling"],
     3: ["devices", "duals", "initializers", "operators"],
     4: ["modes", "networks"],
     5: ["dynamics", "finite", "inference", "infinite", "scale", "spectrum"],

@@ -10,7 +10,8 @@ import ntk_jax
 from cases.compilations import compilations
 from ntk_jax.compat import bind
 from ntk_jax.draws import draw_flat
-from ntk_jax.jaxprs import Once, evaluate
+from ntk_jax.jaxprs import evaluate
+from ntk_jax.loops.steps import Once
 from ntk_jax.networks.per_example import check_per_example
 from ntk_jax.tiling import mirrored
 

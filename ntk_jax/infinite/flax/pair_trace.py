@@ -21,7 +21,7 @@ from ntk_jax.jaxprs import (
     open_jaxpr,
     shape_of,
 )
-from ntk_jax.loops import Rolled, rolled
+from ntk_jax.loops.rolled import Rolled, rolled
 from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
@@ -66,8 +66,8 @@ class PairTrace:
         key: Array | None,
     ) -> list[Array]:
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
-        if wanted not in self.programs:
-            self.programs[wanted] = rolled(self.closed, wanted, BOTH[:1] if set(wanted) <= set(BOTH) else ())
+        if wanted not in self.programs:  # the NTK follows the NNGP
+            self.programs[wanted] = rolled(self.closed, wanted, first=BOTH[:1])
         return self.programs[wanted](*args)
 
 

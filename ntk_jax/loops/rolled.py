@@ -1,0 +1,127 @@
+"""A program with loops in place of its equal layers."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr
+
+from ntk_jax.compat import bind
+from ntk_jax.loops.loop import Loop, loop_of
+from ntk_jax.loops.order import by_layer
+from ntk_jax.loops.repeats import kinds, repeats
+from ntk_jax.loops.steps import Operand, Step, Value, steps_of
+
+Part: TypeAlias = Step | Loop
+
+
+class Rolled(NamedTuple):
+    """A program with loops; the attributes are its arguments, its parts, its results."""
+
+    arguments: list[Value]
+    parts: list[Part]
+    results: list[Operand]
+
+    def __call__(self, *args: Array) -> list[Array]:
+        """The results."""
+        values = _Values(dict(zip(self.arguments, args, strict=True)))
+        values.run(self.parts)
+        return [values.read(r) for r in self.results]
+
+
+def rolled(closed: ClosedJaxpr, wanted: Sequence[int], first: Sequence[int] = ()) -> Rolled:
+    """The program of the results of these numbers of a jaxpr; equal operations are done once.
+
+    `first` are the numbers of results that others follow layer by layer.
+    """
+    arguments, steps, found = steps_of(closed, (*wanted, *first))
+    results = found[: len(wanted)]
+    ordered = by_layer(steps, results, found[len(wanted) :])
+    return Rolled(arguments, list(_Layers(ordered, results).parts(0, len(ordered))), results)
+
+
+class _Layers:
+    """A list of steps, of which loops are made."""
+
+    def __init__(self, steps: list[Step], results: list[Operand]):
+        self.steps, self.kinds = steps, kinds(steps)
+        self.read_at = {v: i for i, step in enumerate(steps) for v in step.read}
+        self.read_at |= {r: len(steps) for r in results if isinstance(r, Value)}
+        change = np.zeros(len(steps) + 2, int)
+        for i, step in enumerate(steps):
+            for r in step.results:
+                change[i + 1] += r.size
+                change[self.read_at.get(r, i) + 1] -= r.size
+        self.waiting = np.cumsum(change)  # numbers that are made before a step, and read from it on
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Those between two steps."""
+        for repeat in repeats(self.kinds[start:stop]):
+            period = repeat.period
+            begin = start + repeat.start
+            # Turns begin where they leave least to each other.
+            begin += int(np.argmin(self.waiting[begin + period :][: repeat.slack + 1]))
+            end = begin + period * repeat.turns
+            turns = [self.steps[i : i + period] for i in range(begin, end, period)]
+            if (loop := loop_of(turns, end, self.read_at)) is not None:
+                yield from self.parts(start, begin)
+                yield loop
+                yield from self.parts(end, stop)
+                return
+        yield from self.steps[start:stop]
+
+
+class _Values:
+    """What the values of a program are, as far as it has run."""
+
+    def __init__(self, known: dict[Value, Array]):
+        self.known = known
+        self.rows: dict[Value, tuple[Array, int]] = {}  # of what loops kept
+
+    def read(self, operand: Operand) -> Operand:
+        """What a value is; a constant itself."""
+        if not isinstance(operand, Value):
+            return operand
+        if operand not in self.known:
+            stack, turn = self.rows[operand]
+            self.known[operand] = stack[turn]
+        return self.known[operand]
+
+    def run(self, parts: Sequence[Part]) -> None:
+        """All parts in order."""
+        for part in parts:
+            if isinstance(part, Loop):
+                self._run_loop(part)
+            else:
+                found = bind(part.eqn, [self.read(o) for o in part.operands])
+                self.known.update(zip(part.results, found, strict=True))
+
+    def _run_loop(self, loop: Loop) -> None:
+        outside = {v: self.read(v) for v in loop.outside}
+        names = [*(v for v, _, _ in loop.carried), *(v for v, _ in loop.each)]
+        carried = dict.fromkeys([*(r for _, _, r in loop.carried), *(r for r, _ in loop.last)])
+
+        def turn(carry: list[Array], each: list[Array]) -> tuple[list[Array], list[Array]]:
+            read = [*carry[: len(loop.carried)], *each]
+            values = _Values(outside | dict(zip(names, read, strict=True)))
+            values.run(loop.turn)
+            return [*map(values.read, carried)], [values.read(r) for r, _ in loop.kept]
+
+        first = [self.read(o) for _, o, _ in loop.carried]
+        first += [jnp.zeros(r.aval.shape, r.aval.dtype) for r in [*carried][len(first) :]]
+        each = [self._stacked(operands) for _, operands in loop.each]
+        after, kept = lax.scan(turn, first, each, loop.turns)
+        final = dict(zip(carried, after, strict=True))
+        self.known |= {v: final[r] for r, v in loop.last}
+        for (_, values), stack in zip(loop.kept, kept, strict=True):
+            self.rows |= {v: (stack, k) for k, v in enumerate(values)}
+
+    def _stacked(self, operands: list[Operand]) -> Array:
+        """What one loop kept for another is not taken apart."""
+        rows = [self.rows.get(o) if isinstance(o, Value) else None for o in operands]
+        if (first := rows[0]) is not None and len(first[0]) == len(rows):
+            if all(row and row[0] is first[0] and row[1] == k for k, row in enumerate(rows)):
+                return first[0]
+        return jnp.stack([jnp.asarray(self.read(o)) for o in operands])

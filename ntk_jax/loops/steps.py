@@ -1,0 +1,101 @@
+"""A traced program as a list of steps, each operation once."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from ntk_jax.compat import CALLS
+from ntk_jax.jaxprs import Eqn, evaluate, inner_jaxpr, needed, same_value
+
+
+class Value:
+    """An argument of a program, or a result of one of its steps."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+    @property
+    def size(self) -> int:
+        """Its entries."""
+        return math.prod(self.aval.shape)
+
+
+Operand: TypeAlias = Any
+"""A value, or a constant."""
+
+
+class Step(NamedTuple):
+    """One equation, with what it reads and what it makes."""
+
+    eqn: Eqn
+    operands: list[Operand]
+    results: list[Value]
+
+    @property
+    def read(self) -> set[Value]:
+        """The values among the operands."""
+        return {o for o in self.operands if isinstance(o, Value)}
+
+
+def steps_of(
+    closed: ClosedJaxpr, wanted: Sequence[int]
+) -> tuple[list[Value], list[Step], list[Operand]]:
+    """(arguments, steps, results) of a jaxpr, for the results of these numbers; equal operations
+    are one step.
+    """
+    steps: list[Step] = []
+
+    def step(eqn: Eqn, operands: list[Operand]) -> list[Value]:
+        steps.append(Step(eqn, operands, [Value(v.aval) for v in eqn.outvars]))
+        return steps[-1].results
+
+    jaxpr, arguments = closed.jaxpr, [Value(v.aval) for v in closed.jaxpr.invars]
+    atoms = [jaxpr.outvars[i] for i in wanted]
+    equations, once = needed(jaxpr, atoms), Once(step)
+    found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)
+    return arguments, steps, found
+
+
+class Once:
+    """A step of `evaluate`: equal operations on the same operands are computed once, also inside
+    jits, which are opened.
+
+    Branches and layers that are alike ask equal questions, and each answer that is traced again is
+    compiled again.
+    """
+
+    def __init__(self, step: Callable[[Eqn, list[Operand]], Sequence[Operand]]):
+        self.step = step
+        # Parameters, operands (which are kept, as their identity tells them apart), results.
+        self.met: dict[Hashable, list[tuple[object, list[Operand], Sequence[Operand]]]]
+        self.met, self.arrays = defaultdict(list), dict[Hashable, np.ndarray]()
+
+    def __call__(self, eqn: Eqn, operands: list[Operand]) -> Sequence[Operand]:
+        """What the equation makes of these."""
+        operands = [self._one(o) if isinstance(o, np.ndarray) else o for o in operands]
+        known = self.met[eqn.primitive, *map(identity, operands)]
+        for params, _, results in known:
+            if same_value(params, eqn.params):
+                return results
+        opened = eqn.primitive.name in CALLS
+        found = evaluate(*inner_jaxpr(eqn), operands, self) if opened else self.step(eqn, operands)
+        known.append((eqn.params, operands, found))
+        return found
+
+    def _one(self, array: np.ndarray) -> np.ndarray:
+        """The same array for equal constants."""
+        return self.arrays.setdefault((array.dtype, array.shape, array.tobytes()), array)
+
+
+def identity(operand: Operand) -> Hashable:
+    """Equal for the same object, and for numbers that are equal."""
+    if isinstance(operand, np.ndarray | np.generic) and operand.size == 1:
+        return operand.dtype, operand.shape, operand.tobytes()
+    number = isinstance(operand, bool | int | float)
+    return (type(operand), operand) if number else id(operand)
