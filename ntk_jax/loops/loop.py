@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntk_jax.jaxprs import Atom, dtype_of
 from ntk_jax.loops.steps import Operand, Step, Value, identity
 
 
@@ -54,7 +55,9 @@ def loop_of(turns: Sequence[Sequence[Step]], end: int, read_at: Mapping[Value, i
             elif later[-1]:
                 last.append((values[0], values[-1]))
     carried, each = [*reading.carried.values()], [*reading.each.values()]
-    numbers = all(isinstance(v.aval.dtype, np.dtype) for v, _ in last)  # not keys: they begin at 0
+    numbers = all(
+        isinstance(dtype_of(v.like), np.dtype) for v, _ in last
+    )  # not keys: they begin at 0
     return Loop(len(turns), turn, carried, each, kept, last) if numbers else None
 
 
@@ -75,16 +78,17 @@ class _Reading:
 
     def step(self, steps: Sequence[Step]) -> Step | None:
         """One step of every turn as the loop takes it, if it can."""
-        operands = [self._operand(c) for c in zip(*(s.operands for s in steps), strict=True)]
+        choices = zip(*(s.operands for s in steps), strict=True)
+        operands = [self._operand(*o) for o in zip(steps[0].eqn.invars, choices, strict=True)]
         if any(o is None for o in operands):
             return None
         return steps[0]._replace(operands=operands)
 
-    def _operand(self, choices: Sequence[Operand]) -> Operand | None:
+    def _operand(self, like: Atom, choices: Sequence[Operand]) -> Operand | None:
         made = [self.made.get(o) if isinstance(o, Value) else None for o in choices]
         key = tuple(map(identity, choices))
         if made == [None] * len(made):
-            one = Value(None), list(choices)
+            one = Value(like), list(choices)
             return choices[0] if len(set(key)) == 1 else self.each.setdefault(key, one)[0]
         if made[-1] is None:
             return None
@@ -94,4 +98,4 @@ class _Reading:
         if made != [None, *((k, i, j) for k in range(len(made) - 1))]:
             return None
         result = self.first[i].results[j]
-        return self.carried.setdefault(key, (Value(result.aval), choices[0], result))[0]
+        return self.carried.setdefault(key, (Value(like), choices[0], result))[0]

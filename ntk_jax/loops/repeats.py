@@ -67,7 +67,7 @@ def kinds(steps: Sequence[Step]) -> np.ndarray:
 
 def _kind(operand: Operand) -> Hashable:
     if isinstance(operand, Value):
-        return operand.aval
+        return operand.like.aval
     if isinstance(operand, np.ndarray | jax.Array) and operand.size > 1:
         return operand.shape, operand.dtype
     return identity(operand)

@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import bind
+from ntk_jax.jaxprs import dtype_of, shape_of
 from ntk_jax.loops.loop import Loop, loop_of
 from ntk_jax.loops.order import by_layer
 from ntk_jax.loops.repeats import kinds, repeats
@@ -110,7 +111,7 @@ class _Values:
             return [*map(values.read, carried)], [values.read(r) for r, _ in loop.kept]
 
         first = [self.read(o) for _, o, _ in loop.carried]
-        first += [jnp.zeros(r.aval.shape, r.aval.dtype) for r in [*carried][len(first) :]]
+        first += [jnp.zeros(shape_of(r.like), dtype_of(r.like)) for r in [*carried][len(first) :]]
         each = [self._stacked(operands) for _, operands in loop.each]
         after, kept = lax.scan(turn, first, each, loop.turns)
         final = dict(zip(carried, after, strict=True))

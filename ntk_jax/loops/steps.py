@@ -9,21 +9,21 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import CALLS
-from ntk_jax.jaxprs import Eqn, evaluate, inner_jaxpr, needed, same_value
+from ntk_jax.jaxprs import Atom, Eqn, evaluate, inner_jaxpr, needed, same_value, shape_of
 
 
 class Value:
-    """An argument of a program, or a result of one of its steps."""
+    """An argument of a program, or a result of one of its steps; like the variable of a jaxpr."""
 
-    __slots__ = ("aval",)
+    __slots__ = ("like",)
 
-    def __init__(self, aval: Any):
-        self.aval = aval
+    def __init__(self, like: Atom):
+        self.like = like
 
     @property
     def size(self) -> int:
         """Its entries."""
-        return math.prod(self.aval.shape)
+        return math.prod(shape_of(self.like))
 
 
 Operand: TypeAlias = Any
@@ -52,10 +52,10 @@ def steps_of(
     steps: list[Step] = []
 
     def step(eqn: Eqn, operands: list[Operand]) -> list[Value]:
-        steps.append(Step(eqn, operands, [Value(v.aval) for v in eqn.outvars]))
+        steps.append(Step(eqn, operands, [Value(v) for v in eqn.outvars]))
         return steps[-1].results
 
-    jaxpr, arguments = closed.jaxpr, [Value(v.aval) for v in closed.jaxpr.invars]
+    jaxpr, arguments = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
     atoms = [jaxpr.outvars[i] for i in wanted]
     equations, once = needed(jaxpr, atoms), Once(step)
     found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)
