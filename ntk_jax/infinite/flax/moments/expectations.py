@@ -1,8 +1,10 @@
 """Expectations of one function of Gaussians, and which function of how many variables it is."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -58,7 +60,7 @@ class Expectations:
         if function is None or (d is not None and d in mains):
             return jnp.broadcast_to(mehler.mean(self.function(half), variances), f.shape)
         (q,) = variances
-        return self.rule(function).mean(q)
+        return asked(self.rule(function), "mean", q)
 
     @remembered
     def scalar(self, f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:
@@ -80,6 +82,14 @@ class Expectations:
             return full(*zs) if d is None else mehler.differentiated(full, zs, d)
 
         return at
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def asked(rule: DualRule, what: str, *args: Any) -> Any:
+    """`rule.what(*args)`, traced once for all layers that are alike: then custom derivatives, too,
+    are the same.
+    """
+    return getattr(rule, what)(*args)
 
 
 def scalar_function(f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:

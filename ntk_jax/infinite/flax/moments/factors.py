@@ -1,7 +1,6 @@
 """Moments of two factors, entry by entry: where the duals come in."""
 
 import math
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -9,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.duals.numerics import covariance_at_poles
 from ntk_jax.infinite.flax.moments.estimates import Estimates
-from ntk_jax.infinite.flax.moments.expectations import Expectations
+from ntk_jax.infinite.flax.moments.expectations import Expectations, asked
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
 from ntk_jax.infinite.flax.moments.general_series import GeneralSeries
 from ntk_jax.infinite.flax.moments.pair import (
@@ -143,7 +141,7 @@ class Factors:
         if self.observed is not None and side == 0:
             self.observed.functions.append((function, q1))
         if pair.diag and itself:
-            k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in rule.diagonal(q1))
+            k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in asked(rule, "diagonal", q1))
             return k, k_dot
         first = (self._rows(f, function, side, len(pair.shapes[0])), q1)
         second = (self._rows(g, function, other, len(pair.shapes[1])), q2)
@@ -152,12 +150,12 @@ class Factors:
         # What both sides know of q12 = sqrt(q1 q2) at a pole decides which pairs count as there.
         c = pair.between(self.gaussians.covariance, u, v)
         assert c is not None
-        dual = _dual_of(rule, rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
+        dual = asked(rule, "pair", rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
         k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in dual)
         same = True if itself else self.same
         if alike and same is not None:
             # An example with itself: the dual of equal arguments is known without rounding.
-            own = (jnp.broadcast_to(a, pair.shapes[0]) for a in rule.diagonal(q1))
+            own = (jnp.broadcast_to(a, pair.shapes[0]) for a in asked(rule, "diagonal", q1))
             here = same if pair.diag else same & _diagonal(pair.shapes[0])
             k, k_dot = (
                 jnp.where(here, pair.at_left(o), a) for a, o in zip((k, k_dot), own, strict=True)
@@ -167,13 +165,7 @@ class Factors:
     @remembered
     def _rows(self, f: Factor, function: Function, side: int, rank: int) -> Any:
         q = self.expectations.variance(f, f.nondegenerate[0], side)
-        return self.expectations.rule(function).rows(lifted(q, rank))
-
-
-@partial(jax.jit, static_argnums=0)
-def _dual_of(rule: DualRule, rows1: Any, q12: Array, rows2: Any) -> Dual:
-    """`rule.pair`, traced once for layers that are alike: its custom derivatives, too, are one."""
-    return rule.pair(rows1, q12, rows2)
+        return asked(self.expectations.rule(function), "rows", lifted(q, rank))
 
 
 def _diagonal(shape: Shape) -> Array:

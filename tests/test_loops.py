@@ -1,0 +1,220 @@
+"""Equal layers as a loop: programs of every kind of layer against their equations one by one, and
+the limits of deep networks against the same without loops.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_jax
+from cases.architectures import lenient
+from ntk_jax.loops import repeats
+from ntk_jax.loops.loop import Loop
+from ntk_jax.loops.rolled import rolled
+
+DEPTH = 6
+RNG = np.random.default_rng(0)
+SQUARES = RNG.standard_normal((DEPTH, 3, 3)) / 2
+
+
+def same_weights(x, y):
+    for _ in range(DEPTH):
+        x = jnp.tanh(SQUARES[0] @ x) + y
+    return x
+
+
+def weights_of_each_layer(x, y):
+    for w in SQUARES:
+        x = jnp.tanh(w @ x) * y
+    return x
+
+
+def all_layers_are_read_later(x, y):
+    seen = []
+    for _ in range(DEPTH):
+        x = jnp.tanh(SQUARES[0] @ x) + y
+        seen.append(x)
+    return sum(jnp.sin(k * s) for k, s in enumerate(seen))
+
+
+def a_loop_on_what_another_kept(x, y):
+    seen = []
+    for _ in range(DEPTH):
+        x = jnp.tanh(SQUARES[0] @ x)
+        seen.append(x)
+    for s in seen[::-1]:  # backwards: rows of the stack are taken one by one
+        y = jnp.cos(y) * jnp.exp(s)
+    for s in seen:
+        y = jnp.sin(y) + jnp.exp(s) / 2
+    return y
+
+
+def two_chains(x, y):
+    for _ in range(DEPTH):
+        slope = 1 - jnp.tanh(x) ** 2
+        x = jnp.tanh(x @ SQUARES[0])
+        y = x + y * slope
+    return y, x
+
+
+def only_the_last_turn_is_read(x, y):
+    for _ in range(DEPTH):
+        inner = jnp.tanh(x * y)
+        x = inner @ SQUARES[0] + x
+    return x + inner
+
+
+def switches(x, y):
+    on = x > 0
+    for _ in range(DEPTH):
+        x = jnp.where(on, jnp.tanh(SQUARES[0] @ x), y)
+        on = (x > y) & ~on
+    return x
+
+
+def inside_other_layers(x, y):
+    x = jnp.exp(-(x**2))
+    x = same_weights(x, y)
+    return jnp.log(1 + weights_of_each_layer(x, y) ** 2)
+
+
+def two_turns_back(x, y):
+    for _ in range(2 * DEPTH):
+        x, y = jnp.tanh(SQUARES[0] @ x) + y, x
+    return x
+
+
+def nothing_alike(x, y):
+    return jnp.sin(x) + jnp.exp(y) * jnp.tanh(x * y)
+
+
+def two_turns(x, y):
+    for _ in range(2):
+        x = jnp.tanh(SQUARES[0] @ x) + y
+    return x
+
+
+LOOPS = {
+    same_weights: 1, weights_of_each_layer: 1, all_layers_are_read_later: 2,
+    a_loop_on_what_another_kept: 3, two_chains: 1, only_the_last_turn_is_read: 1, switches: 1,
+    inside_other_layers: 2, two_turns_back: 1, nothing_alike: 0, two_turns: 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def short_loops(monkeypatch):
+    """Loops that save a few steps: those of whole networks save hundreds."""
+    monkeypatch.setattr(repeats, "LEAST_SAVED", 3)
+
+
+@partial(jax.jit, static_argnums=0)
+def values_and_derivatives(f, x, y):
+    pairs = jax.vmap(jax.vmap(jax.jacfwd(f), (0, None)), (None, 0))
+    second = jax.jacfwd(jax.jacrev(f))
+    return (
+        f(x, y),
+        jax.jacrev(f, (0, 1))(x, y),
+        second(x, y),
+        pairs(jnp.stack([x, 2 * x]), jnp.stack([y, -y])),
+    )
+
+
+@pytest.mark.parametrize("f", LOOPS, ids=lambda f: f.__name__)
+def test_a_loop_is_its_steps_one_by_one(f, short_loops):
+    args = RNG.standard_normal((2, 3))
+    closed = jax.make_jaxpr(f)(*args)
+    wanted = range(len(closed.jaxpr.outvars))
+    program = rolled(closed, wanted, first=wanted[1:])
+    assert sum(isinstance(part, Loop) for part in program.parts) == LOOPS[f]
+    flat = lambda *args: jnp.stack(jax.tree.leaves(f(*args)))
+    loops = lambda *args: jnp.stack(program(*args))
+    found, expected = (values_and_derivatives(g, *args) for g in (loops, flat))
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+    jax.tree.map(compare, found, expected)
+
+
+def test_keys_are_carried_and_split(short_loops):
+    def draws(key):
+        x = 0.0
+        for _ in range(DEPTH):
+            key, sub = jax.random.split(key)
+            x = jnp.tanh(x + jax.random.normal(sub))
+        return x, key
+
+    key = jax.random.key(3)
+    closed = jax.make_jaxpr(draws)(key)
+    x, last = rolled(closed, (0, 1))(key)
+    np.testing.assert_allclose(x, draws(key)[0], rtol=1e-12)
+    assert (jax.random.key_data(last) == jax.random.key_data(draws(key)[1])).all()
+
+
+class Deep(nn.Module):
+    """Equal layers, of every kind that a limit has."""
+
+    kind: str
+    depth: int = 5
+    tag: str = ""  # a model of its own: it shares no program with one that is equal but for it
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3,))(x) if x.ndim == 3 else nn.Dense(8)(x)
+        for _ in range(self.depth):
+            x = getattr(self, self.kind)(x)
+        return nn.Dense(1)(x if x.ndim == 2 else x.mean(1))
+
+    def residual(self, x):
+        return x + nn.Dense(8)(nn.relu(nn.Dense(8)(nn.relu(x))))
+
+    def normalized(self, x):
+        return x + nn.Dense(8)(nn.relu(nn.LayerNorm()(x)))
+
+    def convolutional(self, x):
+        return nn.relu(nn.Conv(8, (3,))(x))
+
+    def attention(self, x):
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        return x + nn.Dense(8)(nn.tanh(nn.Dense(8)(x)))
+
+
+KINDS = (
+    "residual", "normalized", "convolutional", pytest.param("attention", marks=pytest.mark.slow),
+)  # fmt: skip
+
+
+def examples(kind, dtype=np.float64):
+    shape = (4, 2) if kind in ("convolutional", "attention") else (5,)
+    return np.random.default_rng(1).standard_normal((3, *shape)).astype(dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deep_limits_are_those_without_loops(kind, monkeypatch):
+    x = examples(kind)
+    direction = examples(kind)[::-1]
+    how = {"inner_products": "mean"} if kind == "attention" else {}
+
+    def of(tag):
+        kernel_fn = ntk_jax.infinite_width(Deep(kind, tag=tag), **how)
+        kernels = lenient(lambda x: tuple(kernel_fn(x)))
+        return kernels(x), jax.jvp(kernels, (x,), (direction,))
+
+    found = of("")
+    monkeypatch.setattr(repeats, "LEAST_TURNS", 10**6)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+    jax.tree.map(compare, found, of("without loops"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deeper_network_is_no_larger_program(kind):
+    x = examples(kind, np.float32)
+    how = {"inner_products": "mean"} if kind == "attention" else {}
+
+    def equations(depth):
+        kernel_fn = ntk_jax.infinite_width(Deep(kind, depth), **how)
+        text = jax.jit(lenient(lambda x: tuple(kernel_fn(x)))).lower(x).as_text()
+        return text.count("\n")
+
+    assert equations(9) < 1.1 * equations(6)
