@@ -18,8 +18,8 @@ ARRAYS = jax.Array, np.ndarray, np.generic
 LARGEST = 128 * 128  # entries of a small array
 OF_MATRICES = 64  # times as many, where the time is in LAPACK: matrices of 1,024 rows
 
-# For loops over entries, which stay vectorized.
-LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+# For loops over entries, which stay vectorized. Two threads generate code.
+LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 2}
 # For programs whose time is in LAPACK and in products of matrices, which are compiled already.
 LITTLE = LESS | {
     "xla_backend_optimization_level": 0,

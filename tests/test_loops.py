@@ -4,7 +4,6 @@ the limits of deep networks against the same without loops.
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 import ntk_jax
 from cases.architectures import lenient
+from cases.deep import Deep, deep_examples
 from ntk_jax.loops import repeats
 from ntk_jax.loops.loop import Loop
 from ntk_jax.loops.rolled import rolled
@@ -152,52 +152,19 @@ def test_keys_are_carried_and_split(short_loops):
     assert (jax.random.key_data(last) == jax.random.key_data(draws(key)[1])).all()
 
 
-class Deep(nn.Module):
-    """Equal layers, of every kind that a limit has."""
-
-    kind: str
-    depth: int = 5
-    tag: str = ""  # a model of its own: it shares no program with one that is equal but for it
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(8, (3,))(x) if x.ndim == 3 else nn.Dense(8)(x)
-        for _ in range(self.depth):
-            x = getattr(self, self.kind)(x)
-        return nn.Dense(1)(x if x.ndim == 2 else x.mean(1))
-
-    def residual(self, x):
-        return x + nn.Dense(8)(nn.relu(nn.Dense(8)(nn.relu(x))))
-
-    def normalized(self, x):
-        return x + nn.Dense(8)(nn.relu(nn.LayerNorm()(x)))
-
-    def convolutional(self, x):
-        return nn.relu(nn.Conv(8, (3,))(x))
-
-    def attention(self, x):
-        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
-        return x + nn.Dense(8)(nn.tanh(nn.Dense(8)(x)))
-
-
 KINDS = (
     "residual", "normalized", "convolutional", pytest.param("attention", marks=pytest.mark.slow),
 )  # fmt: skip
 
 
-def examples(kind, dtype=np.float64):
-    shape = (4, 2) if kind in ("convolutional", "attention") else (5,)
-    return np.random.default_rng(1).standard_normal((3, *shape)).astype(dtype)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_deep_limits_are_those_without_loops(kind, monkeypatch):
-    x = examples(kind)
-    direction = examples(kind)[::-1]
+    x = deep_examples(kind, np.float64)
+    direction = x[::-1]
     how = {"inner_products": "mean"} if kind == "attention" else {}
 
     def of(tag):
-        kernel_fn = ntk_jax.infinite_width(Deep(kind, tag=tag), **how)
+        kernel_fn = ntk_jax.infinite_width(Deep(kind, 5, tag=tag), **how)
         kernels = lenient(lambda x: tuple(kernel_fn(x)))
         return kernels(x), jax.jvp(kernels, (x,), (direction,))
 
@@ -209,7 +176,7 @@ def test_deep_limits_are_those_without_loops(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_deeper_network_is_no_larger_program(kind):
-    x = examples(kind, np.float32)
+    x = deep_examples(kind)
     how = {"inner_products": "mean"} if kind == "attention" else {}
 
     def equations(depth):
