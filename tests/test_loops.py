@@ -107,8 +107,8 @@ LOOPS = {
 
 @pytest.fixture
 def short_loops(monkeypatch):
-    """Loops that save a few steps: those of whole networks save hundreds."""
-    monkeypatch.setattr(repeats, "LEAST_SAVED", 3)
+    """Loops of a few steps: those of networks have a hundred."""
+    monkeypatch.setattr(repeats, "LEAST_STEPS", 2)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,7 +11,7 @@ from ntk_jax.jaxprs import same_value
 from ntk_jax.loops.steps import Operand, Step, Value, identity
 
 LEAST_TURNS = 3
-LEAST_SAVED = 100  # steps
+LEAST_STEPS = 30  # of a turn: in powers of one number, few steps, a loop would only be slower
 MOST_ALIKE = 8  # of one kind in a turn, for the rarest kind in it
 
 
@@ -40,15 +40,14 @@ def repeats(kinds: np.ndarray) -> list[Repeat]:
         before[kind].append(i)
     found = []
     for period, count in periods.items():
-        if count < LEAST_SAVED // MOST_ALIKE:
+        if period < LEAST_STEPS or count < LEAST_STEPS // MOST_ALIKE:
             continue
         same = np.concatenate([[False], kinds[:-period] == kinds[period:], [False]])
         ends = np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2)
         for start, end in ends.tolist():
             more, slack = divmod(end - start, period)
             found.append(Repeat(period, start, slack, more + 1))
-    worth = [r for r in found if r.turns >= LEAST_TURNS and r.saved >= LEAST_SAVED]
-    return sorted(worth, key=lambda r: (-r.saved, r.period))
+    return sorted((r for r in found if r.turns >= LEAST_TURNS), key=lambda r: (-r.saved, r.period))
 
 
 def kinds(steps: Sequence[Step]) -> np.ndarray:
@@ -68,6 +67,6 @@ def kinds(steps: Sequence[Step]) -> np.ndarray:
 def _kind(operand: Operand) -> Hashable:
     if isinstance(operand, Value):
         return operand.like.aval
-    if isinstance(operand, np.ndarray | jax.Array) and operand.size > 1:
+    if isinstance(operand, jax.Array) or (isinstance(operand, np.ndarray) and operand.size > 1):
         return operand.shape, operand.dtype
     return identity(operand)
