@@ -99,7 +99,7 @@ def two_turns(x, y):
 
 
 LOOPS = {
-    same_weights: 1, weights_of_each_layer: 1, all_layers_are_read_later: 2,
+    same_weights: 1, weights_of_each_layer: 1, all_layers_are_read_later: 1,
     a_loop_on_what_another_kept: 3, two_chains: 1, only_the_last_turn_is_read: 1, switches: 1,
     inside_other_layers: 2, two_turns_back: 1, nothing_alike: 0, two_turns: 0,
 }  # fmt: skip
