@@ -12,7 +12,6 @@ from flax import nnx
 import ntk_jax
 from cases.architectures import Net, by_name, lenient
 from cases.mlps import F64, flax_mlp
-from ntk_jax.infinite.flax.batch import block
 from ntk_jax.infinite.flax.interpreter import USER_RULES
 
 RNG = np.random.default_rng(0)
@@ -132,7 +131,7 @@ def test_a_kernel_with_pooling_is_a_short_program():
     x = jnp.zeros((2, 16, 16, 3), jnp.float32)
     kernel = ntk_jax.infinite_width(Net(body, 8, 1))
     program = lenient(kernel.program)(x)
-    closed = jax.make_jaxpr(lambda a, b: block(program, (), a, b))(x, x)
+    closed = program.pair((), None).closed
     assert num_equations(closed.jaxpr) < 3000
 
 

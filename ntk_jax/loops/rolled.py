@@ -16,6 +16,8 @@ from ntk_jax.loops.repeats import kinds, repeats
 from ntk_jax.loops.steps import Operand, Step, Value, steps_of
 
 Part: TypeAlias = Step | Loop
+# Turns that an accelerator takes at once: it launches less, and holds less between launches.
+UNROLLED = 8
 
 
 class Rolled(NamedTuple):
@@ -25,9 +27,10 @@ class Rolled(NamedTuple):
     parts: list[Part]
     results: list[Operand]
 
-    def __call__(self, *args: Array) -> list[Array]:
-        """The results."""
-        values = _Values(dict(zip(self.arguments, args, strict=True)))
+    def __call__(self, *args: Array, on_cpu: bool) -> list[Array]:
+        """The results, by the schedule of a CPU or of an accelerator."""
+        turns_at_once = 1 if on_cpu else UNROLLED
+        values = _Values(dict(zip(self.arguments, args, strict=True)), turns_at_once)
         values.run(self.parts)
         return [values.read(r) for r in self.results]
 
@@ -77,8 +80,8 @@ class _Layers:
 class _Values:
     """What the values of a program are, as far as it has run."""
 
-    def __init__(self, known: dict[Value, Array]):
-        self.known = known
+    def __init__(self, known: dict[Value, Array], turns_at_once: int):
+        self.known, self.turns_at_once = known, turns_at_once
         self.rows: dict[Value, tuple[Array, int]] = {}  # of what loops kept
 
     def read(self, operand: Operand) -> Operand:
@@ -106,14 +109,14 @@ class _Values:
 
         def turn(carry: list[Array], each: list[Array]) -> tuple[list[Array], list[Array]]:
             read = [*carry[: len(loop.carried)], *each]
-            values = _Values(outside | dict(zip(names, read, strict=True)))
+            values = _Values(outside | dict(zip(names, read, strict=True)), self.turns_at_once)
             values.run(loop.turn)
             return [*map(values.read, carried)], [values.read(r) for r, _ in loop.kept]
 
         first = [self.read(o) for _, o, _ in loop.carried]
         first += [jnp.zeros(shape_of(r.like), dtype_of(r.like)) for r in [*carried][len(first) :]]
         each = [self._stacked(operands) for _, operands in loop.each]
-        after, kept = lax.scan(turn, first, each, loop.turns)
+        after, kept = lax.scan(turn, first, each, loop.turns, unroll=self.turns_at_once)
         final = dict(zip(carried, after, strict=True))
         self.known |= {v: final[r] for r, v in loop.last}
         for (_, values), stack in zip(loop.kept, kept, strict=True):

@@ -25,7 +25,7 @@ from ntk_jax.tiling import (
     write_both,
     write_each,
 )
-from ntk_jax.types import BOTH, Kernels, Which
+from ntk_jax.types import BOTH, Which
 
 UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
@@ -125,20 +125,20 @@ def _entries(
     return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
 
 
-def block(
-    program: Program, duals: Duals, x1: Examples, x2: Examples, key: Array | None = None
-) -> Kernels:
-    """All pairs at once, of different examples."""
-    return Kernels(*_block(program, BOTH, duals, (x1, None), (x2, None), key))
-
-
 def _block(
-    program: Program, which: Which, duals: Duals, one: Side, two: Side, key: Array | None
+    program: Program,
+    which: Which,
+    duals: Duals,
+    one: Side,
+    two: Side,
+    key: Array | None,
+    on_cpu: bool,
 ) -> Results:
     trace = program.pair(duals, key)
 
     def pair(a: Examples, i: Array | None, b: Examples, j: Array | None) -> Results:
-        return tuple(trace.kernels(a, b, False if i is None else i == j, key, which))
+        same = False if i is None else i == j
+        return tuple(trace.kernels(a, b, same, key, which, on_cpu=on_cpu))
 
     return jax.vmap(jax.vmap(pair, (None, None, 0, 0)), (0, 0, None, None))(*one, *two)
 
@@ -160,7 +160,7 @@ def _all_pairs(
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
     def tile(a: Side, b: Side) -> Results:
-        kernels = _block(program, which, duals, a, b, key)
+        kernels = _block(program, which, duals, a, b, key, schedule.on_cpu)
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
     if n1 <= t1 and n2 <= t2:

@@ -62,13 +62,13 @@ def _observed(program: Program, x: Examples, key: Array | None) -> tuple[list[Ar
     """The largest variances and tails of all examples."""
     trace = program.pair((), key)
 
-    def at_once(rows: int) -> Callable[[Examples], Any]:
+    def at_once(rows: int, on_cpu: bool) -> Callable[[Examples], Any]:
         return lambda x: lax.map(
-            lambda a: trace.observed(a, key), x, batch_size=min(num_rows(x), rows)
+            lambda a: trace.observed(a, key, on_cpu=on_cpu), x, batch_size=min(num_rows(x), rows)
         )
 
     many = max(AT_ONCE, MOST_BYTES // trace.bytes)
-    found = by_platform(at_once(AT_ONCE), at_once(many), x)
+    found = by_platform(at_once(AT_ONCE, True), at_once(many, False), x)
     return cast(tuple[list[Array], list[Array]], jax.tree.map(jnp.max, found))
 
 

@@ -47,14 +47,24 @@ class PairTrace:
     programs: dict[Sequence[int], Rolled] = field(default_factory=dict)
 
     def kernels(
-        self, a: Examples, b: Examples, same: Array | bool, key: Array | None, which: Which
+        self,
+        a: Examples,
+        b: Examples,
+        same: Array | bool,
+        key: Array | None,
+        which: Which,
+        *,
+        on_cpu: bool,
     ) -> list[Array]:
         """Of one pair of examples."""
-        return self._results(which, a, b, same, key)
+        return self._results(which, a, b, same, key, on_cpu)
 
-    def observed(self, a: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
+    def observed(
+        self, a: Examples, key: Array | None, *, on_cpu: bool
+    ) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
-        found = self._results(range(len(BOTH), len(self.closed.jaxpr.outvars)), a, a, True, key)
+        wanted = range(len(BOTH), len(self.closed.jaxpr.outvars))
+        found = self._results(wanted, a, a, True, key, on_cpu)
         return found[: len(self.functions)], found[len(self.functions) :]
 
     def _results(
@@ -64,11 +74,12 @@ class PairTrace:
         b: Examples,
         same: Array | bool,
         key: Array | None,
+        on_cpu: bool,
     ) -> list[Array]:
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
         if wanted not in self.programs:  # the NTK follows the NNGP
             self.programs[wanted] = rolled(self.closed, wanted, first=BOTH[:1])
-        return self.programs[wanted](*args)
+        return self.programs[wanted](*args, on_cpu=on_cpu)
 
 
 def traced_pair(
