@@ -30,11 +30,12 @@ class Loop(NamedTuple):
     last: list[tuple[Value, Value]]
 
     @property
-    def outside(self) -> set[Value]:
-        """What a turn reads that no turn changes."""
+    def outside(self) -> list[Value]:
+        """What a turn reads that no turn changes, in the order in which it is read."""
         inside = {v for v, _, _ in self.carried} | {v for v, _ in self.each}
         inside |= {r for step in self.turn for r in step.results}
-        return {v for step in self.turn for v in step.read} - inside
+        read = dict.fromkeys(o for step in self.turn for o in step.operands if isinstance(o, Value))
+        return [v for v in read if v not in inside]
 
 
 def loop_of(turns: Sequence[Sequence[Step]], end: int, read_at: Mapping[Value, int]) -> Loop | None:
@@ -54,11 +55,10 @@ def loop_of(turns: Sequence[Sequence[Step]], end: int, read_at: Mapping[Value, i
                 kept.append((values[0], list(values)))
             elif later[-1]:
                 last.append((values[0], values[-1]))
+    if not all(isinstance(dtype_of(v.like), np.dtype) for v, _ in last):
+        return None  # keys, which cannot be 0 before the first turn
     carried, each = [*reading.carried.values()], [*reading.each.values()]
-    numbers = all(
-        isinstance(dtype_of(v.like), np.dtype) for v, _ in last
-    )  # not keys: they begin at 0
-    return Loop(len(turns), turn, carried, each, kept, last) if numbers else None
+    return Loop(len(turns), turn, carried, each, kept, last)
 
 
 class _Reading:
