@@ -131,10 +131,11 @@ def test_a_loop_is_its_steps_one_by_one(f, short_loops):
     program = rolled(closed, wanted, first=wanted[1:])
     assert sum(isinstance(part, Loop) for part in program.parts) == LOOPS[f]
     flat = lambda *args: jnp.stack(jax.tree.leaves(f(*args)))
-    loops = lambda *args: jnp.stack(program(*args))
+    loops = lambda *args: jnp.stack(program(*args, on_cpu=True))
     found, expected = (values_and_derivatives(g, *args) for g in (loops, flat))
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
     jax.tree.map(compare, found, expected)
+    compare(jnp.stack(program(*args, on_cpu=False)), expected[0])
 
 
 def test_keys_are_carried_and_split(short_loops):
@@ -147,7 +148,7 @@ def test_keys_are_carried_and_split(short_loops):
 
     key = jax.random.key(3)
     closed = jax.make_jaxpr(draws)(key)
-    x, last = rolled(closed, (0, 1))(key)
+    x, last = rolled(closed, (0, 1))(key, on_cpu=True)
     np.testing.assert_allclose(x, draws(key)[0], rtol=1e-12)
     assert (jax.random.key_data(last) == jax.random.key_data(draws(key)[1])).all()
 
