@@ -125,7 +125,7 @@ def values_and_derivatives(f, x, y):
 
 @pytest.mark.parametrize("f", LOOPS, ids=lambda f: f.__name__)
 def test_a_loop_is_its_steps_one_by_one(f, short_loops):
-    args = RNG.standard_normal((2, 3))
+    args = jnp.asarray(RNG.standard_normal((2, 3)))
     closed = jax.make_jaxpr(f)(*args)
     wanted = range(len(closed.jaxpr.outvars))
     program = rolled(closed, wanted, first=wanted[1:])
