@@ -22,7 +22,6 @@ from ntk_jax.dynamics.least_squares import (
     in_modes,
     least_squares,
 )
-from ntk_jax.linalg import matmul
 from ntk_jax.modes.modes import Modes, Prediction, as_momentum, max_learning_rate
 from ntk_jax.small_programs import jit_by_size
 
@@ -241,39 +240,41 @@ def _rows(s: Array, size: int) -> Array:
     )
 
 
-def _forced_by_residual(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 3 3"]:
-    """The change of the state (α, v, 1) per step, for a unit residual."""
+def _forced_by_residual(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 2 3"]:
+    """The change of (α, v) per step, by (α, v, 1), for a unit residual."""
     alpha, velocity, one = _rows(s, 3)
     gradient = rates.step_size * (one - (s + rates.diag_reg + rates.decay)[..., None] * alpha)
-    return jnp.stack(
-        [*_momentum_step(gradient, velocity, rates.momentum, nesterov), jnp.zeros_like(one)], -2
-    )
+    return jnp.stack(_momentum_step(gradient, velocity, rates.momentum, nesterov), -2)
 
 
-def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 5 5"]:
-    """The change of (α, v, β, w, 1), θ - θ_0 = Jᵀα + β θ_0, α forced by -β J θ_0 of unit size."""
+def _forced_by_shrinking(s: Array, rates: _Rates, nesterov: bool) -> Float[Array, "... 4 5"]:
+    """The change of (α, v, β, w), by (α, v, β, w, 1); θ - θ_0 = Jᵀα + β θ_0, α forced by -β J θ_0
+    of unit size.
+    """
     alpha, velocity, beta, beta_velocity, one = _rows(s, 5)
     pull = rates.diag_reg + rates.decay
     gradient = -rates.step_size * (beta + (s + pull)[..., None] * alpha)
     beta_gradient = -rates.step_size * (rates.decay * one + pull * beta)
     alphas = _momentum_step(gradient, velocity, rates.momentum, nesterov)
     betas = _momentum_step(beta_gradient, beta_velocity, rates.momentum, nesterov)
-    return jnp.stack([*alphas, *betas, jnp.zeros_like(one)], -2)
+    return jnp.stack([*alphas, *betas], -2)
 
 
-def _final(increment: Float[Array, "*s d d"], bits: Bool[Array, " bits"]) -> Float[Array, "*s d"]:
-    """The state after a number of steps, from (0, ..., 0, 1).
+def _final(change: Float[Array, "*s d d+1"], bits: Bool[Array, " bits"]) -> Float[Array, "*s d"]:
+    """The state after a number of steps, from 0.
 
-    The state moves by I + D; composing increments, D_ab = D_a + D_b + D_a D_b, keeps the digits of
-    slow modes that powers of I + D would round away. Bits of the step count say which squarings to
-    apply.
+    A step adds A x + b to the state x, change = (A, b); composing changes, 2 (A, b) + A (A, b),
+    keeps the digits of slow modes that powers of I + A would round away. Bits of the step count say
+    which doublings to apply.
     """
-    state = jnp.zeros(increment.shape[:-1], increment.dtype).at[..., -1].set(1)
+    state = jnp.zeros(change.shape[:-1], change.dtype)
 
     def apply_bit(carry: tuple[Array, Array], chosen: Array) -> tuple[tuple[Array, Array], None]:
-        state, increment = carry
-        moved = state + jnp.einsum("...ij,...j->...i", increment, state, precision="highest")
-        state = jnp.where(chosen, moved, state)
-        return (state, 2 * increment + matmul(increment, increment)), None
+        state, change = carry
+        A, b = change[..., :-1], change[..., -1]
+        # In sums, not products of matrices: these are called one after the other.
+        moved = state + jnp.sum(A * state[..., None, :], -1) + b
+        doubled = 2 * change + jnp.sum(A[..., None] * change[..., None, :, :], -2)
+        return (jnp.where(chosen, moved, state), doubled), None
 
-    return jax.lax.scan(apply_bit, (state, increment), bits)[0][0]
+    return jax.lax.scan(apply_bit, (state, change), bits)[0][0]

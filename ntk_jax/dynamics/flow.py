@@ -201,6 +201,7 @@ def as_times(t: ArrayLike | Sequence[float], dtype: DTypeLike) -> Float[ArrayLik
     return times.astype(dtype)
 
 
+@jax.jit  # divided differences call it many times: one trace and one part of their program
 def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLike]) -> Array:
     """The integral of exp(-x u) over 0 < u < t, (1 - exp(-x t)) / x with x = s + rate.
 
@@ -211,10 +212,10 @@ def _relaxed(s: Array, parameters: tuple[Array, Array], constants: tuple[ArrayLi
     t = jnp.where(endless, 0, time)  # products with infinity have no derivatives
     x = s + rate
     z = x * t
-    early = jnp.full_like(z, _SERIES[-1])
-    for c in _SERIES[-2::-1]:
-        early = early * jnp.where(z < 0.5, z, 0) + c
     starts = ~endless & (z < 0.5)
+    small, early = jnp.where(starts, z, 0), jnp.full_like(z, _SERIES[-1])
+    for c in _SERIES[-2::-1]:
+        early = early * small + c
     late = (1 - jnp.where(endless, 0, jnp.exp(-z))) / jnp.where(starts | (x == 0), 1, x)
     return jnp.where(
         (s > 0) | (rate + 1 / time > constants[0]), jnp.where(starts, t * early, late), 0
