@@ -125,9 +125,11 @@ def _integrated(phi: Kinked, s1: Any, s2: Any, rho: Any) -> Dual:
     p, G0 = s1 * s2, g1 * g2
     first, second = _growth(phi.rate, p, rho)
     k, k_dot = a0 * b0 + p * rho * a1 * b1 + p**2 * second * G0, a1 * b1 + p * first * G0
+    seen = _pairs(phi, s1, s2)
     for t, weight in _nodes(phi, s1, s2, rho):
-        W, H = _at_kinks(phi, s1, s2, t)
-        left = rho - mp.sin(t)
+        cosine, sine = mp.cos_sin(t)
+        W, H = _at_kinks(phi, s1, s2, seen, cosine, sine)
+        left = rho - sine
         k_dot += weight * W
         k += weight * p * left * W
         if H:
@@ -142,15 +144,29 @@ def _growth(rate: int, p: Any, r: Any) -> tuple[Any, Any]:
     return (mp.expm1(p * r) / p, (mp.expm1(p * r) - p * r) / p**2) if rate else (r, r**2 / 2)
 
 
-def _at_kinks(phi: Kinked, s1: Any, s2: Any, t: Any) -> tuple[Any, Any]:
+def _pairs(phi: Kinked, s1: Any, s2: Any) -> dict[tuple[Any, Any], tuple[Any, Any]]:
+    """Products of jumps over 2 pi, of pairs (c / s1, d / s2): mirrored pairs, whose densities are
+    equal, are one.
+    """
+    found: dict[tuple[Any, Any], tuple[Any, Any]] = {}
+    for (c, J, K), (d, J_, K_) in itertools.product(phi.kinks, phi.kinks):
+        a, b = max((c / s1, d / s2), (-c / s1, -d / s2))
+        W, H = found.get((a, b), (0, 0))
+        found[a, b] = W + J * J_ / (2 * mp.pi), H + K * K_ / (2 * mp.pi)
+    return found
+
+
+def _at_kinks(
+    phi: Kinked, s1: Any, s2: Any, pairs: dict[Any, Any], cosine: Any, sine: Any
+) -> tuple[Any, Any]:
     """p cos t times E[phi'' phi''] without E[g g], and E[g' g'] without rate² E[g g]."""
-    cosine, sine = mp.cos_sin(t)
     W = H = mpf(0)
-    for c, J, K in phi.kinks:
-        for d, J_, K_ in phi.kinks:
-            density = _density(c / s1, d / s2, cosine, sine)
-            W, H = W + J * J_ * density, H + K * K_ * density
-        if any(kink.curvature for kink in phi.kinks):
+    for (a, b), (J, K) in pairs.items():
+        density = _density(a, b, cosine, sine)
+        W += J * density
+        H += K * density if K else 0
+    if any(kink.curvature for kink in phi.kinks):
+        for c, J, K in phi.kinks:
             for s, other in ((s1, s2), (s2, s1)):
                 given = phi.curvature_mean(sine * c * other / s, other * cosine)
                 seen = other * cosine * _density_of_one(c / s) * given
@@ -159,10 +175,11 @@ def _at_kinks(phi: Kinked, s1: Any, s2: Any, t: Any) -> tuple[Any, Any]:
 
 
 def _density(a: Any, b: Any, cosine: Any, sine: Any) -> Any:
-    """cos t times the density of a standard pair of correlation sin t, without cancellation."""
+    """2 pi cos t times the density of a standard pair of correlation sin t, without
+    cancellation.
+    """
     pole = 1 if sine >= 0 else -1
-    exponent = (a - pole * b) ** 2 / (2 * cosine**2) + pole * a * b / (1 + abs(sine))
-    return exp(-exponent) / (2 * mp.pi)
+    return exp(-((a - pole * b) ** 2) / (2 * cosine**2) - pole * a * b / (1 + abs(sine)))
 
 
 def _nodes(phi: Kinked, s1: Any, s2: Any, rho: Any) -> Iterator[tuple[Any, Any]]:

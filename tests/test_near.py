@@ -76,11 +76,16 @@ def relu_dual(q1, c, q2):
     return k, (mpmath.pi - angle) / (2 * mpmath.pi)
 
 
+with mpmath.workdps(60):
+    ROOT = mpmath.sqrt(2 * mpmath.pi)
+
+
 def mean_beyond(order, x):
     """E[relu(z - x)^order] / order! of a standard normal z."""
-    if order < 1:
-        return mpmath.npdf(x) if order < 0 else mpmath.erfc(x / mpmath.sqrt(2)) / 2
-    return (mean_beyond(order - 2, x) - x * mean_beyond(order - 1, x)) / order
+    before, mean = mpmath.exp(-x * x / 2) / ROOT, mpmath.erfc(x / mpmath.sqrt(2)) / 2
+    for n in range(1, order + 1):
+        before, mean = mean, (before - x * mean) / n
+    return mean
 
 
 def around(centres, width, low, high):
@@ -275,14 +280,14 @@ def lacking(p, q, a, b, lack):
     """
     with mpmath.workdps(40):
         a, b, cosine = mpmath.mpf(a), mpmath.mpf(b), 1 - mpmath.mpf(lack)
-        sine, past = mpmath.sqrt(1 - cosine**2), lambda y, c, n: (y - c) ** n / mpmath.factorial(n)
-        same = lambda y: mpmath.npdf(y) * past(y, a, p) * past(y, b, q)
-        apart = lambda y: (
-            mpmath.npdf(y) * past(y, b, q) * sine**p * mean_beyond(p, (a - cosine * y) / sine)
-        )
+        sine, scale = mpmath.sqrt(1 - cosine**2), mpmath.sqrt(2 * mpmath.pi) * mpmath.factorial(q)
+        seen = lambda y: mpmath.exp(-y * y / 2) * (y - b) ** q
+        same = lambda y: seen(y) * (y - a) ** p
+        apart = lambda y: seen(y) * mean_beyond(p, (a - cosine * y) / sine)
         integral = partial(mpmath.quad, method="gauss-legendre")  # smooth between the breaks
-        whole = integral(same, around([], 1, max(a, b), 14))
-        return float(whole - integral(apart, around([a, b], sine, b, mpmath.mpf(14))))
+        whole = integral(same, around([], 1, max(a, b), 14)) / mpmath.factorial(p)
+        beyond = integral(apart, around([a, b], sine, b, mpmath.mpf(14))) * sine**p
+        return float((whole - beyond) / scale)
 
 
 @pytest.mark.slow
