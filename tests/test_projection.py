@@ -2,8 +2,10 @@
 parameters.
 """
 
+import math
 import subprocess
 import sys
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -29,12 +31,10 @@ def signs(params, key=KEY):
         x @ jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(p)])[:, None]
     )
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    rows = (
-        ntk_jax.tangent_features(linear, params, jnp.eye(size), projection=K, key=key).matrix()
-        * K**0.5
-    )
+    features = ntk_jax.tangent_features(linear, params, np.eye(size), projection=K, key=key)
+    rows = np.asarray(features.matrix()) * K**0.5
     np.testing.assert_allclose(np.abs(rows), 1.0, rtol=1e-12)
-    return np.asarray(rows)
+    return rows
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[c.name for c in CASES])
@@ -70,10 +70,8 @@ FUNCTIONS = {
 @pytest.fixture(scope="module")
 def parameters():
     rng = np.random.default_rng(0)
-    return {
-        name: jnp.asarray(rng.standard_normal(s))
-        for name, s in {"w": (4, 4), "b": (4,), "v": (4, 2)}.items()
-    }
+    shapes = {"w": (4, 4), "b": (4,), "v": (4, 2)}
+    return {name: jax.device_put(rng.standard_normal(s)) for name, s in shapes.items()}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -81,7 +79,7 @@ def test_functions_of_the_same_parameters(parameters, name):
     """The last layer reads a square weight as x W or x Wᵀ, some leaves, one leaf, in products and
     otherwise.
     """
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((5, 4)))
+    x = np.random.default_rng(1).standard_normal((5, 4))
     pairs = (_network, x[:3]), (FUNCTIONS[name], x)
     j1, j2 = (dense_jacobian(f, parameters, rows) for f, rows in pairs)
     f1, f2 = (ntk_jax.tangent_features(f, parameters, rows) for f, rows in pairs)
@@ -102,7 +100,7 @@ def test_functions_of_the_same_parameters(parameters, name):
     found = np.asarray(ntk_jax.contract(z1, z2, outputs="full"))
     np.testing.assert_allclose(
         found.transpose(0, 2, 1, 3).reshape(len(j1) * 2, -1),
-        z1.matrix() @ z2.matrix().T,
+        np.asarray(z1.matrix()) @ np.asarray(z2.matrix()).T,
         atol=1e-10,
     )
     norms = np.einsum("ia,jb->ijab", *(np.linalg.norm(j, axis=2) for j in (j1, j2)))
@@ -154,42 +152,47 @@ def test_signs_do_not_depend_on_how_the_work_is_divided():
     """
     rng = np.random.default_rng(2)
     shapes = {"b": (projection.CHUNK + 3,), "w": (71, 41), "v": (3, projection.CHUNK + 3)}
-    params = {name: jnp.asarray(rng.standard_normal(s) / 50) for name, s in shapes.items()}
+    params = {name: rng.standard_normal(s) / 50 for name, s in shapes.items()}
 
     def apply_fn(p, x):
         return jnp.sum(
             jnp.sin(jnp.tanh(x @ p["w"])[:, :3] @ p["v"] + p["b"][None]), axis=1, keepdims=True
         )
 
-    x = jnp.asarray(rng.standard_normal((3, 71)))
+    x = rng.standard_normal((3, 71))
     matrix = ntk_jax.tangent_features(apply_fn, params, x, projection=K, key=KEY).matrix()
     rows = ntk_jax.tangent_features(
         apply_fn, params, x, projection=K, key=KEY, memory_limit=1
     ).matrix()
     close(rows, np.asarray(matrix), 1e-12)
-    single = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    single = jax.tree.map(lambda a: a.astype(np.float32), params)
     half_as_exact = ntk_jax.tangent_features(
-        apply_fn, single, x.astype(jnp.float32), projection=K, key=KEY
+        apply_fn, single, x.astype(np.float32), projection=K, key=KEY
     ).matrix()
     close(half_as_exact, np.asarray(matrix), 1e-5)  # the same signs in either precision
-    root, drawn = jax.random.bits(KEY, (2,), jnp.uint32), []
-    for name, leaf in sorted(params.items()):
-        seed = projection._mixed(root ^ projection._name_in_words(f"['{name}']", leaf.shape))
-        drawn.append(projection._signs(seed, jnp.arange(leaf.size), K, jnp.float64))
+    named = tuple((f"['{name}']", params[name].shape) for name in sorted(params))
     flat = ntk_jax.tangent_features(apply_fn, params, x).matrix()
-    close(matrix, np.asarray(flat @ jnp.concatenate(drawn)) / K**0.5, 1e-10)
+    close(matrix, np.asarray(flat) @ np.concatenate(drawn(KEY, named, K)) / K**0.5, 1e-10)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def drawn(key, leaves, k):
+    """The signs of leaves, of which names and shapes are given."""
+    root = jax.random.bits(key, (2,), jnp.uint32)
+    seeds = [projection._mixed(root ^ projection._name_in_words(*leaf)) for leaf in leaves]
+    sizes = [math.prod(shape) for _, shape in leaves]
+    return [
+        projection._signs(seed, jnp.arange(size), k, jnp.float64)
+        for seed, size in zip(seeds, sizes, strict=True)
+    ]
 
 
 def test_signs_are_independent():
     """Products of signs of two entries, dimensions, leaves or keys have mean 0 and square sums of
     their count.
     """
-    roots = [jax.random.bits(jax.random.key(i), (2,), jnp.uint32) for i in (0, 1)]
-    words = [projection._name_in_words(leaf, (600,)) for leaf in ("['a']", "['b']")]
-    seeds = [projection._mixed(root ^ name) for root in roots for name in words]
-    draws = [
-        np.asarray(projection._signs(seed, jnp.arange(600), 500, jnp.float64)) for seed in seeds
-    ]
+    leaves = ("['a']", (600,)), ("['b']", (600,))
+    draws = [np.asarray(s) for i in (0, 1) for s in drawn(jax.random.key(i), leaves, 500)]
     for s in draws:
         assert abs(s.mean()) < 5 / s.size**0.5
         for gram in (s @ s.T / 500**0.5, s.T @ s / 600**0.5):
@@ -232,15 +235,15 @@ def test_error_is_that_of_plain_signs():
 
 
 PEAK = """
-import jax, jax.numpy as jnp, flax.linen as nn, ntk_jax
+import jax, numpy as np, flax.linen as nn, ntk_jax
 class CNN(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         return nn.Dense(10)(x.mean((1, 2)))
-x = jax.random.normal(jax.random.key(0), (LENGTH, 8, 8, 1))
-apply_fn, params = ntk_jax.from_linen(CNN(), CNN().init(jax.random.key(1), x[:1]))
+x = np.random.default_rng(0).standard_normal((LENGTH, 8, 8, 1), np.float32)
+apply_fn, params = ntk_jax.from_linen(CNN(), jax.jit(CNN().init)(jax.random.key(1), x[:1]))
 features = ntk_jax.tangent_features(
     apply_fn, params, x, projection=512, key=jax.random.key(2), memory_limit=2**26
 )

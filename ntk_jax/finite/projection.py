@@ -102,26 +102,26 @@ def _project(
     return total / k**0.5
 
 
-def _as_factors(block: Block, j: int) -> tuple[Array, Array, Order | None]:
-    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; or of a gradient."""
+def _as_factors(block: Block, j: int) -> tuple[Array | None, Array, Order | None]:
+    """Inputs (n, B, T, I) and cotangents (n, O, B, T, D) of a leaf; or None and its gradients."""
     if isinstance(block, FactoredBlock):
         return block.inputs[j], block.cotangents, block.orders[j]
-    gradients = block.jacobians[j]
-    ones = jnp.ones((gradients.shape[0], 1, 1, 1), gradients.dtype)
-    return ones, gradients[:, :, None, None], None
+    return None, block.jacobians[j], None
 
 
 @partial(jax.jit, static_argnames=("order", "precision"), donate_argnums=0)
 def _add_leaf(
     total: Float[Array, "n O k"],
-    a: Float[Array, "n B T I"],
-    d: Float[Array, "n O B T D"],
+    a: Float[Array, "n B T I"] | None,
+    d: Float[Array, "n O B T D"] | Float[Array, "n O p"],
     root: Array,
     words: Array | np.ndarray,
     order: Order | None,
     precision: str,
 ) -> Float[Array, "n O k"]:
     """`total` + G S, with a chunk of the gradients G and of the signs S at a time."""
+    if a is None:
+        a, d = jnp.ones((len(d), 1, 1, 1), d.dtype), d[:, :, None, None]
     each = (total.shape[2] + total.shape[0] * d.shape[1]) * 2 * total.dtype.itemsize
     many = max(CHUNK, memory_budget(on_cpu=False) // 8 // each)
     run = lambda chunk: partial(_added, order=order, precision=precision, chunk=chunk)
