@@ -9,8 +9,9 @@ f(M), the derivative along k directions A, B, ... is (Daleckii, Krein 1965; High
 
 with the divided differences of f. T is called a multiple operator integral (Skripka, Tomskova
 2019). Its derivative in M is the sum of the integrals with Ω put in at every place, and its
-transpose in one of its matrices is an integral of the others, read around. So operator integrals
-are closed under differentiation: forward, reverse, of any order.
+transpose in one of its matrices is an integral of the others, read around. So sums of operator
+integrals of the same matrices in several orders, which share their divided differences, are closed
+under differentiation: forward, reverse, of any order.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ AT_ONCE = 2**28
 Operand: TypeAlias = Any
 """An array, or what JAX puts in its place: a tangent that is known to be 0, an undefined primal."""
 
+Orders: TypeAlias = tuple[tuple[int, ...], ...]
+"""In which orders an integral takes its matrices: each is one term of a sum."""
+
 
 def operator_integral(
     f: SpectralFunction,
@@ -51,7 +55,8 @@ def operator_integral(
 ) -> Array:
     """T[] columns = f(M) columns, for M of the value diag(s)."""
     leaves, tree = jax.tree.flatten(of_f)
-    return _bind(_Operands(s, M, leaves, (), columns), {"f": f, "tree": tree, "batch": 0})
+    params = {"f": f, "tree": tree, "orders": ((),), "batch": 0}
+    return _bind(_Operands(s, M, leaves, (), columns), params)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class _Along:
 
 
 class _Operands(NamedTuple):
-    """The operands of T[matrices] columns, by name; without columns, of T[matrices] itself.
+    """The operands of a sum of T[matrices] columns over orders of the matrices, by name; without
+    columns, of T[matrices] itself.
 
     M is never read, as its value is diag(s): it carries derivatives, and the compiler drops it.
     """
@@ -81,38 +87,39 @@ class _Operands(NamedTuple):
     columns: Operand | None
 
 
-def _named(operands: Sequence[Operand], tree: PyTreeDef, num_matrices: int) -> _Operands:
+def _named(operands: Sequence[Operand], tree: PyTreeDef, orders: Orders) -> _Operands:
     s, M, *rest = operands
-    at = tree.num_leaves
+    at, num_matrices = tree.num_leaves, len(orders[0])
     matrices, last = tuple(rest[at : at + num_matrices]), rest[at + num_matrices :]
     return _Operands(s, M, rest[:at], matrices, last[0] if last else None)
 
 
 def _bind(o: _Operands, params: dict[str, Any], **changed: Any) -> Array:
     flat = [o.s, o.M, *o.leaves, *o.matrices, *(() if o.columns is None else (o.columns,))]
-    changed = {"num_matrices": len(o.matrices), "closed": o.columns is None, **changed}
-    return _primitive.bind(*flat, **{**params, **changed})
+    params = {**params, "closed": o.columns is None, **changed}
+    orders = tuple(sorted(params["orders"]))  # equal sums are one program
+    return _primitive.bind(*flat, **{**params, "orders": orders})
 
 
-@partial(jax.jit, static_argnames=("f", "tree", "num_matrices", "closed", "batch"))
+@partial(jax.jit, static_argnames=("f", "tree", "orders", "closed", "batch"))
 def _evaluate(
     *operands: Array,
     f: SpectralFunction,
     tree: PyTreeDef,
-    num_matrices: int,
+    orders: Orders,
     closed: bool,
     batch: int,
 ) -> Array:
-    one = partial(_evaluate_one, f, tree, num_matrices)
+    one = partial(_evaluate_one, f, tree, orders)
     for _ in range(batch):
         one = jax.vmap(one)
     return one(operands)
 
 
 def _evaluate_one(
-    f: SpectralFunction, tree: PyTreeDef, k: int, operands: tuple[Array, ...]
+    f: SpectralFunction, tree: PyTreeDef, orders: Orders, operands: tuple[Array, ...]
 ) -> Array:
-    o = _named(operands, tree, k)
+    o, k = _named(operands, tree, orders), len(orders[0])
     parameters, constants = jax.tree.unflatten(tree, o.leaves)
     if not k and o.columns is not None:
         return f.value(o.s, parameters, constants)[:, None] * o.columns
@@ -123,27 +130,30 @@ def _evaluate_one(
     sums = ",".join([*factors, *(letters[-1] + "m" for _ in last)]) + "->" + out
     others = [o.s.reshape(*(1,) * i, -1, *(1,) * (k - 1 - i)) for i in range(k)]
 
-    def row(a: Array, first: Array) -> Array:
+    def row(a: Array, first: tuple[Array, ...]) -> Array:
         points = tuple(jnp.broadcast_to(p, (o.s.size,) * k) for p in (a, *others))
         differences = divided_difference(f, points, parameters, constants)
-        return einsum(sums, differences, first, *o.matrices[1:], *last)
+        each = [(first[i], *(o.matrices[j] for j in rest)) for i, *rest in orders]
+        terms = [einsum(sums, differences, *factors, *last) for factors in each]
+        return sum(terms[1:], terms[0])
 
     if k == 1:
-        return jax.vmap(row)(o.s, o.matrices[0])
+        return jax.vmap(row)(o.s, o.matrices)
     # One row after the other: n^3 numbers at once would fill the memory.
     each = lambda few: lambda rows: jax.lax.map(lambda one: row(*one), rows, batch_size=few)
     few = min(o.s.size, max(1, AT_ONCE // o.s.size**k))
-    return by_platform(each(None), each(few), (o.s, o.matrices[0]))
+    return by_platform(each(None), each(few), (o.s, o.matrices))
 
 
 def _jvp(
     primals: Sequence[Operand], tangents: Sequence[Operand], **params: Any
 ) -> tuple[Array, Array]:
-    o, d = (_named(part, params["tree"], params["num_matrices"]) for part in (primals, tangents))
+    o, d = (_named(part, params["tree"], params["orders"]) for part in (primals, tangents))
     terms = []
     if not is_zero(d.M):
-        places = ((*o.matrices[:i], d.M, *o.matrices[i:]) for i in range(len(o.matrices) + 1))
-        terms += [_bind(o._replace(matrices=matrices), params) for matrices in places]
+        new = (len(o.matrices),)
+        orders = tuple(p[:i] + new + p[i:] for p in params["orders"] for i in range(len(p) + 1))
+        terms.append(_bind(o._replace(matrices=(*o.matrices, d.M)), params, orders=orders))
     for i, tangent in enumerate(d.matrices):
         if not is_zero(tangent):
             matrices = (*o.matrices[:i], tangent, *o.matrices[i + 1 :])
@@ -163,7 +173,7 @@ def _jvp(
 
 
 def _transpose(ct: Operand, *operands: Operand, **params: Any) -> list[Array | None]:
-    o = _named(operands, params["tree"], params["num_matrices"])
+    o, orders = _named(operands, params["tree"], params["orders"]), params["orders"]
     out: list[Array | None] = [None] * len(operands)
     unknown = [i for i, operand in enumerate(operands) if is_undefined(operand)]
     if is_zero(ct):
@@ -174,13 +184,16 @@ def _transpose(ct: Operand, *operands: Operand, **params: Any) -> list[Array | N
         for i in unknown:
             out[i] = _parameter_cotangent(ct, o, i - 2, params)
     elif at == len(o.matrices):
-        back = tuple(map(T, reversed(o.matrices)))
-        out[unknown[0]] = _bind(o._replace(matrices=back, columns=ct), params)
+        back, turned = tuple(p[::-1] for p in orders), tuple(map(T, o.matrices))
+        out[unknown[0]] = _bind(o._replace(matrices=turned, columns=ct), params, orders=back)
     else:
         # <ct, T[A, X, C] c> = tr(X T[C, c ctᵀ, A]): the trace is cyclic, and f[..] symmetric.
         closing = T(ct) if o.columns is None else matmul(o.columns, T(ct))
-        around = (*o.matrices[at + 1 :], closing, *o.matrices[:at])
-        out[unknown[0]] = T(_bind(o._replace(matrices=around, columns=None), params))
+        matrices = (*o.matrices[:at], closing, *o.matrices[at + 1 :])
+        around = tuple((*p[p.index(at) + 1 :], at, *p[: p.index(at)]) for p in orders)
+        out[unknown[0]] = T(
+            _bind(o._replace(matrices=matrices, columns=None), params, orders=around)
+        )
     return out
 
 
