@@ -10,6 +10,7 @@ import math
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -44,6 +45,7 @@ def mass(a: Array) -> Array:
     return erfc(a * 0.5**0.5) / 2
 
 
+@jax.jit  # of each shape one trace, whichever kinks and orders ask for it
 def orthant(
     first: Threshold, beta1: Array, mass1: Array, second: Threshold, beta2: Array, mass2: Array
 ) -> Array:
