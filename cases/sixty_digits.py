@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from mpmath import erfc, exp, mp, mpf, npdf, workdps
+from mpmath import erfc, exp, mp, mpf, workdps
 from mpmath.calculus.quadrature import GaussLegendre
 
 DIGITS = 60
@@ -57,10 +57,10 @@ class Kinked(NamedTuple):
         g = self.curvature_mean(mpf(0), s)
         if self.scale:  # phi = scale (e^u - 1) below 0, (scale + J) u above
             above = self.scale + self.kinks[0].slope
-            return above * s * npdf(0) + g - self.scale / 2, above / 2 + g, g
+            return above * s * normal_density(0) + g - self.scale / 2, above / 2 + g, g
         value, slope = mpf(self.constant), mpf(self.slope)
         for c, J, K in self.kinks:
-            mass, first = beyond(c / s), s * npdf(c / s) - c * beyond(c / s)
+            mass, first = beyond(c / s), s * normal_density(c / s) - c * beyond(c / s)
             value += J * first + K * (s**2 * mass - c * first) / 2
             slope += J * mass + K * first
         return value, slope, g
@@ -76,9 +76,12 @@ def _tail(x: Any) -> Any:
     return erfc(x / mp.sqrt(2)) / 2
 
 
-@lru_cache(maxsize=16)
-def _density_of_one(x: Any) -> Any:
-    return npdf(x)
+def normal_density(x: Any) -> Any:
+    """Of mean 0 and deviation 1."""
+    return exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
+
+
+_density_of_one = lru_cache(maxsize=16)(normal_density)
 
 
 def rectifier(positive: Any, negative: Any) -> Kinked:

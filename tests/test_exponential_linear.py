@@ -32,7 +32,7 @@ def beyond(mean, s):
     """Of v with that mean and deviation: P(v > 0), E[v] and E[exp(v)], the last below 0."""
     above = mpmath.erfc(-mean / s / mpmath.sqrt(2)) / 2
     decayed = mpmath.exp(mean + s**2 / 2) * mpmath.erfc((mean + s**2) / s / mpmath.sqrt(2)) / 2
-    return above, mean * above + s * mpmath.npdf(mean / s), decayed
+    return above, mean * above + s * sixty_digits.normal_density(mean / s), decayed
 
 
 @cache
@@ -65,7 +65,7 @@ def integral(name, s1, s2, gap):
         for start, end in itertools.pairwise(breaks):
             for x, weight in sixty_digits._rule(mpmath.mp.prec):
                 z = sign * ((end + start) / 2 + (end - start) / 2 * x)
-                weight = weight * (end - start) / 2 * mpmath.npdf(z)
+                weight = weight * (end - start) / 2 * sixty_digits.normal_density(z)
                 u, mean = s1 * z, s2 * rho * z
                 if sine:
                     above, first, decayed = beyond(mean, s2 * sine)

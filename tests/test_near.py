@@ -14,7 +14,7 @@ import pytest
 from scipy.special import ndtr
 
 from cases.compilations import optimized
-from cases.sixty_digits import dual
+from cases.sixty_digits import dual, normal_density
 from ntk_jax import memory, mlp_kernels, mlp_kernels_by_layer
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import PoleGaps
@@ -76,13 +76,9 @@ def relu_dual(q1, c, q2):
     return k, (mpmath.pi - angle) / (2 * mpmath.pi)
 
 
-with mpmath.workdps(60):
-    ROOT = mpmath.sqrt(2 * mpmath.pi)
-
-
 def mean_beyond(order, x):
     """E[relu(z - x)^order] / order! of a standard normal z."""
-    before, mean = mpmath.exp(-x * x / 2) / ROOT, mpmath.erfc(x / mpmath.sqrt(2)) / 2
+    before, mean = normal_density(x), mpmath.erfc(x / mpmath.sqrt(2)) / 2
     for n in range(1, order + 1):
         before, mean = mean, (before - x * mean) / n
     return mean
