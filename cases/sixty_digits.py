@@ -78,7 +78,12 @@ def _tail(x: Any) -> Any:
 
 def normal_density(x: Any) -> Any:
     """Of mean 0 and deviation 1."""
-    return exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
+    return _peak(mp.prec) * exp(-x * x / 2)
+
+
+@cache
+def _peak(precision: int) -> Any:
+    return 1 / mp.sqrt(2 * mp.pi)
 
 
 _density_of_one = lru_cache(maxsize=16)(normal_density)
