@@ -158,6 +158,11 @@ STAY: dict[str, tuple[str, ...]] = {
     "test_limit_kernel.py::test_kernels_beyond_the_range_of_their_dtype_are_refused": ("relu",),
     "test_linear_data.py::test_analytic_corner": (),
     "test_linear_data.py::test_regression_with_the_analytic_kernel": (),
+    "test_loops.py::test_a_deeper_network_is_no_larger_program": ("residual",),
+    "test_loops.py::test_a_loop_is_its_steps_one_by_one": (
+        "a_loop_on_what_another_kept", "two_chains",
+    ),
+    "test_loops.py::test_deep_limits_are_those_without_loops": ("convolutional",),
     "test_losses.py::test_flow_along_kinks_is_the_limit_of_small_steps": ("hinge",),
     "test_meshes.py::test_three_processes_compute_the_same_and_agree_on_what_they_refuse": (),
     "test_mlp_kernels.py::test_equal_and_parallel_rows_have_the_kernels_of_equal_and_parallel_rows": (

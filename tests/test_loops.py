@@ -154,7 +154,7 @@ def test_keys_are_carried_and_split(short_loops):
 
 
 KINDS = (
-    "residual", "normalized", "convolutional", pytest.param("attention", marks=pytest.mark.slow),
+    "residual", "normalized", "convolutional", "attention",
 )  # fmt: skip
 
 
