@@ -11,7 +11,7 @@ import pytest
 
 import ntk_jax
 from cases.architectures import lenient
-from cases.deep import Deep, deep_examples
+from cases.deep import SHAPES, Deep, deep_examples
 from ntk_jax.loops import repeats
 from ntk_jax.loops.loop import Loop
 from ntk_jax.loops.rolled import rolled
@@ -153,12 +153,7 @@ def test_keys_are_carried_and_split(short_loops):
     assert (jax.random.key_data(last) == jax.random.key_data(draws(key)[1])).all()
 
 
-KINDS = (
-    "residual", "normalized", "convolutional", "attention",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_deep_limits_are_those_without_loops(kind, monkeypatch):
     x = deep_examples(kind, np.float64)
     direction = x[::-1]
@@ -175,7 +170,7 @@ def test_deep_limits_are_those_without_loops(kind, monkeypatch):
     jax.tree.map(compare, found, of("without loops"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_a_deeper_network_is_no_larger_program(kind):
     x = deep_examples(kind)
     how = {"inner_products": "mean"} if kind == "attention" else {}
