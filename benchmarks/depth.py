@@ -4,16 +4,13 @@ the same without loops. Every case has a process of its own.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import environment_line, save_json, table
+from benchmarks.processes import in_fresh_process
 
-ROOT = Path(__file__).parents[1]
 BLOCKS = {
     "convolutional": "convolution, ReLU",
     "residual": "residual, two layers, ReLU",
@@ -35,10 +32,8 @@ def run(args: argparse.Namespace) -> None:
     depths, rows = ((2, 4) if args.quick else (2, 8, 16)), []
     for kind, blocks in BLOCKS.items():
         for depth in depths:
-            loops, flat = (_fresh(kind, depth, least) for least in (None, 10**9))
-            without = {
-                f"{k[: k.index('_')]}_without{k[k.index('_') :]}": v for k, v in flat.items()
-            }
+            loops, flat = (_fresh(kind, depth, how) for how in ("loops", "flat"))
+            without = {"first_without_s": flat["first_s"], "second_without_ms": flat["second_ms"]}
             rows.append({"kind": kind, "blocks": blocks, "depth": depth, **loops, **without})
             print(table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
     print(table(rows, COLUMNS))
@@ -46,16 +41,15 @@ def run(args: argparse.Namespace) -> None:
     print(environment_line())
 
 
-def _fresh(kind: str, depth: int, least_turns: int | None) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.depth", kind, str(depth), str(least_turns or "")]
-    unset = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run(command, cwd=ROOT, env=unset, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{kind}: the process ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+def _fresh(kind: str, depth: int, how: str) -> dict[str, float]:
+    cold = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    row: dict[str, float] = in_fresh_process(
+        "benchmarks.depth", kind, str(depth), how, settings=cold
+    )
+    return row
 
 
-def _probe(kind: str, depth: int, least_turns: str) -> dict[str, float]:
+def _probe(kind: str, depth: int, how: str) -> dict[str, float]:
     """Seconds of the first call, and milliseconds of the fastest of twenty further ones."""
     import jax
 
@@ -63,7 +57,8 @@ def _probe(kind: str, depth: int, least_turns: str) -> dict[str, float]:
     from cases.deep import Deep, deep_examples
     from ntk_jax.loops import repeats
 
-    repeats.LEAST_TURNS = int(least_turns or repeats.LEAST_TURNS)
+    if how == "flat":
+        repeats.LEAST_TURNS = 10**9
     x: Any = deep_examples(kind)
     kernel_fn = ntk_jax.infinite_width(Deep(kind, depth), inner_products="mean")
     times = []

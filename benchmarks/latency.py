@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 from benchmarks.harness import environment_line, save_json, table
 from benchmarks.peer_processes.problems import Problem
+from benchmarks.processes import in_fresh_process
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -97,13 +97,7 @@ def _fresh(name: str, cache: str) -> Row:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    command = [sys.executable, "-m", "benchmarks.latency", name]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name}: the process ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_fresh_process("benchmarks.latency", name, settings=settings)
 
 
 def _peers() -> list[Row]:

@@ -5,7 +5,6 @@ MODULE:FUNCTION JSON`.
 import importlib
 import json
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.processes import in_fresh_process
+
 STATUS = Path("/proc/self/status")
 
 
@@ -46,14 +46,7 @@ def peak_memory(target: str, **arguments: Any) -> Memory:
     Raises:
         RuntimeError: the process failed; its error output is in the message.
     """
-    command = [sys.executable, "-m", "benchmarks.memory", target, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(
-            f"{target}({arguments}): the memory probe ended with status "
-            f"{done.returncode}:\n{done.stderr}"
-        )
-    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+    return Memory(**in_fresh_process("benchmarks.memory", target, json.dumps(arguments)))
 
 
 def allocate(mebibytes: int) -> Callable[[], Any]:

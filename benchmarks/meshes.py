@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +18,8 @@ import jax
 import numpy as np
 
 import ntk_jax
-from benchmarks.environments import ROOT
 from benchmarks.harness import save_json, table
+from benchmarks.processes import in_fresh_process
 
 D, VECTORS = 64, 10
 RELU = partial(ntk_jax.mlp_kernels, depth=3, activation="relu", W_std=2**0.5, b_std=0.1)
@@ -47,12 +46,8 @@ def run(args: argparse.Namespace) -> None:
 def in_process(devices: int, n: int) -> dict[str, Any]:
     """One row, from a process that does nothing else."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "benchmarks.meshes", str(n)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command}: ended with status {done.returncode}:\n{done.stderr}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    row: dict[str, Any] = in_fresh_process("benchmarks.meshes", str(n), settings=settings)
     return row
 
 

@@ -25,8 +25,9 @@ import numpy as np
 from jax import Array
 
 import ntk_jax
+from benchmarks.environments import ROOT
 from benchmarks.harness import environment_line, measure, save_json, table
-from benchmarks.memory import ROOT, peak_memory
+from benchmarks.memory import peak_memory
 from ntk_jax.scale.files import Writer
 from ntk_jax.scale.grid import Grid
 

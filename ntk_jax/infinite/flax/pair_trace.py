@@ -13,14 +13,7 @@ from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.factors import Function, Observed
-from ntk_jax.jaxprs import (
-    Eqn,
-    Jaxpr,
-    dtype_of,
-    evaluate,
-    open_jaxpr,
-    shape_of,
-)
+from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, open_jaxpr, shape_of
 from ntk_jax.loops.rolled import Rolled, rolled
 from ntk_jax.types import BOTH, Kernels, Which
 
