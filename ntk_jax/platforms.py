@@ -54,6 +54,7 @@ def packed_sum(term: Callable[[Array], tuple[Array, Array]], count: int, zero: A
     return by_platform(loop, in_one_pass, lax.complex(zero, zero))
 
 
+@jax.jit  # traced once for equal shapes
 def computed_once(a: Array) -> Array:
     """The same array; on a CPU computed where it stands.
 

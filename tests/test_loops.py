@@ -128,14 +128,16 @@ def test_a_loop_is_its_steps_one_by_one(f, short_loops):
     args = jnp.asarray(RNG.standard_normal((2, 3)))
     closed = jax.make_jaxpr(f)(*args)
     wanted = range(len(closed.jaxpr.outvars))
-    program = rolled(closed, wanted, first=wanted[1:])
+    program, on_accelerators = (
+        rolled(closed, wanted, first=wanted[1:], on_cpu=on_cpu) for on_cpu in (True, False)
+    )
     assert sum(isinstance(part, Loop) for part in program.parts) == LOOPS[f]
     flat = lambda *args: jnp.stack(jax.tree.leaves(f(*args)))
-    loops = lambda *args: jnp.stack(program(*args, on_cpu=True))
+    loops = lambda *args: jnp.stack(program(*args))
     found, expected = (values_and_derivatives(g, *args) for g in (loops, flat))
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
     jax.tree.map(compare, found, expected)
-    compare(jnp.stack(program(*args, on_cpu=False)), expected[0])
+    compare(jnp.stack(on_accelerators(*args)), expected[0])
 
 
 def test_keys_are_carried_and_split(short_loops):
@@ -148,9 +150,9 @@ def test_keys_are_carried_and_split(short_loops):
 
     key = jax.random.key(3)
     closed = jax.make_jaxpr(draws)(key)
-    program = rolled(closed, (0, 1))
+    program = rolled(closed, (0, 1), on_cpu=True)
     assert any(isinstance(part, Loop) for part in program.parts)
-    x, last = program(key, on_cpu=True)
+    x, last = program(key)
     np.testing.assert_allclose(x, draws(key)[0], rtol=1e-12)
     assert (jax.random.key_data(last) == jax.random.key_data(draws(key)[1])).all()
 

@@ -13,7 +13,7 @@ from ntk_jax.jaxprs import dtype_of, shape_of
 from ntk_jax.loops.loop import Loop, loop_of
 from ntk_jax.loops.order import by_layer
 from ntk_jax.loops.repeats import kinds, repeats
-from ntk_jax.loops.steps import Operand, Step, Value, steps_of
+from ntk_jax.loops.steps import Inner, Operand, Step, Value, steps_of
 
 Part: TypeAlias = Step | Loop
 # Turns that an accelerator takes at once: it launches less, and holds less between launches.
@@ -21,29 +21,40 @@ UNROLLED = 8
 
 
 class Rolled(NamedTuple):
-    """A program with loops; the attributes are its arguments, its parts, its results."""
+    """A program with loops; the attributes are its arguments, its parts, its results, and how many
+    turns of a loop are taken at once.
+    """
 
     arguments: list[Value]
     parts: list[Part]
     results: list[Operand]
+    turns_at_once: int
 
-    def __call__(self, *args: Array, on_cpu: bool) -> list[Array]:
-        """The results, by the schedule of a CPU or of an accelerator."""
-        turns_at_once = 1 if on_cpu else UNROLLED
-        values = _Values(dict(zip(self.arguments, args, strict=True)), turns_at_once)
+    def __call__(self, *args: Array) -> list[Array]:
+        """The results."""
+        values = _Values(dict(zip(self.arguments, args, strict=True)), self.turns_at_once)
         values.run(self.parts)
         return [values.read(r) for r in self.results]
 
 
-def rolled(closed: ClosedJaxpr, wanted: Sequence[int], first: Sequence[int] = ()) -> Rolled:
-    """The program of the results of these numbers of a jaxpr; equal operations are done once.
+def rolled(
+    closed: ClosedJaxpr,
+    wanted: Sequence[int],
+    first: Sequence[int] = (),
+    *,
+    on_cpu: bool,
+    inner: Inner = lambda _: None,
+) -> Rolled:
+    """The program of the results of these numbers of a jaxpr, by the schedule of a CPU or of an
+    accelerator; equal operations are done once.
 
     `first` are the numbers of results that others follow layer by layer.
     """
-    arguments, steps, found = steps_of(closed, (*wanted, *first))
+    arguments, steps, found = steps_of(closed, (*wanted, *first), on_cpu, inner)
     results = found[: len(wanted)]
     ordered = by_layer(steps, results, found[len(wanted) :])
-    return Rolled(arguments, list(_Layers(ordered, results).parts(0, len(ordered))), results)
+    parts = list(_Layers(ordered, results).parts(0, len(ordered)))
+    return Rolled(arguments, parts, results, 1 if on_cpu else UNROLLED)
 
 
 class _Layers:

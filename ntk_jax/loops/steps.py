@@ -9,7 +9,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from ntk_jax.compat import CALLS
-from ntk_jax.jaxprs import Atom, Eqn, evaluate, inner_jaxpr, needed, same_value, shape_of
+from ntk_jax.jaxprs import (
+    Atom,
+    Eqn,
+    evaluate,
+    inner_jaxpr,
+    needed,
+    open_jaxpr,
+    same_value,
+    shape_of,
+)
 
 
 class Value:
@@ -28,6 +37,8 @@ class Value:
 
 Operand: TypeAlias = Any
 """A value, or a constant."""
+Inner: TypeAlias = Callable[[Eqn], ClosedJaxpr | None]
+"""The program that an equation stands for, if it is one that has no parameter of it."""
 
 
 class Step(NamedTuple):
@@ -44,10 +55,10 @@ class Step(NamedTuple):
 
 
 def steps_of(
-    closed: ClosedJaxpr, wanted: Sequence[int]
+    closed: ClosedJaxpr, wanted: Sequence[int], on_cpu: bool, inner: Inner
 ) -> tuple[list[Value], list[Step], list[Operand]]:
     """(arguments, steps, results) of a jaxpr, for the results of these numbers; equal operations
-    are one step.
+    are one step, and branches of other platforms are left out.
     """
     steps: list[Step] = []
 
@@ -57,21 +68,26 @@ def steps_of(
 
     jaxpr, arguments = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
     atoms = [jaxpr.outvars[i] for i in wanted]
-    equations, once = needed(jaxpr, atoms), Once(step)
+    equations, once = needed(jaxpr, atoms), Once(step, on_cpu, inner)
     found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)
     return arguments, steps, found
 
 
 class Once:
     """A step of `evaluate`: equal operations on the same operands are computed once, also inside
-    jits, which are opened.
+    jits, the branches of a known platform and `inner` programs, which are opened.
 
     Branches and layers that are alike ask equal questions, and each answer that is traced again is
     compiled again.
     """
 
-    def __init__(self, step: Callable[[Eqn, list[Operand]], Sequence[Operand]]):
-        self.step = step
+    def __init__(
+        self,
+        step: Callable[[Eqn, list[Operand]], Sequence[Operand]],
+        on_cpu: bool,
+        inner: Inner = lambda _: None,
+    ):
+        self.step, self.on_cpu, self.inner = step, on_cpu, inner
         # Parameters, operands (which are kept, as their identity tells them apart), results.
         self.met: dict[Hashable, list[tuple[object, list[Operand], Sequence[Operand]]]]
         self.met, self.arrays = defaultdict(list), dict[Hashable, np.ndarray]()
@@ -83,14 +99,37 @@ class Once:
         for params, _, results in known:
             if same_value(params, eqn.params):
                 return results
-        opened = eqn.primitive.name in CALLS
-        found = evaluate(*inner_jaxpr(eqn), operands, self) if opened else self.step(eqn, operands)
+        found = self._opened(eqn, operands)
         known.append((eqn.params, operands, found))
         return found
+
+    def _opened(self, eqn: Eqn, operands: list[Operand]) -> Sequence[Operand]:
+        match eqn.primitive.name:
+            case name if name in CALLS:
+                return evaluate(*inner_jaxpr(eqn), operands, self)
+            case "platform_index":
+                number = _branch(eqn.params["platforms"], self.on_cpu)
+                return self.step(eqn, operands) if number is None else [np.int32(number)]
+            case "clamp" if all(isinstance(o, int | np.integer) for o in operands):  # JAX 0.6
+                return [np.int32(np.clip(operands[1], operands[0], operands[2]))]
+            case "cond" if isinstance(operands[0], np.int32):
+                branch = eqn.params["branches"][operands[0]]
+                return evaluate(*open_jaxpr(branch), operands[1:], self)
+        if (inner := self.inner(eqn)) is not None:
+            return evaluate(inner.jaxpr, inner.consts, operands, self)
+        return self.step(eqn, operands)
 
     def _one(self, array: np.ndarray) -> np.ndarray:
         """The same array for equal constants."""
         return self.arrays.setdefault((array.dtype, array.shape, array.tobytes()), array)
+
+
+def _branch(platforms: Sequence[Sequence[str] | None], on_cpu: bool) -> int | None:
+    """Which branch of `lax.platform_dependent` is taken; None if the accelerator decides it."""
+    names = [*platforms, None]  # None: all others, which JAX 0.6 does not list
+    if not on_cpu and any(n and "cpu" not in n for n in names):
+        return None
+    return next(i for i, n in enumerate(names) if not n or ("cpu" in n) == on_cpu)
 
 
 def identity(operand: Operand) -> Hashable:

@@ -12,7 +12,7 @@ from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete, outside_traces
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.limit import infinite_width
-from ntk_jax.infinite.flax.moments.factors import Function
+from ntk_jax.infinite.flax.moments.duals import answered
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.infinite.flax.values import (
@@ -29,6 +29,7 @@ from ntk_jax.infinite.flax.values import (
     Weight,
     Wide,
 )
+from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.jaxprs import Eqn, dtype_of, source_line
 from ntk_jax.small_programs import LESS, jit_by_size
 
@@ -92,7 +93,7 @@ class _Explained:
 
     def _second_moments(self, row: Examples, key: Array | None) -> list[Array]:
         log: list[Logged] = []
-        moments, _ = self.program.interpret((row, row), self.duals, log=log, key=key)
+        moments, _ = self.program.interpret((row, row), answered(self.duals), log=log, key=key)
         found = _steps(log)
         num_samples = self.program.num_samples
         dual = lambda value: outside_traces(_dual, value, self.duals, num_samples)

@@ -18,6 +18,7 @@ from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.contractions import DotContraction
+from ntk_jax.infinite.flax.moments.duals import answered
 from ntk_jax.infinite.flax.moments.expectations import scalar_function
 from ntk_jax.infinite.flax.moments.functions import multiple_of, rule_of
 from ntk_jax.infinite.flax.traced_model import Program, output_gaussian
@@ -124,7 +125,7 @@ def fully_connected(program: Program) -> FullyConnected | None:
 
     def features(*leaves: Array) -> list[Array]:
         key = None if program.num_samples is None else jax.random.key(0)
-        _, out = program.interpret((leaves, leaves), {}, key=key)
+        _, out = program.interpret((leaves, leaves), answered({}), key=key)
         layers = _layers(output_gaussian(out))
         # What is below holds this trace's values: they must not outlive it.
         found.append([layer._replace(below=None) for layer in layers or []])

@@ -3,9 +3,8 @@ these ask for.
 """
 
 import warnings
-from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
-from ntk_jax.platforms import by_platform
+from ntk_jax.platforms import is_on_cpu
 from ntk_jax.small_programs import LESS, jit_by_size
 
 AT_ONCE = 256  # examples that a CPU looks at together
@@ -30,7 +29,7 @@ class Observer:
 
     def __init__(self, program: Program):
         self.program = program
-        self.run = jit_by_size(partial(_observed, program), options=LESS)
+        self.run = jit_by_size(partial(_observed, program), 2, LESS)
 
     def duals(self, x1: Examples, x2: Examples | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""
@@ -43,7 +42,8 @@ class Observer:
         scales = self.program.jaxpr.consts
         if is_compiling() or not all(map(is_concrete, jax.tree.leaves((x1, x2, scales)))):
             return ()
-        found = fetched([self.run(x, key) for x in (x1, x2) if x is not None])
+        on_cpu = bool(is_on_cpu(x1, x2, key))
+        found = fetched([self.run(x, key, on_cpu) for x in (x1, x2) if x is not None])
         largest = [float(max(variances)) for variances in zip(*(f for f, _ in found), strict=True)]
         if not np.isfinite(largest).all():
             raise out_of_range(self.program.dtype)
@@ -58,17 +58,14 @@ class Observer:
         )
 
 
-def _observed(program: Program, x: Examples, key: Array | None) -> tuple[list[Array], list[Array]]:
+def _observed(
+    program: Program, x: Examples, key: Array | None, on_cpu: bool
+) -> tuple[list[Array], list[Array]]:
     """The largest variances and tails of all examples."""
     trace = program.pair((), key)
-
-    def at_once(rows: int, on_cpu: bool) -> Callable[[Examples], Any]:
-        return lambda x: lax.map(
-            lambda a: trace.observed(a, key, on_cpu=on_cpu), x, batch_size=min(num_rows(x), rows)
-        )
-
-    many = max(AT_ONCE, MOST_BYTES // trace.bytes)
-    found = by_platform(at_once(AT_ONCE, True), at_once(many, False), x)
+    at_once = AT_ONCE if on_cpu else max(AT_ONCE, MOST_BYTES // trace.bytes)
+    one = lambda a: trace.observed(a, key, on_cpu=on_cpu)
+    found = lax.map(one, x, batch_size=min(num_rows(x), at_once))
     return cast(tuple[list[Array], list[Array]], jax.tree.map(jnp.max, found))
 
 

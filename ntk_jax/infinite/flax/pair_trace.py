@@ -1,9 +1,9 @@
 """One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 
 import jax
@@ -11,10 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
-from ntk_jax.infinite.flax.moments.factors import Function, Observed
+from ntk_jax.infinite.flax.moments.duals import OPEN, filled
+from ntk_jax.infinite.flax.moments.factors import Observed
+from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, open_jaxpr, shape_of
 from ntk_jax.loops.rolled import Rolled, rolled
+from ntk_jax.loops.steps import Inner
 from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
@@ -26,18 +30,26 @@ class PairTrace:
     """(a, b, same, *key) -> nngp, ntk, the variances of the functions met, the tails of series.
 
     Attributes:
-        closed: the program. `same`: whether a and b are the same row, known without rounding.
+        closed: the program, its duals left open. `same`: whether a and b are the same row, known
+            without rounding.
         functions: the scalar functions whose largest variances it returns.
         names: of the functions whose tails it returns.
-        bytes: the largest array that depends on both examples.
-        programs: of some of the results, with loops for equal layers.
+        marks: which examples its arguments depend on.
+        rules: duals in place of `rule_of`.
+        programs: of some of the results on a CPU or not, with loops for equal layers.
     """
 
     closed: ClosedJaxpr
     functions: list[Function]
     names: list[str]
-    bytes: int
-    programs: dict[Sequence[int], Rolled] = field(default_factory=dict)
+    marks: list[int]
+    rules: Mapping[Function, DualRule] = field(default_factory=dict)
+    programs: dict[tuple[Sequence[int], bool], Rolled] = field(default_factory=dict)
+
+    @cached_property
+    def bytes(self) -> int:
+        """The largest array that depends on both examples."""
+        return max(_of_both(self.closed.jaxpr, self.marks, self._inner)[0], LEAST_BYTES)
 
     def kernels(
         self,
@@ -70,9 +82,15 @@ class PairTrace:
         on_cpu: bool,
     ) -> list[Array]:
         args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
-        if wanted not in self.programs:  # the NTK follows the NNGP
-            self.programs[wanted] = rolled(self.closed, wanted, first=BOTH[:1])
-        return self.programs[wanted](*args, on_cpu=on_cpu)
+        kind = wanted, on_cpu
+        if kind not in self.programs:  # the NTK follows the NNGP
+            self.programs[kind] = rolled(
+                self.closed, wanted, first=BOTH[:1], on_cpu=on_cpu, inner=self._inner
+            )
+        return self.programs[kind](*args)
+
+    def _inner(self, eqn: Eqn) -> ClosedJaxpr | None:
+        return filled(eqn, self.rules) if eqn.primitive is OPEN else None
 
 
 def traced_pair(
@@ -100,12 +118,12 @@ def traced_pair(
     size = len(example)
     marks = [*[FIRST] * size, *[SECOND] * size, FIRST | SECOND, *([] if key is None else [0])]
     (functions, names) = met[-1]
-    return PairTrace(closed, functions, names, max(_of_both(closed.jaxpr, marks)[0], LEAST_BYTES))
+    return PairTrace(closed, functions, names, marks)
 
 
-def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
+def _of_both(jaxpr: Jaxpr, marks: Sequence[int], inner: Inner) -> tuple[int, list[int]]:
     """Bytes of the largest array that depends on both examples, and what the results depend on,
-    given what the arguments do.
+    given what the arguments do; `inner` as in `rolled`.
     """
     largest = 0
 
@@ -113,9 +131,11 @@ def _of_both(jaxpr: Jaxpr, marks: Sequence[int]) -> tuple[int, list[int]]:
         nonlocal largest
         most = reduce(or_, marks, 0)
         outs = [most] * len(eqn.outvars)
-        for inner in _programs_in(eqn):
-            alike = len(inner.invars) == len(marks) and eqn.primitive.name != "scan"
-            bytes_inside, found = _of_both(inner, marks if alike else [most] * len(inner.invars))
+        filled_in = inner(eqn)
+        for program in _programs_in(eqn) if filled_in is None else [filled_in.jaxpr]:
+            alike = len(program.invars) == len(marks) and eqn.primitive.name != "scan"
+            given = marks if alike else [most] * len(program.invars)
+            bytes_inside, found = _of_both(program, given, inner)
             largest = max(largest, bytes_inside)
             outs = found if alike and len(found) == len(outs) else outs
         for v, mark in zip(eqn.outvars, outs, strict=True):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -18,9 +18,10 @@ from ntk_jax.examples import Examples, as_batch, num_rows
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
-from ntk_jax.infinite.flax.moments.factors import Function, Observed
+from ntk_jax.infinite.flax.moments.duals import left_open
+from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
-from ntk_jax.infinite.flax.moments.pair import Sides
+from ntk_jax.infinite.flax.moments.pair import AskDual, Sides
 from ntk_jax.infinite.flax.moments.samples import Sampling
 from ntk_jax.infinite.flax.pair_trace import PairTrace, traced_pair
 from ntk_jax.infinite.flax.values import (
@@ -38,6 +39,7 @@ from ntk_jax.infinite.flax.values import (
     fields_of,
     is_key,
 )
+from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.initializers.stats import InitStats, leaf_path
 from ntk_jax.types import ApplyFn, Kernels, Params
 
@@ -77,7 +79,7 @@ class Program:
     def interpret(
         self,
         examples: tuple[Examples, Examples],
-        duals: Mapping[Function, DualRule],
+        duals: AskDual,
         *,
         same: Array | None = None,
         observed: Observed | None = None,
@@ -103,7 +105,7 @@ class Program:
     def kernels(
         self,
         examples: tuple[Examples, Examples],
-        duals: Mapping[Function, DualRule],
+        duals: AskDual,
         sides: Sides,
         *,
         same: Array | None = None,
@@ -122,23 +124,24 @@ class Program:
         return Kernels(*(zero if k is None else of(k) for k in both))
 
     def pair(self, duals: Duals, key: Array | None) -> PairTrace:
-        """The interpretation of one pair with these duals, made once."""
+        """One pair with these duals: interpreted once, and filled in for each of them once."""
         question = self.num_samples, duals, None if key is None else abstract_value(key)
         if question not in self.traces:
-
-            def kernels(
-                examples: tuple[Examples, Examples],
-                same: Array,
-                observed: Observed,
-                key: Array | None,
-            ) -> Kernels:
-                rules, sides = dict(duals), (0, 0 if self.batch_coupled else 1)
-                return self.kernels(examples, rules, sides, same=same, observed=observed, key=key)
-
-            self.traces[question] = traced_pair(
-                kernels, self.jaxpr.in_avals[len(self.params) :], key
+            self.traces[question] = (
+                replace(self.pair((), key), rules=dict(duals), programs={})
+                if duals
+                else self._interpreted(key)
             )
         return self.traces[question]
+
+    def _interpreted(self, key: Array | None) -> PairTrace:
+        def kernels(
+            examples: tuple[Examples, Examples], same: Array, observed: Observed, key: Array | None
+        ) -> Kernels:
+            sides = 0, 0 if self.batch_coupled else 1
+            return self.kernels(examples, left_open, sides, same=same, observed=observed, key=key)
+
+        return traced_pair(kernels, self.jaxpr.in_avals[len(self.params) :], key)
 
 
 def traced(

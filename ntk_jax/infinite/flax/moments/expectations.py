@@ -1,18 +1,14 @@
 """Expectations of one function of Gaussians, and which function of how many variables it is."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.moments import mehler
-from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
-from ntk_jax.infinite.flax.moments.pair import Answer, Half, lifted, remembered
+from ntk_jax.infinite.flax.moments.pair import Answer, AskDual, Half, lifted, remembered
 from ntk_jax.infinite.flax.values import Factor
 from ntk_jax.infinite.flax.values.expression import (
     PartialDerivative,
@@ -30,16 +26,12 @@ class Expectations:
     """Means of functions of Gaussians on one side, and their duals.
 
     Attributes:
-        rules: duals to use in place of `rule_of`, with as many terms as the variances ask for.
+        ask: who answers for the dual of a scalar function.
     """
 
-    def __init__(self, gaussians: Gaussians, rules: Mapping[Any, DualRule]):
-        self.gaussians, self.dtype, self.rules = gaussians, gaussians.dtype, rules
+    def __init__(self, gaussians: Gaussians, ask: AskDual):
+        self.gaussians, self.dtype, self.ask = gaussians, gaussians.dtype, ask
         self.memory: dict[Any, Any] = {}
-
-    def rule(self, function: ScalarFunction | PartialDerivative) -> DualRule:
-        """The dual of a scalar function."""
-        return self.rules.get(function) or rule_of(function)
 
     def variance(self, f: Factor, i: int, side: int) -> Array:
         """Of its i-th Gaussian, at its positions."""
@@ -60,7 +52,7 @@ class Expectations:
         if function is None or (d is not None and d in mains):
             return jnp.broadcast_to(mehler.mean(self.function(half), variances), f.shape)
         (q,) = variances
-        return asked(self.rule(function), "mean", q)
+        return self.ask(function, "mean", q)
 
     @remembered
     def scalar(self, f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:
@@ -82,14 +74,6 @@ class Expectations:
             return full(*zs) if d is None else mehler.differentiated(full, zs, d)
 
         return at
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def asked(rule: DualRule, what: str, *args: Any) -> Any:
-    """`rule.what(*args)`, traced once for all layers that are alike: then custom derivatives, too,
-    are the same.
-    """
-    return getattr(rule, what)(*args)
 
 
 def scalar_function(f: Factor, wrt: int | None) -> ScalarFunction | PartialDerivative | None:

@@ -4,13 +4,12 @@ import math
 from itertools import chain
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ntk_jax.duals.numerics import covariance_at_poles
 from ntk_jax.infinite.flax.moments.estimates import Estimates
-from ntk_jax.infinite.flax.moments.expectations import Expectations, asked
+from ntk_jax.infinite.flax.moments.expectations import Expectations
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
 from ntk_jax.infinite.flax.moments.general_series import GeneralSeries
 from ntk_jax.infinite.flax.moments.pair import (
@@ -22,10 +21,8 @@ from ntk_jax.infinite.flax.moments.pair import (
     remembered,
 )
 from ntk_jax.infinite.flax.values import Factor, Shape
-from ntk_jax.infinite.flax.values.expression import PartialDerivative, ScalarFunction
+from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.infinite.flax.values.linear import outer
-
-Function = ScalarFunction | PartialDerivative
 
 
 class Observed(NamedTuple):
@@ -129,7 +126,7 @@ class Factors:
         """E[phi phi'] and that of the slopes, for the same scalar function on both sides."""
         (f, side, _), (g, other, _) = pair.left, pair.right
         (u,), (v,) = random_gaussians(f), random_gaussians(g)
-        rule = self.expectations.rule(function)
+        ask = self.expectations.ask
         alike = u is v and pair.shapes[0] == pair.shapes[1]
         itself = alike and side == other
         q1, q2 = (
@@ -141,31 +138,22 @@ class Factors:
         if self.observed is not None and side == 0:
             self.observed.functions.append((function, q1))
         if pair.diag and itself:
-            k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in asked(rule, "diagonal", q1))
+            k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in ask(function, "diagonal", q1))
             return k, k_dot
-        first = (self._rows(f, function, side, len(pair.shapes[0])), q1)
-        second = (self._rows(g, function, other, len(pair.shapes[1])), q2)
-        rows1, q1_here = jax.tree.map(pair.at_left, first)
-        rows2, q2_here = jax.tree.map(pair.at_right, second)
         # What both sides know of q12 = sqrt(q1 q2) at a pole decides which pairs count as there.
         c = pair.between(self.gaussians.covariance, u, v)
         assert c is not None
-        dual = asked(rule, "pair", rows1, covariance_at_poles(c, q1_here, q2_here), rows2)
-        k, k_dot = (jnp.broadcast_to(a, pair.shape) for a in dual)
+        q12 = covariance_at_poles(c, pair.at_left(q1), pair.at_right(q2))
+        k, k_dot = ask(function, "pair", q1, q12, q2)
         same = True if itself else self.same
         if alike and same is not None:
             # An example with itself: the dual of equal arguments is known without rounding.
-            own = (jnp.broadcast_to(a, pair.shapes[0]) for a in asked(rule, "diagonal", q1))
+            own = (jnp.broadcast_to(a, pair.shapes[0]) for a in ask(function, "diagonal", q1))
             here = same if pair.diag else same & _diagonal(pair.shapes[0])
             k, k_dot = (
                 jnp.where(here, pair.at_left(o), a) for a, o in zip((k, k_dot), own, strict=True)
             )
         return k, k_dot
-
-    @remembered
-    def _rows(self, f: Factor, function: Function, side: int, rank: int) -> Any:
-        q = self.expectations.variance(f, f.nondegenerate[0], side)
-        return asked(self.expectations.rule(function), "rows", lifted(q, rank))
 
 
 def _diagonal(shape: Shape) -> Array:

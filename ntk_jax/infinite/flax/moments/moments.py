@@ -8,20 +8,20 @@ one factor), `Samples` of Gaussians and `Estimates` from them, `Factors` and `Te
 import math
 import operator
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.flax.moments.estimates import Estimates
 from ntk_jax.infinite.flax.moments.expectations import Expectations
 from ntk_jax.infinite.flax.moments.factors import Factors, Observed
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians, Mapped, mapped
 from ntk_jax.infinite.flax.moments.pair import (
     Answer,
+    AskDual,
     AskValues,
     Half,
     Sides,
@@ -52,7 +52,7 @@ class Moments:
     def __init__(
         self,
         dtype: Any,
-        rules: Mapping[Any, DualRule] | None = None,
+        ask: AskDual,
         observed: Observed | None = None,
         sampling: Sampling | None = None,
         same: Array | None = None,
@@ -66,7 +66,7 @@ class Moments:
         samples = Samples(gaussians, sampling, same)
         factors = Factors(
             gaussians,
-            Expectations(gaussians, rules or {}),
+            Expectations(gaussians, ask),
             Estimates(gaussians, samples),
             observed,
             same,

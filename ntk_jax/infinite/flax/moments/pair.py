@@ -19,6 +19,10 @@ Sides: TypeAlias = tuple[int, int]
 Answer: TypeAlias = Array | None
 AskFields: TypeAlias = Callable[[Field, Field, Sides, bool], Answer]
 AskValues: TypeAlias = Callable[[Det | Wide, Det | Wide, Sides, bool], Answer]
+AskDual: TypeAlias = Callable[..., Any]
+"""(function, "mean", q) -> E[f] and (function, "diagonal", q) -> its `Dual`, like q; (function,
+"pair", q1, q12, q2) -> its `Dual`, like q12: of equal positions, or (*q1.shape, *q2.shape).
+"""
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 

@@ -94,14 +94,14 @@ class Samples:
         return self._scales(fields2, sides[1]) * z
 
     def _normals(self, fields: Fields, slot: int) -> Array:
+        return jnp.concatenate([self._normal(g, slot) for g in fields], axis=1)
+
+    @remembered
+    def _normal(self, g: Field, slot: int) -> Array:
         key, n = self.sampling or (None, 0)
         assert key is not None
-        keys = [jax.random.fold_in(jax.random.fold_in(key, self.number(g)), slot) for g in fields]
-        normals = [
-            draw_flat(jax.random.normal, k, (n, size(g)), self.dtype)
-            for k, g in zip(keys, fields, strict=True)
-        ]
-        return jnp.concatenate(normals, axis=1)
+        key = jax.random.fold_in(jax.random.fold_in(key, self.number(g)), slot)
+        return draw_flat(jax.random.normal, key, (n, size(g)), self.dtype)
 
     def _variances(self, fields: Fields, side: int) -> Array:
         variances = [jnp.broadcast_to(self.gaussians.variance(g, side), g.shape) for g in fields]

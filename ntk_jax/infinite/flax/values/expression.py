@@ -8,7 +8,7 @@ compilation.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import jax
@@ -169,6 +169,9 @@ class PartialDerivative:
         tangent = [jnp.ones_like(z) if i == self.wrt else zero for i in range(self.num_variables)]
         f = partial(_full, self.node, z.shape)
         return jax.jvp(f, tuple(point), tuple(tangent))[1]
+
+
+Function: TypeAlias = ScalarFunction | PartialDerivative
 
 
 def _full(node: Expression, shape: Shape, *variables: jax.Array) -> jax.Array:

@@ -1,0 +1,65 @@
+"""The duals that an interpretation asks for: answered at once, or left open in its trace and filled
+in when it is known how many terms their series need. Interpreting a model takes longer than what is
+done with it, and is done once.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Primitive
+
+from ntk_jax.duals.dual_rule import Dual, DualRule
+from ntk_jax.infinite.flax.moments.functions import rule_of
+from ntk_jax.infinite.flax.moments.pair import AskDual
+from ntk_jax.infinite.flax.values.expression import Function
+from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
+
+OPEN = Primitive("open_dual")
+OPEN.multiple_results = True
+
+
+def answered(rules: Mapping[Function, DualRule]) -> AskDual:
+    """At once, by these rules or by `rule_of`."""
+    return lambda function, what, *args: _asked(_rule(function, rules), what, *args)
+
+
+def left_open(function: Function, what: str, *args: Array) -> Array | Dual:
+    """As equations of the trace, to be `filled`."""
+    found = OPEN.bind(*args, function=function, what=what)
+    return found[0] if what == "mean" else Dual(*found)
+
+
+@OPEN.def_abstract_eval
+def _of_open(
+    *args: jax.core.ShapedArray, function: Function, what: str
+) -> list[jax.core.ShapedArray]:
+    like = args[what == "pair"]
+    return [jax.core.ShapedArray(like.shape, like.dtype)] * (1 if what == "mean" else 2)
+
+
+def filled(eqn: Eqn, rules: Mapping[Function, DualRule]) -> ClosedJaxpr:
+    """The program of an equation that was left open."""
+    rule, what = _rule(eqn.params["function"], rules), eqn.params["what"]
+    moments = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in eqn.invars]
+    return jax.make_jaxpr(partial(_asked, rule, what))(*moments)
+
+
+def _rule(function: Function, rules: Mapping[Function, DualRule]) -> DualRule:
+    return rules.get(function) or rule_of(function)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _asked(rule: DualRule, what: str, *args: Array) -> Array | Dual:
+    """Traced once for all layers that are alike: then custom derivatives, too, are the same."""
+    if what == "pair":
+        q1, q12, q2 = args
+        place = lambda a, at, q: jnp.expand_dims(a, tuple(range(at, at + q12.ndim - q.ndim)))
+        rows1 = jax.tree.map(lambda a: place(a, a.ndim, q1), rule.rows(q1))
+        rows2 = jax.tree.map(lambda a: place(a, a.ndim - q2.ndim, q2), rule.rows(q2))
+        found, like = rule.pair(rows1, q12, rows2), q12
+    else:
+        found, like = getattr(rule, what)(*args), *args
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, like.shape), found)
