@@ -83,6 +83,7 @@ def _linen(
     keys: Mapping[str, Callable[[], Array]],
     updates: bool,
 ) -> Network:
+    @jax.jit  # traced once: for the shapes, and for the laws of the parameters
     def init(key: Array, x: Examples) -> Params:
         return model.init(key, x, **call)
 

@@ -180,17 +180,19 @@ def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
     reach, none = stride * (length - 1) + 1, [0] * k.ndim
     size = [reach if here else n for n, here in zip(k.shape, summed, strict=True)]
     steps = [stride if here else 1 for here in summed]
-    at = lambda t: [t * tap_spacing if here else t * 0 for here in summed]
+    at = lambda t, zero: [t * tap_spacing if here else zero for here in summed]
     strided = lambda k: lax.slice(k, none, size, steps)
 
     def in_one_pass(k: Array) -> Array:
         cut = lambda start: lax.slice(k, start, [s + n for s, n in zip(start, size, strict=True)])
-        return reduce(operator.add, (strided(cut(at(t))) for t in range(taps)))
+        return reduce(operator.add, (strided(cut(at(t, 0))) for t in range(taps)))
 
     def tap_by_tap(k: Array) -> Array:
-        add = lambda total, t: (total + strided(lax.dynamic_slice(k, at(t), size)), None)
+        # Unsigned: JAX looks for indices that are negative, axis by axis.
+        cut = lambda t: lax.dynamic_slice(k, at(t, np.uint32(0)), size)
+        add = lambda total, t: (total + strided(cut(t)), None)
         zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
-        return lax.scan(add, zeros, np.arange(taps, dtype=np.int32))[0]
+        return lax.scan(add, zeros, np.arange(taps, dtype=np.uint32))[0]
 
     # A loop for a CPU, as in `computed_once`.
     return in_one_pass(k) if taps == 1 else by_platform(tap_by_tap, in_one_pass, k)

@@ -29,6 +29,7 @@ from ntk_jax.infinite.flax.values import (
     Field,
     InnerProduct,
     Linear,
+    OfParameter,
     Opened,
     Segment,
     Shape,
@@ -85,7 +86,7 @@ class Gaussians:
                 return None
             return inner_products(self.second, self.theta, g, h, sides, diag, tangent)
         assert isinstance(g, Weight | Entries) and isinstance(h, Weight | Entries)
-        if g.leaf != h.leaf or g.key != h.key:
+        if _apart(g, h) or g.key != h.key:
             return None  # parts of one leaf with different keys do not overlap: see Uses
         scale = g.eta if tangent else g.variance
         if isinstance(g, Entries) or isinstance(h, Entries):
@@ -136,9 +137,16 @@ def _combinations(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) 
     total: Answer = None
     for m1, g1 in parts1:
         for m2, h2 in parts2:
+            if _apart(g1, h2):  # most of the parts of a deep residual network
+                continue
             k = partial(ask, g1, h2, sides)
             total = plus(total, mapped(Mapped(m1, g1.shape), Mapped(m2, h2.shape), sides, diag, k))
     return total
+
+
+def _apart(g: Field, h: Field) -> bool:
+    """Whether they are made of different parameters."""
+    return isinstance(g, OfParameter) and isinstance(h, OfParameter) and g.leaf != h.leaf
 
 
 def _opened(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Answer:

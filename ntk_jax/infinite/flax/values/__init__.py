@@ -40,6 +40,7 @@ from ntk_jax.infinite.flax.values.fields import (
     Entries,
     Field,
     InnerProduct,
+    OfParameter,
     Opened,
     Segment,
     Weight,
