@@ -1,7 +1,7 @@
 """One pair of examples as a traced program: interpreted once, and evaluated for all of them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import or_
@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
-from ntk_jax.infinite.flax.moments.duals import OPEN, filled
+from ntk_jax.infinite.flax.moments.duals import Filled
 from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, open_jaxpr, shape_of
@@ -35,7 +34,7 @@ class PairTrace:
         functions: the scalar functions whose largest variances it returns.
         names: of the functions whose tails it returns.
         marks: which examples its arguments depend on.
-        rules: duals in place of `rule_of`.
+        inner: what is filled in.
         programs: of some of the results on a CPU or not, with loops for equal layers.
     """
 
@@ -43,13 +42,13 @@ class PairTrace:
     functions: list[Function]
     names: list[str]
     marks: list[int]
-    rules: Mapping[Function, DualRule] = field(default_factory=dict)
+    inner: Inner = field(default_factory=lambda: Filled({}))
     programs: dict[tuple[Sequence[int], bool], Rolled] = field(default_factory=dict)
 
     @cached_property
     def bytes(self) -> int:
         """The largest array that depends on both examples."""
-        return max(_of_both(self.closed.jaxpr, self.marks, self._inner)[0], LEAST_BYTES)
+        return max(_of_both(self.closed.jaxpr, self.marks, self.inner)[0], LEAST_BYTES)
 
     def kernels(
         self,
@@ -85,12 +84,9 @@ class PairTrace:
         kind = wanted, on_cpu
         if kind not in self.programs:  # the NTK follows the NNGP
             self.programs[kind] = rolled(
-                self.closed, wanted, first=BOTH[:1], on_cpu=on_cpu, inner=self._inner
+                self.closed, wanted, first=BOTH[:1], on_cpu=on_cpu, inner=self.inner
             )
         return self.programs[kind](*args)
-
-    def _inner(self, eqn: Eqn) -> ClosedJaxpr | None:
-        return filled(eqn, self.rules) if eqn.primitive is OPEN else None
 
 
 def traced_pair(

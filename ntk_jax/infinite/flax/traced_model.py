@@ -18,7 +18,7 @@ from ntk_jax.examples import Examples, as_batch, num_rows
 from ntk_jax.infinite.flax import rules as rules
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.interpreter import Interpreter
-from ntk_jax.infinite.flax.moments.duals import left_open
+from ntk_jax.infinite.flax.moments.duals import Filled, left_open
 from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.moments.moments import Moments
 from ntk_jax.infinite.flax.moments.pair import AskDual, Sides
@@ -128,7 +128,7 @@ class Program:
         question = self.num_samples, duals, None if key is None else abstract_value(key)
         if question not in self.traces:
             self.traces[question] = (
-                replace(self.pair((), key), rules=dict(duals), programs={})
+                replace(self.pair((), key), inner=Filled(dict(duals)), programs={})
                 if duals
                 else self._interpreted(key)
             )

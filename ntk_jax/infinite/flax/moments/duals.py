@@ -3,7 +3,7 @@ in when it is known how many terms their series need. Interpreting a model takes
 done with it, and is done once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 
 import jax
@@ -27,7 +27,7 @@ def answered(rules: Mapping[Function, DualRule]) -> AskDual:
 
 
 def left_open(function: Function, what: str, *args: Array) -> Array | Dual:
-    """As equations of the trace, to be `filled`."""
+    """As equations of the trace, for `Filled`."""
     found = OPEN.bind(*args, function=function, what=what)
     return found[0] if what == "mean" else Dual(*found)
 
@@ -40,11 +40,24 @@ def _of_open(
     return [jax.core.ShapedArray(like.shape, like.dtype)] * (1 if what == "mean" else 2)
 
 
-def filled(eqn: Eqn, rules: Mapping[Function, DualRule]) -> ClosedJaxpr:
-    """The program of an equation that was left open."""
-    rule, what = _rule(eqn.params["function"], rules), eqn.params["what"]
-    moments = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in eqn.invars]
-    return jax.make_jaxpr(partial(_asked, rule, what))(*moments)
+class Filled:
+    """eqn -> what is filled in for an equation that was left open, and None for others."""
+
+    def __init__(self, rules: Mapping[Function, DualRule]):
+        self.rules = rules
+        self.known: dict[Hashable, ClosedJaxpr] = {}
+
+    def __call__(self, eqn: Eqn) -> ClosedJaxpr | None:
+        """The program, traced once for questions that are alike."""
+        if eqn.primitive is not OPEN:
+            return None
+        moments = tuple((shape_of(a), dtype_of(a)) for a in eqn.invars)
+        function, what = eqn.params["function"], eqn.params["what"]
+        if (function, what, moments) not in self.known:
+            ask = partial(_asked, _rule(function, self.rules), what)
+            like = [jax.ShapeDtypeStruct(*m) for m in moments]
+            self.known[function, what, moments] = jax.make_jaxpr(ask)(*like)
+        return self.known[function, what, moments]
 
 
 def _rule(function: Function, rules: Mapping[Function, DualRule]) -> DualRule:

@@ -3,8 +3,9 @@ them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,7 +30,6 @@ from ntk_jax.infinite.flax.values import (
     Field,
     InnerProduct,
     Linear,
-    OfParameter,
     Opened,
     Segment,
     Shape,
@@ -47,7 +47,7 @@ class Gaussians:
 
     def __init__(self, dtype: Any, second: AskValues, theta: AskValues):
         self.dtype, self.second, self.theta = dtype, second, theta
-        self.memory: dict[Any, Answer] = {}
+        self.memory: dict[Any, Any] = {}
 
     @remembered_block
     def covariance(self, g: Field, h: Field, sides: Sides, diag: bool) -> Answer:
@@ -64,12 +64,16 @@ class Gaussians:
         k = self.covariance(g, g, (side, side), True)
         return jnp.zeros(g.shape, self.dtype) if k is None else jnp.maximum(k, 0)
 
+    @remembered
     def related(self, g: Field, h: Field, sides: Sides) -> bool:
         """Whether two random Gaussians are not independent."""
         if g is h:
             return True
-        if g.degenerate or h.degenerate:
+        if _apart(g, h) or g.degenerate or h.degenerate:
             return False
+        if isinstance(g, Combination) or isinstance(h, Combination):
+            each = product(*([p for _, p in _parts(x)] for x in (g, h)))
+            return any(self.related(a, b, sides) for a, b in each)
         # A diagonal is cheaper, and tells as much.
         return self.covariance(g, h, sides, g.shape == h.shape) is not None
 
@@ -133,20 +137,21 @@ def mapped(
 
 
 def _combinations(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Answer:
-    parts1, parts2 = (x.parts if isinstance(x, Combination) else [(None, x)] for x in (g, h))
     total: Answer = None
-    for m1, g1 in parts1:
-        for m2, h2 in parts2:
-            if _apart(g1, h2):  # most of the parts of a deep residual network
-                continue
+    for (m1, g1), (m2, h2) in product(_parts(g), _parts(h)):
+        if not _apart(g1, h2):  # as most of the parts of a deep residual network are
             k = partial(ask, g1, h2, sides)
             total = plus(total, mapped(Mapped(m1, g1.shape), Mapped(m2, h2.shape), sides, diag, k))
     return total
 
 
+def _parts(g: Field) -> Sequence[tuple[Linear | None, Field]]:
+    return g.parts if isinstance(g, Combination) else [(None, g)]
+
+
 def _apart(g: Field, h: Field) -> bool:
-    """Whether they are made of different parameters."""
-    return isinstance(g, OfParameter) and isinstance(h, OfParameter) and g.leaf != h.leaf
+    """Whether they are known to be made of different parameters."""
+    return g.leaves is not None and h.leaves is not None and g.leaves.isdisjoint(h.leaves)
 
 
 def _opened(g: Field, h: Field, sides: Sides, diag: bool, ask: AskFields) -> Answer:

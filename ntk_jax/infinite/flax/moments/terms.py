@@ -45,7 +45,7 @@ class Terms:
         wrt = [dict([d]) for d in by] if by else [{}, {}]
         shape = t.base if diag else t.base + u.base
         found = []
-        for i, j in matches:
+        for i, j in sorted(matches, key=lambda at: None not in at):  # most means are 0: asked first
             halves = [
                 Half(term.factors[at], side, d.get(at))
                 for term, at, side, d in zip((t, u), (i, j), sides, wrt, strict=True)

@@ -40,7 +40,6 @@ from ntk_jax.infinite.flax.values.fields import (
     Entries,
     Field,
     InnerProduct,
-    OfParameter,
     Opened,
     Segment,
     Weight,

@@ -4,6 +4,7 @@ of such.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ntk_jax.infinite.flax.values.linear import Linear, Shape
@@ -15,6 +16,13 @@ class Field:
     shape: Shape
     degenerate: bool
     """Zero variance at initialization: only its tangent counts."""
+
+    @property
+    def leaves(self) -> frozenset[str] | None:
+        """The parameters that it is linear in, if it is so: Gaussians without a common one are
+        independent.
+        """
+        return None
 
 
 @dataclass(eq=False)
@@ -33,6 +41,11 @@ class OfParameter(Field):
     def degenerate(self) -> bool:  # type: ignore[override]
         """Whether it is a trained constant."""
         return self.variance == 0
+
+    @cached_property
+    def leaves(self) -> frozenset[str]:
+        """Its one."""
+        return frozenset({self.leaf})
 
 
 class Entries(OfParameter):
@@ -84,6 +97,13 @@ class Combination(Field):
     def degenerate(self) -> bool:  # type: ignore[override]
         """Whether it is a trained constant."""
         return all(g.degenerate for _, g in self.parts)
+
+    @cached_property
+    def leaves(self) -> frozenset[str] | None:
+        """Those of all parts."""
+        each = [g.leaves for _, g in self.parts]
+        known = [leaves for leaves in each if leaves is not None]
+        return frozenset().union(*known) if len(known) == len(each) else None
 
 
 @dataclass(eq=False)
