@@ -1,5 +1,7 @@
 """`infinite_width` compiles little at first, and nothing for models that equal one it has seen."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,8 @@ from flax import nnx
 import ntk_jax
 from cases.architectures import lenient
 from cases.compilations import compilations
+from ntk_jax.infinite.flax import traced_model
+from ntk_jax.infinite.flax.moments.duals import answered
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -92,3 +96,28 @@ def test_a_rule_of_the_users_own_is_another_program():
         ntk_jax.register_rule("igamma", lambda a, x, rate=rate: 1 - jnp.exp(-rate * x))
         found.append(kernels(lambda: ntk_jax.MLP((8,), 1, phi))().nngp)
     assert np.max(np.abs(found[0] - found[1])) > 1e-3
+
+
+class Gelu(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8)(x)
+        return nn.Dense(1)(x + nn.Dense(8)(nn.gelu(x)))
+
+
+def test_a_model_is_interpreted_once_and_its_duals_are_filled_in(monkeypatch):
+    """As if they had been answered at once, for as many terms as each variance needs."""
+    traced, interpret = [], traced_model.traced_pair
+    monkeypatch.setattr(
+        traced_model, "traced_pair", lambda *args: traced.append(args) or interpret(*args)
+    )
+    kernel = ntk_jax.infinite_width(Gelu())
+    program = kernel.model.program(X).program
+    for scale in (0.1, 1.0):
+        k = kernel(scale * X)
+        duals = list(program.traces)[-1][1]
+        at_once = partial(program.kernels, duals=answered(dict(duals)), sides=(0, 1))
+        expected = jax.jit(lambda a, b, f=at_once: f((a, b)))([scale * X[0]], [scale * X[1]])
+        for found, one in zip(k, expected, strict=True):
+            np.testing.assert_allclose(found[0, 1], one, rtol=1e-6)
+    assert len(traced) == 1 and len(program.traces) == 3

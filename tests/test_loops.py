@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import ntk_jax
 from cases.architectures import lenient
 from cases.deep import SHAPES, Deep, deep_examples
+from ntk_jax.infinite.flax.moments.gaussians import Gaussians
 from ntk_jax.loops import repeats
 from ntk_jax.loops.loop import Loop
 from ntk_jax.loops.rolled import rolled
@@ -140,6 +142,21 @@ def test_a_loop_is_its_steps_one_by_one(f, short_loops):
     compare(jnp.stack(on_accelerators(*args)), expected[0])
 
 
+def test_branches_of_other_platforms_are_left_out():
+    def double(a):
+        return lax.platform_dependent(a, cpu=lambda a: 2 * a, default=lambda a: a + a)
+
+    def by_accelerator(a):
+        return lax.platform_dependent(a, cpu=jnp.sin, tpu=jnp.cos, default=jnp.tan)
+
+    closed = jax.make_jaxpr(lambda a: (double(a), by_accelerator(a)))(1.5)
+    of_cpu, of_accelerator = (rolled(closed, (0, 1), on_cpu=on_cpu) for on_cpu in (True, False))
+    names = lambda program: {part.eqn.primitive.name for part in program.parts}
+    assert names(of_cpu) == {"mul", "sin"}
+    assert {"add", "cond"} <= names(of_accelerator) and "mul" not in names(of_accelerator)
+    np.testing.assert_allclose(of_cpu(jnp.asarray(1.5)), (3.0, np.sin(1.5)), rtol=1e-15)
+
+
 def test_keys_are_carried_and_split(short_loops):
     def draws(key):
         x = 0.0
@@ -183,3 +200,20 @@ def test_a_deeper_network_is_no_larger_program(kind):
         return text.count("\n")
 
     assert equations(9) < 1.1 * equations(6)
+
+
+@pytest.mark.parametrize("kind", ["residual", "attention"])
+def test_questions_grow_with_depth_and_no_faster(kind, monkeypatch):
+    """The sums of a residual network have as many parts as it has blocks, most of them apart."""
+    asked, answer = [], Gaussians._of
+    count = lambda *query, **how: asked.append(query) or answer(*query, **how)
+    monkeypatch.setattr(Gaussians, "_of", count)
+
+    def questions(depth):
+        asked.clear()
+        kernel = ntk_jax.infinite_width(Deep(kind, depth, "asked"), inner_products="mean")
+        lenient(lambda: kernel.program(deep_examples(kind)).pair((), None))()
+        return len(asked)
+
+    few, more, most = map(questions, (2, 4, 6))
+    assert 0 < most - more == more - few

@@ -110,8 +110,10 @@ class Once:
             case "platform_index":
                 number = _branch(eqn.params["platforms"], self.on_cpu)
                 return self.step(eqn, operands) if number is None else [np.int32(number)]
-            case "clamp" if all(isinstance(o, int | np.integer) for o in operands):  # JAX 0.6
-                return [np.int32(np.clip(operands[1], operands[0], operands[2]))]
+            case "clamp" if isinstance(operands[1], np.int32):  # of a branch's number, in JAX 0.6
+                low, number, high = operands
+                if not any(isinstance(o, Value) for o in operands):
+                    return [np.int32(np.clip(number, low, high))]
             case "cond" if isinstance(operands[0], np.int32):
                 branch = eqn.params["branches"][operands[0]]
                 return evaluate(*open_jaxpr(branch), operands[1:], self)
