@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Primitive
 
 from ntk_jax.duals.dual_rule import Dual, DualRule
 from ntk_jax.infinite.flax.moments.functions import rule_of
-from ntk_jax.infinite.flax.moments.pair import AskDual
+from ntk_jax.infinite.flax.moments.pair import AskDual, with_axes
 from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.jaxprs import Eqn, dtype_of, shape_of
 
@@ -69,9 +69,9 @@ def _asked(rule: DualRule, what: str, *args: Array) -> Array | Dual:
     """Traced once for all layers that are alike: then custom derivatives, too, are the same."""
     if what == "pair":
         q1, q12, q2 = args
-        place = lambda a, at, q: jnp.expand_dims(a, tuple(range(at, at + q12.ndim - q.ndim)))
-        rows1 = jax.tree.map(lambda a: place(a, a.ndim, q1), rule.rows(q1))
-        rows2 = jax.tree.map(lambda a: place(a, a.ndim - q2.ndim, q2), rule.rows(q2))
+        at_left = lambda a: with_axes(a, a.ndim, q12.ndim - q1.ndim)
+        at_right = lambda a: with_axes(a, a.ndim - q2.ndim, q12.ndim - q2.ndim)
+        rows1, rows2 = jax.tree.map(at_left, rule.rows(q1)), jax.tree.map(at_right, rule.rows(q2))
         found, like = rule.pair(rows1, q12, rows2), q12
     else:
         found, like = getattr(rule, what)(*args), *args

@@ -90,7 +90,7 @@ class Gaussians:
                 return None
             return inner_products(self.second, self.theta, g, h, sides, diag, tangent)
         assert isinstance(g, Weight | Entries) and isinstance(h, Weight | Entries)
-        if _apart(g, h) or g.key != h.key:
+        if g.leaf != h.leaf or g.key != h.key:
             return None  # parts of one leaf with different keys do not overlap: see Uses
         scale = g.eta if tangent else g.variance
         if isinstance(g, Entries) or isinstance(h, Entries):

@@ -56,15 +56,13 @@ class Pair(NamedTuple):
         """What the left half has at its positions, (.., *shape1), to be broadcast over the right
         one's.
         """
-        return a if self.diag else a.reshape(a.shape + (1,) * len(self.shapes[1]))
+        return with_axes(a, a.ndim, 0 if self.diag else len(self.shapes[1]))
 
     def at_right(self, a: Array) -> Array:
         """What the right half has at its positions, (.., *shape2), to be broadcast over the left
         one's.
         """
-        cut = a.ndim - len(self.shapes[1])
-        middle = () if self.diag else (1,) * len(self.shapes[0])
-        return a.reshape(a.shape[:cut] + middle + a.shape[cut:])
+        return with_axes(a, a.ndim - len(self.shapes[1]), 0 if self.diag else len(self.shapes[0]))
 
     def between(self, ask: AskFields, g: Field, h: Field) -> Answer:
         """A covariance or tangent kernel of the halves' Gaussians, at the terms' positions."""
@@ -88,7 +86,12 @@ class Pair(NamedTuple):
 
 def lifted(a: Array, rank: int) -> Array:
     """With leading axes of length 1."""
-    return a.reshape((1,) * (rank - a.ndim) + a.shape)
+    return with_axes(a, 0, rank - a.ndim)
+
+
+def with_axes(a: Array, at: int, count: int) -> Array:
+    """With so many axes of length 1 in that place."""
+    return a.reshape(a.shape[:at] + (1,) * count + a.shape[at:])
 
 
 def plus(a: Answer, b: Answer) -> Answer:
