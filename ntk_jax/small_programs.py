@@ -61,7 +61,7 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
 
     def _options_for(self, most: int) -> Mapping[str, bool | int] | None:
         """With so many entries; None: as large arrays."""
-        if most <= LARGEST:
+        if is_small(most):
             return self.options
         of_matrices = self.options is LITTLE and most <= LARGEST * OF_MATRICES
         return LESS if of_matrices else None
@@ -81,6 +81,11 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
 
 _LITTLE = "jax_disable_most_optimizations"  # then all programs are optimized little
 _UNKNOWN: set[str] = set()  # "xla_cpu_use_fusion_emitters" since JAX 0.12
+
+
+def is_small(entries: int) -> bool:
+    """Whether programs on so many entries take longer to compile than to run."""
+    return entries <= LARGEST
 
 
 def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from cases.compilations import optimized
 from cases.sixty_digits import dual, normal_density
-from ntk_jax import memory, mlp_kernels, mlp_kernels_by_layer
+from ntk_jax import memory, mlp_kernels, mlp_kernels_by_layer, small_programs
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import PoleGaps
 from ntk_jax.duals.hermite_series.nearly_parallel import pole_gaps
@@ -175,6 +175,17 @@ def test_pairs_that_ordered_layers_bring_together_equal_the_recursion_at_sixty_d
     for ours in k:
         values = np.linalg.eigvalsh(np.asarray(ours, np.float64))
         assert values[0] >= -EPS[dtype] * len(x) * values[-1]
+
+
+@both_precisions
+def test_features_of_small_and_large_kernels_are_compared_alike(dtype, monkeypatch):
+    """Small ones in one sum over features, others in blocks of these: with a rest, here."""
+    x = cluster(9, 1e-4, dtype, d=37)
+    found = mlp_kernels(x, depth=2, W_std=1.3, b_std=0.4)
+    monkeypatch.setattr(small_programs, "LARGEST", 0)
+    jax.clear_caches()
+    for k, in_blocks in zip(found, mlp_kernels(x, depth=2, W_std=1.3, b_std=0.4), strict=True):
+        np.testing.assert_allclose(k, in_blocks, rtol=8 * EPS[dtype])
 
 
 @pytest.mark.slow

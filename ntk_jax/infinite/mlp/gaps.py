@@ -28,6 +28,7 @@ from ntk_jax.infinite.mlp.layers import (
     tangent_before_activation,
 )
 from ntk_jax.platforms import by_platform
+from ntk_jax.small_programs import is_small
 
 BLOCK = 16
 """Features whose differences a CPU adds up before their sum is read and written."""
@@ -195,6 +196,8 @@ def _distances(one: FirstSide, sign: Array, other: FirstSide) -> Array:
         return lax.fori_loop(0, len(u1) // BLOCK, add, jnp.zeros_like(sign))
 
     in_one_pass = lambda u1, sign, u2: jnp.sum(squares(u1, sign[None], u2), axis=0)
+    if is_small(sign.size):  # slower, and four times as quick to compile
+        return in_one_pass(u1, sign, u2) / 2
     return by_platform(in_blocks, in_one_pass, u1, sign, u2) / 2
 
 
