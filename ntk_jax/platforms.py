@@ -6,7 +6,7 @@ knows, so both schedules are traced, and one is kept: `jax.default_backend()` na
 default there, whatever is lowered for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -56,11 +56,18 @@ def packed_sum(term: Callable[[Array], tuple[Array, Array]], count: int, zero: A
 
 @jax.jit  # traced once for equal shapes
 def computed_once(a: Array) -> Array:
-    """The same array; on a CPU computed where it stands.
+    """The same array; on a CPU computed where it stands: see `held_by_a_loop`."""
+    return by_platform(lambda a: held_by_a_loop([a])[0], lambda a: a, a)
 
-    XLA computes cheap operations there anew in all that read them, which through the layers of a
-    network costs time, to compile and to run, that grows exponentially with depth. It leaves a loop
-    as it is, and takes no notice of `lax.optimization_barrier`.
+
+def held_by_a_loop(arrays: Sequence[Array]) -> list[Array]:
+    """The same arrays, computed where they stand. Keys are left as they are.
+
+    XLA for a CPU computes cheap operations anew in all that read them, which through the layers of
+    a network costs time, to compile and to run, that grows exponentially with depth; and a row that
+    is read from a stack in a fused loop keeps that from being vectorized. It leaves a loop as it
+    is, and takes no notice of `lax.optimization_barrier`.
     """
-    looped = lambda a: lax.fori_loop(0, 2, lambda *_: a, jnp.zeros_like(a))
-    return by_platform(looped, lambda a: a, a)
+    held = [a for a in arrays if isinstance(a.dtype, np.dtype)]
+    found = iter(lax.fori_loop(0, 2, lambda *_: held, [jnp.zeros_like(a) for a in held]))
+    return [next(found) if isinstance(a.dtype, np.dtype) else a for a in arrays]

@@ -83,15 +83,16 @@ def clip_rounding(a: Array, low: float, high: float | None = None) -> Array:
     return a + lax.stop_gradient(jnp.where(clipped == a, 0, clipped - a))
 
 
-def covariance_at_poles(c: Array, q1: Array, q2: Array) -> Array:
-    """A covariance that a product of matrices left within `PRODUCTS` of +-sqrt(q1 q2), put there.
+def covariance_at_poles(c: Array, q1: Array, q2: Array, s1: Array, s2: Array) -> Array:
+    """A covariance that a product of matrices left within `PRODUCTS` of +-sqrt(q1 q2), put there,
+    given the variances and their roots.
 
     Products round differently from sums of squares, so that equal and parallel rows would be a
     rounding apart: in the tangent kernel of ReLU, whose derivative at a pole is infinite, the root
     of that. An example in both sets has its own variance to the bit: at inputs of 1e4, q11 + q22 -
     2 q12 is all rounding, and that of the radial basis function its kernel.
     """
-    s = jnp.where(q1 == q2, q1, root(q1) * root(q2))
+    s = jnp.where(q1 == q2, q1, s1 * s2)
     parallel = jnp.abs(c) >= s * (1 - ulps(PRODUCTS, s.dtype))
     return c + lax.stop_gradient(jnp.where(parallel, jnp.sign(c) * s - c, 0))
 

@@ -7,27 +7,28 @@ from ntk_jax.loops.steps import Operand, Step, Value
 
 
 def by_layer(
-    steps: Sequence[Step], results: Sequence[Operand], first: Sequence[Operand]
+    steps: Sequence[Step], results: Sequence[Operand], first: Sequence[Operand] | None = None
 ) -> list[Step]:
     """The steps in the order in which the results ask for them, so that little is held between
     layers.
 
     Of the operands of a step, that goes first which takes most steps that `first` does without: a
-    tangent kernel asks for that of the layer below before it asks for a covariance.
+    tangent kernel asks for that of the layer below before it asks for a covariance. Of results that
+    are none of `first` and what follows it, but of all layers, those that take fewest steps.
     """
     makers = {r: step for step in steps for r in step.results}
-    shared = _ancestors(makers, first)
+    shared = _ancestors(makers, first or ())
     depth: dict[Value, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for step in steps:
         own, every = map(max, zip((0, 0), *map(depth.__getitem__, step.read), strict=True))
         depth |= dict.fromkeys(step.results, (own + (id(step) not in shared), every + 1))
 
-    def asked(operands: Sequence[Operand]) -> Iterator[Step]:
+    def asked(operands: Sequence[Operand], deepest_first: bool = True) -> Iterator[Step]:
         made = [o for o in operands if isinstance(o, Value) and o in makers]
-        return iter([makers[v] for v in sorted(made, key=depth.__getitem__, reverse=True)])
+        return iter([makers[v] for v in sorted(made, key=depth.__getitem__, reverse=deepest_first)])
 
     found: dict[int, Step] = {}
-    waiting: list[tuple[Step | None, Iterator[Step]]] = [(None, asked(results))]
+    waiting: list[tuple[Step | None, Iterator[Step]]] = [(None, asked(results, first is not None))]
     while waiting:
         reader, operands = waiting[-1]
         missing = next((maker for maker in operands if id(maker) not in found), None)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -14,8 +15,12 @@ from ntk_jax.loops.loop import Loop, loop_of
 from ntk_jax.loops.order import by_layer
 from ntk_jax.loops.repeats import kinds, repeats
 from ntk_jax.loops.steps import Inner, Operand, Step, Value, steps_of
+from ntk_jax.platforms import held_by_a_loop
 
 Part: TypeAlias = Step | Loop
+Held: TypeAlias = Operand | tuple[Value | None, ...]
+"""A value, or those that a loop makes in its turns, on one axis; None for one that nobody reads."""
+
 # Turns that an accelerator takes at once: it launches less, and holds less between launches.
 UNROLLED = 8
 
@@ -25,16 +30,29 @@ class Rolled(NamedTuple):
     turns of a loop are taken at once.
     """
 
-    arguments: list[Value]
+    arguments: Sequence[Held]
     parts: list[Part]
-    results: list[Operand]
+    results: Sequence[Held]
     turns_at_once: int
+
+    @property
+    def like(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the results."""
+        return [_like(result) for result in self.results]
 
     def __call__(self, *args: Array) -> list[Array]:
         """The results."""
-        values = _Values(dict(zip(self.arguments, args, strict=True)), self.turns_at_once)
+        values = _Values({}, self.turns_at_once)
+        for held, array in zip(self.arguments, args, strict=True):
+            values.give(held, array)
         values.run(self.parts)
-        return [values.read(r) for r in self.results]
+        return [values.held(r) for r in self.results]
+
+
+def _like(held: Held) -> jax.ShapeDtypeStruct:
+    turns = (len(held),) if isinstance(held, tuple) else ()
+    one = next(v for v in held if v is not None).like if isinstance(held, tuple) else held.like
+    return jax.ShapeDtypeStruct((*turns, *shape_of(one)), dtype_of(one))
 
 
 def rolled(
@@ -44,15 +62,29 @@ def rolled(
     *,
     on_cpu: bool,
     inner: Inner = lambda _: None,
+    same: Sequence[int] | None = None,
 ) -> Rolled:
     """The program of the results of these numbers of a jaxpr, by the schedule of a CPU or of an
     accelerator; equal operations are done once.
 
-    `first` are the numbers of results that others follow layer by layer.
+    `first` are the numbers of results that others follow layer by layer; of arguments with the
+    `same` number one is given for all.
     """
-    arguments, steps, found = steps_of(closed, (*wanted, *first), on_cpu, inner)
+    arguments, steps, found = steps_of(closed, (*wanted, *first), on_cpu, inner, same)
     results = found[: len(wanted)]
-    ordered = by_layer(steps, results, found[len(wanted) :])
+    return program_of(arguments, steps, results, found[len(wanted) :], on_cpu=on_cpu)
+
+
+def program_of(
+    arguments: Sequence[Held],
+    steps: Sequence[Step],
+    results: Sequence[Operand],
+    first: Sequence[Operand] | None = None,
+    *,
+    on_cpu: bool,
+) -> Rolled:
+    """The program of these steps; `first` as in `by_layer`."""
+    ordered = by_layer(steps, results, first)
     parts = list(_Layers(ordered, results).parts(0, len(ordered)))
     return Rolled(arguments, parts, results, 1 if on_cpu else UNROLLED)
 
@@ -60,7 +92,7 @@ def rolled(
 class _Layers:
     """A list of steps, of which loops are made."""
 
-    def __init__(self, steps: list[Step], results: list[Operand]):
+    def __init__(self, steps: list[Step], results: Sequence[Operand]):
         self.steps, self.kinds = steps, kinds(steps)
         self.read_at = {v: i for i, step in enumerate(steps) for v in step.read}
         self.read_at |= {r: len(steps) for r in results if isinstance(r, Value)}
@@ -95,6 +127,19 @@ class _Values:
         self.known, self.turns_at_once = known, turns_at_once
         self.rows: dict[Value, tuple[Array, int]] = {}  # of what loops kept
 
+    def give(self, held: Held, array: Array) -> None:
+        """What is known from outside."""
+        if isinstance(held, tuple):
+            self.rows |= {v: (array, k) for k, v in enumerate(held) if v is not None}
+        elif held is not None:
+            self.known[held] = array
+
+    def held(self, held: Held) -> Array:
+        """The reverse of `give`."""
+        if isinstance(held, tuple):
+            return next(self.rows[v][0] for v in held if v is not None)
+        return jnp.asarray(self.read(held))
+
     def read(self, operand: Operand) -> Operand:
         """What a value is; a constant itself."""
         if not isinstance(operand, Value):
@@ -119,6 +164,7 @@ class _Values:
         carried = dict.fromkeys([*(r for _, _, r in loop.carried), *(r for r, _ in loop.last)])
 
         def turn(carry: list[Array], each: list[Array]) -> tuple[list[Array], list[Array]]:
+            each = held_by_a_loop(each) if self.turns_at_once == 1 else each
             read = [*carry[: len(loop.carried)], *each]
             values = _Values(outside | dict(zip(names, read, strict=True)), self.turns_at_once)
             values.run(loop.turn)
@@ -135,8 +181,23 @@ class _Values:
 
     def _stacked(self, operands: list[Operand]) -> Array:
         """What one loop kept for another is not taken apart."""
+        pieces: list[Array] = []
         rows = [self.rows.get(o) if isinstance(o, Value) else None for o in operands]
-        if (first := rows[0]) is not None and len(first[0]) == len(rows):
-            if all(row and row[0] is first[0] and row[1] == k for k, row in enumerate(rows)):
-                return first[0]
-        return jnp.stack([jnp.asarray(self.read(o)) for o in operands])
+        at = 0
+        while at < len(operands):
+            stop = at + _run(rows[at:])
+            if (row := rows[at]) is None:
+                pieces.append(jnp.asarray(self.read(operands[at]))[None])
+            else:
+                pieces.append(lax.slice_in_dim(row[0], row[1], row[1] + stop - at))
+            at = stop
+        return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+
+
+def _run(rows: Sequence[tuple[Array, int] | None]) -> int:
+    """How many stand one after another in one stack, from the first on; 1 for what is in none."""
+    if (first := rows[0]) is None:
+        return 1
+    stack, k = first
+    same = (row is not None and row[0] is stack and row[1] == k + i for i, row in enumerate(rows))
+    return next((i for i, as_before in enumerate(same) if not as_before), len(rows))

@@ -55,10 +55,15 @@ class Step(NamedTuple):
 
 
 def steps_of(
-    closed: ClosedJaxpr, wanted: Sequence[int], on_cpu: bool, inner: Inner
+    closed: ClosedJaxpr,
+    wanted: Sequence[int],
+    on_cpu: bool,
+    inner: Inner,
+    same: Sequence[int] | None = None,
 ) -> tuple[list[Value], list[Step], list[Operand]]:
     """(arguments, steps, results) of a jaxpr, for the results of these numbers; equal operations
-    are one step, and branches of other platforms are left out.
+    are one step, and branches of other platforms are left out. Arguments with the `same` number are
+    one value.
     """
     steps: list[Step] = []
 
@@ -66,7 +71,8 @@ def steps_of(
         steps.append(Step(eqn, operands, [Value(v) for v in eqn.outvars]))
         return steps[-1].results
 
-    jaxpr, arguments = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
+    jaxpr, one_each = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
+    arguments = one_each if same is None else [one_each[i] for i in same]
     atoms = [jaxpr.outvars[i] for i in wanted]
     equations, once = needed(jaxpr, atoms), Once(step, on_cpu, inner)
     found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)

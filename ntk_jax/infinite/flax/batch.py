@@ -1,4 +1,6 @@
-"""From one pair of examples to all of them: mapped twice, in tiles where memory asks for it."""
+"""From one pair of examples to all of them: what belongs to one example is computed once for each,
+the rest mapped twice, in tiles where memory asks for it.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +13,9 @@ from jax import Array, lax
 
 from ntk_jax.examples import Examples, num_rows
 from ntk_jax.infinite.flax.traced_model import Duals, Program
+from ntk_jax.loops.apart import Apart
+from ntk_jax.loops.packing import Packing
+from ntk_jax.loops.rolled import Rolled
 from ntk_jax.memory import memory_budget
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.small_programs import LESS, jit_by_size
@@ -31,18 +36,21 @@ UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
+BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
-# Examples, and numbers that tell equal rows, if any.
-Side: TypeAlias = tuple[Examples, Array | None]
+# What belongs to each example, packed or not, and numbers that tell equal rows, if any.
+Side: TypeAlias = tuple[list[Array], Array | None]
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
 
 
 class Schedule(NamedTuple):
-    """How many examples a tile may have, and whether a CPU computes it: XLA's fusion there has one
-    output, so that both kernels are one complex number; as two arrays they would be computed twice.
+    """How many examples a tile may have, of how many what belongs to one is computed at once, and
+    whether a CPU does: XLA's fusion there has one output, so that both kernels are one complex
+    number; as two arrays they would be computed twice.
     """
 
     most: int
+    most_alone: int
     on_cpu: bool
 
     def tile(self, n: int) -> int:
@@ -102,13 +110,15 @@ class Pairs:
         key: Array | None,
         on_cpu: bool,
     ) -> Schedule:
-        per_pair = self.program.pair(duals, key).bytes
+        trace = self.program.pair(duals, key)
+        per_pair, alone = trace.bytes, LIVE * trace.bytes_of_one
         at_once = LIVE * per_pair * max(n1, n2 or 0) ** 2
         limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu, needed=at_once)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
         if on_cpu and n2 is None and per_pair >= COSTLY:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
-        return Schedule(most, on_cpu)
+        limit_alone = min(limit, BYTES_ALONE) if on_cpu else limit
+        return Schedule(most, max(1, int(limit_alone / alone)), on_cpu)
 
 
 def _entries(
@@ -125,20 +135,42 @@ def _entries(
     return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
 
 
-def _block(
-    program: Program,
-    which: Which,
-    duals: Duals,
-    one: Side,
-    two: Side,
-    key: Array | None,
-    on_cpu: bool,
-) -> Results:
-    trace = program.pair(duals, key)
+def _alone(
+    program: Rolled,
+    packing: Packing,
+    shared: list[Array],
+    x1: Examples,
+    x2: Examples | None,
+    most: int,
+) -> tuple[list[Array], list[Array]]:
+    """What belongs to each example, of both sides, packed."""
+    one = lambda x: packing.packed(program(*shared, *jax.tree.leaves(x)))
+    if x2 is None:
+        found = _some_at_once(one, x1, most)
+        return found, found
+    n1, n2 = num_rows(x1), num_rows(x2)
+    if n1 + n2 > most:
+        return _some_at_once(one, x1, most), _some_at_once(one, x2, most)
+    # both by one program
+    found = jax.vmap(one)(jax.tree.map(lambda *x: jnp.concatenate(x), x1, x2))
+    return [a[:n1] for a in found], [a[n1:] for a in found]
 
-    def pair(a: Examples, i: Array | None, b: Examples, j: Array | None) -> Results:
-        same = False if i is None else i == j
-        return tuple(trace.kernels(a, b, same, key, which, on_cpu=on_cpu))
+
+def _some_at_once(f: Callable[[Examples], list[Array]], x: Examples, most: int) -> list[Array]:
+    """`f` of every example, of some at a time, and computed again for its derivative."""
+    n = num_rows(x)
+    if n <= most:
+        return jax.vmap(f)(x)
+    rows = even(n, most)
+    turns = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), pad_rows(x, rows))
+    found = lax.map(jax.checkpoint(jax.vmap(f)), turns)
+    return [a.reshape(-1, *a.shape[2:])[:n] for a in found]
+
+
+def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
+    def pair(a: list[Array], i: Array | None, b: list[Array], j: Array | None) -> Results:
+        same = jnp.asarray(False if i is None else i == j)
+        return tuple(program.of_both(*shared, *a, *b, same))
 
     return jax.vmap(jax.vmap(pair, (None, None, 0, 0)), (0, 0, None, None))(*one, *two)
 
@@ -154,22 +186,28 @@ def _all_pairs(
     schedule: Schedule,
 ) -> Results:
     """All pairs, of one tile neither symmetric to the bit."""
-    one: Side = (x1, rows)
-    two: Side = one if x2 is None else (x2, None)
-    n1, n2 = num_rows(one[0]), num_rows(two[0])
+    apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
+    shared = apart.of_neither(*([] if key is None else [key]))
+    packing = Packing(apart.of_one.like)
+    alone = _alone(apart.of_one, packing, shared, x1, x2, schedule.most_alone)
+    one, two = (alone[0], rows), (alone[1], rows)
+    n1, n2 = num_rows(x1), num_rows(x1 if x2 is None else x2)
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
     def tile(a: Side, b: Side) -> Results:
-        kernels = _block(program, which, duals, a, b, key, schedule.on_cpu)
+        kernels = _block(apart, shared, a, b)
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
     if n1 <= t1 and n2 <= t2:
-        tiles = tile(one, two)
+        tiles = tile(*((packing.unpacked(packs), rows) for packs, rows in (one, two)))
         return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
-    one, two = (
-        jax.tree.map(partial(pad_rows, multiple=t), side) for side, t in ((one, t1), (two, t2))
-    )
-    out = _tiled(tile, one, two, t1, t2, len(which), dtype=program.dtype, symmetric=x2 is None)
+    one = pad_rows(one, t1)
+    two = one if x2 is None else pad_rows(two, t2)
+    of_one = _cutter(packing, one, schedule.on_cpu)
+    of_two = of_one if two is one else _cutter(packing, two, schedule.on_cpu)
+    compute = jax.checkpoint(lambda i, j: tile(of_one(i, t1), of_two(j, t2)))
+    like = jax.ShapeDtypeStruct((len(which), num_rows(one), num_rows(two)), program.dtype)
+    out = _tiled(compute, t1, t2, like, symmetric=x2 is None)
     return tuple(k[:n1, :n2] for k in out) if out[0].shape[:2] != (n1, n2) else out
 
 
@@ -183,21 +221,22 @@ def _mirrored(out: Results) -> tuple[Results, Array]:
     return tuple(map(mirror_upper, out)), finite.all()
 
 
+def _cutter(packing: Packing, side: Side, on_cpu: bool) -> Callable[[Array, int], Side]:
+    (packs, rows), some = side, lax.dynamic_slice_in_dim
+    own = packing.cutter(packs, on_cpu)
+    return lambda i, t: (own(i, t), None if rows is None else some(rows, i, t))
+
+
 def _tiled(
-    tile: Callable[[Side, Side], Results],
-    one: Side,
-    two: Side,
+    compute: Callable[[Array, Array], Results],
     t1: int,
     t2: int,
-    num_kernels: int,
+    like: jax.ShapeDtypeStruct,
     *,
-    dtype: np.dtype,
     symmetric: bool,
 ) -> Results:
-    """Tile by tile, each computed again for its derivative; the upper ones if symmetric."""
-    shape = num_rows(one[0]), num_rows(two[0])
-    cut = lambda x, i, t: jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, t), x)
-    compute = jax.checkpoint(lambda i, j: tile(cut(one, i, t1), cut(two, j, t2)))
+    """(kernels, rows, columns) `like` these, tile by tile; the upper ones if symmetric."""
+    num_kernels, *shape = like.shape
 
     def write(state: Any, tiles: Results, at: tuple[Array, Array]) -> Any:
         if len(tiles) == 1:
@@ -210,12 +249,12 @@ def _tiled(
         state, done, before = carry
         return (write(state, done, before), compute(*here), here), None
 
-    at = jnp.asarray(corners(*shape, t1, t2, symmetric=symmetric))
+    at = jnp.asarray(corners(shape[0], shape[1], t1, t2, symmetric=symmetric))
     nothing = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compute, at[0, 0], at[0, 1])
     )
     shape += nothing[0].shape[2:]
-    state = (jnp.zeros(shape, dtype),) * num_kernels
+    state = (jnp.zeros(shape, like.dtype),) * num_kernels
     (state, done, before), _ = lax.scan(
         step, (state, nothing, (at[0, 0], at[0, 1])), (at[:, 0], at[:, 1])
     )

@@ -16,12 +16,12 @@ from ntk_jax.infinite.flax.moments.duals import Filled
 from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.values.expression import Function
 from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, open_jaxpr, shape_of
+from ntk_jax.loops.apart import OF_BOTH, OF_FIRST, OF_NEITHER, OF_SECOND, Apart, apart
 from ntk_jax.loops.rolled import Rolled, rolled
 from ntk_jax.loops.steps import Inner
 from ntk_jax.types import BOTH, Kernels, Which
 
 LEAST_BYTES = 8
-FIRST, SECOND = 1, 2  # what a value depends on, added up
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class PairTrace:
         marks: which examples its arguments depend on.
         inner: what is filled in.
         programs: of some of the results on a CPU or not, with loops for equal layers.
+        observing: of the variances and tails of one example, likewise.
     """
 
     closed: ClosedJaxpr
@@ -43,50 +44,47 @@ class PairTrace:
     names: list[str]
     marks: list[int]
     inner: Inner = field(default_factory=lambda: Filled({}))
-    programs: dict[tuple[Sequence[int], bool], Rolled] = field(default_factory=dict)
+    programs: dict[tuple[Which, bool], Apart] = field(default_factory=dict)
+    observing: dict[bool, Rolled] = field(default_factory=dict)
 
     @cached_property
     def bytes(self) -> int:
         """The largest array that depends on both examples."""
-        return max(_of_both(self.closed.jaxpr, self.marks, self.inner)[0], LEAST_BYTES)
+        return max(self._largest[OF_BOTH], LEAST_BYTES)
 
-    def kernels(
-        self,
-        a: Examples,
-        b: Examples,
-        same: Array | bool,
-        key: Array | None,
-        which: Which,
-        *,
-        on_cpu: bool,
-    ) -> list[Array]:
-        """Of one pair of examples."""
-        return self._results(which, a, b, same, key, on_cpu)
+    @cached_property
+    def bytes_of_one(self) -> int:
+        """The largest array that depends on one example."""
+        return max(self._largest[OF_FIRST], self._largest[OF_SECOND], LEAST_BYTES)
+
+    @cached_property
+    def _largest(self) -> list[int]:
+        return _largest(self.closed.jaxpr, self.marks, self.inner)[0]
+
+    def kernels(self, which: Which, *, on_cpu: bool) -> Apart:
+        """NNGP, NTK or both: of the key, if any; of the leaves of an example; of `same`."""
+        if (which, on_cpu) not in self.programs:  # the NTK follows the NNGP
+            self.programs[which, on_cpu] = apart(
+                self.closed, which, BOTH[:1], self.marks, on_cpu=on_cpu, inner=self.inner
+            )
+        return self.programs[which, on_cpu]
 
     def observed(
         self, a: Examples, key: Array | None, *, on_cpu: bool
     ) -> tuple[list[Array], list[Array]]:
         """(largest variances, tails) of one example."""
-        wanted = range(len(BOTH), len(self.closed.jaxpr.outvars))
-        found = self._results(wanted, a, a, True, key, on_cpu)
-        return found[: len(self.functions)], found[len(self.functions) :]
-
-    def _results(
-        self,
-        wanted: Sequence[int],
-        a: Examples,
-        b: Examples,
-        same: Array | bool,
-        key: Array | None,
-        on_cpu: bool,
-    ) -> list[Array]:
-        args = [*jax.tree.leaves((a, b)), jnp.asarray(same), *([] if key is None else [key])]
-        kind = wanted, on_cpu
-        if kind not in self.programs:  # the NTK follows the NNGP
-            self.programs[kind] = rolled(
-                self.closed, wanted, first=BOTH[:1], on_cpu=on_cpu, inner=self.inner
+        if on_cpu not in self.observing:
+            wanted = range(len(BOTH), len(self.closed.jaxpr.outvars))
+            one = [i for i, mark in enumerate(self.marks) if mark == OF_FIRST]
+            same = [*one, *one, *range(2 * len(one), len(self.marks))]
+            self.observing[on_cpu] = rolled(
+                self.closed, wanted, on_cpu=on_cpu, inner=self.inner, same=same
             )
-        return self.programs[kind](*args)
+        leaves = jax.tree.leaves(a)
+        found = self.observing[on_cpu](
+            *leaves, *leaves, jnp.asarray(True), *([] if key is None else [key])
+        )
+        return found[: len(self.functions)], found[len(self.functions) :]
 
 
 def traced_pair(
@@ -112,34 +110,39 @@ def traced_pair(
     same = jax.ShapeDtypeStruct((), bool)
     closed = jax.make_jaxpr(pair)(example, example, same, *([] if key is None else [key]))
     size = len(example)
-    marks = [*[FIRST] * size, *[SECOND] * size, FIRST | SECOND, *([] if key is None else [0])]
+    marks = [
+        *[OF_FIRST] * size,
+        *[OF_SECOND] * size,
+        OF_BOTH,
+        *([] if key is None else [OF_NEITHER]),
+    ]
     (functions, names) = met[-1]
     return PairTrace(closed, functions, names, marks)
 
 
-def _of_both(jaxpr: Jaxpr, marks: Sequence[int], inner: Inner) -> tuple[int, list[int]]:
-    """Bytes of the largest array that depends on both examples, and what the results depend on,
-    given what the arguments do; `inner` as in `rolled`.
+def _largest(jaxpr: Jaxpr, marks: Sequence[int], inner: Inner) -> tuple[list[int], list[int]]:
+    """Bytes of the largest array that depends on neither example, one, the other, or both, and what
+    the results depend on, given what the arguments do; `inner` as in `rolled`.
     """
-    largest = 0
+    largest = [0] * (OF_BOTH + 1)
 
     def step(eqn: Eqn, marks: list[int]) -> Sequence[int]:
-        nonlocal largest
-        most = reduce(or_, marks, 0)
+        most = reduce(or_, marks, OF_NEITHER)
         outs = [most] * len(eqn.outvars)
         filled_in = inner(eqn)
         for program in _programs_in(eqn) if filled_in is None else [filled_in.jaxpr]:
             alike = len(program.invars) == len(marks) and eqn.primitive.name != "scan"
             given = marks if alike else [most] * len(program.invars)
-            bytes_inside, found = _of_both(program, given, inner)
-            largest = max(largest, bytes_inside)
+            inside, found = _largest(program, given, inner)
+            largest[:] = map(max, largest, inside)
             outs = found if alike and len(found) == len(outs) else outs
         for v, mark in zip(eqn.outvars, outs, strict=True):
-            if mark == FIRST | SECOND and hasattr(v.aval, "shape"):
-                largest = max(largest, math.prod(shape_of(v)) * dtype_of(v).itemsize)
+            if hasattr(v.aval, "shape"):
+                largest[mark] = max(largest[mark], math.prod(shape_of(v)) * dtype_of(v).itemsize)
         return outs
 
-    found = evaluate(jaxpr, [0] * len(jaxpr.constvars), marks, step, constant=lambda _: 0)
+    constants = [OF_NEITHER] * len(jaxpr.constvars)
+    found = evaluate(jaxpr, constants, marks, step, constant=lambda _: OF_NEITHER)
     return largest, found
 
 

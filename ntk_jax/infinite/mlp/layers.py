@@ -94,7 +94,8 @@ def first_pairs(
     An example in both sets is the same example, to the bit: compiled code may round one
     multiplication and addition in two ways.
     """
-    c = covariance_at_poles(products, variances1[0], variances2[0])
+    q1, q2 = variances1[0], variances2[0]
+    c = covariance_at_poles(products, q1, q2, root(q1), root(q2))
     k, theta = first_dense(layer, c)
     same = (c == variances1[0]) & (c == variances2[0])
     return k + lax.stop_gradient(jnp.where(same, variances1[1] - k, 0)), theta

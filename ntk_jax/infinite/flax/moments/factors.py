@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from ntk_jax.duals.numerics import covariance_at_poles
+from ntk_jax.duals.numerics import covariance_at_poles, root
 from ntk_jax.infinite.flax.moments.estimates import Estimates
 from ntk_jax.infinite.flax.moments.expectations import Expectations
 from ntk_jax.infinite.flax.moments.gaussians import Gaussians
@@ -143,7 +143,8 @@ class Factors:
         # What both sides know of q12 = sqrt(q1 q2) at a pole decides which pairs count as there.
         c = pair.between(self.gaussians.covariance, u, v)
         assert c is not None
-        q12 = covariance_at_poles(c, pair.at_left(q1), pair.at_right(q2))
+        at_both = pair.at_left(q1), pair.at_right(q2)
+        q12 = covariance_at_poles(c, *at_both, pair.at_left(root(q1)), pair.at_right(root(q2)))
         k, k_dot = ask(function, "pair", q1, q12, q2)
         same = True if itself else self.same
         if alike and same is not None:
