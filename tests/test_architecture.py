@@ -69,7 +69,7 @@ INSIDE = {
         0: ["errors", "model"],
         1: ["derivatives", "values"],
         2: ["algebra", "answers", "layouts", "moments", "parameter_uses"],
-        3: ["evaluation", "pair_trace", "parameter_views", "products", "sampling"],
+        3: ["alone", "evaluation", "pair_trace", "parameter_views", "products", "sampling"],
         4: ["interpreter", "joining", "scores"],
         5: ["register", "rules"],
         6: ["traced_model"],

@@ -4,6 +4,7 @@ What it makes of one example is the same in every pair that the example is in, a
 steps for the first of a pair as for the second.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import reduce
@@ -23,18 +24,20 @@ REARRANGED = frozenset("broadcast_in_dim reshape squeeze transpose".split())
 
 
 class Apart(NamedTuple):
-    """Three programs.
+    """Three programs, and what is held between them.
 
     Attributes:
         of_neither: of the arguments that belong to no example.
         of_one: of what that returned, and of one example.
         of_both: of what the first returned, of what the second did of each example, and of the
             arguments that belong to both; returns the results.
+        bytes_of_one: of what the second returns.
     """
 
     of_neither: Rolled
     of_one: Rolled
     of_both: Rolled
+    bytes_of_one: int
 
 
 def apart(
@@ -74,7 +77,8 @@ def apart(
     of_both = program_of(
         [*common, *of_each, *given(OF_BOTH)], paired, results, followed, on_cpu=on_cpu
     )
-    return Apart(of_neither, of_one, of_both)
+    bytes_of_one = sum(math.prod(a.shape) * a.dtype.itemsize for a in of_one.like)
+    return Apart(of_neither, of_one, of_both, bytes_of_one)
 
 
 def _taken(

@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.examples import Examples, num_rows
+from ntk_jax.infinite.flax.alone import Alone, Side
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.loops.apart import Apart
 from ntk_jax.loops.packing import Packing
-from ntk_jax.loops.rolled import Rolled
 from ntk_jax.memory import memory_budget
 from ntk_jax.platforms import by_platform, is_on_cpu
 from ntk_jax.small_programs import LESS, jit_by_size
@@ -25,7 +25,6 @@ from ntk_jax.tiling import (
     is_small_on_host,
     mirror_upper,
     mirrored_on_host,
-    pad_rows,
     tile_size,
     write_both,
     write_each,
@@ -38,19 +37,19 @@ LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
 BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
-# What belongs to each example, packed or not, and numbers that tell equal rows, if any.
-Side: TypeAlias = tuple[list[Array], Array | None]
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
 
 
 class Schedule(NamedTuple):
-    """How many examples a tile may have, of how many what belongs to one is computed at once, and
-    whether a CPU does: XLA's fusion there has one output, so that both kernels are one complex
-    number; as two arrays they would be computed twice.
+    """How many examples a tile may have, of how many what belongs to one is computed at once,
+    whether it is held for all of them or computed anew for every tile, and whether a CPU does it:
+    XLA's fusion there has one output, so that both kernels are one complex number; as two arrays
+    they would be computed twice.
     """
 
     most: int
     most_alone: int
+    held: bool
     on_cpu: bool
 
     def tile(self, n: int) -> int:
@@ -66,7 +65,7 @@ class Pairs:
     """
 
     def __init__(self, program: Program, which: Which):
-        self.program = program
+        self.program, self.which = program, which
         every = partial(_all_pairs, program, which)
         self.compiled = jit_by_size(every, (4, 5), LESS, partial(_entries, program))
 
@@ -118,7 +117,8 @@ class Pairs:
         if on_cpu and n2 is None and per_pair >= COSTLY:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         limit_alone = min(limit, BYTES_ALONE) if on_cpu else limit
-        return Schedule(most, max(1, int(limit_alone / alone)), on_cpu)
+        bytes_held = trace.kernels(self.which, on_cpu=on_cpu).bytes_of_one * (n1 + (n2 or 0))
+        return Schedule(most, max(1, int(limit_alone / alone)), bytes_held <= limit, on_cpu)
 
 
 def _entries(
@@ -133,38 +133,6 @@ def _entries(
     """Of the moments of all pairs."""
     per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
     return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
-
-
-def _alone(
-    program: Rolled,
-    packing: Packing,
-    shared: list[Array],
-    x1: Examples,
-    x2: Examples | None,
-    most: int,
-) -> tuple[list[Array], list[Array]]:
-    """What belongs to each example, of both sides, packed."""
-    one = lambda x: packing.packed(program(*shared, *jax.tree.leaves(x)))
-    if x2 is None:
-        found = _some_at_once(one, x1, most)
-        return found, found
-    n1, n2 = num_rows(x1), num_rows(x2)
-    if n1 + n2 > most:
-        return _some_at_once(one, x1, most), _some_at_once(one, x2, most)
-    # both by one program
-    found = jax.vmap(one)(jax.tree.map(lambda *x: jnp.concatenate(x), x1, x2))
-    return [a[:n1] for a in found], [a[n1:] for a in found]
-
-
-def _some_at_once(f: Callable[[Examples], list[Array]], x: Examples, most: int) -> list[Array]:
-    """`f` of every example, of some at a time, and computed again for its derivative."""
-    n = num_rows(x)
-    if n <= most:
-        return jax.vmap(f)(x)
-    rows = even(n, most)
-    turns = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), pad_rows(x, rows))
-    found = lax.map(jax.checkpoint(jax.vmap(f)), turns)
-    return [a.reshape(-1, *a.shape[2:])[:n] for a in found]
 
 
 def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
@@ -188,9 +156,7 @@ def _all_pairs(
     """All pairs, of one tile neither symmetric to the bit."""
     apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
     shared = apart.of_neither(*([] if key is None else [key]))
-    packing = Packing(apart.of_one.like)
-    alone = _alone(apart.of_one, packing, shared, x1, x2, schedule.most_alone)
-    one, two = (alone[0], rows), (alone[1], rows)
+    alone = Alone(apart.of_one, shared, Packing(apart.of_one.like))
     n1, n2 = num_rows(x1), num_rows(x1 if x2 is None else x2)
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
@@ -198,15 +164,19 @@ def _all_pairs(
         kernels = _block(apart, shared, a, b)
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
-    if n1 <= t1 and n2 <= t2:
-        tiles = tile(*((packing.unpacked(packs), rows) for packs, rows in (one, two)))
+    packs = alone.of_all(x1, x2, schedule.most_alone) if schedule.held else None
+    if n1 <= t1 and n2 <= t2 and packs is not None:
+        tiles = tile(*((alone.packing.unpacked(p), rows) for p in packs))
         return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
-    one = pad_rows(one, t1)
-    two = one if x2 is None else pad_rows(two, t2)
-    of_one = _cutter(packing, one, schedule.on_cpu)
-    of_two = of_one if two is one else _cutter(packing, two, schedule.on_cpu)
-    compute = jax.checkpoint(lambda i, j: tile(of_one(i, t1), of_two(j, t2)))
-    like = jax.ShapeDtypeStruct((len(which), num_rows(one), num_rows(two)), program.dtype)
+    if packs is not None:
+        cut = [
+            alone.cut_held(p, rows, t, schedule.on_cpu)
+            for p, t in zip(packs, (t1, t2), strict=True)
+        ]
+    else:
+        cut = [alone.cut_anew(x, rows, t) for x, t in ((x1, t1), (x1 if x2 is None else x2, t2))]
+    compute = jax.checkpoint(lambda i, j: tile(cut[0](i, t1), cut[1](j, t2)))
+    like = jax.ShapeDtypeStruct((len(which), -(-n1 // t1) * t1, -(-n2 // t2) * t2), program.dtype)
     out = _tiled(compute, t1, t2, like, symmetric=x2 is None)
     return tuple(k[:n1, :n2] for k in out) if out[0].shape[:2] != (n1, n2) else out
 
@@ -219,12 +189,6 @@ def _mirrored(out: Results) -> tuple[Results, Array]:
     out = lax.optimization_barrier(out)  # under someone's jit, too
     finite = jnp.stack([jnp.isfinite(k).all() for k in out])
     return tuple(map(mirror_upper, out)), finite.all()
-
-
-def _cutter(packing: Packing, side: Side, on_cpu: bool) -> Callable[[Array, int], Side]:
-    (packs, rows), some = side, lax.dynamic_slice_in_dim
-    own = packing.cutter(packs, on_cpu)
-    return lambda i, t: (own(i, t), None if rows is None else some(rows, i, t))
 
 
 def _tiled(

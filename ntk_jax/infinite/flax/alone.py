@@ -1,0 +1,66 @@
+"""What belongs to each example alone: computed for some at a time, and cut into tiles."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ntk_jax.examples import Examples, num_rows
+from ntk_jax.loops.packing import Packing
+from ntk_jax.loops.rolled import Rolled
+from ntk_jax.tiling import even, pad_rows
+
+# What belongs to each example, and numbers that tell equal rows, if any.
+Side: TypeAlias = tuple[list[Array], Array | None]
+Cut: TypeAlias = Callable[[Array, int], Side]  # of so many examples from one on
+
+
+class Alone(NamedTuple):
+    """What belongs to each example, packed or not, given its leaves."""
+
+    program: Rolled
+    shared: list[Array]
+    packing: Packing
+
+    def packed(self, *x: Array) -> list[Array]:
+        """Of one."""
+        return self.packing.packed(self.program(*self.shared, *x))
+
+    def of_all(
+        self, x1: Examples, x2: Examples | None, most: int
+    ) -> tuple[list[Array], list[Array]]:
+        """Of both sides, packed, by one program for both if they are few."""
+        n1 = num_rows(x1)
+        if x2 is None:
+            found = self._some_at_once(x1, most)
+            return found, found
+        if n1 + num_rows(x2) > most:
+            return self._some_at_once(x1, most), self._some_at_once(x2, most)
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), x1, x2)
+        found = self._some_at_once(both, most)
+        return [a[:n1] for a in found], [a[n1:] for a in found]
+
+    def _some_at_once(self, x: Examples, most: int) -> list[Array]:
+        """Of some at a time, computed again for their derivative."""
+        n, leaves, f = num_rows(x), jax.tree.leaves(x), jax.vmap(self.packed)
+        if n <= most:
+            return f(*leaves)
+        rows = even(n, most)
+        turns = [a.reshape(-1, rows, *a.shape[1:]) for a in pad_rows(leaves, rows)]
+        found = lax.map(lambda x: jax.checkpoint(f)(*x), turns)
+        return [a.reshape(-1, *a.shape[2:])[:n] for a in found]
+
+    def cut_held(self, packs: list[Array], rows: Array | None, t: int, on_cpu: bool) -> Cut:
+        """Of all examples, which are filled up to whole tiles of t."""
+        some, (packs, rows) = lax.dynamic_slice_in_dim, pad_rows((packs, rows), t)
+        own = self.packing.cutter(packs, on_cpu)
+        return lambda i, t: (own(i, t), None if rows is None else some(rows, i, t))
+
+    def cut_anew(self, x: Examples, rows: Array | None, t: int) -> Cut:
+        """Likewise, computed when it is asked for."""
+        some, (x, rows) = lax.dynamic_slice_in_dim, pad_rows((x, rows), t)
+        own = jax.vmap(lambda x: self.program(*self.shared, *jax.tree.leaves(x)))
+        cut = lambda i, t: jax.tree.map(lambda a: some(a, i, t), (x, rows))
+        return lambda i, t: (own(cut(i, t)[0]), cut(i, t)[1])
