@@ -115,6 +115,12 @@ def unchecked_shapes():
 
 
 @pytest.fixture
+def short_loops(monkeypatch):
+    """Loops of a few steps: those of networks have a hundred."""
+    monkeypatch.setattr("ntk_jax.loops.repeats.LEAST_STEPS", 2)
+
+
+@pytest.fixture
 def draw():
     """A function from shapes to standard Gaussians, new ones at each call, equal in every run."""
     return np.random.default_rng(0).standard_normal

@@ -14,7 +14,6 @@ import ntk_jax
 from cases.architectures import lenient
 from cases.deep import Deep
 from ntk_jax.infinite.flax import batch
-from ntk_jax.loops import repeats
 from ntk_jax.loops.apart import OF_BOTH, OF_FIRST, OF_NEITHER, OF_SECOND, apart
 from ntk_jax.loops.loop import Loop
 from ntk_jax.loops.packing import Packing
@@ -66,12 +65,6 @@ PROGRAMS = {
     layers_of_each: (1, 1), all_weights_equal: (1, 1), only_rearranged: (0, 0),
     unlike_sides: (0, 0), results_of_one_or_none: (0, 0), constants: (0, 0),
 }  # fmt: skip
-
-
-@pytest.fixture
-def short_loops(monkeypatch):
-    """Loops of a few steps: those of networks have a hundred."""
-    monkeypatch.setattr(repeats, "LEAST_STEPS", 2)
 
 
 def of_all_pairs(program, x, y, c):

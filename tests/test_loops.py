@@ -107,12 +107,6 @@ LOOPS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def short_loops(monkeypatch):
-    """Loops of a few steps: those of networks have a hundred."""
-    monkeypatch.setattr(repeats, "LEAST_STEPS", 2)
-
-
 @partial(jax.jit, static_argnums=0)
 def values_and_derivatives(f, x, y):
     pairs = jax.vmap(jax.vmap(jax.jacfwd(f), (0, None)), (None, 0))

@@ -5,18 +5,16 @@ steps for the first of a pair as for the second.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
 
 from jax.extend.core import ClosedJaxpr
 
-from ntk_jax.jaxprs import same_value
 from ntk_jax.loops.loop import Loop
 from ntk_jax.loops.rolled import Held, Rolled, program_of
-from ntk_jax.loops.steps import Inner, Operand, Step, Value, identity, steps_of
+from ntk_jax.loops.steps import Inner, Once, Operand, Step, Value, added_to, steps_of
 
 OF_NEITHER, OF_FIRST, OF_SECOND, OF_BOTH = range(4)  # which examples a value depends on, added up
 # Quickly done again, and what they make may be as large as for pairs.
@@ -60,17 +58,17 @@ def apart(
             step.results, reduce(or_, map(mark.__getitem__, step.read), OF_NEITHER)
         )
     given = lambda which: [a for a in arguments if mark[a] == which]
-    sides = _Sides(given(OF_FIRST), given(OF_SECOND))
-    alone = [s for s in (sides.alike(step, mark) for step in steps) if s is not None]
+    sides = _Sides(given(OF_FIRST), given(OF_SECOND), on_cpu)
+    for step in steps:
+        sides.add(step, mark[step.results[0]])
 
-    paired, read = _taken(steps, results, lambda m: m == OF_BOTH, mark)
+    paired, read = _taken(steps, results, lambda v: mark[v] == OF_BOTH)
     held = list(dict.fromkeys(sides.one[v] for v in read if mark[v] in (OF_FIRST, OF_SECOND)))
     held = held or given(OF_FIRST)[:1]  # by which examples are counted
-    own, read_by_one = _taken(alone, held, lambda m: m != OF_NEITHER, mark)
+    own, read_by_one = _taken(sides.steps, held, lambda v: mark.get(v) != OF_NEITHER)
     shared = [v for v in dict.fromkeys([*read, *read_by_one]) if mark[v] == OF_NEITHER]
-    others, _ = _taken(steps, shared, lambda _: True, mark)
 
-    of_neither = _returning(program_of(given(OF_NEITHER), others, shared, on_cpu=on_cpu))
+    of_neither = _returning(program_of(given(OF_NEITHER), steps, shared, on_cpu=on_cpu))
     common = of_neither.results
     of_one = _returning(program_of([*common, *given(OF_FIRST)], own, held, on_cpu=on_cpu))
     of_each = [*sides.held(OF_FIRST, of_one.results), *sides.held(OF_SECOND, of_one.results)]
@@ -84,8 +82,7 @@ def apart(
 def _taken(
     steps: Sequence[Step],
     wanted: Sequence[Operand],
-    belongs: Callable[[int], bool],
-    mark: dict[Value, int],
+    belongs: Callable[[Value], bool],
 ) -> tuple[list[Step], list[Value]]:
     """The steps to the `wanted` values of those that belong to a program, and what these read
     of others; rearrangements of others are done again.
@@ -95,9 +92,9 @@ def _taken(
     for step in reversed(steps):
         if read.keys().isdisjoint(step.results):
             continue
-        if belongs(mark[step.results[0]]) or step.eqn.primitive.name in REARRANGED:
+        if belongs(step.results[0]) or step.eqn.primitive.name in REARRANGED:
             taken.append(step)
-            read |= dict.fromkeys(o for o in step.operands if isinstance(o, Value))
+            read |= dict.fromkeys(step.read)
     made = {r for step in taken for r in step.results}
     return taken[::-1], [v for v in read if v not in made]
 
@@ -116,34 +113,25 @@ def _returning(program: Rolled) -> Rolled:
 
 
 class _Sides:
-    """Which values are the same of the first example and of the second: that of the one that comes
-    first in the program stands for both.
+    """The steps of one example alone, and of neither, in values that stand for those of the first
+    example and for the same of the second.
     """
 
-    def __init__(self, first: Sequence[Value], second: Sequence[Value]):
+    def __init__(self, first: Sequence[Value], second: Sequence[Value], on_cpu: bool):
         pairs = list(zip(first, second, strict=True))
         self.one = {a: a for a in first} | {b: a for a, b in pairs}
         self.of = {OF_FIRST: {a: a for a in first}, OF_SECOND: {a: b for a, b in pairs}}
-        self.met = defaultdict[Hashable, list[Step]](list)
+        self.steps: list[Step] = []
+        self.once = Once(added_to(self.steps), on_cpu)
 
-    def alike(self, step: Step, mark: dict[Value, int]) -> Step | None:
-        """A step of at most one example in the values that stand for both; None for one that was
-        met.
-        """
-        which = mark[step.results[0]]
+    def add(self, step: Step, which: int) -> None:
+        """A step that depends on so many examples; that of the second is mostly met already."""
         if which == OF_NEITHER:
-            return step
-        if which == OF_BOTH:
-            return None
-        operands = [self.one.get(o, o) if isinstance(o, Value) else o for o in step.operands]
-        known = self.met[step.eqn.primitive, *map(identity, operands)]
-        same = next((s for s in known if same_value(s.eqn.params, step.eqn.params)), None)
-        new = step._replace(operands=operands) if same is None else None
-        for one, result in zip((same or step).results, step.results, strict=True):
-            self.one[result], self.of[which][one] = one, result
-        if new is not None:
-            known.append(new)
-        return new
+            self.steps.append(step)
+        elif which != OF_BOTH:
+            operands = [self.one.get(o, o) if isinstance(o, Value) else o for o in step.operands]
+            for one, result in zip(self.once(step.eqn, operands), step.results, strict=True):
+                self.one[result], self.of[which][one] = one, result
 
     def held(self, which: int, results: Iterable[Held]) -> list[Held]:
         """What results are of one of the two."""

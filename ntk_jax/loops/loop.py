@@ -34,7 +34,7 @@ class Loop(NamedTuple):
         """What a turn reads that no turn changes, in the order in which it is read."""
         inside = {v for v, _, _ in self.carried} | {v for v, _ in self.each}
         inside |= {r for step in self.turn for r in step.results}
-        read = dict.fromkeys(o for step in self.turn for o in step.operands if isinstance(o, Value))
+        read = dict.fromkeys(v for step in self.turn for v in step.read)
         return [v for v in read if v not in inside]
 
 

@@ -49,9 +49,9 @@ class Step(NamedTuple):
     results: list[Value]
 
     @property
-    def read(self) -> set[Value]:
-        """The values among the operands."""
-        return {o for o in self.operands if isinstance(o, Value)}
+    def read(self) -> list[Value]:
+        """The values among the operands, each once, in their order."""
+        return list(dict.fromkeys(o for o in self.operands if isinstance(o, Value)))
 
 
 def steps_of(
@@ -66,17 +66,22 @@ def steps_of(
     one value.
     """
     steps: list[Step] = []
+    jaxpr, one_each = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
+    arguments = one_each if same is None else [one_each[i] for i in same]
+    atoms = [jaxpr.outvars[i] for i in wanted]
+    equations, once = needed(jaxpr, atoms), Once(added_to(steps), on_cpu, inner)
+    found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)
+    return arguments, steps, found
+
+
+def added_to(steps: list[Step]) -> Callable[[Eqn, list[Operand]], list[Value]]:
+    """What puts every equation there as a step of its own, and returns its results."""
 
     def step(eqn: Eqn, operands: list[Operand]) -> list[Value]:
         steps.append(Step(eqn, operands, [Value(v) for v in eqn.outvars]))
         return steps[-1].results
 
-    jaxpr, one_each = closed.jaxpr, [Value(v) for v in closed.jaxpr.invars]
-    arguments = one_each if same is None else [one_each[i] for i in same]
-    atoms = [jaxpr.outvars[i] for i in wanted]
-    equations, once = needed(jaxpr, atoms), Once(step, on_cpu, inner)
-    found = evaluate(jaxpr, closed.consts, arguments, once, equations=equations, wanted=atoms)
-    return arguments, steps, found
+    return step
 
 
 class Once:

@@ -24,9 +24,13 @@ class Alone(NamedTuple):
     shared: list[Array]
     packing: Packing
 
+    def of_one(self, *x: Array) -> list[Array]:
+        """Of one, not packed."""
+        return self.program(*self.shared, *x)
+
     def packed(self, *x: Array) -> list[Array]:
         """Of one."""
-        return self.packing.packed(self.program(*self.shared, *x))
+        return self.packing.packed(self.of_one(*x))
 
     def of_all(
         self, x1: Examples, x2: Examples | None, most: int
@@ -52,15 +56,14 @@ class Alone(NamedTuple):
         found = lax.map(lambda x: jax.checkpoint(f)(*x), turns)
         return [a.reshape(-1, *a.shape[2:])[:n] for a in found]
 
-    def cut_held(self, packs: list[Array], rows: Array | None, t: int, on_cpu: bool) -> Cut:
-        """Of all examples, which are filled up to whole tiles of t."""
-        some, (packs, rows) = lax.dynamic_slice_in_dim, pad_rows((packs, rows), t)
-        own = self.packing.cutter(packs, on_cpu)
+    def cut(
+        self, x: Examples, packs: list[Array] | None, rows: Array | None, t: int, on_cpu: bool
+    ) -> Cut:
+        """Of all examples, which are filled up to whole tiles of t: from `packs`, or computed when
+        it is asked for.
+        """
+        some = lax.dynamic_slice_in_dim
+        filled, rows = pad_rows((jax.tree.leaves(x) if packs is None else packs, rows), t)
+        anew = lambda i, t: jax.vmap(self.of_one)(*(some(a, i, t) for a in filled))
+        own = anew if packs is None else self.packing.cutter(filled, on_cpu)
         return lambda i, t: (own(i, t), None if rows is None else some(rows, i, t))
-
-    def cut_anew(self, x: Examples, rows: Array | None, t: int) -> Cut:
-        """Likewise, computed when it is asked for."""
-        some, (x, rows) = lax.dynamic_slice_in_dim, pad_rows((x, rows), t)
-        own = jax.vmap(lambda x: self.program(*self.shared, *jax.tree.leaves(x)))
-        cut = lambda i, t: jax.tree.map(lambda a: some(a, i, t), (x, rows))
-        return lambda i, t: (own(cut(i, t)[0]), cut(i, t)[1])

@@ -168,14 +168,10 @@ def _all_pairs(
     if n1 <= t1 and n2 <= t2 and packs is not None:
         tiles = tile(*((alone.packing.unpacked(p), rows) for p in packs))
         return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
-    if packs is not None:
-        cut = [
-            alone.cut_held(p, rows, t, schedule.on_cpu)
-            for p, t in zip(packs, (t1, t2), strict=True)
-        ]
-    else:
-        cut = [alone.cut_anew(x, rows, t) for x, t in ((x1, t1), (x1 if x2 is None else x2, t2))]
-    compute = jax.checkpoint(lambda i, j: tile(cut[0](i, t1), cut[1](j, t2)))
+    packs1, packs2 = packs or (None, None)
+    cut1 = alone.cut(x1, packs1, rows, t1, schedule.on_cpu)
+    cut2 = cut1 if x2 is None else alone.cut(x2, packs2, rows, t2, schedule.on_cpu)
+    compute = jax.checkpoint(lambda i, j: tile(cut1(i, t1), cut2(j, t2)))
     like = jax.ShapeDtypeStruct((len(which), -(-n1 // t1) * t1, -(-n2 // t2) * t2), program.dtype)
     out = _tiled(compute, t1, t2, like, symmetric=x2 is None)
     return tuple(k[:n1, :n2] for k in out) if out[0].shape[:2] != (n1, n2) else out
