@@ -19,11 +19,13 @@ demo: $(VENV)/.demo          ## train wide networks and predict them from their 
 
 # Both workers use a core each. Threads of OpenBLAS (NumPy's, SciPy's and jaxlib's LAPACK) that find none wait by spinning.
 test test-slow test-oldest: export OPENBLAS_NUM_THREADS = 1
+# Nobody reads which line of Python an operation of a compiled program stands for.
+test test-slow test-oldest: export JAX_TRACEBACK_IN_LOCATIONS_LIMIT = 0
 
 # Small problems take longer to compile than to compute: XLA optimizes little but in the files of tests/repeats.py that compute,
 # and as for large arrays with OPTIMIZED=1. A flag that a version of XLA does not know would end every process.
 ifndef OPTIMIZED
-test test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test test-slow test-oldest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 LITTLE := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 endif
 PYTEST := if [ -n "$(LITTLE)" ] && XLA_FLAGS="$(LITTLE)" $(RUN) -c "import jax; jax.numpy.zeros(1)" 2> /dev/null; then \

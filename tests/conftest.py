@@ -5,15 +5,14 @@ shapes checked.
 import gc
 import os
 from contextlib import nullcontext
-from typing import Any
 
-import beartype
 import hypothesis
 import jax
 import jaxtyping
 import matplotlib
 import numpy as np
 import pytest
+from annotations import checked
 from repeats import COMPUTE, STAY
 
 from cases.compilations import optimized
@@ -23,28 +22,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 matplotlib.use("Agg")
 
-BEARTYPE = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+jaxtyping.jaxtyped = lambda **_: checked  # what the import hook decorates with
 
 gc.disable()  # nothing that is imported is garbage
-
-CHECKS: dict[tuple, Any] = {}
-
-
-def checked(signature):
-    """beartype, for the functions that jaxtyping makes of signatures. It compiles the check of a
-    nested function once, not each time that the function around it is called, and none where
-    nothing is annotated.
-    """
-    hints = tuple(signature.__annotations__.items())
-    if all(hint is Any for _, hint in hints):
-        return signature
-    if signature.__defaults__ or signature.__kwdefaults__:  # which may be what should be given back
-        return BEARTYPE(signature)
-    key = signature.__module__, signature.__qualname__, signature.__code__, hints
-    if key not in CHECKS:
-        CHECKS[key] = BEARTYPE(signature)
-    return CHECKS[key]
-
 
 # The tests that take longest. Nothing else is left to run beside one of them that starts last.
 FIRST = ("test_readme.py", "test_notebooks.py", "test_demo.py")
