@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from ntk_jax.checks import check_number, check_option
 from ntk_jax.compat import is_concrete
+from ntk_jax.signatures import readable
 
 LossFn = Callable[[Array, Array], Array]
 
@@ -235,3 +236,6 @@ def _check_probabilities(y: Array) -> None:
             "others. One-hot targets that were centered by -1/O become probabilities again by "
             "adding 1/O."
         )
+
+
+readable([*globals().values()])

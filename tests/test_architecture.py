@@ -263,9 +263,9 @@ def test_imports_inside_functions_are_optional_extras(path):
 
 
 def test_public_names_are_sorted_and_documented():
-    tree = ast.parse((ROOT / "__init__.py").read_text())
+    tree = ast.parse((ROOT / "__init__.pyi").read_text())
     found = [
-        (node.module, alias.asname)
+        (".".join(filter(None, ("ntk_jax", node.module))), alias.asname)
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
@@ -277,12 +277,20 @@ def test_public_names_are_sorted_and_documented():
             assert value.__doc__ and not value.__doc__.startswith(f"{name}("), name
 
 
-def test_heavy_packages_are_not_imported_by_the_library():
+def test_a_name_is_imported_when_it_is_asked_for_and_heavy_packages_by_none():
     import subprocess
     import sys
 
     heavy = ("matplotlib", "sklearn", "diffrax", "tqdm", "orbax", "flax.nnx")
-    code = f"import sys, ntk_jax; print(*[m for m in {heavy} if m in sys.modules])"
+    code = f"""
+import sys, ntk_jax
+assert not {{"jax", "flax", "optax"}} & sys.modules.keys()
+ntk_jax.gp_posterior
+assert "jax" in sys.modules and not {{"flax", "optax"}} & sys.modules.keys()
+all(getattr(ntk_jax, name) for name in ntk_jax.__all__)
+assert {{*ntk_jax.__all__}} <= {{*dir(ntk_jax)}} and ntk_jax.__version__
+print(*[m for m in {heavy} if m in sys.modules])
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
 

@@ -13,7 +13,7 @@ import pytest
 import ntk_jax
 from ntk_jax import data, estimators, losses, plots
 
-PUBLIC = {f"{name}": getattr(ntk_jax, name) for name in vars(ntk_jax) if name[0] != "_"}
+PUBLIC = {name: getattr(ntk_jax, name) for name in ntk_jax.__all__}
 PUBLIC |= {f"duals.{name}": value for name, value in vars(ntk_jax.duals).items() if name[0] != "_"}
 PUBLIC |= {name: getattr(data, name) for name in ("linear_data", "digits_data", "csv_data")}
 PUBLIC |= losses.LOSSES | losses.LEVELS

@@ -2,6 +2,7 @@
 inputs.
 """
 
+import ntk_jax.signatures as _signatures
 from ntk_jax.duals.any_function import rule as rule
 from ntk_jax.duals.any_function import series as series
 from ntk_jax.duals.catalogue import CLOSED_FORM_NAMES as CLOSED_FORM_NAMES
@@ -34,3 +35,5 @@ from ntk_jax.duals.functions import step as step
 from ntk_jax.duals.functions import swish as swish
 from ntk_jax.duals.functions import tanh as tanh
 from ntk_jax.duals.hermite_series.series import Series as Series
+
+_signatures.readable([*globals().values()])
