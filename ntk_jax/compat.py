@@ -91,10 +91,10 @@ def nnx() -> ModuleType:
     return importlib.import_module("flax.nnx")
 
 
-def is_nnx_module(x: object) -> bool:
-    """Whether x is an NNX module: there is none before NNX was imported."""
-    loaded = sys.modules.get("flax.nnx")
-    return loaded is not None and isinstance(x, loaded.Module)
+def flax_modules(kind: str) -> tuple[type, ...]:
+    """What `isinstance` asks of a module of "linen" or "nnx": nothing before that was imported."""
+    loaded = sys.modules.get(f"flax.{kind}")
+    return () if loaded is None else (loaded.Module,)
 
 
 def is_concrete(x: Any) -> bool:

@@ -6,10 +6,10 @@ value.
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import flax
 import jax
 import numpy as np
 from jax.extend import core as jex_core
@@ -114,7 +114,7 @@ def readers(jaxpr: Jaxpr) -> dict[Var, list[Eqn | None]]:
 # Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
 _NOT_THE_MODEL = (
     *(Path(__file__).parent / room for room in ("infinite", "initializers", "duals")),
-    *(Path(str(package.__file__)).parent for package in (jax, flax, np)),
+    *(Path(str(p.origin)).parent for p in map(find_spec, ("jax", "flax", "numpy")) if p),
 )
 
 

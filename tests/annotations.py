@@ -33,13 +33,16 @@ def checked(annotated):
     shaped = any(map(has_shapes, hints.values()))
     if not shaped and "<locals>" in annotated.__qualname__:
         return annotated
-    inside = BEARTYPE(annotated)
-    annotated.__annotations__ = hints  # beartype replaces those that are strings
+    inside = None
 
     @functools.wraps(annotated)
     def outside(*args, **kwargs):
+        nonlocal inside
         if jaxtyping.config.jaxtyping_disable:
             return annotated(*args, **kwargs)
+        if inside is None:
+            inside = BEARTYPE(annotated)
+            annotated.__annotations__ = hints  # beartype replaces those that are strings
         if not shaped:
             return inside(*args, **kwargs)
         with jaxtyped("context"):

@@ -285,7 +285,7 @@ def test_a_name_is_imported_when_it_is_asked_for_and_heavy_packages_by_none():
     code = f"""
 import sys, ntk_jax
 assert not {{"jax", "flax", "optax"}} & sys.modules.keys()
-ntk_jax.gp_posterior
+ntk_jax.gp_posterior, ntk_jax.mlp_kernels
 assert "jax" in sys.modules and not {{"flax", "optax"}} & sys.modules.keys()
 all(getattr(ntk_jax, name) for name in ntk_jax.__all__)
 assert {{*ntk_jax.__all__}} <= {{*dir(ntk_jax)}} and ntk_jax.__version__

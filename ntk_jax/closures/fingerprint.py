@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Collection, Hashable
 from typing import Any, TypeAlias
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -25,7 +24,7 @@ from ntk_jax.closures.code import (
     names_of,
     slots_of,
 )
-from ntk_jax.compat import is_concrete
+from ntk_jax.compat import flax_modules, is_concrete
 
 MOST_VALUES = 20_000
 
@@ -48,7 +47,6 @@ _HELD: tuple[tuple[tuple[type, ...], Callable[[Any], Collection[object]]], ...] 
     ((functools.partial,), lambda v: (v.func, v.args, v.keywords)),
     ((staticmethod, classmethod), lambda v: (v.__func__,)),
     ((property,), lambda v: (v.fget,)),
-    ((nn.Module,), lambda v: [type(v), *(x for k, x in vars(v).items() if k not in _OF_LINEN)]),
     ((slice,), lambda v: (v.start, v.stop, v.step)),
     ((weakref.ref,), lambda v: (v(),)),
 )
@@ -184,6 +182,9 @@ class _Fingerprint:
             self._class(value)
         elif isinstance(value, Reading):
             self.visit(value.function)
+        elif isinstance(value, flax_modules("linen")):
+            fields = [field for name, field in vars(value).items() if name not in _OF_LINEN]
+            self._all(kind, [kind, *fields])
         else:
             held = next((held for kinds, held in _HELD if isinstance(value, kinds)), None)
             self._object(kind, value) if held is None else self._all(kind, held(value))
@@ -241,7 +242,7 @@ class _Fingerprint:
         self.parts.append(value)
         for base in value.__mro__:
             if not is_fixed(base.__module__):
-                silent = SILENT | _OF_LINEN if issubclass(base, nn.Module) else SILENT
+                silent = SILENT | _OF_LINEN if issubclass(base, flax_modules("linen")) else SILENT
                 self._all(type, [v for k, v in vars(base).items() if k not in silent])
 
     def _object(self, kind: type, value: Any) -> None:

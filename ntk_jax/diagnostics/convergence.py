@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ntk_jax.checks import as_example_tree, check_integer, check_option
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import compiled
-from ntk_jax.compat import is_nnx_module, on_device
+from ntk_jax.compat import flax_modules, on_device
 from ntk_jax.examples import Examples, take_rows
 from ntk_jax.finite.empirical import empirical_ntk
 from ntk_jax.infinite.flax.limit import infinite_width
@@ -108,7 +108,7 @@ def _check_widths(widths: Sequence[int]) -> None:
 
 
 def _build(model: Any, width: int) -> Any:
-    made = isinstance(model, nn.Module | tuple) or is_nnx_module(model)
+    made = isinstance(model, (nn.Module, tuple, *flax_modules("nnx")))
     if made or not callable(model):
         raise ValueError(
             "model: expected a function width -> model, such as lambda width: "

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from ntk_jax.checks import all_finite, as_array, as_example_tree, as_targets_like
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import traced
-from ntk_jax.compat import is_concrete, is_nnx_module, on_device
+from ntk_jax.compat import flax_modules, is_concrete, on_device
 from ntk_jax.examples import Examples
 from ntk_jax.losses import as_probabilities
 from ntk_jax.types import ApplyFn, Params
@@ -26,12 +25,12 @@ def check_apply_fn(apply_fn: object, params: object) -> None:
     """Raise unless `apply_fn` is a function of parameters and examples, and `params` is none."""
     function = apply_fn.function if isinstance(apply_fn, Reading) else apply_fn
     name = type(function).__name__
-    if isinstance(function, nn.Module):
+    if isinstance(function, flax_modules("linen")):
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got a Flax Linen model, {name}. "
             "Use apply_fn, params = ntk_jax.from_linen(model, variables)."
         )
-    if is_nnx_module(function):
+    if isinstance(function, flax_modules("nnx")):
         raise ValueError(
             f"apply_fn: expected a function apply_fn(params, x); got a Flax NNX module, {name}. "
             "Use apply_fn, params = ntk_jax.from_nnx(module)."

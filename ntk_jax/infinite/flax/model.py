@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend.random import define_prng_impl
 
-from ntk_jax.compat import NnxModule, is_concrete, is_nnx_module, nnx, outside_traces
+from ntk_jax.compat import NnxModule, flax_modules, is_concrete, nnx, outside_traces
 from ntk_jax.examples import Examples
 from ntk_jax.initializers.interpreter import any_key
 from ntk_jax.networks.adapters import from_linen, from_nnx
@@ -41,7 +41,7 @@ def network(
     """
     if isinstance(model, nn.Module):
         return _linen(model, call, {"dropout": zero_key} if with_dropout else {}, batch_coupled)
-    if is_nnx_module(model):
+    if isinstance(model, flax_modules("nnx")):
         module = _dropping(model, batch_coupled) if with_dropout else model
         apply_fn, params = from_nnx(module, **call)
         return Network(None, lambda x: (apply_fn, params), _by_content(model))

@@ -21,7 +21,7 @@ from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.infinite.mlp import recursion
 from ntk_jax.infinite.mlp.diagonal import Diagonals, diagonals, fitted
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Network, as_rows, stack
-from ntk_jax.networks.mlp import check_scales, per_layer
+from ntk_jax.networks.scales import check_scales, per_layer
 from ntk_jax.tiling import cropped
 from ntk_jax.types import WHICH, Kernels, Which, as_asked
 
