@@ -9,16 +9,21 @@ ROOT = Path(__file__).parents[1]
 
 
 def environment(folder: Path, requirements: Sequence[str]) -> Path:
-    """The Python of an environment with these packages, which is built first if it is missing."""
-    python = folder / "bin" / "python"
-    if not is_ready(folder):
+    """The Python of an environment with these packages, which are installed where they are not."""
+    python, wanted = folder / "bin" / "python", "\n".join(requirements)
+    if not is_ready(folder) or _stamp(folder).read_text() != wanted:
         print(f"building {folder} ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
+        if not is_ready(folder):
+            venv.create(folder, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
-        (folder / ".ready").touch()
+        _stamp(folder).write_text(wanted)
     return python
 
 
 def is_ready(folder: Path) -> bool:
     """Whether an environment was built to the end."""
-    return (folder / ".ready").exists()
+    return _stamp(folder).exists()
+
+
+def _stamp(folder: Path) -> Path:
+    return folder / ".ready"

@@ -1,6 +1,7 @@
 """Proof on this machine's GPU or TPU in six minutes: parity with stored float64 values, speed.
 
-Needs JAX for the device, flax, optax and jaxtyping; no network. On a CPU it runs at small sizes.
+Needs JAX for the device, flax, optax, jaxtyping and lazy-loader; no network. On a CPU it runs at
+small sizes.
 """
 
 import argparse

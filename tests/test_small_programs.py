@@ -7,7 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import ntk_jax
+from cases.architectures import lenient
 from cases.compilations import compilations, optimized
+from cases.deep import Deep
 from ntk_jax import small_programs
 from ntk_jax.small_programs import LESS, LITTLE, OF_MATRICES, jit_by_size
 
@@ -108,3 +110,17 @@ def test_kernels_and_dynamics_are_the_same_with_any_effort(activation, monkeypat
     monkeypatch.setattr(small_programs, "LARGEST", 0)
     for a, b in zip(small, results(), strict=True):
         assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_programs_of_networks_are_optimized_less_up_to_more_entries(monkeypatch):
+    small, ran = jit_by_size.small, []
+    recorded = lambda self, options, *args: (ran.append(options), small(self, options, *args))[1]
+    monkeypatch.setattr(jit_by_size, "small", recorded)
+    kernel_fn = lenient(ntk_jax.infinite_width(Deep("residual", 1)))
+    x = RNG.standard_normal((140, 5))
+    found = kernel_fn(x)
+    assert LESS in ran and len(x) ** 2 > LARGEST
+    ran.clear()
+    monkeypatch.setattr(small_programs, "LARGEST", 0)
+    assert_allclose(found, kernel_fn(x), rtol=1e-11)
+    assert not ran

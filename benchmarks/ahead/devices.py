@@ -17,6 +17,7 @@ REQUIREMENTS = (
     "flax==0.12.8",
     "optax",
     "jaxtyping",
+    "lazy-loader",
     "libtpu==0.0.42.*",
     "jax-cuda12-plugin==0.10.2",
     "jax-cuda12-pjrt==0.10.2",

@@ -35,6 +35,9 @@ UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
+# Programs of networks take longer to compile than others on as many entries, and few of them are
+# faster for what `LESS` leaves out.
+LONGER = 64
 BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
@@ -130,9 +133,9 @@ def _entries(
     duals: Duals,
     _: Schedule,
 ) -> int:
-    """Of the moments of all pairs."""
+    """Of the moments of all pairs, as of a program that takes as long to compile as others do."""
     per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
-    return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
+    return -(-per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2) // LONGER)
 
 
 def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
