@@ -9,6 +9,8 @@ import importlib
 import inspect
 import io
 import statistics
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -277,10 +279,13 @@ def test_public_names_are_sorted_and_documented():
             assert value.__doc__ and not value.__doc__.startswith(f"{name}("), name
 
 
-def test_a_name_is_imported_when_it_is_asked_for_and_heavy_packages_by_none():
-    import subprocess
-    import sys
+def in_a_process(code):
+    """What it prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+
+def test_a_name_is_imported_when_it_is_asked_for_and_heavy_packages_by_none():
     heavy = ("matplotlib", "sklearn", "diffrax", "tqdm", "orbax", "flax.nnx")
     code = f"""
 import sys, ntk_jax
@@ -291,8 +296,19 @@ all(getattr(ntk_jax, name) for name in ntk_jax.__all__)
 assert {{*ntk_jax.__all__}} <= {{*dir(ntk_jax)}} and ntk_jax.__version__
 print(*[m for m in {heavy} if m in sys.modules])
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == ""
+    assert in_a_process(code) == ""
+
+
+def test_what_is_first_imported_in_a_trace_keeps_nothing_of_it():
+    code = """
+import sys, jax, ntk_jax
+jax.jit(lambda x: [getattr(ntk_jax, name) for name in ntk_jax.__all__] and x)(1.0)
+held = [value for name in sys.modules if name.startswith("ntk_jax") for value in
+        vars(sys.modules[name]).values()]
+assert len(held) > 1000
+print(*[a for value in held for a in jax.tree.leaves(value) if isinstance(a, jax.core.Tracer)])
+"""
+    assert in_a_process(code) == ""
 
 
 @pytest.mark.parametrize("name", STAY)
