@@ -130,12 +130,21 @@ class ConvContraction:
             if second is None:
                 return None
             k = jnp.einsum(second, left if diag else left + right, out)
-        spatial = len(self.windows)
+        k = self._summed(k, diag)
+        return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
+
+    def _summed(self, k: Array, diag: bool) -> Array:
+        """Over the taps of all windows, (batch, spatial...) or twice that."""
+        alone, spatial = all(window.taps == 1 for window in self.windows), len(self.windows)
+        most = max(math.prod(k.shape[1:]), math.prod(window.length for window in self.windows))
+        if diag and not alone and most <= TOGETHER:
+            bands = [_band(n, w) for n, w in zip(k.shape[1:], self.windows, strict=True)]
+            band = jnp.asarray(reduce(np.kron, bands), k.dtype)
+            k = jnp.matmul(k.reshape(len(k), -1), band, precision="highest")
+            return k.reshape(len(k), *(window.length for window in self.windows))
         for i, window in enumerate(self.windows):
             k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), window)
-        if all(window.taps == 1 for window in self.windows):  # more are summed in a loop
-            k = computed_once(k)
-        return self._placed(k if self.units == 1 else self.units * k, g, h, diag)
+        return computed_once(k) if alone else k  # more are summed in a loop
 
     def _placed(self, k: Array, g: Weight, h: Weight, diag: bool) -> Array:
         halves = 1 if diag else 2
@@ -148,8 +157,8 @@ class ConvContraction:
 
 
 # Entries up to which a sum over taps is a product with a matrix: slices would compute their input
-# for every tap.
-BANDED = 64
+# for every tap. Of all axes at once, it reads positions in the order in which they stand.
+BANDED, TOGETHER = 64, 256
 
 
 @lru_cache(maxsize=64)

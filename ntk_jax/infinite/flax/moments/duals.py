@@ -67,12 +67,31 @@ def _rule(function: Function, rules: Mapping[Function, DualRule]) -> DualRule:
 @partial(jax.jit, static_argnums=(0, 1))
 def _asked(rule: DualRule, what: str, *args: Array) -> Array | Dual:
     """Traced once for all layers that are alike: then custom derivatives, too, are the same."""
+    like = args[what == "pair"]
     if what == "pair":
-        q1, q12, q2 = args
+        q1, q12, q2 = _flat(*args)
         at_left = lambda a: with_axes(a, a.ndim, q12.ndim - q1.ndim)
         at_right = lambda a: with_axes(a, a.ndim - q2.ndim, q12.ndim - q2.ndim)
         rows1, rows2 = jax.tree.map(at_left, rule.rows(q1)), jax.tree.map(at_right, rule.rows(q2))
-        found, like = rule.pair(rows1, q12, rows2), q12
+        found, flat = rule.pair(rows1, q12, rows2), q12
     else:
-        found, like = getattr(rule, what)(*args), *args
-    return jax.tree.map(lambda a: jnp.broadcast_to(a, like.shape), found)
+        flat = _row(like)
+        found = getattr(rule, what)(flat)
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, flat.shape).reshape(like.shape), found)
+
+
+def _row(a: Array) -> Array:
+    """One axis for all positions, or none for one: XLA for a CPU vectorizes loops over long axes
+    alone.
+    """
+    return jnp.reshape(a, [a.size] if a.size > 1 else [])
+
+
+def _flat(q1: Array, q12: Array, q2: Array) -> tuple[Array, Array, Array]:
+    """Moments whose positions are rows, where each position of a side has a variance."""
+    if q12.ndim == q1.ndim and q1.size == q12.size == q2.size:
+        return _row(q1), _row(q12), _row(q2)
+    if q12.ndim > q1.ndim and q12.size == q1.size * q2.size:
+        left, right = _row(q1), _row(q2)
+        return left, jnp.reshape(q12, left.shape + right.shape), right
+    return q1, q12, q2
