@@ -2,6 +2,8 @@
 to, closed forms, wide networks.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,9 @@ import pytest
 
 import ntk_jax
 from cases.architectures import lenient
+from ntk_jax.duals.catalogue import dual_rule
+from ntk_jax.infinite.flax.moments.duals import answered
+from ntk_jax.infinite.flax.values.expression import ScalarFunction, variable
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -148,3 +153,23 @@ def test_a_kernel_of_positions_is_one_of_many_outputs(tokens):
 def test_what_is_asked_of_positions_is_checked():
     with pytest.raises(ValueError, match="positions: expected one of 'mean', 'full'"):
         ntk_jax.infinite_width(Pointwise(), positions="all")
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_duals_do_not_depend_on_how_positions_stand(activation):
+    f = ScalarFunction(variable(0))  # stands for it
+    ask = answered({f: dual_rule(activation)})
+    mean, pair = lambda q: ask(f, "mean", q), lambda *moments: np.stack(ask(f, "pair", *moments))
+    shape, draw = (1, 3, 2), np.random.default_rng(1).uniform
+    q1, q2 = draw(1, 2, (2, *shape))
+    q1[..., 1] = q1[..., 0]
+    apart, met = draw(-1, 1, shape + shape), draw(-1, 1, shape)
+    close = partial(np.testing.assert_allclose, rtol=1e-13)
+    found, single = pair(q1, apart, q2), pair(q1, met, q2)
+    for at in np.ndindex(apart.shape):
+        close(found[:, *at], pair(q1[at[:3]], apart[at], q2[at[3:]]))
+    for at in np.ndindex(shape):
+        close(single[:, *at], pair(q1[at], met[at], q2[at]))
+        close(mean(q1)[at], mean(q1[at]))
+    close(pair(q1[..., :1], apart, q2), found)  # what positions share stands once
+    close(pair(q1[..., :1], met, q2), single)
