@@ -19,9 +19,8 @@ def main(folder, uv):
         names = file.namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"ntk_jax", wheel.name.split("-py3")[0] + ".dist-info"}, tops
-    code = {str(path) for path in Path("ntk_jax").rglob("*.py*") if path.suffix != ".pyc"} | {
-        "ntk_jax/py.typed"
-    }
+    code = {str(path) for end in ("py", "pyi") for path in Path("ntk_jax").rglob(f"*.{end}")}
+    code |= {"ntk_jax/py.typed"}
     assert code <= set(names), code - set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     with tarfile.open(sdist) as file:

@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1]
 def environment(folder: Path, requirements: Sequence[str]) -> Path:
     """The Python of an environment with these packages, which are installed where they are not."""
     python, wanted = folder / "bin" / "python", "\n".join(requirements)
-    if not is_ready(folder) or _stamp(folder).read_text() != wanted:
+    built = _stamp(folder).read_text() if is_ready(folder) else None
+    if built != wanted:
         print(f"building {folder} ...", flush=True)
-        if not is_ready(folder):
+        if built is None:
             venv.create(folder, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         _stamp(folder).write_text(wanted)

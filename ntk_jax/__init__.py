@@ -9,18 +9,20 @@ import lazy_loader as _lazy
 
 import ntk_jax.signatures as _signatures
 
-_imported, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+try:
+    __version__ = _metadata.version("ntk-jax")
+except _metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "unknown"
+
+_imported, _, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
-    value = _imported(name) if name != "__version__" else _version()
+    value = _imported(name)
     _signatures.readable([value])
     globals()[name] = value
     return value
 
 
-def _version() -> str:
-    try:
-        return _metadata.version("ntk-jax")
-    except _metadata.PackageNotFoundError:  # a source tree that was never installed
-        return "unknown"
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

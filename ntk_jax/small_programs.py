@@ -17,6 +17,9 @@ from ntk_jax.compat import are_of_one_cpu, is_tracing
 ARRAYS = jax.Array, np.ndarray, np.generic
 LARGEST = 128 * 128  # entries of a small array
 OF_MATRICES = 64  # times as many, where the time is in LAPACK: matrices of 1,024 rows
+# Times as many moments of pairs: programs of networks take longer to compile than others on as many
+# entries, and few of them are faster for what `LESS` leaves out.
+OF_NETWORKS = 64
 
 # For loops over entries, which stay vectorized. Two threads generate code.
 LESS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 2}
@@ -32,7 +35,7 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     entries, or as many as `entries` says of the arguments.
 
     Programs of matrices, by default, are optimized little, and less up to `OF_MATRICES` times as
-    many. `jit` is what stands for `jax.jit`.
+    many. `times` as many entries are few of this `f`; `jit` is what stands for `jax.jit`.
     """
 
     def __init__(
@@ -42,10 +45,11 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         options: Mapping[str, bool | int] = LITTLE,
         entries: Callable[..., int] | None = None,
         jit: Callable[..., Callable[..., Any]] = jax.jit,
+        times: int = 1,
     ) -> None:
         static = {} if static_argnums == () else {"static_argnums": static_argnums}
         self.large = jit(f, **static)
-        self.options, self.entries = options, entries
+        self.options, self.entries, self.times = options, entries, times
         self.with_options = cache(lambda *known: jit(f, compiler_options=dict(known), **static))
         update_wrapper(self, f)
 
@@ -61,7 +65,7 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
 
     def _options_for(self, most: int) -> Mapping[str, bool | int] | None:
         """With so many entries; None: as large arrays."""
-        if is_small(most):
+        if most <= LARGEST * self.times:
             return self.options
         of_matrices = self.options is LITTLE and most <= LARGEST * OF_MATRICES
         return LESS if of_matrices else None

@@ -182,9 +182,6 @@ class _Fingerprint:
             self._class(value)
         elif isinstance(value, Reading):
             self.visit(value.function)
-        elif isinstance(value, flax_modules("linen")):
-            fields = [field for name, field in vars(value).items() if name not in _OF_LINEN]
-            self._all(kind, [kind, *fields])
         else:
             held = next((held for kinds, held in _HELD if isinstance(value, kinds)), None)
             self._object(kind, value) if held is None else self._all(kind, held(value))
@@ -246,6 +243,10 @@ class _Fingerprint:
                 self._all(type, [v for k, v in vars(base).items() if k not in silent])
 
     def _object(self, kind: type, value: Any) -> None:
+        if isinstance(value, flax_modules("linen")):
+            return self._all(
+                kind, [kind, *(x for k, x in vars(value).items() if k not in _OF_LINEN)]
+            )
         if kind.__module__.startswith("jaxlib") and hasattr(
             value, "__wrapped__"
         ):  # compiled: keeps what it read first

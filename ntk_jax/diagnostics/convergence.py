@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
@@ -108,7 +107,7 @@ def _check_widths(widths: Sequence[int]) -> None:
 
 
 def _build(model: Any, width: int) -> Any:
-    made = isinstance(model, (nn.Module, tuple, *flax_modules("nnx")))
+    made = isinstance(model, (tuple, *flax_modules("linen"), *flax_modules("nnx")))
     if made or not callable(model):
         raise ValueError(
             "model: expected a function width -> model, such as lambda width: "

@@ -18,7 +18,7 @@ from ntk_jax.loops.apart import Apart
 from ntk_jax.loops.packing import Packing
 from ntk_jax.memory import memory_budget
 from ntk_jax.platforms import by_platform, is_on_cpu
-from ntk_jax.small_programs import LESS, jit_by_size
+from ntk_jax.small_programs import LESS, OF_NETWORKS, jit_by_size
 from ntk_jax.tiling import (
     corners,
     even,
@@ -35,9 +35,6 @@ UNTILED = 512  # examples up to which all pairs are one tile, if memory allows
 COSTLY = 1024  # bytes of a pair from which computing the upper tiles only pays for few examples too
 LIVE = 4  # arrays of the largest size that are held at once
 MOST_BYTES = 2**30
-# Programs of networks take longer to compile than others on as many entries, and few of them are
-# faster for what `LESS` leaves out.
-LONGER = 64
 BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
@@ -70,7 +67,8 @@ class Pairs:
     def __init__(self, program: Program, which: Which):
         self.program, self.which = program, which
         every = partial(_all_pairs, program, which)
-        self.compiled = jit_by_size(every, (4, 5), LESS, partial(_entries, program))
+        entries = partial(_entries, program)
+        self.compiled = jit_by_size(every, (4, 5), LESS, entries, times=OF_NETWORKS)
 
     def __call__(
         self,
@@ -133,9 +131,9 @@ def _entries(
     duals: Duals,
     _: Schedule,
 ) -> int:
-    """Of the moments of all pairs, as of a program that takes as long to compile as others do."""
+    """Of the moments of all pairs."""
     per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
-    return -(-per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2) // LONGER)
+    return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
 
 
 def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
