@@ -5,6 +5,8 @@ A budget is in bytes, for everything but the result.
 
 import math
 import re
+import time
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -13,6 +15,9 @@ KERNEL_WAY_OUT = (
     "Use outputs='mean' (one number per pair), ntk_operator, which never forms the kernel, or rows "
     "of x1 at a time with results kept on disk."
 )
+
+RECENT = 0.1
+"""Seconds for which an answer holds."""
 
 LEAST_BUDGET = 2**20
 """What is taken for free where less is."""
@@ -23,6 +28,11 @@ ABSENT_DEVICE = 2**34
 
 def free_bytes() -> int | None:
     """Bytes that the default device can still give; None where the platform does not tell."""
+    return _free_bytes(int(time.monotonic() / RECENT))
+
+
+@lru_cache(maxsize=1)  # asking takes as long as a small kernel
+def _free_bytes(_: int) -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))

@@ -31,6 +31,11 @@ def is_on_cpu(*arrays: object) -> bool | None:
     return all(device.platform == "cpu" for a in placed for device in a.devices())
 
 
+def is_the_host() -> bool:
+    """Whether all arrays are where NumPy finds them: it makes others without a program for each."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def by_platform(
     cpu: Callable[..., Result], accelerator: Callable[..., Result], *arrays: object
 ) -> Result:

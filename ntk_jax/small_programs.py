@@ -44,10 +44,11 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
         static_argnums: int | tuple[int, ...] = (),
         options: Mapping[str, bool | int] = LITTLE,
         entries: Callable[..., int] | None = None,
-        jit: Callable[..., Callable[..., Any]] = jax.jit,
+        jit: Callable[..., Any] = jax.jit,
         times: int = 1,
     ) -> None:
         static = {} if static_argnums == () else {"static_argnums": static_argnums}
+        self.static = (static_argnums,) if isinstance(static_argnums, int) else static_argnums
         self.large = jit(f, **static)
         self.options, self.entries, self.times = options, entries, times
         self.with_options = cache(lambda *known: jit(f, compiler_options=dict(known), **static))
@@ -56,12 +57,16 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     def __call__(self, *args: object) -> Any:
         """`f` of them."""
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
-        count = self.entries
-        most = max((a.size for a in arrays), default=0) if count is None else count(*args)
-        options = self._options_for(most)
-        if options is None or jax.config.read(_LITTLE) or not _are_on_cpu(arrays):
+        options = self._options_for(self.entries_of(*args))
+        if options is None or jax.config.read(_LITTLE) or not are_on_cpu(arrays):
             return self.large(*args)
         return self.small(options, *args)
+
+    def entries_of(self, *args: object) -> int:
+        """What decides about them."""
+        if self.entries is not None:
+            return self.entries(*args)
+        return max((a.size for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)), default=0)
 
     def _options_for(self, most: int) -> Mapping[str, bool | int] | None:
         """With so many entries; None: as large arrays."""
@@ -92,7 +97,7 @@ def is_small(entries: int) -> bool:
     return entries <= LARGEST
 
 
-def _are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
+def are_on_cpu(arrays: list[jax.Array | np.ndarray | np.generic]) -> bool:
     """Whether a computation on these is one of the CPU, and of no mesh, where entries shall not
     depend on the number of devices: False in a trace, where nobody knows.
     """

@@ -19,6 +19,7 @@ from jaxtyping import Inexact, Int
 
 from ntk_jax.compat import given_to_device, is_concrete
 from ntk_jax.examples import Examples, num_rows, take_rows
+from ntk_jax.platforms import is_the_host
 
 K = TypeVar("K", Array, np.ndarray)
 
@@ -56,7 +57,7 @@ def padded(x: Array, rows: int) -> Array | np.ndarray:
     """
     if len(x) == rows or len(x.devices()) > 1:
         return x
-    if not _is_host():
+    if not is_the_host():
         return _padded(x, rows)
     out = np.zeros((rows, *x.shape[1:]), x.dtype)
     out[: len(x)] = np.asarray(x)
@@ -68,14 +69,9 @@ def cropped(arrays: Sequence[Array | np.ndarray], shape: tuple[int, ...]) -> lis
     held = [k for k in arrays if isinstance(k, Array)]
     if len(held) == len(arrays) and held[0].shape == shape:
         return held
-    if held and not _is_host():
+    if held and not is_the_host():
         return _cropped(list(arrays), shape)
     return given_to_device([np.array(np.asarray(k)[tuple(map(slice, shape))]) for k in arrays])
-
-
-def _is_host() -> bool:
-    """Whether all arrays are where NumPy finds them: it copies without a program per shape."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 @partial(jax.jit, static_argnums=1)
@@ -208,7 +204,7 @@ def mirrored_on_host(kernels: Sequence[Array]) -> list[Array]:
 
 def is_small_on_host(k: Array) -> bool:
     """Whether NumPy mirrors a kernel without a program for its shape."""
-    return k.size <= SMALL and is_concrete(k) and _is_host()
+    return k.size <= SMALL and is_concrete(k) and is_the_host()
 
 
 _mirrored = jax.jit(mirror_upper)

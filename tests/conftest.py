@@ -34,8 +34,18 @@ def pytest_sessionstart():
     """In `make test OPTIMIZED=1` every program is compiled as those of large arrays are."""
     if os.environ.get("OPTIMIZED"):
         from ntk_jax import small_programs
+        from ntk_jax.host import few
 
-        small_programs.LARGEST = 0
+        small_programs.LARGEST = few.FEW = 0
+
+
+@pytest.fixture(autouse=True)
+def large_if_slow(request, monkeypatch):
+    """Slow tests leave nothing to NumPy: what they are about are programs of XLA's, which is what
+    large arrays take.
+    """
+    if request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("ntk_jax.host.few.FEW", 0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -36,7 +36,7 @@ LEVELS = {
         "progress",
         "small_programs",
     ],
-    2: ["closures", "data", "linalg", "loops", "losses", "ode", "tiling"],
+    2: ["closures", "data", "host", "linalg", "loops", "losses", "ode", "tiling"],
     3: ["devices", "duals", "initializers", "operators"],
     4: ["modes", "networks"],
     5: ["dynamics", "finite", "inference", "infinite", "scale", "spectrum"],
@@ -57,6 +57,13 @@ INSIDE = {
         4: ["explain", "projection", "views"],
         5: ["by_layer", "empirical"],
         6: ["monte_carlo"],
+    },
+    "host": {
+        0: ["arrangements"],
+        1: ["sums"],
+        2: ["operations"],
+        3: ["program"],
+        4: ["few", "functions"],
     },
     "infinite": {0: ["mlp"], 1: ["flax"]},
     "infinite/mlp": {
@@ -81,8 +88,8 @@ INSIDE = {
         10: ["explain"],
     },
     "duals": {
-        0: ["content", "hermite_coefficients", "host_operations", "mills", "numerics"],
-        1: ["angle", "gaussian_pair", "host"],
+        0: ["content", "hermite_coefficients", "mills", "numerics"],
+        1: ["angle", "gaussian_pair"],
         2: ["dual_rule", "kinks", "price_integral"],
         3: ["form", "hermite_series", "rectifiers"],
         4: ["closed_forms", "exponential_linear", "mixtures", "polynomials"],

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.compat import is_concrete
 from ntk_jax.duals.gaussian_pair import as_moments
+from ntk_jax.host import by_numpy_if_few
 from ntk_jax.small_programs import LESS, jit_by_size
 
 
@@ -183,7 +184,7 @@ def _of_pairs(rule: DualRule, q11: Array, q12: Array, q22: Array) -> Dual:
     return rule.pair(rule.rows(q11), q12, rule.rows(q22))
 
 
-_called = jit_by_size(_of_pairs, 0, LESS)
+_called = by_numpy_if_few(jit_by_size(_of_pairs, 0, LESS))
 
 
 @dataclass(frozen=True)

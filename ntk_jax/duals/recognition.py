@@ -22,8 +22,8 @@ from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
 from ntk_jax.duals.hermite_series.expansion import LEVELS
 from ntk_jax.duals.hermite_series.resolution import evaluated
-from ntk_jax.duals.host import host_values
 from ntk_jax.duals.rectifiers import RectifiedSquare, Rectifier, Step
+from ntk_jax.host import host_values
 
 Known = Sequence[tuple[Callable[[], DualRule], Callable[..., Any]]]  # duals and their functions
 

@@ -30,9 +30,9 @@ from ntk_jax.duals.hermite_series.resolution import (
     look,
     split_moment,
 )
-from ntk_jax.duals.host import host_values
 from ntk_jax.duals.kinks.kinks import Kink, powers
 from ntk_jax.duals.kinks.kinks import values as singular
+from ntk_jax.host import host_values
 
 ORDERS = 6  # phi and its derivatives whose jumps are split off
 SIZES = (

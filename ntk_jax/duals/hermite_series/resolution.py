@@ -23,9 +23,9 @@ from ntk_jax.duals.hermite_coefficients import (
     panel_rule,
 )
 from ntk_jax.duals.hermite_series.expansion import Expansion
-from ntk_jax.duals.host import host_values
 from ntk_jax.duals.kinks.kinks import Kink
 from ntk_jax.duals.kinks.kinks import values as singular
+from ntk_jax.host import host_values
 
 FEW = 1e-22  # a share of E[f²] whose square root is below every tolerance
 NEXT_TO_ZERO = 2.0 ** np.array([-10.0, -40.0])  # of the innermost panel

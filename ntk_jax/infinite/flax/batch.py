@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from ntk_jax.examples import Examples, num_rows
+from ntk_jax.host import by_numpy_if_few, few
 from ntk_jax.infinite.flax.alone import Alone, Side
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.loops.apart import Apart
@@ -68,7 +69,9 @@ class Pairs:
         self.program, self.which = program, which
         every = partial(_all_pairs, program, which)
         entries = partial(_entries, program)
-        self.compiled = jit_by_size(every, (4, 5), LESS, entries, times=OF_NETWORKS)
+        self.compiled = by_numpy_if_few(
+            jit_by_size(every, (4, 5), LESS, entries, times=OF_NETWORKS)
+        )
 
     def __call__(
         self,
@@ -115,7 +118,8 @@ class Pairs:
         at_once = LIVE * per_pair * max(n1, n2 or 0) ** 2
         limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu, needed=at_once)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-        if on_cpu and n2 is None and per_pair >= COSTLY:
+        by_numpy = at_once <= LIVE * few.FEW * self.program.dtype.itemsize
+        if on_cpu and n2 is None and per_pair >= COSTLY and not by_numpy:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         limit_alone = min(limit, BYTES_ALONE) if on_cpu else limit
         bytes_held = trace.kernels(self.which, on_cpu=on_cpu).bytes_of_one * (n1 + (n2 or 0))

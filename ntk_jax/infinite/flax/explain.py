@@ -11,6 +11,7 @@ from ntk_jax.checks import as_example_tree
 from ntk_jax.compat import CALLS, CUSTOM_CALLS, is_concrete, outside_traces
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
+from ntk_jax.host import by_numpy_if_few
 from ntk_jax.infinite.flax.limit import infinite_width
 from ntk_jax.infinite.flax.moments.duals import answered
 from ntk_jax.infinite.flax.moments.moments import Moments
@@ -89,7 +90,7 @@ class _Explained:
     def __init__(self, program: Program, duals: Duals):
         self.program, self.duals = program, dict(duals)
         self.steps: list[tuple[str, ...]] = []
-        self.run = jit_by_size(self._second_moments, options=LESS)
+        self.run = by_numpy_if_few(jit_by_size(self._second_moments, options=LESS))
 
     def _second_moments(self, row: Examples, key: Array | None) -> list[Array]:
         log: list[Logged] = []

@@ -16,6 +16,7 @@ from ntk_jax.compat import bind
 from ntk_jax.duals.catalogue import dual_rule
 from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.examples import Examples
+from ntk_jax.host import by_numpy_if_few
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.contractions import DotContraction
 from ntk_jax.infinite.flax.moments.duals import answered
@@ -86,7 +87,7 @@ class FullyConnected:
         self.features, self.dtype = features, dtype
         self.rule = _rules(layers).pop() if layers[1:] else dual_rule("relu")
         self.residual = len(layers) > 2 and layers[1].skipped
-        self.rows = jit_by_size(jax.vmap(self._row), options=LESS)
+        self.rows = by_numpy_if_few(jit_by_size(jax.vmap(self._row), options=LESS))
 
     def kernels(self, x1: Examples, x2: Examples | None, which: Which) -> list[Array]:
         """NNGP, NTK or both of the outputs."""

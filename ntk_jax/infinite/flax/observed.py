@@ -14,6 +14,7 @@ from jax import Array, lax
 from ntk_jax.compat import fetched, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
 from ntk_jax.examples import Examples, num_rows
+from ntk_jax.host import by_numpy_if_few
 from ntk_jax.infinite.flax.errors import out_of_range
 from ntk_jax.infinite.flax.moments.functions import rule_of
 from ntk_jax.infinite.flax.traced_model import Duals, Program
@@ -29,7 +30,7 @@ class Observer:
 
     def __init__(self, program: Program):
         self.program = program
-        self.run = jit_by_size(partial(_observed, program), 2, LESS)
+        self.run = by_numpy_if_few(jit_by_size(partial(_observed, program), 2, LESS))
 
     def duals(self, x1: Examples, x2: Examples | None, key: Array | None) -> Duals:
         """Those that are series, with enough terms for the variances, known only outside jit."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from ntk_jax.compat import are_of_one_cpu, fetched, is_compiling, is_concrete
 from ntk_jax.duals.hermite_series.fit import fitted_rule
-from ntk_jax.duals.host import on_host
+from ntk_jax.host import on_host
 from ntk_jax.infinite.mlp.layers import (
     Architecture,
     Factors,

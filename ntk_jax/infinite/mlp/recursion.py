@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ntk_jax.compat import given_to_device
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals, are_on_host, diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Factors, Layers, Moments, Network
 from ntk_jax.infinite.mlp.pairs import all_layers, differentiable_start, has_cusp, inputs
 from ntk_jax.infinite.mlp.tiles import (
     Rows,
     asked,
+    block_on_host,
     block_rows,
     both_on_host,
     in_blocks,
@@ -51,12 +53,14 @@ def kernels(network: Network, known: Diagonals | None, which: Which) -> tuple[Ar
 
 def _in_tiles(
     network: Network, known: Diagonals, which: Which, watched: bool = False
-) -> tuple[tuple[Array, ...], Array]:
+) -> tuple[tuple[Array, ...], Array | bool]:
     """`in_tiles`, with what belongs to one side computed by NumPy where it can."""
     x1, x2, layers, arch, _ = network
     sides = both_on_host(network, known) if are_on_host(known) else None
     if sides is None:
         return _compiled_tiles(x1, x2, layers, arch, known, which, watched)
+    if not watched and (out := block_on_host(*sides, layers, arch, which)) is not None:
+        return tuple(given_to_device(list(out))), False
     return _compiled_tiles_of_rows(*sides, layers, arch, which, watched)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from ntk_jax.duals.host import on_host
 from ntk_jax.duals.numerics import NEAR
+from ntk_jax.host import few, on_host
 from ntk_jax.infinite.mlp.diagonal import Diagonal, Diagonals
 from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network, split_layers
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
@@ -212,6 +212,23 @@ def both_on_host(network: Network, known: Diagonals) -> tuple[Rows, Rows | None]
         return None
     of = lambda rows, x: rows._replace(inputs=rows.inputs._replace(x=x))
     return of(found[0], x1), None if x2 is None else of(found[1], x2)
+
+
+def block_on_host(
+    one: Rows, other: Rows | None, layers: Layers, arch: Architecture, which: Which
+) -> tuple[np.ndarray, ...] | None:
+    """The kernels of few examples, given their rows, by NumPy; None where it cannot."""
+    is_few = len(one.own[0]) * len((other or one).own[0]) <= few.FEW
+    if not is_few or len(layers.W) > GROUP:
+        return None
+    return on_host(_whole, (arch, which), one, other, layers)
+
+
+def _whole(
+    static: tuple[Architecture, Which], one: Rows, other: Rows | None, layers: Layers
+) -> tuple[Array, ...]:
+    arch, which = static
+    return _block(layers, arch, one, one if other is None else other, (0, 0), other is None, which)
 
 
 def _without_examples(arch: Architecture, known: Diagonals, layers: Layers) -> tuple[Rows, ...]:

@@ -3,19 +3,14 @@
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_jax.host.arrangements import ARRANGEMENTS, UnknownOperationError, Value
+from ntk_jax.host.sums import SUMS
 from ntk_jax.jaxprs import Eqn
-
-Value: TypeAlias = Any
-"""An array or a number of NumPy's; of parameters, whatever JAX holds there."""
-
-
-class UnknownOperationError(Exception):
-    """An operation that NumPy has no name for."""
 
 
 def operation(eqn: Eqn) -> Callable[..., Value] | None:
@@ -43,11 +38,6 @@ def operation(eqn: Eqn) -> Callable[..., Value] | None:
     return (lambda *x: np.asarray(f(*x), aval.dtype)) if name in _DOUBLE else f
 
 
-def whole(x: Value, shape: tuple[int, ...]) -> Value:
-    """`x` with all its entries."""
-    return x if np.shape(x) == shape else np.broadcast_to(x, shape)
-
-
 def _aval(atom: Value) -> Value:
     return atom.aval
 
@@ -73,9 +63,15 @@ def _polynomial(x: Value, *coefficients: Value) -> Value:
     return total
 
 
+def _platform(params: Value, aval: Value) -> Callable[..., Value]:
+    names = params["platforms"]
+    here = next(i for i, group in enumerate(names) if group is None or "cpu" in group)
+    return lambda: np.asarray(here, aval.dtype)
+
+
 _SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
 _FLOATING = ("div", "pow", "rem")
-_DOUBLE = ("erf", "erfc", "logistic")
+_DOUBLE = ("erf", "erfc", "complex", "logistic")
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(np, name)
@@ -90,6 +86,9 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     },
     **{name: getattr(operator, name) for name in "gt ge lt le eq ne sub mul neg".split()},
     "add_any": np.add,
+    "complex": lambda real, imag: real + 1j * np.asarray(imag),
+    "imag": np.imag,
+    "real": np.real,
     "and": np.bitwise_and,
     "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
     "div": np.divide,
@@ -111,63 +110,16 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
 }
 
 
-def _reshape(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value]:
-    return lambda x: np.reshape(whole(x, shape), aval.shape)
-
-
-def _broadcast(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value] | None:
-    places, rank = params["broadcast_dimensions"], len(aval.shape)
-    if tuple(places) == tuple(range(rank - len(shape), rank)):
-        return None
-    with_axes = [1] * rank
-    for place, size in zip(places, shape, strict=True):
-        with_axes[place] = size
-    return lambda x: np.reshape(whole(x, shape), with_axes)
-
-
 def _convert(eqn: Eqn) -> Callable[..., Value] | None:
     dtype = _aval(eqn.outvars[0]).dtype
     return None if _aval(eqn.invars[0]).dtype == dtype else lambda x: np.asarray(x, dtype)
 
 
-def _slice(params: Value, aval: Value, shape: tuple[int, ...]) -> Callable[..., Value]:
-    limits = params["start_indices"], params["limit_indices"], params["strides"] or [1] * len(shape)
-    taken = tuple(map(slice, *limits))
-    return lambda x: whole(x, shape)[taken]
-
-
-def _iota(params: Value, aval: Value) -> Callable[..., Value]:
-    shape = [1] * len(aval.shape)
-    shape[params["dimension"]] = -1
-    values = np.broadcast_to(
-        np.arange(params["shape"][params["dimension"]]).reshape(shape), aval.shape
-    )
-    return lambda: values.astype(aval.dtype)
-
-
-def _reduced(f: Callable[..., Value]) -> Callable[..., Callable[..., Value]]:
-    return lambda params, aval, shape: lambda x: f(whole(x, shape), axis=tuple(params["axes"]))
-
-
-def _stack(params: Value, aval: Value, *shapes: tuple[int, ...]) -> Callable[..., Value]:
-    return lambda *x: np.stack([*map(whole, x, shapes)], params["axis"])
-
-
-def _concatenate(params: Value, aval: Value, *shapes: tuple[int, ...]) -> Callable[..., Value]:
-    return lambda *x: np.concatenate([*map(whole, x, shapes)], params["dimension"])
-
-
 _SHAPED: dict[str, Callable[..., Callable[..., Value] | None]] = {
-    "broadcast_in_dim": _broadcast,
-    "concatenate": _concatenate,
+    **ARRANGEMENTS,
+    **SUMS,
     "integer_pow": lambda params, aval, shape: lambda x: _integer_pow(x, params["y"]),
-    "iota": _iota,
-    "reduce_max": _reduced(np.max),
-    "reduce_sum": _reduced(np.sum),
-    "reshape": _reshape,
-    "slice": _slice,
-    "squeeze": _reshape,
-    "stack": _stack,
+    "platform_index": _platform,
 }
 
 

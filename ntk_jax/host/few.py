@@ -1,0 +1,72 @@
+"""Programs of few entries by NumPy: XLA takes longer to compile them than NumPy for many calls."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, update_wrapper
+
+import jax
+import numpy as np
+
+from ntk_jax.compat import given_to_device, is_concrete
+from ntk_jax.host.arrangements import UnknownOperationError, Value
+from ntk_jax.host.program import HostProgram
+from ntk_jax.platforms import is_the_host
+from ntk_jax.small_programs import are_on_cpu, jit_by_size
+
+FEW = 2**14
+"""Entries of the largest array up to which NumPy is tried."""
+
+
+class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
+    """`program`, by NumPy where it has few entries, its arrays are the host's, and NumPy knows its
+    operations and is quick with them.
+    """
+
+    def __init__(self, program: jit_by_size) -> None:
+        self.program = program
+        self.on_host = lru_cache(maxsize=256)(self._on_host)
+        update_wrapper(self, program)
+
+    def __call__(self, *args: Value) -> Value:
+        """Its results, as arrays of JAX."""
+        made = self._made(*args) if self.program.entries_of(*args) <= FEW else None
+        return self.program(*args) if made is None else made()
+
+    def _made(self, *args: Value) -> Callable[[], Value] | None:
+        static = self.program.static
+        fixed = tuple(args[i] for i in static)
+        leaves, structure = jax.tree.flatten([a for i, a in enumerate(args) if i not in static])
+        if not (is_the_host() and all(map(_is_array, leaves)) and are_on_cpu(leaves)):
+            return None
+        kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        found = self.on_host(fixed, structure, kinds, x64)
+        if found is None:
+            return None
+        program, results = found
+        new = lambda: [np.array(a) for a in program(*map(np.asarray, leaves))]
+        return lambda: jax.tree.unflatten(results, given_to_device(new()))
+
+    def _on_host(
+        self, fixed: Value, structure: Value, kinds: Sequence[Value], x64: bool
+    ) -> tuple[HostProgram, Value] | None:
+        args: list[Value] = jax.tree.unflatten(
+            structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds]
+        )
+        for place, value in zip(self.program.static, fixed, strict=True):
+            args.insert(place, value)
+        # what is traced here is not traced again where XLA compiles it
+        traced = self.program.large.trace(*args)
+        if not all(map(is_concrete, traced.jaxpr.consts)):
+            return None
+        try:
+            program = HostProgram(traced.jaxpr)
+        except UnknownOperationError:
+            return None
+        return (program, jax.tree.structure(traced.out_info)) if program.is_quick else None
+
+
+def _is_array(leaf: object) -> bool:
+    """Of numbers, and not of random keys."""
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and isinstance(
+        leaf.dtype, np.dtype
+    )
