@@ -52,10 +52,6 @@ def _logistic(x: Value) -> Value:
     return np.where(x >= 0, 1, small) / (1 + small)
 
 
-def _select(which: Value, *cases: Value) -> Value:
-    return np.where(which, cases[-1], cases[0])
-
-
 def _polynomial(x: Value, *coefficients: Value) -> Value:
     total = coefficients[-1]
     for c in coefficients[-2::-1]:
@@ -105,7 +101,7 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "pow": np.power,
     "rem": np.fmod,
     "rsqrt": lambda x: 1 / np.sqrt(x),
-    "select_n": _select,
+    "select_n": lambda which, *cases: np.where(which, cases[-1], cases[0]),
     "xor": np.bitwise_xor,
 }
 
@@ -125,7 +121,7 @@ _SHAPED: dict[str, Callable[..., Callable[..., Value] | None]] = {
 
 def _integer_pow(x: Value, y: int) -> Value:
     """By products, as XLA: NumPy's power of single precision would round otherwise."""
-    power = np.ones_like(x)
-    for bit in bin(abs(y))[2:]:
-        power = power * power * (x if bit == "1" else 1)
+    power = x if y else np.ones_like(x)
+    for bit in bin(abs(y))[3:]:
+        power = power * power * x if bit == "1" else power * power
     return power if y >= 0 else 1 / power

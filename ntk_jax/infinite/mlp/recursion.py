@@ -56,11 +56,12 @@ def _in_tiles(
 ) -> tuple[tuple[Array, ...], Array | bool]:
     """`in_tiles`, with what belongs to one side computed by NumPy where it can."""
     x1, x2, layers, arch, _ = network
-    sides = both_on_host(network, known) if are_on_host(known) else None
+    here = are_on_host(known)
+    if here and not watched and (out := block_on_host(network, known, which)) is not None:
+        return tuple(given_to_device(list(out))), False
+    sides = both_on_host(network, known) if here else None
     if sides is None:
         return _compiled_tiles(x1, x2, layers, arch, known, which, watched)
-    if not watched and (out := block_on_host(*sides, layers, arch, which)) is not None:
-        return tuple(given_to_device(list(out))), False
     return _compiled_tiles_of_rows(*sides, layers, arch, which, watched)
 
 

@@ -215,20 +215,26 @@ def both_on_host(network: Network, known: Diagonals) -> tuple[Rows, Rows | None]
 
 
 def block_on_host(
-    one: Rows, other: Rows | None, layers: Layers, arch: Architecture, which: Which
+    network: Network, known: Diagonals, which: Which
 ) -> tuple[np.ndarray, ...] | None:
-    """The kernels of few examples, given their rows, by NumPy; None where it cannot."""
-    is_few = len(one.own[0]) * len((other or one).own[0]) <= few.FEW
-    if not is_few or len(layers.W) > GROUP:
+    """The kernels of few examples by NumPy, given what is on the host; None where it cannot."""
+    x1, x2, layers, arch, _ = network
+    if len(x1) * len(x1 if x2 is None else x2) > few.FEW or len(layers.W) > GROUP:
         return None
-    return on_host(_whole, (arch, which), one, other, layers)
+    return on_host(_whole, (arch, which), x1, x2, known, layers)
 
 
 def _whole(
-    static: tuple[Architecture, Which], one: Rows, other: Rows | None, layers: Layers
+    static: tuple[Architecture, Which],
+    x1: Array,
+    x2: Array | None,
+    known: Diagonals,
+    layers: Layers,
 ) -> tuple[Array, ...]:
     arch, which = static
-    return _block(layers, arch, one, one if other is None else other, (0, 0), other is None, which)
+    one = _rows(x1, known[0], layers, arch)
+    other = one if x2 is None else _rows(x2, known[1], layers, arch)
+    return _block(layers, arch, one, other, (0, 0), x2 is None, which)
 
 
 def _without_examples(arch: Architecture, known: Diagonals, layers: Layers) -> tuple[Rows, ...]:
