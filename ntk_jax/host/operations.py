@@ -65,7 +65,7 @@ def _platform(params: Value, aval: Value) -> Callable[..., Value]:
     return lambda: np.asarray(here, aval.dtype)
 
 
-_SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
+_SAME = ("copy", "copy_p", "device_put", "optimization_barrier", "stop_gradient")
 _FLOATING = ("div", "pow", "rem")
 _DOUBLE = ("erf", "erfc", "complex", "logistic")
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
