@@ -150,6 +150,7 @@ UNKNOWN = {
     "padded by less than nothing": (lambda a: lax.pad(a, 0.0, ((-1, 0, 0),) * 3), A),
     "windows of a dilated array": (windows((1, 2, 2), (1, 1, 1), "VALID", base=(1, 2, 1)), A),
     "bits": (lambda a: lax.reduce(a, np.int32(0), lax.bitwise_or, (0,)), WHOLE),
+    "half precision, entry by entry": (lambda m: m.astype(jnp.bfloat16) * 3, M),
     "half precision": (lambda m: m.astype(jnp.bfloat16) @ m.astype(jnp.bfloat16), M),
     "random numbers": (lambda m: m + jax.random.normal(jax.random.key(0), (4, 4), m.dtype), M),
     "a loop of nothing": (lambda a: lax.scan(lambda c, _: (c + 1, None), a, None, 0)[0], A),

@@ -1,6 +1,6 @@
 """Programs of few entries by NumPy: XLA takes longer to compile them than NumPy for many calls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, update_wrapper
 
 import jax
@@ -28,10 +28,11 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
 
     def __call__(self, *args: Value) -> Value:
         """Its results, as arrays of JAX."""
-        made = self._made(*args) if self.program.entries_of(*args) <= FEW else None
-        return self.program(*args) if made is None else made()
+        found = self._by_numpy(*args) if self.program.entries_of(*args) <= FEW else None
+        return self.program(*args) if found is None else found
 
-    def _made(self, *args: Value) -> Callable[[], Value] | None:
+    def _by_numpy(self, *args: Value) -> Value:
+        """The same; None where it is left to XLA."""
         static = self.program.static
         fixed = tuple(args[i] for i in static)
         leaves, structure = jax.tree.flatten([a for i, a in enumerate(args) if i not in static])
@@ -43,8 +44,8 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
         if found is None:
             return None
         program, results = found
-        new = lambda: [np.array(a) for a in program(*map(np.asarray, leaves))]
-        return lambda: jax.tree.unflatten(results, given_to_device(new()))
+        new = [np.array(a) for a in program(*map(np.asarray, leaves))]  # no view of an argument
+        return jax.tree.unflatten(results, given_to_device(new))
 
     def _on_host(
         self, fixed: Value, structure: Value, kinds: Sequence[Value], x64: bool

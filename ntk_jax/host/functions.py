@@ -38,16 +38,17 @@ def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
     return jax.tree.map(np.asarray, found)
 
 
-def on_host(f: Callable[..., Value], static: Hashable, *args: Value) -> Value:
+def on_host(f: Callable[..., Value], static: Hashable, *args: Value, few: bool = False) -> Value:
     """`f(static, *args)` of pytrees of concrete arrays on the host, as NumPy's; None where NumPy
-    does not know an operation, or XLA is much faster: on arrays larger than those given.
+    does not know an operation, or XLA is much faster: on arrays larger than those given, and if
+    these are `few` on many of any size.
 
     `f` is a function of a module: programs are remembered by it, `static`, shapes and dtypes.
     """
     leaves, structure = jax.tree.flatten(args)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    found = _program(f, static, structure, kinds, x64)
+    found = _program(f, static, structure, kinds, x64, few)
     if found is None:
         return None
     program, results = found
@@ -56,7 +57,12 @@ def on_host(f: Callable[..., Value], static: Hashable, *args: Value) -> Value:
 
 @lru_cache(maxsize=256)
 def _program(
-    f: Callable[..., Value], static: Hashable, structure: Value, kinds: tuple[Value, ...], x64: bool
+    f: Callable[..., Value],
+    static: Hashable,
+    structure: Value,
+    kinds: tuple[Value, ...],
+    x64: bool,
+    few: bool,
 ) -> tuple["HostProgram", Value] | None:
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     closed, shapes = jax.make_jaxpr(f, static_argnums=0, return_shape=True)(static, *args)
@@ -64,10 +70,9 @@ def _program(
         program = HostProgram(closed)
     except UnknownOperationError:
         return None
-    given = max(math.prod(shape) for shape, _ in kinds)
-    if program.largest > _GROWTH * given and not program.is_quick:
-        return None
-    return program, jax.tree.structure(shapes)
+    most = 0 if few else _GROWTH * max(math.prod(shape) for shape, _ in kinds)
+    fits = program.is_quick or program.largest <= most
+    return (program, jax.tree.structure(shapes)) if fits else None
 
 
 _GROWTH = 16  # a mixture has ten scales

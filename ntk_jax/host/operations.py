@@ -29,9 +29,11 @@ def operation(eqn: Eqn) -> Callable[..., Value] | None:
     if name in _SHAPED:
         whole = [_aval(a).shape for a in eqn.invars]
         return _SHAPED[name](eqn.params, aval, *whole)
-    integers = not jnp.issubdtype(aval.dtype, jnp.inexact)
-    if name not in _ELEMENTWISE or (integers and name in _FLOATING):
+    inexact = jnp.issubdtype(aval.dtype, jnp.inexact)
+    if name not in _ELEMENTWISE or (not inexact and name in _FLOATING):
         raise UnknownOperationError(name)
+    if inexact and aval.dtype.itemsize < 4:  # XLA rounds once for many operations
+        raise UnknownOperationError(f"{name} in half precision")
     f = _ELEMENTWISE[name]
     if name == "select_n" and len(eqn.invars) > 3:
         raise UnknownOperationError(name)

@@ -57,10 +57,8 @@ class HostProgram:
         self.size = 0  # steps to compile
         self.work = 0  # entries to compute
         jaxpr = closed.jaxpr
-        self.inputs, self.dtypes = (
-            [self._new() for _ in jaxpr.invars],
-            [*map(dtype_of, jaxpr.invars)],
-        )
+        self.inputs = [self._new() for _ in jaxpr.invars]
+        self.dtypes = [*map(dtype_of, jaxpr.invars)]
         atoms = [a for i, a in enumerate(jaxpr.outvars) if wanted is None or i in wanted]
         places = self._evaluated(jaxpr, closed.consts, self.inputs, atoms)
         self.outputs = [

@@ -221,7 +221,7 @@ def block_on_host(
     x1, x2, layers, arch, _ = network
     if len(x1) * len(x1 if x2 is None else x2) > few.FEW or len(layers.W) > GROUP:
         return None
-    return on_host(_whole, (arch, which), x1, x2, known, layers)
+    return on_host(_whole, (arch, which), x1, x2, known, layers, few=True)
 
 
 def _whole(
