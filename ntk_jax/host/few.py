@@ -8,7 +8,7 @@ import numpy as np
 
 from ntk_jax.compat import given_to_device, is_concrete
 from ntk_jax.host.arrangements import UnknownOperationError, Value
-from ntk_jax.host.program import HostProgram
+from ntk_jax.host.program import QUICK, HostProgram
 from ntk_jax.platforms import is_the_host
 from ntk_jax.small_programs import are_on_cpu, jit_by_size
 
@@ -63,7 +63,7 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
             program = HostProgram(traced.jaxpr)
         except UnknownOperationError:
             return None
-        return (program, jax.tree.structure(traced.out_info)) if program.is_quick else None
+        return (program, jax.tree.structure(traced.out_info)) if program.entries <= QUICK else None
 
 
 def _is_array(leaf: object) -> bool:

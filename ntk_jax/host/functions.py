@@ -15,7 +15,7 @@ import numpy as np
 
 from ntk_jax.compat import is_concrete
 from ntk_jax.host.arrangements import UnknownOperationError, Value
-from ntk_jax.host.program import HostProgram
+from ntk_jax.host.program import QUICK, HostProgram
 
 
 def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
@@ -40,8 +40,8 @@ def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
 
 def on_host(f: Callable[..., Value], static: Hashable, *args: Value, few: bool = False) -> Value:
     """`f(static, *args)` of pytrees of concrete arrays on the host, as NumPy's; None where NumPy
-    does not know an operation, or XLA is much faster: on arrays larger than those given, and if
-    these are `few` on many of any size.
+    does not know an operation, or XLA is much faster: where NumPy is not quick, and if the
+    arguments are not `few`, on arrays larger than those.
 
     `f` is a function of a module: programs are remembered by it, `static`, shapes and dtypes.
     """
@@ -70,9 +70,8 @@ def _program(
         program = HostProgram(closed)
     except UnknownOperationError:
         return None
-    most = 0 if few else _GROWTH * max(math.prod(shape) for shape, _ in kinds)
-    fits = program.is_quick or program.largest <= most
-    return (program, jax.tree.structure(shapes)) if fits else None
+    most = QUICK if few else max(QUICK, _GROWTH * max(math.prod(shape) for shape, _ in kinds))
+    return (program, jax.tree.structure(shapes)) if program.entries <= most else None
 
 
 _GROWTH = 16  # a mixture has ten scales

@@ -27,6 +27,16 @@ from ntk_jax.jaxprs import (
 PER_STEP = 2**11
 """Entries that NumPy computes in the time that it takes to begin."""
 
+FUNCTION = 16
+"""Entries of sums and products that take as long as one of `FUNCTIONS`."""
+
+FUNCTIONS = frozenset(
+    """
+    acos acosh asin asinh atan atan2 atanh cbrt cos cosh erf erfc exp exp2 expm1 log log1p log2
+    logistic pow sin sinh tan tanh
+    """.split()
+)
+
 QUICK = 2**14
 """Entries that NumPy computes a hundred times in the time in which XLA compiles a step."""
 
@@ -53,7 +63,6 @@ class HostProgram:
         self.steps: list[Step] = []
         self.known: dict[Hashable, list[int]] = {}  # of equations and literals: their results
         self.read: set[Var] = set()
-        self.largest = 0  # entries of a result
         self.size = 0  # steps to compile
         self.work = 0  # entries to compute
         jaxpr = closed.jaxpr
@@ -96,9 +105,9 @@ class HostProgram:
         return [values[place] for place, _, _ in self.outputs]
 
     @property
-    def is_quick(self) -> bool:
-        """Whether NumPy is done a hundred times while XLA compiles the same."""
-        return self.work <= QUICK * self.size
+    def entries(self) -> float:
+        """That are computed for each step that XLA would compile."""
+        return self.work / max(self.size, 1)
 
     def _new(self, value: Value = None) -> int:
         self.values.append(value)
@@ -161,16 +170,17 @@ class HostProgram:
         if f is None:
             return operands[: len(eqn.outvars)]
         if any(value is None for value in values):
-            return self._later(f, eqn.outvars, operands)
+            cost = FUNCTION if eqn.primitive.name in FUNCTIONS else 1
+            return self._later(f, eqn.outvars, operands, cost)
         with np.errstate(all="ignore"):
             return [self._new(f(*values))]
 
     def _later(
-        self, f: Callable[..., Value], of: Sequence[Value], operands: list[int]
+        self, f: Callable[..., Value], of: Sequence[Value], operands: list[int], cost: int = 1
     ) -> list[int]:
         most = max(math.prod(shape_of(v)) for v in of)
-        self.largest, self.size = max(self.largest, most), self.size + 1
-        self.work += most + PER_STEP
+        self.size += 1
+        self.work += cost * most + PER_STEP
         results = [self._new() for _ in of]
         self.steps.append(Step(f, operands, results, []))
         return results
@@ -194,7 +204,6 @@ class HostProgram:
     def _scanned(self, eqn: Eqn, operands: list[int]) -> list[int]:
         """By a loop of Python, of what anyone reads."""
         loop = Loop(eqn, self.read)
-        self.largest = max(self.largest, loop.body.largest)
         found = dict.fromkeys(range(len(eqn.outvars)), -1)  # that nobody reads
         if (same := loop.same()) is not None:
             return [*(found | {i: operands[j] for i, j in same.items()}).values()]
