@@ -22,7 +22,7 @@ def working_dtype(*dtypes: DTypeLike) -> jnp.dtype:
     Integers count as JAX's default float.
     """
     floats = [
-        jnp.dtype(d) if jnp.issubdtype(d, jnp.floating) else jnp.zeros(()).dtype for d in dtypes
+        jnp.dtype(d) if jnp.issubdtype(d, jnp.floating) else jnp.result_type(float) for d in dtypes
     ]
     return jnp.dtype("float64") if jnp.dtype("float64") in floats else jnp.dtype("float32")
 

@@ -35,7 +35,7 @@ def as_moments(q11: Any, q12: Any, q22: Any) -> list[Array]:
         for a in arrays
         if jnp.issubdtype(a.dtype, jnp.floating)
     ]
-    dtype, rank = working_dtype(*floats or [jnp.zeros(()).dtype]), max(a.ndim for a in arrays)
+    dtype, rank = working_dtype(*floats or [jnp.result_type(float)]), max(a.ndim for a in arrays)
     with np.errstate(
         over="ignore"
     ):  # NumPy's integers are converted by NumPy: JAX would wrap around

@@ -67,7 +67,7 @@ class Dense(nn.Module):
         check_integer("features", self.features, minimum=1)
         check_scales(self.W_std, self.b_std, self.parameterization)
         x = _as_features(x)
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
         x = x.astype(dtype)
         given = (self.W_std, 0.0 if self.b_std is None else self.b_std)
         W_std, b_std = (std.astype(dtype) if isinstance(std, Array) else std for std in given)

@@ -134,7 +134,7 @@ def _squared(
     at: Places, moment: np.ndarray, outside: np.ndarray, error: np.ndarray, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weighted squares: of f where it is seen, where it is not, of what interpolation misses."""
-    largest = float(jnp.finfo(jnp.zeros(()).dtype).max)
+    largest = float(jnp.finfo(jnp.result_type(float)).max)
     outside = np.nan_to_num(outside, nan=0.0, posinf=largest, neginf=-largest)
     weighted = (
         (moment, at.moment_weights),

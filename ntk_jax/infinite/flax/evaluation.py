@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.compat import bind
+from ntk_jax.host.arrangements import UnknownOperationError
+from ntk_jax.host.program import HostProgram
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.layouts import LAYOUTS, lazy_broadcast
 from ntk_jax.infinite.flax.values import (
@@ -44,11 +46,10 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
     evaluate, wide = _evaluation(eqn, values, dtype)
     sides = []
     for side in (0,) if static else (0, 1):
-        with jax.ensure_compile_time_eval() if static else contextlib.nullcontext():
-            floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
-            outs = evaluate([v.sides[side] for v in values])
-            outs = [o.astype(dtype) if floating(o) else o for o in outs]
-            sides.append([o if is_key(o) else np.asarray(o) for o in outs] if static else outs)
+        floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+        arrays = [v.sides[side] for v in values]
+        outs: Sequence[AnyArray] = _now(evaluate, arrays) if static else evaluate(arrays)
+        sides.append([o.astype(dtype) if floating(o) else o for o in outs])
     pending = None if static else _still_pending(eqn, values)
     results = []
     for pair in zip(*sides, strict=True):
@@ -58,6 +59,15 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
             d = Det(pair, (1,) * pair[0].ndim, pending=pending)
         results.append(d if wide is None else Det(d.sides, wide, d.literal, d.static, d.pending))
     return results
+
+
+def _now(evaluate: Evaluation, arrays: list[AnyArray]) -> Sequence[AnyArray]:
+    """Of constants: by NumPy, where it knows how, for which nothing is compiled."""
+    if not any(map(is_key, arrays)):
+        with contextlib.suppress(UnknownOperationError):
+            return HostProgram(jax.make_jaxpr(lambda *a: evaluate([*a]))(*arrays))(*arrays)
+    with jax.ensure_compile_time_eval():
+        return [o if is_key(o) else np.asarray(o) for o in evaluate(arrays)]
 
 
 def _evaluation(

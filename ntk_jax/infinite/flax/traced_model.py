@@ -168,7 +168,7 @@ def traced(
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(example)]
     dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
     if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
-        dtype = jnp.zeros(()).dtype
+        dtype = jnp.result_type(float)
     return Program(
         jaxpr, found, jnp.dtype(dtype), options, num_samples, batch_coupled=batch_coupled
     )

@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.typing import ArrayLike
 
+from ntk_jax.compat import in_dtype
 from ntk_jax.infinite.flax.values.deterministic import Number, Shape
 
 PrimitiveParams = dict[str, Any]
@@ -130,14 +131,20 @@ def bind_elementwise(
     floating = lambda a: jnp.issubdtype(a, jnp.floating)
     if name in ("convert_element_type", "reduce_precision", "copy", "copy_p"):
         integral = name == "convert_element_type" and not floating(params["new_dtype"])
-        return jnp.asarray(args[0]).astype(params["new_dtype"] if integral else dtype)
-    arrays = [jnp.asarray(a, dtype if isinstance(a, float) else None) for a in args]
+        return in_dtype(_array(args[0], None), params["new_dtype"] if integral else dtype)
+    arrays = [_array(a, dtype if isinstance(a, float) else None) for a in args]
     chosen = 1 if name == "select_n" else 0  # the first operand of a choice stays what it is
     if any(floating(a.dtype) for a in arrays[chosen:]):
-        arrays = [*arrays[:chosen], *(a.astype(dtype) for a in arrays[chosen:])]
+        arrays = [*arrays[:chosen], *(in_dtype(a, dtype) for a in arrays[chosen:])]
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
-    out: jax.Array = primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **params)
-    return out.astype(dtype) if floating(out.dtype) else out
+    whole = (a if a.shape == shape else jnp.broadcast_to(a, shape) for a in arrays)
+    out: jax.Array = primitive.bind(*whole, **params)
+    return in_dtype(out, dtype) if floating(out.dtype) else out
+
+
+def _array(value: ArrayLike, dtype: np.dtype | None) -> jax.Array:
+    """Of JAX: one is not asked again, which takes longer than what is done with it."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value, dtype)
 
 
 @dataclass(frozen=True)
