@@ -67,6 +67,28 @@ def test_equal_models_share_their_programs(name):
     assert (len(first) <= 3 or name == "NNX class") and not second
 
 
+class Normalized(nn.Module):
+    """Its constants are computed: the width, positions, a table of waves, a mask."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Dense(8)(x[..., None]))
+        positions = jnp.arange(x.shape[1]) / x.shape[1]
+        x = x + jnp.sin(positions * jnp.exp(-positions))[:, None] * nn.Dense(8)(x)
+        mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1])))
+        x = jnp.einsum("ij,bjc->bic", mask / mask.sum(1, keepdims=True), x)
+        return nn.Dense(1)(nn.relu(nn.Dense(8)(x)).reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("few", [0, 2**14])
+def test_constants_of_a_model_take_no_program(monkeypatch, few):
+    monkeypatch.setattr("ntk_jax.host.few.FEW", few)
+    with compilations() as compiled:
+        found = kernels(Normalized)()
+    assert len(compiled) == (0 if few else 1)
+    assert np.isfinite(found.ntk).all()
+
+
 def test_what_differs_shares_nothing():
     def ntk(scale):
         return kernels(lambda: pair(scale))().ntk
