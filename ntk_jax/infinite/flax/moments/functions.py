@@ -34,6 +34,7 @@ from ntk_jax.jaxprs import evaluate as evaluate_jaxpr
 SAMPLES = np.concatenate(
     [np.linspace(-7.93, 7.97, 107), [-0.013, 0.007, 1e-3, -39.0, -21.0, -12.0, 12.0, 21.0, 39.0]]
 )
+POINTS = 4001  # at which a change of sign is looked for
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne", "max", "min")
 SAME = ("convert_element_type", "copy", "stop_gradient")
 STEPPED = ("floor", "ceil", "round", "rem", "nextafter")
@@ -207,40 +208,32 @@ def _kinks(node: Expression, function: Any) -> list[float]:
 
 
 def _roots(a: Expression, b: Expression | None, main: int) -> list[float]:
-    def gap(z):
-        count = 1 + max(
-            [
-                main,
-                *(
-                    n.label
-                    for e in (a, b)
-                    if e is not None
-                    for n in nodes(e)
-                    if n.kind == "variable"
-                ),
-            ]
-        )
-        point = [
-            jnp.asarray(z) if i == main else jnp.zeros_like(jnp.asarray(z)) for i in range(count)
-        ]
-        values = [
-            np.asarray(jnp.broadcast_to(evaluate(e, point), np.shape(z)), float)
-            for e in (a, b)
-            if e is not None
-        ]
-        return values[0] - values[1] if len(values) == 2 else values[0]
-
-    grid = np.linspace(-40.0137, 40.0191, 4001)
-    if any(n.kind == "operand" for e in (a, b) if e is not None for n in nodes(e)):
+    """Where the one passes the other, or 0."""
+    both = [a] if b is None else [a, b]
+    leaves = [n for e in both for n in nodes(e) if n.kind in ("variable", "operand")]
+    if any(n.kind == "operand" for n in leaves):
         return []
-    values = gap(grid)
-    roots = []
-    for i in np.nonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)[0]:
-        low, high, sign = grid[i], grid[i + 1], np.sign(values[i])
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (
-                (middle, high) if np.sign(gap(np.asarray([middle]))[0]) == sign else (low, middle)
-            )
-        roots.append(0.0 if abs(low) < 1e-9 else float((low + high) / 2))
-    return roots
+    count = 1 + max([main, *(n.label for n in leaves)])
+
+    def difference(z: jax.Array) -> jax.Array:
+        point = [z if i == main else jnp.zeros_like(z) for i in range(count)]
+        first, *second = (jnp.asarray(evaluate(e, point), z.dtype) for e in both)
+        return jnp.broadcast_to(first - second[0] if second else first, z.shape)
+
+    def sign(z: np.ndarray) -> np.ndarray:
+        return np.sign(host_values(difference, z))
+
+    grid = np.linspace(-40.0137, 40.0191, POINTS)
+    signs = sign(grid)
+    passed = np.nonzero(signs[:-1] * signs[1:] < 0)[0]
+    return [_where(sign, *grid[i : i + 2]) for i in passed]
+
+
+def _where(sign: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
+    """The place of the first change of sign between two."""
+    for _ in range(4):
+        z = np.linspace(low, high, POINTS)
+        signs = sign(z)
+        i = max(1, int(np.argmax(signs != signs[0])))
+        low, high = z[i - 1], z[i]
+    return 0.0 if abs(low) < 1e-9 else float((low + high) / 2)
