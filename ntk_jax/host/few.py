@@ -57,10 +57,12 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
             args.insert(place, value)
         # what is traced here is not traced again where XLA compiles it
         traced = self.program.large.trace(*args)
-        if not all(map(is_concrete, traced.jaxpr.consts)):
+        closed = traced.jaxpr
+        # JAX 0.6 makes arguments of values from someone's trace
+        if len(closed.jaxpr.invars) > len(kinds) or not all(map(is_concrete, closed.consts)):
             return None
         try:
-            program = HostProgram(traced.jaxpr)
+            program = HostProgram(closed)
         except UnknownOperationError:
             return None
         return (program, jax.tree.structure(traced.out_info)) if program.entries <= QUICK else None
