@@ -218,6 +218,12 @@ def test_traces_and_meshes_take_the_program_of_xla(monkeypatch):
     assert len(compiled) == 1
 
 
+def test_kernels_of_mlps_stay_on_their_device(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    _, took, _ = both_ways(monkeypatch, ntk_jax.mlp_kernels, A[0], depth=1)
+    assert took == {"tiled"}
+
+
 def test_results_are_no_views_of_arrays_that_may_change():
     a = A.copy()
     found = by_numpy_if_few(jit_by_size(lambda a: a.reshape(-1)))(a)

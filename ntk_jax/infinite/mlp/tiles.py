@@ -25,6 +25,7 @@ from ntk_jax.infinite.mlp.layers import Architecture, Layers, Moments, Network, 
 from ntk_jax.infinite.mlp.pairs import inputs, side, start, step
 from ntk_jax.linalg import matmul
 from ntk_jax.memory import memory_budget
+from ntk_jax.platforms import is_the_host
 from ntk_jax.tiling import corners, even, own_mirrored, tile_size, write_both, write_each
 from ntk_jax.types import Which
 
@@ -219,7 +220,8 @@ def block_on_host(
 ) -> tuple[np.ndarray, ...] | None:
     """The kernels of few examples by NumPy, given what is on the host; None where it cannot."""
     x1, x2, layers, arch, _ = network
-    if len(x1) * len(x1 if x2 is None else x2) > few.FEW or len(layers.W) > GROUP:
+    entries = len(x1) * len(x1 if x2 is None else x2)
+    if entries > few.FEW or len(layers.W) > GROUP or not is_the_host():
         return None
     return on_host(_whole, (arch, which), x1, x2, known, layers, few=True)
 
