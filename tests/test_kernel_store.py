@@ -478,7 +478,8 @@ relu = functools.partial(mlp_kernels, depth=1, W_std=1.4)
 
 
 @pytest.mark.slow
-def test_spawned_processes_drive_tiles(store, x, tmp_path):
+def test_spawned_processes_drive_tiles(store, x, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_jax.host.few.FEW", 2**14)  # as in the processes
     store = make(relu, tmp_path / "relu", x)
     whole = bytes_of(store.path)
     store.discard(store.facts.grid.corners[1:])
