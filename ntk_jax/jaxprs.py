@@ -111,6 +111,14 @@ def readers(jaxpr: Jaxpr) -> dict[Var, list[Eqn | None]]:
     return found
 
 
+def branch_of_platform(platforms: Sequence[Sequence[str] | None], on_cpu: bool) -> int | None:
+    """Which branch of `lax.platform_dependent` is taken; None if the accelerator decides it."""
+    names = [*platforms, None]  # None: all others, which JAX 0.6 does not list
+    if not on_cpu and any(n and "cpu" not in n for n in names):
+        return None
+    return next(i for i, n in enumerate(names) if not n or ("cpu" in n) == on_cpu)
+
+
 # Where the frames are that a user did not write: ours that trace, JAX's, Flax's.
 _NOT_THE_MODEL = (
     *(Path(__file__).parent / room for room in ("infinite", "initializers", "duals")),

@@ -120,6 +120,10 @@ OPERATIONS = {
         A,
     ),
     "by platform": (lambda a: lax.platform_dependent(a, cpu=jnp.sin, default=jnp.sort), A),
+    "by platform, of others": (
+        lambda a: lax.platform_dependent(a, tpu=jnp.sort, default=jnp.sin),
+        A,
+    ),
     "computed again": (jax.checkpoint(lambda a: jnp.sin(a) * 2), A),
     "complex": (lambda a: ((c := lax.complex(a, a + 1)).real, (c * c).imag), A),
     "kinds of numbers": (

@@ -10,7 +10,7 @@ import numpy as np
 
 from ntk_jax.host.arrangements import ARRANGEMENTS, UnknownOperationError, Value
 from ntk_jax.host.sums import SUMS
-from ntk_jax.jaxprs import Eqn
+from ntk_jax.jaxprs import Eqn, branch_of_platform
 
 
 def operation(eqn: Eqn) -> Callable[..., Value] | None:
@@ -62,9 +62,8 @@ def _polynomial(x: Value, *coefficients: Value) -> Value:
 
 
 def _platform(params: Value, aval: Value) -> Callable[..., Value]:
-    names = params["platforms"]
-    here = next(i for i, group in enumerate(names) if group is None or "cpu" in group)
-    return lambda: np.asarray(here, aval.dtype)
+    number = np.asarray(branch_of_platform(params["platforms"], on_cpu=True), aval.dtype)
+    return lambda: number
 
 
 _SAME = ("copy", "copy_p", "device_put", "optimization_barrier", "stop_gradient")

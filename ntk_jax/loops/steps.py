@@ -12,6 +12,7 @@ from ntk_jax.compat import CALLS
 from ntk_jax.jaxprs import (
     Atom,
     Eqn,
+    branch_of_platform,
     evaluate,
     inner_jaxpr,
     needed,
@@ -119,7 +120,7 @@ class Once:
             case name if name in CALLS:
                 return evaluate(*inner_jaxpr(eqn), operands, self)
             case "platform_index":
-                number = _branch(eqn.params["platforms"], self.on_cpu)
+                number = branch_of_platform(eqn.params["platforms"], self.on_cpu)
                 return self.step(eqn, operands) if number is None else [np.int32(number)]
             case "clamp" if isinstance(operands[1], np.int32):  # of a branch's number, in JAX 0.6
                 low, number, high = operands
@@ -135,14 +136,6 @@ class Once:
     def _one(self, array: np.ndarray) -> np.ndarray:
         """The same array for equal constants."""
         return self.arrays.setdefault((array.dtype, array.shape, array.tobytes()), array)
-
-
-def _branch(platforms: Sequence[Sequence[str] | None], on_cpu: bool) -> int | None:
-    """Which branch of `lax.platform_dependent` is taken; None if the accelerator decides it."""
-    names = [*platforms, None]  # None: all others, which JAX 0.6 does not list
-    if not on_cpu and any(n and "cpu" not in n for n in names):
-        return None
-    return next(i for i, n in enumerate(names) if not n or ("cpu" in n) == on_cpu)
 
 
 def identity(operand: Operand) -> Hashable:
