@@ -5,7 +5,7 @@ Their values differ by roundings from those of the same program on large arrays,
 programs do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, update_wrapper
 from typing import Any
 
@@ -57,16 +57,16 @@ class jit_by_size:  # noqa: N801  # it stands where jax.jit would
     def __call__(self, *args: object) -> Any:
         """`f` of them."""
         arrays = [a for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)]
-        options = self._options_for(self.entries_of(*args))
+        options = self._options_for(self.entries_of(arrays, args))
         if options is None or jax.config.read(_LITTLE) or not are_on_cpu(arrays):
             return self.large(*args)
         return self.small(options, *args)
 
-    def entries_of(self, *args: object) -> int:
-        """What decides about them."""
+    def entries_of(self, arrays: Iterable[Any], args: Sequence[object]) -> int:
+        """What decides about arguments with these arrays."""
         if self.entries is not None:
             return self.entries(*args)
-        return max((a.size for a in jax.tree.leaves(args) if isinstance(a, ARRAYS)), default=0)
+        return max((a.size for a in arrays), default=0)
 
     def _options_for(self, most: int) -> Mapping[str, bool | int] | None:
         """With so many entries; None: as large arrays."""

@@ -58,7 +58,7 @@ def _slice(params: Value, aval: Value, shape: Shape) -> Callable[..., Value]:
 
 def _dynamic_slice(params: Value, aval: Value, shape: Shape, *_: Shape) -> Callable[..., Value]:
     sizes = params["slice_sizes"]
-    return lambda x, *start: whole(x, shape)[within(start, sizes, shape)]
+    return lambda x, *start: whole(x, shape)[_within(start, sizes, shape)]
 
 
 def _dynamic_update_slice(
@@ -66,13 +66,13 @@ def _dynamic_update_slice(
 ) -> Callable[..., Value]:
     def write(x: Value, update: Value, *start: Value) -> Value:
         out = np.array(whole(x, shape))
-        out[within(start, sizes, shape)] = update
+        out[_within(start, sizes, shape)] = update
         return out
 
     return write
 
 
-def within(start: Sequence[Value], sizes: Shape, shape: Shape) -> tuple[slice, ...]:
+def _within(start: Sequence[Value], sizes: Shape, shape: Shape) -> tuple[slice, ...]:
     """Moved into the array, as JAX does."""
     first = [min(max(int(i), 0), n - k) for i, k, n in zip(start, sizes, shape, strict=True)]
     return tuple(slice(i, i + k) for i, k in zip(first, sizes, strict=True))

@@ -6,11 +6,11 @@ from functools import lru_cache, update_wrapper
 import jax
 import numpy as np
 
-from ntk_jax.compat import given_to_device, is_concrete
-from ntk_jax.host.arrangements import UnknownOperationError, Value
-from ntk_jax.host.program import QUICK, HostProgram
+from ntk_jax.compat import given_to_device
+from ntk_jax.host.arrangements import Value
+from ntk_jax.host.program import QUICK, HostProgram, host_program
 from ntk_jax.platforms import is_the_host
-from ntk_jax.small_programs import are_on_cpu, jit_by_size
+from ntk_jax.small_programs import ARRAYS, are_on_cpu, jit_by_size
 
 FEW = 2**14
 """Entries of the largest array up to which NumPy is tried."""
@@ -28,15 +28,17 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
 
     def __call__(self, *args: Value) -> Value:
         """Its results, as arrays of JAX."""
-        found = self._by_numpy(*args) if self.program.entries_of(*args) <= FEW else None
+        found = self._by_numpy(args)
         return self.program(*args) if found is None else found
 
-    def _by_numpy(self, *args: Value) -> Value:
+    def _by_numpy(self, args: tuple[Value, ...]) -> Value:
         """The same; None where it is left to XLA."""
         static = self.program.static
         fixed = tuple(args[i] for i in static)
         leaves, structure = jax.tree.flatten([a for i, a in enumerate(args) if i not in static])
-        if not (is_the_host() and all(map(_is_array, leaves)) and are_on_cpu(leaves)):
+        if not (is_the_host() and all(map(_is_array, leaves))):
+            return None
+        if self.program.entries_of(leaves, args) > FEW or not are_on_cpu(leaves):
             return None
         kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
@@ -59,17 +61,11 @@ class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
         traced = self.program.large.trace(*args)
         closed = traced.jaxpr
         # JAX 0.6 makes arguments of values from someone's trace
-        if len(closed.jaxpr.invars) > len(kinds) or not all(map(is_concrete, closed.consts)):
-            return None
-        try:
-            program = HostProgram(closed)
-        except UnknownOperationError:
-            return None
-        return (program, jax.tree.structure(traced.out_info)) if program.entries <= QUICK else None
+        own = len(closed.jaxpr.invars) == len(kinds)
+        program = host_program(closed, QUICK) if own else None
+        return None if program is None else (program, jax.tree.structure(traced.out_info))
 
 
 def _is_array(leaf: object) -> bool:
     """Of numbers, and not of random keys."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and isinstance(
-        leaf.dtype, np.dtype
-    )
+    return isinstance(leaf, ARRAYS) and isinstance(leaf.dtype, np.dtype)

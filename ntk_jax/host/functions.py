@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.compat import is_concrete
-from ntk_jax.host.arrangements import UnknownOperationError, Value
-from ntk_jax.host.program import QUICK, HostProgram
+from ntk_jax.host.arrangements import Value
+from ntk_jax.host.program import QUICK, HostProgram, host_program
 
 
 def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
@@ -26,11 +26,8 @@ def host_values(f: Callable[..., Value], *args: np.ndarray) -> Value:
     dtype = jnp.result_type(float)
     values = [np.asarray(a, dtype) for a in args]
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(*values)
-    if all(map(is_concrete, closed.consts)):
-        try:
-            return jax.tree.unflatten(jax.tree.structure(shapes), HostProgram(closed)(*values))
-        except UnknownOperationError:
-            pass
+    if (program := host_program(closed)) is not None:
+        return jax.tree.unflatten(jax.tree.structure(shapes), program(*values))
     found = jax.jit(f)(*values)
     if not all(map(is_concrete, jax.tree.leaves(found))):  # under someone's jit
         with jax.ensure_compile_time_eval():
@@ -63,15 +60,12 @@ def _program(
     kinds: tuple[Value, ...],
     x64: bool,
     few: bool,
-) -> tuple["HostProgram", Value] | None:
+) -> tuple[HostProgram, Value] | None:
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     closed, shapes = jax.make_jaxpr(f, static_argnums=0, return_shape=True)(static, *args)
-    try:
-        program = HostProgram(closed)
-    except UnknownOperationError:
-        return None
     most = QUICK if few else max(QUICK, _GROWTH * max(math.prod(shape) for shape, _ in kinds))
-    return (program, jax.tree.structure(shapes)) if program.entries <= most else None
+    program = host_program(closed, most)
+    return None if program is None else (program, jax.tree.structure(shapes))
 
 
 _GROWTH = 16  # a mixture has ten scales

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntk_jax.compat import scan_counts
+from ntk_jax.compat import is_concrete, scan_counts
 from ntk_jax.host.arrangements import UnknownOperationError, Value, whole
 from ntk_jax.host.operations import operation
 from ntk_jax.jaxprs import (
@@ -211,6 +211,19 @@ class HostProgram:
         self.work += loop.body.work * eqn.params["length"]
         places = self._later(loop.run, [eqn.outvars[i] for i in loop.wanted], operands)
         return [*(found | dict(zip(loop.wanted, places, strict=True))).values()]
+
+
+def host_program(closed: Value, most: float = math.inf) -> HostProgram | None:
+    """That of a trace; None where it has values of someone else's trace, NumPy does not know an
+    operation, or it computes more than so many entries for each step to compile.
+    """
+    if not all(map(is_concrete, closed.consts)):
+        return None
+    try:
+        program = HostProgram(closed)
+    except UnknownOperationError:
+        return None
+    return program if program.entries <= most else None
 
 
 class Loop:

@@ -118,7 +118,7 @@ class Pairs:
         at_once = LIVE * per_pair * max(n1, n2 or 0) ** 2
         limit = memory_budget(memory_limit, most=MOST_BYTES, on_cpu=on_cpu, needed=at_once)
         most = max(1, int((limit / (LIVE * per_pair)) ** 0.5))
-        by_numpy = at_once <= LIVE * few.FEW * self.program.dtype.itemsize
+        by_numpy = per_pair * n1**2 <= few.FEW * self.program.dtype.itemsize
         if on_cpu and n2 is None and per_pair >= COSTLY and not by_numpy:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         limit_alone = min(limit, BYTES_ALONE) if on_cpu else limit

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.compat import bind
-from ntk_jax.host.arrangements import UnknownOperationError
-from ntk_jax.host.program import HostProgram
+from ntk_jax.host.program import host_program
 from ntk_jax.infinite.flax.errors import SAMPLES, NoLimitError
 from ntk_jax.infinite.flax.layouts import LAYOUTS, lazy_broadcast
 from ntk_jax.infinite.flax.values import (
@@ -64,8 +63,9 @@ def deterministic(eqn: Eqn, values: Sequence[Det], dtype: np.dtype) -> list[Det]
 def _now(evaluate: Evaluation, arrays: list[AnyArray]) -> Sequence[AnyArray]:
     """Of constants: by NumPy, where it knows how, for which nothing is compiled."""
     if not any(map(is_key, arrays)):
-        with contextlib.suppress(UnknownOperationError):
-            return HostProgram(jax.make_jaxpr(lambda *a: evaluate([*a]))(*arrays))(*arrays)
+        program = host_program(jax.make_jaxpr(lambda *a: evaluate([*a]))(*arrays))
+        if program is not None:
+            return program(*arrays)
     with jax.ensure_compile_time_eval():
         return [o if is_key(o) else np.asarray(o) for o in evaluate(arrays)]
 
