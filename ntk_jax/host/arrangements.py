@@ -119,9 +119,15 @@ def _gather(params: Value, aval: Value, shape: Shape, of_indices: Shape) -> Call
             index = index + np.arange(sizes[d]).reshape(_on_axes(rank, [offset[d]], [sizes[d]]))
         return index
 
+    def found_in(x: Value, start: Value) -> Value:
+        if batch:
+            return x[tuple(indices_of(d, start) for d in range(len(shape)))]
+        first = [start[place[d]] if d in place else 0 for d in range(len(shape))]
+        return x[_within(first, sizes, shape)].reshape(aval.shape)
+
     def take(x: Value, start: Value) -> Value:
         start = np.asarray(whole(start, of_indices), int)
-        found = whole(x, shape)[tuple(indices_of(d, start) for d in range(len(shape)))]
+        found = found_in(whole(x, shape), start)
         most = np.array([shape[d] - sizes[d] for d in numbers.start_index_map], int)
         outside = ((start < 0) | (start > most)).any(-1)
         if params["mode"] == _MODES.FILL_OR_DROP and outside.any():

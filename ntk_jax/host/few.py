@@ -1,6 +1,6 @@
 """Programs of few entries by NumPy: XLA takes longer to compile them than NumPy for many calls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, update_wrapper
 
 import jax
@@ -18,18 +18,18 @@ FEW = 2**14
 
 class by_numpy_if_few:  # noqa: N801  # it stands where jit_by_size would
     """`program`, by NumPy where it has few entries, its arrays are the host's, and NumPy knows its
-    operations and is quick with them.
+    operations and is quick with them; elsewhere `otherwise`, which is the program.
     """
 
-    def __init__(self, program: jit_by_size) -> None:
-        self.program = program
+    def __init__(self, program: jit_by_size, otherwise: Callable[..., Value] | None = None) -> None:
+        self.program, self.otherwise = program, otherwise or program
         self.on_host = lru_cache(maxsize=256)(self._on_host)
         update_wrapper(self, program)
 
     def __call__(self, *args: Value) -> Value:
         """Its results, as arrays of JAX."""
         found = self._by_numpy(args)
-        return self.program(*args) if found is None else found
+        return self.otherwise(*args) if found is None else found
 
     def _by_numpy(self, args: tuple[Value, ...]) -> Value:
         """The same; None where it is left to XLA."""

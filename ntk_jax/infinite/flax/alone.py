@@ -14,6 +14,7 @@ from ntk_jax.tiling import even, pad_rows
 
 # What belongs to each example, and numbers that tell equal rows, if any.
 Side: TypeAlias = tuple[list[Array], Array | None]
+Packs: TypeAlias = tuple[list[Array], ...]  # of x1 and x2; of x1 alone where x2 is None
 Cut: TypeAlias = Callable[[Array, int], Side]  # of so many examples from one on
 
 
@@ -32,14 +33,11 @@ class Alone(NamedTuple):
         """Of one."""
         return self.packing.packed(self.of_one(*x))
 
-    def of_all(
-        self, x1: Examples, x2: Examples | None, most: int
-    ) -> tuple[list[Array], list[Array]]:
+    def of_all(self, x1: Examples, x2: Examples | None, most: int) -> Packs:
         """Of both sides, packed, by one program for both if they are few."""
         n1 = num_rows(x1)
         if x2 is None:
-            found = self._some_at_once(x1, most)
-            return found, found
+            return (self._some_at_once(x1, most),)
         if n1 + num_rows(x2) > most:
             return self._some_at_once(x1, most), self._some_at_once(x2, most)
         both = jax.tree.map(lambda *x: jnp.concatenate(x), x1, x2)

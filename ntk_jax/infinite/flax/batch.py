@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from ntk_jax.examples import Examples, num_rows
 from ntk_jax.host import by_numpy_if_few, few
-from ntk_jax.infinite.flax.alone import Alone, Side
+from ntk_jax.infinite.flax.alone import Alone, Packs, Side
 from ntk_jax.infinite.flax.traced_model import Duals, Program
 from ntk_jax.loops.apart import Apart
 from ntk_jax.loops.packing import Packing
@@ -39,6 +39,7 @@ MOST_BYTES = 2**30
 BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
+STATIC = 4, 5  # arguments that are the duals and the schedule
 
 
 class Schedule(NamedTuple):
@@ -67,11 +68,11 @@ class Pairs:
 
     def __init__(self, program: Program, which: Which):
         self.program, self.which = program, which
-        every = partial(_all_pairs, program, which)
-        entries = partial(_entries, program)
-        self.compiled = by_numpy_if_few(
-            jit_by_size(every, (4, 5), LESS, entries, times=OF_NETWORKS)
-        )
+        every, alone = (partial(f, program, which) for f in (_all_pairs, _all_alone))
+        entries, of_rows = partial(_entries, program), partial(_entries_alone, program, which)
+        self.compiled = jit_by_size(every, STATIC, LESS, entries, times=OF_NETWORKS)
+        self.run = by_numpy_if_few(self.compiled, self._given_rows)
+        self.alone = by_numpy_if_few(jit_by_size(alone, STATIC, LESS, of_rows), lambda *_: None)
 
     def __call__(
         self,
@@ -91,7 +92,7 @@ class Pairs:
         def run(on_cpu: bool, *arguments: Any) -> tuple[Results, Array | None]:
             n2 = None if x2 is None else num_rows(x2)
             schedule = self._schedule(num_rows(x1), n2, duals, memory_limit, key, on_cpu)
-            out = self.compiled(*arguments, duals, schedule)
+            out = self.run(*arguments, duals, schedule)
             if x2 is not None or num_rows(x1) > schedule.tile(num_rows(x1)):
                 return out, None
             if is_small_on_host(out[0]):
@@ -103,6 +104,13 @@ class Pairs:
             return run(on_cpu, *arguments)
         kernels = lambda on_cpu: lambda *arguments: run(on_cpu, *arguments)[0]
         return by_platform(kernels(True), kernels(False), *arguments), None
+
+    def _given_rows(self, *arguments: Any) -> Results:
+        """By XLA; what belongs to one example by NumPy, if it is little: half of what there is to
+        compile.
+        """
+        packs = self.alone(*arguments) if arguments[-1].held else None
+        return self.compiled(*arguments, packs)
 
     def _schedule(
         self,
@@ -133,11 +141,27 @@ def _entries(
     rows: object,
     key: Array | None,
     duals: Duals,
-    _: Schedule,
+    *_: object,
 ) -> int:
     """Of the moments of all pairs."""
     per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
     return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
+
+
+def _entries_alone(
+    program: Program,
+    which: Which,
+    x1: Examples,
+    x2: Examples | None,
+    rows: object,
+    key: Array | None,
+    duals: Duals,
+    schedule: Schedule,
+) -> int:
+    """Of what is held of single examples."""
+    apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
+    n = num_rows(x1) + (0 if x2 is None else num_rows(x2))
+    return n * apart.bytes_of_one // program.dtype.itemsize
 
 
 def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
@@ -146,6 +170,30 @@ def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results
         return tuple(program.of_both(*shared, *a, *b, same))
 
     return jax.vmap(jax.vmap(pair, (None, None, 0, 0)), (0, 0, None, None))(*one, *two)
+
+
+def _alone(
+    program: Program, which: Which, key: Array | None, duals: Duals, schedule: Schedule
+) -> tuple[Apart, Alone]:
+    """The program of pairs, and what of it belongs to one example."""
+    apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
+    shared = apart.of_neither(*([] if key is None else [key]))
+    return apart, Alone(apart.of_one, shared, Packing(apart.of_one.like))
+
+
+def _all_alone(
+    program: Program,
+    which: Which,
+    x1: Examples,
+    x2: Examples | None,
+    rows: object,
+    key: Array | None,
+    duals: Duals,
+    schedule: Schedule,
+) -> Packs:
+    """What belongs to each example of both sides."""
+    _, alone = _alone(program, which, key, duals, schedule)
+    return alone.of_all(x1, x2, schedule.most_alone)
 
 
 def _all_pairs(
@@ -157,23 +205,23 @@ def _all_pairs(
     key: Array | None,
     duals: Duals,
     schedule: Schedule,
+    packs: Packs | None = None,
 ) -> Results:
-    """All pairs, of one tile neither symmetric to the bit."""
-    apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
-    shared = apart.of_neither(*([] if key is None else [key]))
-    alone = Alone(apart.of_one, shared, Packing(apart.of_one.like))
+    """All pairs, of one tile neither symmetric to the bit; `packs` if they are known."""
+    apart, alone = _alone(program, which, key, duals, schedule)
     n1, n2 = num_rows(x1), num_rows(x1 if x2 is None else x2)
     t1, t2 = schedule.tile(n1), schedule.tile(n2)
 
     def tile(a: Side, b: Side) -> Results:
-        kernels = _block(apart, shared, a, b)
+        kernels = _block(apart, alone.shared, a, b)
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
-    packs = alone.of_all(x1, x2, schedule.most_alone) if schedule.held else None
+    if packs is None and schedule.held:
+        packs = alone.of_all(x1, x2, schedule.most_alone)
     if n1 <= t1 and n2 <= t2 and packs is not None:
-        tiles = tile(*((alone.packing.unpacked(p), rows) for p in packs))
+        tiles = tile(*((alone.packing.unpacked(p), rows) for p in (packs[0], packs[-1])))
         return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
-    packs1, packs2 = packs or (None, None)
+    packs1, packs2 = (None, None) if packs is None else (packs[0], packs[-1])
     cut1 = alone.cut(x1, packs1, rows, t1, schedule.on_cpu)
     cut2 = cut1 if x2 is None else alone.cut(x2, packs2, rows, t2, schedule.on_cpu)
     compute = jax.checkpoint(lambda i, j: tile(cut1(i, t1), cut2(j, t2)))
