@@ -15,10 +15,12 @@ from numpy.testing import assert_allclose
 import ntk_jax
 from cases.architectures import CASES, lenient
 from cases.compilations import compilations
+from ntk_jax.closures.programs import forget
 from ntk_jax.host import few
 from ntk_jax.host.arrangements import UnknownOperationError
 from ntk_jax.host.few import by_numpy_if_few
 from ntk_jax.host.program import HostProgram
+from ntk_jax.infinite.flax import batch
 from ntk_jax.small_programs import LESS, jit_by_size
 
 RNG = np.random.default_rng(0)
@@ -79,6 +81,16 @@ OPERATIONS = {
         np.array([[1, 3], [0, 0], [2, 1]]),
     ),
     "a piece": (lambda a, i: lax.dynamic_slice(a, (i, i - 7, i), (2, 4, 2)), A, np.int32(7)),
+    "the same piece of each": (
+        jax.vmap(lambda m, i: lax.dynamic_slice(m, (i, i - 7), (2, 3)), (0, None)),
+        A,
+        np.int32(1),
+    ),
+    "a row beyond the end, filled": (
+        lambda m, i: m.at[i].get(mode="fill"),
+        M,
+        np.int32(7),
+    ),
     "a piece replaced": (
         lambda a, i: lax.dynamic_update_slice(a, a[:2, :1] + 1, (i, i, i - 1)),
         A,
@@ -294,6 +306,36 @@ def test_limits_are_alike_by_numpy_and_by_xla(monkeypatch, case):
     for pair in ((x1,), (x1, x2)):
         found, took, expected = both_ways(monkeypatch, kernel_fn, *pair)
         assert not took or case.name in BY_XLA
+        for a, b in zip(found, expected, strict=True):
+            assert_allclose(a, b, **TOLERANCE[a.dtype.type])
+
+
+@pytest.fixture
+def packs_given(monkeypatch):
+    """Of every trace of all pairs, which are too many for NumPy: whether examples were its own."""
+    given, all_pairs = [], batch._all_pairs
+
+    @functools.wraps(all_pairs)
+    def noted(*args):
+        given.append(len(args) > 8 and args[8] is not None)
+        return all_pairs(*args)
+
+    forget()
+    monkeypatch.setattr(batch, "_all_pairs", noted)
+    monkeypatch.setattr(batch, "_entries", lambda *_: 2**15)
+    yield given
+    forget()
+
+
+@pytest.mark.parametrize("name", ["pooled", "flax_mnist", "wide_resnet", "attention", "mlp_nnx"])
+def test_limits_are_alike_with_single_examples_by_numpy(monkeypatch, packs_given, name):
+    (case,) = (case for case in CASES if case.name == name)
+    x1, x2 = case.inputs(3), case.inputs(2, seed=1)
+    kernel_fn = lenient(ntk_jax.infinite_width(case.build(64, 2)))
+    for pair in ((x1,), (x1, x2)):
+        packs_given.clear()
+        found, took, expected = both_ways(monkeypatch, kernel_fn, *pair)
+        assert took == {"_all_pairs"} and packs_given == [True, False]
         for a, b in zip(found, expected, strict=True):
             assert_allclose(a, b, **TOLERANCE[a.dtype.type])
 
