@@ -4,8 +4,9 @@ A jaxpr is a list of equations `outvars = primitive[params](invars)`; a literal 
 value.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -48,6 +49,26 @@ def closed_jaxpr(jaxpr: Any) -> Any:
 def inner_jaxpr(eqn: Eqn) -> tuple[Jaxpr, list[Any]]:
     """`(jaxpr, consts)` of an equation whose name is in `INNER`."""
     return open_jaxpr(eqn.params[INNER[eqn.primitive.name]])
+
+
+def programs_in(eqn: Eqn) -> list[Jaxpr]:
+    """Every program that an equation holds: bodies of loops, branches."""
+    found = [p for v in eqn.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
+    return [open_jaxpr(p)[0] for p in found if hasattr(p, "eqns")]
+
+
+def all_equations(jaxpr: Jaxpr) -> Iterator[Eqn]:
+    """Those of a program, and of the programs in them."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for program in programs_in(eqn):
+            yield from all_equations(program)
+
+
+def most_entries(jaxpr: Jaxpr) -> int:
+    """Of the largest array that is computed entry by entry."""
+    computed = (eqn for eqn in all_equations(jaxpr) if eqn.primitive.name in ELEMENTWISE)
+    return max((math.prod(shape_of(eqn.outvars[0])) for eqn in computed), default=0)
 
 
 def shape_of(atom: Atom) -> tuple[int, ...]:

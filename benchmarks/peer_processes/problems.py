@@ -8,6 +8,7 @@ import numpy as np
 
 NUM_FEATURES = 784
 W_STD, B_STD = 2**0.5, 0.1
+JITTED = "jitted"  # a method: whatever is fastest, inside `jax.jit`
 LIMITS = {"limit_flatten": "flattened", "limit_pool": "average pools"}
 
 

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from ntk_jax.closures.cache import Cache
 from ntk_jax.closures.fingerprint import Function, Reading, read
 from ntk_jax.compat import abstract_value, ambient_mesh, is_concrete, without_consts
-from ntk_jax.jaxprs import Jaxpr, same_jaxpr
+from ntk_jax.jaxprs import Jaxpr, most_entries, same_jaxpr
 from ntk_jax.small_programs import LESS, jit_by_size
 
 T = TypeVar("T")
@@ -202,4 +202,6 @@ def _runner(name: str, jaxpr: Jaxpr) -> Callable[[Leaves, Leaves], Leaves]:
         return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
     evaluate.__name__ = evaluate.__qualname__ = name
-    return jit_by_size(evaluate, options=LESS)
+    # Not of what products of matrices read: those are compiled already.
+    most = most_entries(jaxpr)
+    return jit_by_size(evaluate, options=LESS, entries=lambda *_: most)

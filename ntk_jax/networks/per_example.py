@@ -14,7 +14,7 @@ from ntk_jax.closures.fingerprint import Reading
 from ntk_jax.closures.programs import program_of, remember
 from ntk_jax.compat import UNFOLDED, is_concrete
 from ntk_jax.examples import Examples, shapes_of_rows, take_rows
-from ntk_jax.jaxprs import Jaxpr, dtype_of, open_jaxpr
+from ntk_jax.jaxprs import Jaxpr, all_equations, dtype_of
 from ntk_jax.networks.apply_fn import shapes_of, trace_of
 from ntk_jax.networks.rows import FEW, MORE, rows_are_apart
 from ntk_jax.types import ApplyFn, Params
@@ -130,7 +130,6 @@ def _moved_outputs(apply_fn: ApplyFn, params: Params, pool: Examples) -> tuple[A
 
 def _coarsest_eps(jaxpr: Jaxpr) -> float:
     """The rounding unit of the least precise float in the computation."""
-    inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if hasattr(p, "eqns")]
-    dtypes = [dtype_of(v) for eqn in jaxpr.eqns for v in eqn.outvars]
+    dtypes = {dtype_of(v) for eqn in all_equations(jaxpr) for v in eqn.outvars}
     eps = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
-    return max([0.0, *eps, *(_coarsest_eps(open_jaxpr(p)[0]) for p in inner)])
+    return max([0.0, *eps])

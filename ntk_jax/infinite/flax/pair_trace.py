@@ -15,7 +15,7 @@ from ntk_jax.examples import Examples
 from ntk_jax.infinite.flax.moments.duals import Filled
 from ntk_jax.infinite.flax.moments.factors import Observed
 from ntk_jax.infinite.flax.values.expression import Function
-from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, open_jaxpr, shape_of
+from ntk_jax.jaxprs import Eqn, Jaxpr, dtype_of, evaluate, programs_in, shape_of
 from ntk_jax.loops.apart import OF_BOTH, OF_FIRST, OF_NEITHER, OF_SECOND, Apart, apart
 from ntk_jax.loops.rolled import Rolled, rolled
 from ntk_jax.loops.steps import Inner
@@ -130,7 +130,7 @@ def _largest(jaxpr: Jaxpr, marks: Sequence[int], inner: Inner) -> tuple[list[int
         most = reduce(or_, marks, OF_NEITHER)
         outs = [most] * len(eqn.outvars)
         filled_in = inner(eqn)
-        for program in _programs_in(eqn) if filled_in is None else [filled_in.jaxpr]:
+        for program in programs_in(eqn) if filled_in is None else [filled_in.jaxpr]:
             alike = len(program.invars) == len(marks) and eqn.primitive.name != "scan"
             given = marks if alike else [most] * len(program.invars)
             inside, found = _largest(program, given, inner)
@@ -144,8 +144,3 @@ def _largest(jaxpr: Jaxpr, marks: Sequence[int], inner: Inner) -> tuple[list[int
     constants = [OF_NEITHER] * len(jaxpr.constvars)
     found = evaluate(jaxpr, constants, marks, step, constant=lambda _: OF_NEITHER)
     return largest, found
-
-
-def _programs_in(eqn: Eqn) -> list[Jaxpr]:
-    found = [p for v in eqn.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
-    return [open_jaxpr(p)[0] for p in found if hasattr(p, "eqns")]
