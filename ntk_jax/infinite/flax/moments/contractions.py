@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ class ConvContraction:
         alone, spatial = all(window.taps == 1 for window in self.windows), len(self.windows)
         most = max(math.prod(k.shape[1:]), math.prod(window.length for window in self.windows))
         if diag and not alone and most <= TOGETHER:
-            bands = [_band(n, w) for n, w in zip(k.shape[1:], self.windows, strict=True)]
+            bands = (_bands(n, w).sum(0) for n, w in zip(k.shape[1:], self.windows, strict=True))
             band = jnp.asarray(reduce(np.kron, bands), k.dtype)
             k = jnp.matmul(k.reshape(len(k), -1), band, precision="highest")
             return k.reshape(len(k), *(window.length for window in self.windows))
@@ -162,27 +162,47 @@ BANDED, TOGETHER = 64, 256
 
 
 @lru_cache(maxsize=64)
-def _band(size: int, window: Window) -> np.ndarray:
-    """(size, length) matrix of 1s where an input is under a tap of an output."""
+def _bands(size: int, window: Window) -> np.ndarray:
+    """(taps, size, length): 1 where an input is under that tap of an output."""
     taps, stride, padding, spacing, tap_spacing, length = window
     t, p = np.arange(taps)[:, None], np.arange(length)
     at, rest = np.divmod(stride * p + tap_spacing * t - padding[0], spacing)
     # A tap between the entries of a dilated input, or in its padding, meets no entry.
     met = (rest == 0) & (np.arange(size)[:, None, None] == at)
-    return met.sum(axis=1).astype(float)
+    return met.swapaxes(0, 1).astype(float)
 
 
 def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
     """Sum over t of k at stride p + tap_spacing t along all `axes` at once: taps are summed, pairs
     of taps are not.
     """
+    by_matrix, by_slices = (
+        partial(f, axes=axes, window=window) for f in (_by_a_matrix, _by_slices)
+    )
+    of_axes = math.prod(k.shape[a] for a in axes), window.length ** len(axes)
+    if window.taps == 1:
+        return by_slices(k)
+    if max(of_axes) > BANDED:  # a loop for a CPU, as in `computed_once`
+        return by_platform(partial(by_slices, looped=True), by_slices, k)
+    return by_matrix(k) if len(axes) == 1 else by_platform(by_matrix, by_slices, k)
+
+
+def _by_a_matrix(k: Array, axes: Sequence[int], window: Window) -> Array:
+    """A product with the sum over taps of the Kronecker products of the axes' bands."""
+    bands = (_bands(k.shape[a], window) for a in axes)
+    matrix = sum(reduce(np.kron, of_tap) for of_tap in zip(*bands, strict=True))
+    last = range(-len(axes), 0)
+    rows = jnp.moveaxis(k, axes, last)
+    others = rows.shape[: -len(axes)]
+    product = jnp.matmul(
+        rows.reshape(*others, -1), jnp.asarray(matrix, k.dtype), precision="highest"
+    )
+    return jnp.moveaxis(product.reshape(*others, *[window.length] * len(axes)), last, axes)
+
+
+def _by_slices(k: Array, axes: Sequence[int], window: Window, looped: bool = False) -> Array:
+    """Tap by tap, in a loop or in one pass."""
     taps, stride, padding, spacing, tap_spacing, length = window
-    if len(axes) == 1 and taps > 1 and max(k.shape[axes[0]], length) <= BANDED:
-        band = _band(k.shape[axes[0]], window)
-        moved = jnp.tensordot(
-            k, jnp.asarray(band, k.dtype), ((axes[0],), (0,)), precision="highest"
-        )
-        return jnp.moveaxis(moved, -1, axes[0])
     summed = [a in axes for a in range(k.ndim)]
     config = [(*padding, spacing - 1) if here else (0, 0, 0) for here in summed]
     k = lax.pad(k, jnp.zeros((), k.dtype), config)
@@ -191,20 +211,14 @@ def _window_sum(k: Array, axes: Sequence[int], window: Window) -> Array:
     steps = [stride if here else 1 for here in summed]
     at = lambda t, zero: [t * tap_spacing if here else zero for here in summed]
     strided = lambda k: lax.slice(k, none, size, steps)
-
-    def in_one_pass(k: Array) -> Array:
+    if not looped:
         cut = lambda start: lax.slice(k, start, [s + n for s, n in zip(start, size, strict=True)])
         return reduce(operator.add, (strided(cut(at(t, 0))) for t in range(taps)))
-
-    def tap_by_tap(k: Array) -> Array:
-        # Unsigned: JAX looks for indices that are negative, axis by axis.
-        cut = lambda t: lax.dynamic_slice(k, at(t, np.uint32(0)), size)
-        add = lambda total, t: (total + strided(cut(t)), None)
-        zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
-        return lax.scan(add, zeros, np.arange(taps, dtype=np.uint32))[0]
-
-    # A loop for a CPU, as in `computed_once`.
-    return in_one_pass(k) if taps == 1 else by_platform(tap_by_tap, in_one_pass, k)
+    # Unsigned: JAX looks for indices that are negative, axis by axis.
+    moved = lambda t: lax.dynamic_slice(k, at(t, np.uint32(0)), size)
+    add = lambda total, t: (total + strided(moved(t)), None)
+    zeros = jnp.zeros_like(strided(lax.slice(k, none, size)))
+    return lax.scan(add, zeros, np.arange(taps, dtype=np.uint32))[0]
 
 
 def inner_products(
