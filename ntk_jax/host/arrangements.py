@@ -119,27 +119,27 @@ def _gather(params: Value, aval: Value, shape: Shape, of_indices: Shape) -> Call
             index = index + np.arange(sizes[d]).reshape(_on_axes(rank, [offset[d]], [sizes[d]]))
         return index
 
-    def found_in(x: Value, start: Value) -> Value:
-        if batch:
-            return x[tuple(indices_of(d, start) for d in range(len(shape)))]
-        first = [start[place[d]] if d in place else 0 for d in range(len(shape))]
-        return x[_within(first, sizes, shape)].reshape(aval.shape)
-
     def take(x: Value, start: Value) -> Value:
-        start = np.asarray(whole(start, of_indices), int)
-        found = found_in(whole(x, shape), start)
+        x, start = whole(x, shape), np.asarray(whole(start, of_indices), int)
+        if batch:
+            found = x[tuple(indices_of(d, start) for d in range(len(shape)))]
+        else:
+            first = [start[place[d]] if d in place else 0 for d in range(len(shape))]
+            found = x[_within(first, sizes, shape)].reshape(aval.shape)
         most = np.array([shape[d] - sizes[d] for d in numbers.start_index_map], int)
         outside = ((start < 0) | (start > most)).any(-1)
         if params["mode"] == _MODES.FILL_OR_DROP and outside.any():
-            filling = params["fill_value"]
-            if filling is None:
-                filling = np.nan if aval.dtype.kind in "fc" else np.iinfo(aval.dtype).min
-            found = np.where(
-                outside.reshape(_on_axes(rank, batch, of_indices[:-1])), filling, found
-            )
+            outside = outside.reshape(_on_axes(rank, batch, of_indices[:-1]))
+            return np.where(outside, _filling(params["fill_value"], aval.dtype), found)
         return found
 
     return take
+
+
+def _filling(given: Value, dtype: np.dtype) -> Value:
+    if given is not None:
+        return given
+    return np.nan if dtype.kind in "fc" else np.iinfo(dtype).min
 
 
 _MODES = jax.lax.GatherScatterMode

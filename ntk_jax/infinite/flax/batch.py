@@ -216,8 +216,7 @@ def _all_pairs(
         kernels = _block(apart, alone.shared, a, b)
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
-    if packs is None and schedule.held:
-        packs = alone.of_all(x1, x2, schedule.most_alone)
+    packs = packs or (alone.of_all(x1, x2, schedule.most_alone) if schedule.held else None)
     if n1 <= t1 and n2 <= t2 and packs is not None:
         tiles = tile(*((alone.packing.unpacked(p), rows) for p in (packs[0], packs[-1])))
         return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
