@@ -21,6 +21,7 @@ from ntk_jax.host.arrangements import UnknownOperationError
 from ntk_jax.host.few import by_numpy_if_few
 from ntk_jax.host.program import HostProgram
 from ntk_jax.infinite.flax import batch
+from ntk_jax.infinite.mlp import diagonal, tiles
 from ntk_jax.small_programs import LESS, jit_by_size
 
 RNG = np.random.default_rng(0)
@@ -287,6 +288,31 @@ def test_kernels_of_mlps_are_alike_by_numpy_and_by_xla(monkeypatch, name, dtype)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert isinstance(a, jax.Array) and a.dtype == b.dtype == dtype
             assert_allclose(a, b, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["relu", "erf", "elu", "tanh", "gelu_tanh", "mish"])
+def test_numpy_is_asked_for_what_it_is_quick_with(monkeypatch, name):
+    """Of sums of many terms it would be told by a trace of all layers, which takes as long as all
+    else.
+    """
+    quick, on_host = {}, tiles.on_host
+
+    def noted(f, *args, **options):
+        quick[f.__name__] = (found := on_host(f, *args, **options)) is not None
+        return found
+
+    monkeypatch.setattr(tiles, "on_host", noted)
+    monkeypatch.setattr(diagonal, "on_host", noted)
+    x = RNG.standard_normal((7, 5)).astype(np.float32)
+    ntk_jax.mlp_kernels(x, depth=2, activation=name)
+    by_terms = ntk_jax.duals.rule(name).by_terms
+    assert by_terms == (name in ("tanh", "gelu_tanh", "mish"))
+    assert ("_whole" in quick) == ("_of_second_moments" in quick) == (not by_terms)
+    assert by_terms or all(quick.values())
+    if by_terms:  # and it would have been slow
+        monkeypatch.setattr(type(ntk_jax.duals.rule(name)), "by_terms", False)
+        ntk_jax.mlp_kernels(x, depth=2, activation=name)
+        assert not quick["_whole"] and not quick["_of_second_moments"]
 
 
 TOLERANCE = {np.float32: {"rtol": 3e-6, "atol": 3e-6}, np.float64: {"rtol": 1e-12, "atol": 1e-13}}

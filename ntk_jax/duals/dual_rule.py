@@ -101,6 +101,8 @@ class DualRule(ABC):
     """Whether it is a closed form, or a mixture of them: exact at any variance."""
     flat = False
     """Whether phi' is 0 almost everywhere."""
+    by_terms = False
+    """Whether a pair is a sum of many terms, and an example alone a quadrature: NumPy is slow."""
 
     def __reduce__(self) -> Any:
         return _restored, (
@@ -208,6 +210,11 @@ class Scaled(DualRule):
     def flat(self) -> bool:  # type: ignore[override]
         """As the other rule."""
         return self.rule.flat
+
+    @property
+    def by_terms(self) -> bool:  # type: ignore[override]
+        """As the other rule."""
+        return self.rule.by_terms
 
     @property
     def adaptive(self) -> bool:

@@ -81,6 +81,7 @@ class Mixture(DualRule):
     shift: float = 0.0
     unroll = 1
     adaptive = True
+    by_terms = True
 
     def fitted(self, q_max: float, dtype: Any) -> DualRule:
         """A short series instead, if one is exact: in float32 a mixture of six scales costs less

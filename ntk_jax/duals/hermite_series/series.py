@@ -54,6 +54,7 @@ class Series(Expansion, DualRule):
 
     unroll = 1
     adaptive = True
+    by_terms = True
     exact = False
 
     @property

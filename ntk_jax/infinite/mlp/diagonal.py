@@ -76,7 +76,8 @@ def diagonals(network: Network, sizes: tuple[int, ...] | None = None) -> Diagona
     if not are_of_one_cpu(x1, x2, layers, factors):
         return _diagonals(arch, x1, x2, layers, factors, sizes)
     given = tuple(_second_moments(np.asarray(x)) for x in (x1, x2) if x is not None)
-    found = on_host(_of_second_moments, arch, given, layers, factors)
+    by_numpy = not arch.rule.by_terms
+    found = on_host(_of_second_moments, arch, given, layers, factors) if by_numpy else None
     if found is None:
         found = jax.tree.map(np.asarray, _by_xla(arch, given, layers, factors))
     return _of_real_rows(found, sizes)

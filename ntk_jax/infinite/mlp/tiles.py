@@ -221,7 +221,7 @@ def block_on_host(
     """The kernels of few examples by NumPy, given what is on the host; None where it cannot."""
     x1, x2, layers, arch, _ = network
     entries = len(x1) * len(x1 if x2 is None else x2)
-    if entries > few.FEW or len(layers.W) > GROUP or not is_the_host():
+    if entries > few.FEW or len(layers.W) > GROUP or arch.rule.by_terms or not is_the_host():
         return None
     return on_host(_whole, (arch, which), x1, x2, known, layers, few=True)
 
