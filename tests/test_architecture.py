@@ -91,7 +91,7 @@ INSIDE = {
         0: ["content", "hermite_coefficients", "mills", "numerics"],
         1: ["angle", "gaussian_pair"],
         2: ["dual_rule", "kinks", "price_integral"],
-        3: ["form", "hermite_series", "rectifiers"],
+        3: ["form", "hermite_series", "rectifiers", "scaled"],
         4: ["closed_forms", "exponential_linear", "mixtures", "polynomials"],
         5: ["recognition"],
         6: ["catalogue"],

@@ -16,9 +16,10 @@ from mpmath import mpf
 from cases import sixty_digits
 from ntk_jax import infinite_width, mlp_kernels
 from ntk_jax.duals import rule
-from ntk_jax.duals.dual_rule import Gap, Scaled
+from ntk_jax.duals.dual_rule import Gap
 from ntk_jax.duals.exponential_linear import ExponentialLinear
 from ntk_jax.duals.mills import mills
+from ntk_jax.duals.scaled import Scaled
 
 DTYPES = (np.float32, np.float64)
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in DTYPES}

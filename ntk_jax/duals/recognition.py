@@ -16,13 +16,14 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ntk_jax.duals import closed_forms, polynomials
-from ntk_jax.duals.dual_rule import DualRule, Scaled
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.exponential_linear import ExponentialLinear
 from ntk_jax.duals.form import ClosedForm
 from ntk_jax.duals.hermite_coefficients import basis, nodes_and_weights
 from ntk_jax.duals.hermite_series.expansion import LEVELS
 from ntk_jax.duals.hermite_series.resolution import evaluated
 from ntk_jax.duals.rectifiers import RectifiedSquare, Rectifier, Step
+from ntk_jax.duals.scaled import Scaled
 from ntk_jax.host import host_values
 
 Known = Sequence[tuple[Callable[[], DualRule], Callable[..., Any]]]  # duals and their functions

@@ -13,8 +13,9 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ntk_jax.compat import outside_traces
 from ntk_jax.duals.catalogue import ACTIVATIONS, dual_rule
-from ntk_jax.duals.dual_rule import DualRule, Scaled
+from ntk_jax.duals.dual_rule import DualRule
 from ntk_jax.duals.hermite_series.series import Series, series_rule
+from ntk_jax.duals.scaled import Scaled
 from ntk_jax.host import host_values
 from ntk_jax.infinite.flax.errors import NoLimitError
 from ntk_jax.infinite.flax.values.expression import (
