@@ -102,7 +102,7 @@ class DualRule(ABC):
     flat = False
     """Whether phi' is 0 almost everywhere."""
     by_terms = False
-    """Whether a pair is a sum of many terms, and an example alone a quadrature: NumPy is slow."""
+    """Whether a pair is a sum of many closed forms, which NumPy would be slow with."""
 
     def __reduce__(self) -> Any:
         return _restored, (

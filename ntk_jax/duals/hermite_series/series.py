@@ -54,7 +54,6 @@ class Series(Expansion, DualRule):
 
     unroll = 1
     adaptive = True
-    by_terms = True
     exact = False
 
     @property
