@@ -19,6 +19,7 @@ from benchmarks.harness import environment_line, measure, save_json, table
 from cases.architectures import CASES, LimitCase, by_name, init_and_apply, lenient
 from cases.wide_networks import estimate
 from ntk_jax import MLP, infinite_width, mlp_kernels
+from ntk_jax.jaxprs import all_equations
 
 WIDTHS = {"dense": 512, "image": 128, "sequence": 256, "graph": 256}
 OTHERS = {
@@ -137,9 +138,4 @@ def over_mlp_kernels(n: int, activation: str) -> Row:
 
 def equations(jaxpr: Any) -> int:
     """Equations of a jaxpr and of all jaxprs inside it."""
-    inner = (
-        jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns"))
-        for eqn in jaxpr.eqns
-    )
-    opened = (getattr(p, "jaxpr", p) for params in inner for p in params if hasattr(p, "eqns"))
-    return len(jaxpr.eqns) + sum(map(equations, opened))
+    return sum(1 for _ in all_equations(jaxpr))

@@ -13,6 +13,7 @@ import ntk_jax
 from cases.architectures import Net, by_name, lenient
 from cases.mlps import F64, flax_mlp
 from ntk_jax.infinite.flax.interpreter import USER_RULES
+from ntk_jax.jaxprs import all_equations
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((5, 6)), RNG.standard_normal((3, 6))
@@ -132,18 +133,7 @@ def test_a_kernel_with_pooling_is_a_short_program():
     kernel = ntk_jax.infinite_width(Net(body, 8, 1))
     program = lenient(kernel.program)(x)
     closed = program.pair((), None).closed
-    assert num_equations(closed.jaxpr) < 3000
-
-
-def num_equations(jaxpr):
-    inner = [
-        p
-        for eqn in jaxpr.eqns
-        for v in eqn.params.values()
-        for p in (v if isinstance(v, tuple | list) else (v,))
-    ]
-    inner = [getattr(p, "jaxpr", p) for p in inner]
-    return len(jaxpr.eqns) + sum(num_equations(p) for p in inner if hasattr(p, "eqns"))
+    assert len(list(all_equations(closed.jaxpr))) < 3000
 
 
 def test_what_is_alike_in_law_but_not_in_form():

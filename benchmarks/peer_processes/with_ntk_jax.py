@@ -5,12 +5,9 @@ import jax
 from benchmarks.peer_processes.networks import model_of, network
 from benchmarks.peer_processes.problems import B_STD, JITTED, LIMITS, W_STD, examples
 from benchmarks.peer_processes.worker import serve
-from ntk_jax import (
-    Kernels,
-    empirical_ntk,
-    infinite_width,
-    mlp_kernels,
-)  # imports are no part of a call
+
+# imports are no part of a call
+from ntk_jax import Kernels, empirical_ntk, infinite_width, mlp_kernels
 
 
 def make_case(problem, numbers, method):
@@ -26,7 +23,7 @@ def make_case(problem, numbers, method):
 
 
 def _kernels(problem, numbers, method):
-    """A function of arrays that returns the tangent kernel, and these."""
+    """A function of arrays that returns the tangent kernel or both, and its arguments."""
     if problem.kind == "analytic":
         x = jax.numpy.asarray(examples(problem))
         return lambda x: mlp_kernels(x, depth=problem.depth, W_std=W_STD, b_std=B_STD), (x,)

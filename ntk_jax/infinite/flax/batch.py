@@ -39,18 +39,18 @@ MOST_BYTES = 2**30
 BYTES_ALONE = 2**20  # of what is held at once of single examples, on a CPU: it stays in a cache
 
 Results: TypeAlias = tuple[Array, ...]  # NNGP, NTK or both
-STATIC = 4, 5  # arguments that are the duals and the schedule
 
 
 class Schedule(NamedTuple):
-    """How many examples a tile may have, of how many what belongs to one is computed at once,
-    whether it is held for all of them or computed anew for every tile, and whether a CPU does it:
-    XLA's fusion there has one output, so that both kernels are one complex number; as two arrays
-    they would be computed twice.
+    """How many examples a tile may have, of how many what belongs to one is computed at once, how
+    many bytes that has for all of them, whether it is held or computed anew for every tile, and
+    whether a CPU does it: XLA's fusion there has one output, so that both kernels are one complex
+    number; as two arrays they would be computed twice.
     """
 
     most: int
     most_alone: int
+    bytes_alone: int
     held: bool
     on_cpu: bool
 
@@ -69,10 +69,12 @@ class Pairs:
     def __init__(self, program: Program, which: Which):
         self.program, self.which = program, which
         every, alone = (partial(f, program, which) for f in (_all_pairs, _all_alone))
-        entries, of_rows = partial(_entries, program), partial(_entries_alone, program, which)
-        self.compiled = jit_by_size(every, STATIC, LESS, entries, times=OF_NETWORKS)
+        entries = partial(_entries, program)
+        entries_alone = lambda *arguments: arguments[-1].bytes_alone // program.dtype.itemsize
+        self.compiled = jit_by_size(every, (4, 5), LESS, entries, times=OF_NETWORKS)
         self.run = by_numpy_if_few(self.compiled, self._given_rows)
-        self.alone = by_numpy_if_few(jit_by_size(alone, STATIC, LESS, of_rows), lambda *_: None)
+        rows = jit_by_size(alone, (3, 4), LESS, entries_alone)
+        self.alone = by_numpy_if_few(rows, lambda *_: None)
 
     def __call__(
         self,
@@ -105,12 +107,20 @@ class Pairs:
         kernels = lambda on_cpu: lambda *arguments: run(on_cpu, *arguments)[0]
         return by_platform(kernels(True), kernels(False), *arguments), None
 
-    def _given_rows(self, *arguments: Any) -> Results:
+    def _given_rows(
+        self,
+        x1: Examples,
+        x2: Examples | None,
+        rows: np.ndarray | Array | None,
+        key: Array | None,
+        duals: Duals,
+        schedule: Schedule,
+    ) -> Results:
         """By XLA; what belongs to one example by NumPy, if it is little: half of what there is to
         compile.
         """
-        packs = self.alone(*arguments) if arguments[-1].held else None
-        return self.compiled(*arguments, packs)
+        packs = self.alone(x1, x2, key, duals, schedule) if schedule.held else None
+        return self.compiled(x1, x2, rows, key, duals, schedule, packs)
 
     def _schedule(
         self,
@@ -130,8 +140,8 @@ class Pairs:
         if on_cpu and n2 is None and per_pair >= COSTLY and not by_numpy:
             most = min(most, -(-n1 // 4))  # ten tiles of sixteen
         limit_alone = min(limit, BYTES_ALONE) if on_cpu else limit
-        bytes_held = trace.kernels(self.which, on_cpu=on_cpu).bytes_of_one * (n1 + (n2 or 0))
-        return Schedule(most, max(1, int(limit_alone / alone)), bytes_held <= limit, on_cpu)
+        held = trace.kernels(self.which, on_cpu=on_cpu).bytes_of_one * (n1 + (n2 or 0))
+        return Schedule(most, max(1, int(limit_alone / alone)), held, held <= limit, on_cpu)
 
 
 def _entries(
@@ -146,22 +156,6 @@ def _entries(
     """Of the moments of all pairs."""
     per_pair = program.pair(duals, key).bytes // program.dtype.itemsize
     return per_pair * num_rows(x1) * num_rows(x1 if x2 is None else x2)
-
-
-def _entries_alone(
-    program: Program,
-    which: Which,
-    x1: Examples,
-    x2: Examples | None,
-    rows: object,
-    key: Array | None,
-    duals: Duals,
-    schedule: Schedule,
-) -> int:
-    """Of what is held of single examples."""
-    apart = program.pair(duals, key).kernels(which, on_cpu=schedule.on_cpu)
-    n = num_rows(x1) + (0 if x2 is None else num_rows(x2))
-    return n * apart.bytes_of_one // program.dtype.itemsize
 
 
 def _block(program: Apart, shared: list[Array], one: Side, two: Side) -> Results:
@@ -186,7 +180,6 @@ def _all_alone(
     which: Which,
     x1: Examples,
     x2: Examples | None,
-    rows: object,
     key: Array | None,
     duals: Duals,
     schedule: Schedule,
@@ -217,10 +210,10 @@ def _all_pairs(
         return (lax.complex(*kernels),) if schedule.on_cpu and which == BOTH else kernels
 
     packs = packs or (alone.of_all(x1, x2, schedule.most_alone) if schedule.held else None)
-    if n1 <= t1 and n2 <= t2 and packs is not None:
-        tiles = tile(*((alone.packing.unpacked(p), rows) for p in (packs[0], packs[-1])))
-        return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
     packs1, packs2 = (None, None) if packs is None else (packs[0], packs[-1])
+    if n1 <= t1 and n2 <= t2 and packs1 is not None and packs2 is not None:
+        tiles = tile(*((alone.packing.unpacked(p), rows) for p in (packs1, packs2)))
+        return tiles if len(tiles) == len(which) else (tiles[0].real, tiles[0].imag)
     cut1 = alone.cut(x1, packs1, rows, t1, schedule.on_cpu)
     cut2 = cut1 if x2 is None else alone.cut(x2, packs2, rows, t2, schedule.on_cpu)
     compute = jax.checkpoint(lambda i, j: tile(cut1(i, t1), cut2(j, t2)))

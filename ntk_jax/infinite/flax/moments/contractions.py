@@ -139,9 +139,8 @@ class ConvContraction:
         most = max(math.prod(k.shape[1:]), math.prod(window.length for window in self.windows))
         if diag and not alone and most <= TOGETHER:
             bands = (_bands(n, w).sum(0) for n, w in zip(k.shape[1:], self.windows, strict=True))
-            band = jnp.asarray(reduce(np.kron, bands), k.dtype)
-            k = jnp.matmul(k.reshape(len(k), -1), band, precision="highest")
-            return k.reshape(len(k), *(window.length for window in self.windows))
+            lengths = [window.length for window in self.windows]
+            return _product(k, range(1, k.ndim), reduce(np.kron, bands), lengths)
         for i, window in enumerate(self.windows):
             k = _window_sum(k, (1 + i,) if diag else (1 + i, 2 + spatial + i), window)
         return computed_once(k) if alone else k  # more are summed in a loop
@@ -191,13 +190,16 @@ def _by_a_matrix(k: Array, axes: Sequence[int], window: Window) -> Array:
     """A product with the sum over taps of the Kronecker products of the axes' bands."""
     bands = (_bands(k.shape[a], window) for a in axes)
     matrix = sum(reduce(np.kron, of_tap) for of_tap in zip(*bands, strict=True))
+    return _product(k, axes, matrix, [window.length] * len(axes))
+
+
+def _product(k: Array, axes: Sequence[int], matrix: np.ndarray, lengths: Sequence[int]) -> Array:
+    """With all of `axes` as one, whose entries become those of axes of these lengths."""
     last = range(-len(axes), 0)
     rows = jnp.moveaxis(k, axes, last)
-    others = rows.shape[: -len(axes)]
-    product = jnp.matmul(
-        rows.reshape(*others, -1), jnp.asarray(matrix, k.dtype), precision="highest"
-    )
-    return jnp.moveaxis(product.reshape(*others, *[window.length] * len(axes)), last, axes)
+    others, band = rows.shape[: -len(axes)], jnp.asarray(matrix, k.dtype)
+    product = jnp.matmul(rows.reshape(*others, -1), band, precision="highest")
+    return jnp.moveaxis(product.reshape(*others, *lengths), last, axes)
 
 
 def _by_slices(k: Array, axes: Sequence[int], window: Window, looped: bool = False) -> Array:
